@@ -1,0 +1,3 @@
+"""splax: Gaussian splatting in pure JAX."""
+
+__version__ = "0.1.0"
