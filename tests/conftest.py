@@ -1,0 +1,36 @@
+"""Shared fixtures. Everything runs on the CPU unless `-m gpu` finds a GPU."""
+
+import os
+import pathlib
+
+# Before jax is imported: compiled programs are kept between runs, in the user's cache folder.
+_CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "splax-tests"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+
+
+def _has_gpu() -> bool:
+    return any(device.platform == "gpu" for device in jax.devices())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips gpu tests, with the reason, where there is no GPU."""
+    if any(item.get_closest_marker("gpu") for item in items) and not _has_gpu():
+        skip = pytest.mark.skip(reason="needs an NVIDIA GPU; jax sees none")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder with real scenes: SPLAX_DATA, or shared/data beside the checkout."""
+    folder = pathlib.Path(os.environ.get("SPLAX_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real scenes at {folder}; set SPLAX_DATA to a folder that holds fox/, lego/, ...")
+    return folder
