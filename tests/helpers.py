@@ -1,0 +1,109 @@
+"""What several test files share: small scenes, the goldens, and comparisons with a tolerance band."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import ArrayLike, Bool
+
+from splax.cameras import Camera
+
+GOLDENS = pathlib.Path(__file__).with_name("goldens")
+GAUSSIAN_PARAMS = ("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")
+
+
+def make_gaussians(
+    num: int, *, sh_degree: int = 0, scale: float = 0.15, seed: int = 0, dtype: type = np.float32
+) -> dict[str, np.ndarray]:
+    """Stored parameters of random Gaussians in the cube [-1, 1]^3, about ``scale`` in size, by Param name."""
+    rng = np.random.default_rng(seed)
+    params = {
+        "means": rng.uniform(-1, 1, size=(num, 3)),
+        "quats": rng.normal(size=(num, 4)),
+        "log_scales": np.log(scale) + rng.normal(scale=0.4, size=(num, 3)),
+        "logit_opacities": rng.normal(scale=1.2, size=num),
+        "sh0": rng.normal(size=(num, 1, 3)),
+        "shN": rng.normal(scale=0.25, size=(num, (sh_degree + 1) ** 2 - 1, 3)),
+    }
+    return {name: value.astype(dtype) for name, value in params.items()}
+
+
+def make_camera(
+    width: int = 40,
+    height: int = 32,
+    *,
+    position: Sequence[float] = (0.8, -3.2, 1.0),
+    target: Sequence[float] = (0.0, 0.0, 0.0),
+    fov_x: float = 0.9,
+) -> Camera:
+    """A camera outside the cube [-1, 1]^3 that sees most of it."""
+    return Camera.look_at(position, target, fov_x=fov_x, width=width, height=height)
+
+
+def golden_names() -> list[str]:
+    """The cases in tests/goldens; how they were made: tests/oracle/README.md."""
+    return sorted(path.stem for path in GOLDENS.glob("*.npz"))
+
+
+def load_golden(name: str) -> dict[str, np.ndarray]:
+    """One case: every float as float32, the rest as stored."""
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file.files}
+    return {
+        key: value.astype(np.float32) if value.dtype.kind == "f" else value for key, value in arrays.items()
+    }
+
+
+def assert_close_outside_band(
+    actual: ArrayLike,
+    expected: ArrayLike,
+    *,
+    atol: float,
+    band: Bool[np.ndarray, "..."] | None = None,
+    name: str = "",
+) -> None:
+    """Every entry within ``atol``, except where ``band`` is true; ``band`` covers the leading axes.
+
+    A NaN never passes outside the band.
+    """
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
+    error = np.abs(actual - expected)
+    if band is not None:
+        error = error[~band]
+    bad = ~(error <= atol)
+    assert not bad.any(), (
+        f"{name}: {bad.sum()} of {bad.size} entries off by more than {atol:g}; worst {error.max():g}"
+    )
+
+
+def assert_gradients_close(
+    actual: ArrayLike,
+    expected: ArrayLike,
+    *,
+    rtol: float = 1e-3,
+    atol: float = 1e-5,
+    max_outliers: float = 1e-3,
+    name: str = "",
+) -> None:
+    """Entries within ``rtol`` of their own size plus ``atol`` of the largest; a few outliers may fail.
+
+    Args:
+        actual: the gradient under test.
+        expected: the same from elsewhere.
+        rtol: relative to each expected entry.
+        atol: relative to the largest expected entry: what cancels in a sum of large terms is lost in float32.
+        max_outliers: share of entries that may be out of tolerance. They must be finite all the same.
+        name: shown in the error.
+    """
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
+    assert np.isfinite(actual).all(), f"{name}: {(~np.isfinite(actual)).sum()} entries are not finite"
+    if not expected.size:
+        return
+    error = np.abs(actual - expected)
+    bad = error > rtol * np.abs(expected) + atol * np.abs(expected).max()
+    assert bad.mean() <= max_outliers, (
+        f"{name}: {bad.sum()} of {bad.size} entries off by more than {rtol:g} of themselves + {atol:g} of "
+        f"the largest ({np.abs(expected).max():g}); worst {error.max():g}"
+    )
