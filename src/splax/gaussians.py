@@ -1,0 +1,269 @@
+"""The model's parameters: a set of 3D Gaussians in a fixed number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from splax.cameras import Camera
+from splax.ops.projection import finite_rows
+from splax.ops.spherical_harmonics import MAX_SH_DEGREE, eval_sh, num_sh_bases, rgb_to_sh0, sh_degree_of
+
+INITIAL_OPACITY = 0.1
+# Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).
+_MIN_SPACING = 1e-7**0.5
+
+
+class Alive(nnx.Variable):
+    """Mask of the rows that exist, [N] bool: state, but not trained."""
+
+
+class ActiveShDegree(nnx.Variable):
+    """Highest spherical harmonics degree in use, int32 scalar: state, but not trained."""
+
+
+class Gaussians(nnx.Module):
+    """A set of 3D Gaussians, stored in ``capacity`` rows of which some are alive.
+
+    The number of rows is static, so training code compiles once; Gaussians are born into dead rows and die
+    by their mask. Every ``nnx.Param`` has one row per Gaussian, those that a subclass adds as well: splax
+    trains, densifies and saves them all without knowing their names.
+
+    Attributes:
+        means: centres in the world, Param [N, 3].
+        quats: rotations wxyz, unnormalised, Param [N, 4].
+        log_scales: log standard deviations in world units, Param [N, 3].
+        logit_opacities: Param [N].
+        sh0: degree 0 colour coefficients, Param [N, 1, 3].
+        shN: the other coefficients, Param [N, (degree + 1)^2 - 1, 3].
+        alive: rows that exist, [N] bool.
+        active_sh_degree: bands above it are left out of the colour; starts at the stored degree.
+
+    Raises:
+        ValueError: on shapes other than these.
+    """
+
+    def __init__(
+        self,
+        means: Float[Array, "n 3"],
+        quats: Float[Array, "n 4"],
+        log_scales: Float[Array, "n 3"],
+        logit_opacities: Float[Array, " n"],
+        sh0: Float[Array, "n 1 3"],
+        shN: Float[Array, "n k 3"],
+        *,
+        alive: Bool[Array, " n"] | None = None,
+    ) -> None:
+        num = np.shape(means)[0]
+        degree = sh_degree_of(np.shape(shN)[1] + 1)
+        expected = {
+            "means": (num, 3),
+            "quats": (num, 4),
+            "log_scales": (num, 3),
+            "logit_opacities": (num,),
+            "sh0": (num, 1, 3),
+            "shN": (num, num_sh_bases(degree) - 1, 3),
+        }
+        values = (means, quats, log_scales, logit_opacities, sh0, shN)
+        for (name, shape), value in zip(expected.items(), values, strict=True):
+            if np.shape(value) != shape:
+                raise ValueError(f"Gaussians {name} must have shape {shape}, got {np.shape(value)}.")
+            setattr(self, name, nnx.Param(jnp.asarray(value)))
+        self.alive = Alive(jnp.ones(num, bool) if alive is None else jnp.asarray(alive))
+        self.active_sh_degree = ActiveShDegree(jnp.asarray(degree, jnp.int32))
+
+    means: nnx.Param
+    quats: nnx.Param
+    log_scales: nnx.Param
+    logit_opacities: nnx.Param
+    sh0: nnx.Param
+    shN: nnx.Param
+
+    @classmethod
+    def from_points(
+        cls,
+        points: Float[np.ndarray, "n 3"] | Float[Array, "n 3"],
+        colors: Any = None,
+        *,
+        sh_degree: int = 3,
+        opacity: float = INITIAL_OPACITY,
+        **params: Any,
+    ) -> Self:
+        """One isotropic Gaussian per point, as wide as the distance to its neighbours (3DGS).
+
+        Args:
+            points: centres in the world.
+            colors: [N, 3] RGB, uint8 or float in [0, 1]; grey if None.
+            sh_degree: degree of the colour, 0 to 3; coefficients above degree 0 start at zero.
+            opacity: of every Gaussian, in (0, 1).
+            **params: passed on to the constructor, for a subclass's own Params.
+
+        Raises:
+            ValueError: on no point, points that are not finite, or colours that do not match.
+        """
+        points = np.asarray(points, np.float32)
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0 or not np.isfinite(points).all():
+            raise ValueError(f"points must be [N, 3], finite, N >= 1; got shape {points.shape}.")
+        if not 0 <= sh_degree <= MAX_SH_DEGREE:
+            raise ValueError(f"sh_degree must be 0 to {MAX_SH_DEGREE}, got {sh_degree}.")
+        if not 0 < opacity < 1:
+            raise ValueError(f"opacity must lie in (0, 1), got {opacity}.")
+        num = len(points)
+        colors = np.full((num, 3), 0.5, np.float32) if colors is None else np.asarray(colors)
+        if colors.shape != (num, 3):
+            raise ValueError(f"colors must be [{num}, 3] to match points, got shape {colors.shape}.")
+        if colors.dtype == np.uint8:
+            colors = colors / 255.0
+        quats = np.zeros((num, 4), np.float32)
+        quats[:, 0] = 1
+        log_scales = np.log(neighbor_spacing(points)).astype(np.float32)
+        return cls(
+            means=jnp.asarray(points),
+            quats=jnp.asarray(quats),
+            log_scales=jnp.repeat(jnp.asarray(log_scales)[:, None], 3, axis=1),
+            logit_opacities=jnp.full(num, np.log(opacity / (1 - opacity)), jnp.float32),
+            sh0=rgb_to_sh0(jnp.asarray(colors, jnp.float32))[:, None],
+            shN=jnp.zeros((num, num_sh_bases(sh_degree) - 1, 3)),
+            **params,
+        )
+
+    @classmethod
+    def random(
+        cls,
+        num: int,
+        *,
+        extent: float = 1.0,
+        center: Any = (0.0, 0.0, 0.0),
+        sh_degree: int = 3,
+        rngs: nnx.Rngs,
+        **params: Any,
+    ) -> Self:
+        """``num`` Gaussians of random colour, uniform in a cube.
+
+        Args:
+            num: how many.
+            extent: half the side of the cube, world units.
+            center: centre of the cube, [3].
+            sh_degree: degree of the colour, 0 to 3.
+            rngs: source of randomness; its ``params`` stream is used.
+            **params: passed on to the constructor, for a subclass's own Params.
+
+        Raises:
+            ValueError: on a count or an extent that is not positive.
+        """
+        if num < 1 or not extent > 0:
+            raise ValueError(f"random needs num >= 1 and extent > 0, got num={num}, extent={extent}.")
+        offsets = jax.random.uniform(rngs.params(), (num, 3), minval=-extent, maxval=extent)
+        colors = jax.random.uniform(rngs.params(), (num, 3))
+        points = np.asarray(center, np.float32) + np.asarray(offsets)
+        return cls.from_points(points, np.asarray(colors), sh_degree=sh_degree, **params)
+
+    @property
+    def capacity(self) -> int:
+        """Rows, alive or not."""
+        return self.means.shape[0]
+
+    @property
+    def num_alive(self) -> Int[Array, ""]:
+        """Gaussians that exist."""
+        return self.alive[...].sum()
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the stored colour coefficients."""
+        return sh_degree_of(self.shN.shape[1] + 1)
+
+    @property
+    def scales(self) -> Float[Array, "n 3"]:
+        """Standard deviations in world units, [N, 3]."""
+        return jnp.exp(self.log_scales[...])
+
+    @property
+    def opacities(self) -> Float[Array, " n"]:
+        """Opacities in (0, 1), [N]."""
+        return jax.nn.sigmoid(self.logit_opacities[...])
+
+    @property
+    def renderable(self) -> Bool[Array, " n"]:
+        """Rows that can be drawn: alive, finite in every Param, of a rotation that is one."""
+        params = jax.tree.leaves(nnx.as_pure(nnx.state(self, nnx.Param)))
+        finite = finite_rows(*(p for p in params if jnp.issubdtype(p.dtype, jnp.floating)))
+        return self.alive[...] & finite & (self.quats[...] != 0).any(axis=1)
+
+    def drawable(self) -> Self:
+        """A copy whose rows can all be computed with: those not :attr:`renderable` are dead and neutral.
+
+        Rendering starts from it, so a NaN in one row reaches neither the image nor any gradient.
+        """
+        mask = self.renderable
+
+        def clean(param: Array) -> Array:
+            return jnp.where(mask.reshape((-1,) + (1,) * (param.ndim - 1)), param, 0)
+
+        copy = self._map_rows(clean)
+        identity = jnp.array([1, 0, 0, 0], copy.quats.dtype)
+        copy.quats[...] = jnp.where(mask[:, None], copy.quats[...], identity)
+        copy.alive[...] = mask
+        return copy
+
+    def colors(self, camera: Camera) -> Float[Array, "n 3"]:
+        """RGB of each Gaussian as ``camera`` sees it, [N, 3], not below 0."""
+        means = self.means[...]
+        directions = means - camera.position
+        # A Gaussian at the camera's very centre has no direction (and is behind the near plane).
+        directions = jnp.where((directions != 0).any(axis=1, keepdims=True), directions, 1)
+        return eval_sh(self.sh0[...], self.shN[...], directions, self.active_sh_degree[...])
+
+    def take(self, rows: Any) -> Self:
+        """A copy that holds the given rows (indices or a mask, concrete), in that order."""
+        rows = jnp.asarray(rows)
+        copy = self._map_rows(lambda param: param[rows])
+        copy.alive.set_value(self.alive[...][rows])
+        return copy
+
+    def compact(self) -> Self:
+        """A copy without dead rows, for saving and plotting."""
+        return self.take(np.flatnonzero(np.asarray(self.alive[...])))
+
+    def with_capacity(self, capacity: int) -> Self:
+        """A copy with more rows; the new ones are dead, and zero in every Param.
+
+        Raises:
+            ValueError: if ``capacity`` is below the present one.
+        """
+        more = capacity - self.capacity
+        if more < 0:
+            raise ValueError(f"capacity can only grow: got {capacity}, have {self.capacity}; see compact().")
+
+        def pad(x: Array) -> Array:
+            return jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1))
+
+        copy = self._map_rows(pad)
+        copy.alive.set_value(pad(self.alive[...]))
+        return copy
+
+    def _map_rows(self, function: Callable[[Array], Array]) -> Self:
+        """A copy with ``function`` applied to every Param."""
+        graphdef, params, rest = nnx.split(self, nnx.Param, ...)
+        # tree.map also makes new Variables; merging `rest` as it is would share them with this object.
+        return nnx.merge(graphdef, jax.tree.map(function, params), jax.tree.map(lambda x: x, rest))
+
+
+def neighbor_spacing(points: Float[np.ndarray, "n 3"], neighbors: int = 3) -> Float[np.ndarray, " n"]:
+    """Root mean square distance of each point to its nearest neighbours, [N], world units (3DGS).
+
+    A lone point gets 1.
+    """
+    from scipy.spatial import cKDTree
+
+    neighbors = min(neighbors, len(points) - 1)
+    if neighbors == 0:
+        return np.ones(len(points))
+    distances, _ = cKDTree(points).query(points, k=neighbors + 1)
+    return np.maximum(np.sqrt((distances[:, 1:] ** 2).mean(axis=1)), _MIN_SPACING)

@@ -1,0 +1,97 @@
+"""View-dependent colour as real spherical harmonics, degree 0 to 3.
+
+Signs and order are those of the 3DGS file layout (Kerbl et al. 2023): degree 1 is ``(-y, z, -x)``.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+MAX_SH_DEGREE = 3
+SH_C0 = 0.28209479177387814
+_C1 = 0.4886025119029199
+_C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
+_C3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154, 1.445305721320277)
+
+
+def num_sh_bases(degree: int) -> int:
+    """Number of basis functions up to ``degree``, (degree + 1)^2."""
+    return (degree + 1) ** 2
+
+
+def sh_degree_of(num_bases: int) -> int:
+    """Degree that has ``num_bases`` basis functions.
+
+    Raises:
+        ValueError: if that is no degree of 0 to 3.
+    """
+    for degree in range(MAX_SH_DEGREE + 1):
+        if num_sh_bases(degree) == num_bases:
+            return degree
+    raise ValueError(
+        f"{num_bases} spherical harmonics coefficients fit no degree of 0 to {MAX_SH_DEGREE}; "
+        "expected 1, 4, 9 or 16 (shN holds one fewer)."
+    )
+
+
+def rgb_to_sh0(rgb: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """Degree 0 coefficients whose colour is ``rgb`` in [0, 1] from every side."""
+    return (rgb - 0.5) / SH_C0
+
+
+def sh0_to_rgb(sh0: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    """Mean colour of degree 0 coefficients; inverse of :func:`rgb_to_sh0`."""
+    return sh0 * SH_C0 + 0.5
+
+
+def sh_bases(degree: int, directions: Float[Array, "*batch 3"]) -> list[Float[Array, "*batch"]]:
+    """Basis functions without the constant one, at unit directions: a list of (degree + 1)^2 - 1 arrays."""
+    x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
+    bases = []
+    if degree >= 1:
+        bases += [-_C1 * y, _C1 * z, -_C1 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        bases += [
+            _C2[0] * x * y,
+            -_C2[0] * y * z,
+            _C2[1] * (2 * zz - xx - yy),
+            -_C2[0] * x * z,
+            _C2[2] * (xx - yy),
+        ]
+    if degree >= 3:
+        bases += [
+            -_C3[0] * y * (3 * xx - yy),
+            _C3[1] * x * y * z,
+            -_C3[2] * y * (4 * zz - xx - yy),
+            _C3[3] * z * (2 * zz - 3 * xx - 3 * yy),
+            -_C3[2] * x * (4 * zz - xx - yy),
+            _C3[4] * z * (xx - yy),
+            -_C3[0] * x * (xx - 3 * yy),
+        ]
+    return bases
+
+
+def eval_sh(
+    sh0: Float[Array, "n 1 c"],
+    shN: Float[Array, "n k c"],
+    directions: Float[Array, "n 3"],
+    active_degree: Int[Array, ""] | int | None = None,
+) -> Float[Array, "n c"]:
+    """Colours max(SH + 0.5, 0), [N, C].
+
+    Args:
+        sh0: degree 0 coefficients.
+        shN: the others, (degree + 1)^2 - 1 of them; none for degree 0.
+        directions: from the camera to each Gaussian in the world, of any length but zero.
+        active_degree: bands above it count as zero; data, so a curriculum does not recompile. All if None.
+    """
+    degree = sh_degree_of(shN.shape[1] + 1)
+    color = SH_C0 * sh0[:, 0]
+    if degree > 0:
+        directions = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    for index, basis in enumerate(sh_bases(degree, directions)):
+        if active_degree is not None:
+            band = int((index + 1) ** 0.5)  # bands begin at bases 1, 4 and 9
+            basis = jnp.where(band <= active_degree, basis, 0)
+        color = color + basis[:, None] * shN[:, index]
+    return jnp.maximum(color + 0.5, 0)
