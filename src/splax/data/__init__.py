@@ -1,1 +1,1 @@
-
+"""Scenes: from files to posed photos; numpy and OpenCV only."""

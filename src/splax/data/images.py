@@ -1,0 +1,126 @@
+"""Photos from disk: PNG and JPEG of any depth to uint8 RGB.
+
+The files are not trusted: their declared size is read and checked before anything is decoded.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8, UInt16
+
+MAX_PIXELS = 1 << 28  # 268 megapixels, more than any camera takes
+MAX_BYTES = 1 << 30
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Start-of-frame markers of JPEG hold the size: C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+class ImageError(ValueError):
+    """A file that is not a usable image; the message says why, without the file's name."""
+
+
+def read_image(path: Path, *, white_background: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a PNG or JPEG file as uint8 RGB, [H, W, 3].
+
+    Grey images become RGB, 16 bits are cut to 8, transparent pixels (straight alpha) are composited on
+    black or white. The rotation noted in EXIF is ignored, as structure-from-motion tools do.
+
+    Raises:
+        ImageError: if the file cannot be read, is not PNG or JPEG, is damaged or absurdly large.
+    """
+    import cv2
+
+    data = _read_bytes(path)
+    width, height = image_size(data)
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"declares {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError("is damaged: OpenCV cannot decode it") from error
+    if pixels is None or pixels.shape[:2] != (height, width):
+        raise ImageError("is damaged: OpenCV cannot decode it")
+    return to_rgb(np.asarray(pixels), white_background=white_background)
+
+
+def to_rgb(
+    pixels: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"], *, white_background: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Grey, BGR or BGRA of 8 or 16 bits, as OpenCV decodes them, to uint8 RGB.
+
+    Args:
+        pixels: [H, W], [H, W, 3] or [H, W, 4].
+        white_background: composite transparent pixels on white instead of black.
+    """
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    rgb = pixels[..., 2::-1]
+    if pixels.shape[-1] == 4:
+        alpha = pixels[..., 3:].astype(np.float32) / 255
+        backdrop = 255 * (1 - alpha) if white_background else 0
+        rgb = np.rint(rgb * alpha + backdrop).astype(np.uint8)
+    return np.ascontiguousarray(rgb)
+
+
+def downscale_image(
+    image: UInt8[np.ndarray, "h w 3"], width: int, height: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Averages the image over the area of each new pixel."""
+    import cv2
+
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a PNG or JPEG file declares, without decoding it.
+
+    Raises:
+        ImageError: if the bytes are neither, or end too early.
+    """
+    try:
+        if data.startswith(_PNG_SIGNATURE):
+            width, height = struct.unpack_from(">II", data, 16)
+        elif data.startswith(b"\xff\xd8"):
+            width, height = _jpeg_size(data)
+        else:
+            raise ImageError("is neither a PNG nor a JPEG image")
+    except (struct.error, IndexError) as error:
+        raise ImageError("is damaged: it ends within the header") from error
+    if width == 0 or height == 0:
+        raise ImageError(f"declares {width} x {height} pixels")
+    return width, height
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    position = 2
+    while True:
+        if data[position] != 0xFF:
+            raise ImageError("is damaged: no JPEG frame header")
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            # Some decoders paint what is missing grey and say nothing.
+            if data.find(b"\xff\xd9", position) < 0:
+                raise ImageError("is damaged: the JPEG data ends too early")
+            return width, height
+        # Every other segment before the frame tells its length.
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ImageError(f"is {size / 2**30:.1f} GiB; at most {MAX_BYTES // 2**30} GiB are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})") from error

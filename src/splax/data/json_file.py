@@ -1,0 +1,55 @@
+"""Json files that are not trusted: bounded, and with errors that say where the fault is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+MAX_BYTES = 256 << 20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The top-level object of a json file.
+
+    Raises:
+        ValueError: if the file cannot be read, is larger than 256 MiB, is no json or holds no object.
+    """
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MAX_BYTES else b""
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"{path} is {size / 2**20:.0f} MiB; at most {MAX_BYTES >> 20} MiB are read. "
+            f"A transforms.json of thousands of photos takes a few: is it the right file?"
+        )
+    try:
+        meta = json.loads(data)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is not valid json: {error.msg} at line {error.lineno}, column {error.colno}. "
+            f"Correct it there, or write the file again."
+        ) from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is not a transforms.json: it is nested too deeply.") from error
+    except ValueError as error:  # no UTF-8, or an integer of thousands of digits
+        raise ValueError(f"{path} is not valid json: {error}. Write the file again.") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path} must hold a json object with 'frames', got {shorten(meta)}.")
+    return meta
+
+
+def read_number(source: dict[str, Any], key: str, label: str, *, default: float) -> float:
+    """A finite number of the file; ``default`` where the key is absent or null."""
+    value = source.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
+        raise ValueError(f"{label}: {key} must be a finite number, got {shorten(value)}.")
+    return float(value)
+
+
+def shorten(value: object) -> str:
+    """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

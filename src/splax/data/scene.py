@@ -1,0 +1,187 @@
+"""Scenes: posed photos, split into training and test views.
+
+Readers of files make a :class:`Scene`; training, evaluation and the command line only ever see one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from splax.cameras import Camera
+from splax.data.bounds import SceneBounds, scene_bounds
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """A photo and the camera that took it.
+
+    Attributes:
+        image: RGB, uint8, [H, W, 3].
+        camera: one camera (not a batch) of the same width and height.
+        name: unique in its scene; the path below the image folder for photos, such as ``"0001.jpg"``.
+
+    Raises:
+        ValueError: if the image is not uint8 [H, W, 3], or the camera is of another size.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    camera: Camera
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[-1] != 3:
+            raise ValueError(
+                f"View {self.name!r}: image must be uint8 [height, width, 3], "
+                f"got {self.image.dtype} {list(self.image.shape)}."
+            )
+        size = (self.camera.height, self.camera.width)
+        if self.image.shape[:2] != size or self.camera.viewmat.ndim != 2:
+            raise ValueError(
+                f"View {self.name!r}: needs one camera of the image's size; the image has height, width "
+                f"{self.image.shape[:2]}, the camera {size} and viewmat {list(self.camera.viewmat.shape)}."
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scene:
+    """Posed photos of one place, and what is known about it before training.
+
+    Attributes:
+        train: views to train on; at least one.
+        test: views held out for evaluation; may be empty.
+        points: known surface points in world coordinates, float32 [P, 3], or None.
+        point_colors: their colours, uint8 [P, 3], or None.
+        warnings: what the reader left out or had to assume, one line each.
+        source: where the scene came from; shown to people.
+        background: the colour behind everything, RGB in [0, 1], where it is known: what transparent
+            pixels were composited on. Photos leave it black.
+
+    Raises:
+        ValueError: on no training view, views of different sizes, repeated names, or points that are
+            not [P, 3].
+    """
+
+    train: Sequence[View]
+    test: Sequence[View]
+    points: Float[np.ndarray, "points 3"] | None = None
+    point_colors: UInt8[np.ndarray, "points 3"] | None = None
+    warnings: tuple[str, ...] = ()
+    source: str = ""
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if len(self.train) == 0:
+            raise ValueError(f"A Scene needs at least one training view, got none ({len(self.test)} test).")
+        views = [*self.train, *self.test]
+        _require_one_size(views)
+        repeated = [name for name, count in Counter(view.name for view in views).items() if count > 1]
+        if repeated:
+            raise ValueError(f"View names must differ within a Scene; used more than once: {repeated[:5]}.")
+        if self.points is not None and (self.points.ndim != 2 or self.points.shape[-1] != 3):
+            raise ValueError(f"Scene points must be [P, 3], got {list(self.points.shape)}.")
+        if self.point_colors is not None and (
+            self.points is None or self.point_colors.shape != self.points.shape
+        ):
+            raise ValueError(
+                f"Scene point_colors must be given with points and have their shape, got "
+                f"{list(self.point_colors.shape)}."
+            )
+
+    @cached_property
+    def bounds(self) -> SceneBounds:
+        """Center, radius and extent together; see :func:`splax.data.bounds.scene_bounds`."""
+        return scene_bounds(np.stack([_camera_to_world(view.camera) for view in self.train]))
+
+    @property
+    def extent(self) -> float:
+        """Size of the camera rig in world units; positive.
+
+        1.1 times the largest distance of a training camera from their mean position, 1 where they all
+        stand in one place. It is the unit of training: the learning rate of the means and the sizes at
+        which Gaussians are split or pruned are multiples of it. It is about the distance from which the
+        scene was photographed when cameras go round it, and less when they do not.
+        """
+        return self.bounds.extent
+
+    @property
+    def center(self) -> Float[np.ndarray, " 3"]:
+        """The point the training cameras look at: nearest to all their axes, [3].
+
+        Where the axes are parallel it is the mean camera position moved forward by ``extent``.
+        """
+        return self.bounds.center
+
+    @property
+    def radius(self) -> float:
+        """Median distance of the training cameras from ``center``; positive."""
+        return self.bounds.radius
+
+
+def split_views(views: Sequence[View], test_every: int) -> tuple[list[View], list[View]]:
+    """Sorts views by name and holds out every ``test_every``-th, starting with the first.
+
+    Args:
+        views: at least one.
+        test_every: 8 is the field's habit; 0 holds out none. A single view is always for training.
+
+    Returns:
+        The training views and the test views.
+
+    Raises:
+        ValueError: if ``test_every`` is 1 or negative.
+    """
+    if test_every < 0 or test_every == 1:
+        raise ValueError(
+            f"test_every must be 0 (hold out no view) or at least 2, got {test_every}: "
+            f"1 would leave no view to train on."
+        )
+    ordered = sorted(views, key=lambda view: view.name)
+    if test_every == 0 or len(ordered) == 1:
+        return ordered, []
+    train = [view for index, view in enumerate(ordered) if index % test_every]
+    return train, ordered[::test_every]
+
+
+def describe_scene(scene: Scene) -> str:
+    """What a scene holds, in a few lines for people; printed by ``splax info``."""
+    views = [*scene.train, *scene.test]
+    first = views[0].camera
+    intrinsics = list(dict.fromkeys(tuple(np.asarray(view.camera.K).ravel().tolist()) for view in views))
+    fx, _, cx, _, fy, cy = intrinsics[0][:6]
+    center = ", ".join(f"{value:.3f}" for value in scene.center)
+    same = "shared by all views" if len(intrinsics) == 1 else f"first of {len(intrinsics)} different ones"
+    megabytes = sum(view.image.nbytes for view in views) / 1e6
+    points = "none" if scene.points is None else f"{len(scene.points):,}"
+    lines = [
+        f"source    {scene.source or 'made in memory'}",
+        f"views     {len(views)}: {len(scene.train)} train, {len(scene.test)} test",
+        f"size      {first.width} x {first.height} pixels, {megabytes:.1f} MB in memory",
+        f"camera    fx {fx:.2f}  fy {fy:.2f}  cx {cx:.2f}  cy {cy:.2f} ({same})",
+        f"center    ({center}), median camera distance {scene.radius:.3f}",
+        f"extent    {scene.extent:.3f}",
+        f"points    {points}",
+        *(f"warning   {warning}" for warning in scene.warnings),
+    ]
+    return "\n".join(lines)
+
+
+def _camera_to_world(camera: Camera) -> Float[np.ndarray, "4 4"]:
+    return np.linalg.inv(np.asarray(camera.viewmat, np.float64))
+
+
+def _require_one_size(views: Sequence[View]) -> None:
+    sizes = Counter((view.camera.width, view.camera.height) for view in views)
+    if len(sizes) > 1:
+        counts = ", ".join(f"{w} x {h} ({count} views)" for (w, h), count in sizes.most_common(5))
+        rare = sizes.most_common()[-1][0]
+        example = next(v.name for v in views if (v.camera.width, v.camera.height) == rare)
+        raise ValueError(
+            f"All images of a scene must have one size, got {len(sizes)} sizes: {counts}; {example!r} is one "
+            f"of {rare[0]} x {rare[1]}. Resize the images to one size, or leave the odd ones out."
+        )
