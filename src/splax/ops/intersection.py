@@ -1,14 +1,15 @@
 """Which Gaussians touch which tile, front to back.
 
-Two stable sorts, as the fastest renderers do: the Gaussians by depth, then the (tile, Gaussian) pairs by tile.
-Shapes are static: pairs live in a buffer of ``isect_capacity`` rows, and the true count comes back beside it.
+Two stable sorts, as the fastest renderers do: the Gaussians by depth, then the (tile, Gaussian) pairs by
+tile. Shapes are static: pairs live in a buffer of ``isect_capacity`` rows, and the true count comes back
+beside it.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Int
 
 from splax.ops.projection import Projection
 
@@ -55,7 +56,14 @@ def tile_bounds(projection: Projection, *, width: int, height: int, tile_size: i
 
 def count_isects(projection: Projection, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
-    return tile_bounds(projection, width=width, height=height, tile_size=tile_size).counts.sum()
+    return _total(tile_bounds(projection, width=width, height=height, tile_size=tile_size).counts)
+
+
+def _total(counts: Int[Array, " n"]) -> Int[Array, ""]:
+    """Sum that saturates at the largest int32 instead of wrapping."""
+    largest = jnp.iinfo(jnp.int32).max
+    wraps = counts.astype(jnp.float32).sum() > 0.999 * largest
+    return jnp.where(wraps, largest, counts.sum()).astype(jnp.int32)
 
 
 def intersect_tiles(
@@ -85,7 +93,7 @@ def intersect_tiles(
     tile = jnp.where(pairs < ends[-1], tile, num_tiles)  # the unused end of the buffer sorts last
     tile, rank = _sort_by_tile(tile, rank, num_tiles, num_gaussians)
     offsets = jnp.searchsorted(tile, jnp.arange(num_tiles + 1)).astype(jnp.int32)
-    return Intersections(order[rank].astype(jnp.int32), offsets, ends[-1])
+    return Intersections(order[rank].astype(jnp.int32), offsets, _total(counts))
 
 
 def _sort_by_tile(tile, rank, num_tiles, num_gaussians):

@@ -1,0 +1,271 @@
+"""From Gaussians and a camera to an image."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from splax.cameras import Camera
+from splax.gaussians import Gaussians
+from splax.ops.intersection import count_isects, intersect_tiles
+from splax.ops.projection import (
+    EPS2D,
+    FAR_PLANE,
+    NEAR_PLANE,
+    Projection,
+    project_gaussians,
+)
+from splax.ops.rasterization import Implementation, check_implementation, rasterize_to_pixels
+
+TILE_SIZES = (4, 8, 16, 32)
+
+
+class RenderOutput(NamedTuple):
+    """What rendering one camera gives; a batch of cameras adds leading axes.
+
+    Attributes:
+        image: colours over the background, [H, W, C].
+        alpha: 1 - transmittance, [H, W].
+        accumulated_depth: sum of weight times camera-space z, world units, [H, W]; 0 where nothing is.
+        means2d: centres in pixels, [N, 2].
+        radii: half width and height in pixels, [N, 2]; 0 where culled.
+        num_isects: (tile, Gaussian) pairs of this view.
+        isect_capacity: pairs there was room for. If ``num_isects`` is larger, the image is incomplete.
+    """
+
+    image: Float[Array, "*batch h w c"]
+    alpha: Float[Array, "*batch h w"]
+    accumulated_depth: Float[Array, "*batch h w"]
+    means2d: Float[Array, "*batch n 2"]
+    radii: Float[Array, "*batch n 2"]
+    num_isects: Int[Array, "*batch"]
+    isect_capacity: Int[Array, "*batch"]
+
+    @property
+    def depth(self) -> Float[Array, "*batch h w"]:
+        """Expected camera-space z, world units, [H, W]; 0 where nothing is."""
+        return self.accumulated_depth / jnp.maximum(self.alpha, 1e-10)
+
+    @property
+    def visible(self) -> Bool[Array, "*batch n"]:
+        """Gaussians that were not culled, [N]."""
+        return (self.radii > 0).all(axis=-1)
+
+    @property
+    def overflow(self) -> Bool[Array, "*batch"]:
+        """Whether the buffer was too small, so that the image is incomplete."""
+        return self.num_isects > self.isect_capacity
+
+    def check(self) -> RenderOutput:
+        """Returns itself; for use outside jit.
+
+        Raises:
+            ValueError: if the intersection buffer was too small.
+        """
+        if bool(self.overflow.any()):
+            raise ValueError(
+                f"the view has {int(self.num_isects.max())} intersections but isect_capacity is "
+                f"{int(self.isect_capacity.min())}, so the image is incomplete; pass a larger isect_capacity, or "
+                "call the rasterizer outside jit, where it sizes the buffer itself."
+            )
+        return self
+
+
+class TileRasterizer(nnx.Module):
+    """Tile-based rasterizer of 3D Gaussians (Kerbl et al. 2023); settings only, no Params.
+
+    Called outside ``jax.jit`` it counts the (tile, Gaussian) pairs and sizes their buffer itself. Inside ``jit``
+    or ``vmap`` shapes are static, so ``isect_capacity`` must be given; :meth:`count_isects` tells how many a
+    view needs, and ``RenderOutput.overflow`` whether the buffer was too small.
+
+    Args:
+        tile_size: pixels per tile side; does not change the image.
+        implementation: ``"xla"`` is plain JAX, for every derivative; ``"xla_vjp"`` the same with a faster
+            reverse mode, first order; None the fastest one of the platform.
+        isect_capacity: rows of the buffer of pairs; None counts them (outside ``jit`` only).
+        eps2d: low-pass filter added to the projected covariance, px^2.
+        near_plane: least depth, world units.
+        far_plane: largest depth, world units.
+        radius_clip: cull Gaussians whose radius is not above this, px.
+        antialiased: scale opacity by what the low-pass filter adds (Yu et al. 2024, Mip-Splatting).
+
+    Raises:
+        ValueError: on a tile size, implementation or capacity that does not exist.
+    """
+
+    def __init__(
+        self,
+        tile_size: int = 16,
+        implementation: Implementation | None = None,
+        isect_capacity: int | None = None,
+        *,
+        eps2d: float = EPS2D,
+        near_plane: float = NEAR_PLANE,
+        far_plane: float = FAR_PLANE,
+        radius_clip: float = 0.0,
+        antialiased: bool = False,
+    ) -> None:
+        if tile_size not in TILE_SIZES:
+            raise ValueError(f"tile_size must be one of {TILE_SIZES} pixels, got {tile_size!r}.")
+        if isect_capacity is not None and isect_capacity < 1:
+            raise ValueError(f"isect_capacity must be None or at least 1, got {isect_capacity}.")
+        if not 0 < near_plane < far_plane:
+            raise ValueError(f"need 0 < near_plane < far_plane, got {near_plane} and {far_plane}.")
+        check_implementation(implementation)
+        self.tile_size = tile_size
+        self.implementation = implementation
+        self.isect_capacity = isect_capacity
+        self.eps2d = eps2d
+        self.near_plane = near_plane
+        self.far_plane = far_plane
+        self.radius_clip = radius_clip
+        self.antialiased = antialiased
+
+    def __call__(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        *,
+        colors: Float[Array, "n c"] | None = None,
+        background: Float[Array, " c"] | None = None,
+        means2d_offset: Float[Array, "n 2"] | None = None,
+    ) -> RenderOutput:
+        """Renders one camera; ``jax.vmap`` renders a batch.
+
+        Args:
+            gaussians: what to draw.
+            camera: from where.
+            colors: any number of channels for each Gaussian; its own RGB if None.
+            background: colour behind everything; black if None.
+            means2d_offset: added to the projected centres, pixels; differentiate by it, at zero, for the
+                screen-space gradients that densification uses.
+
+        Raises:
+            ValueError: on shapes that do not match, or under ``jit`` without ``isect_capacity``.
+        """
+        if colors is None:
+            gaussians = gaussians.drawable()
+            colors = gaussians.colors(camera)
+        if colors.ndim != 2 or colors.shape[0] != gaussians.capacity:
+            raise ValueError(f"colors must be [{gaussians.capacity}, C], got shape {colors.shape}.")
+        if background is not None and jnp.shape(background) != colors.shape[1:]:
+            raise ValueError(
+                f"background must be [{colors.shape[1]}], one value per channel, got {jnp.shape(background)}."
+            )
+        projection = self.project(gaussians, camera)
+        opacities = gaussians.opacities
+        if self.antialiased:
+            opacities = opacities * projection.compensations
+        if means2d_offset is not None:
+            projection = projection._replace(means2d=projection.means2d + means2d_offset)
+        return _rasterize(
+            projection,
+            opacities,
+            colors,
+            background,
+            width=camera.width,
+            height=camera.height,
+            tile_size=self.tile_size,
+            isect_capacity=self.isect_capacity or self._fit_capacity(projection, camera),
+            implementation=self.implementation,
+        )
+
+    def project(self, gaussians: Gaussians, camera: Camera) -> Projection:
+        """2D Gaussians in pixels of ``camera``."""
+        return _project(
+            gaussians.means[...],
+            gaussians.quats[...],
+            gaussians.scales,
+            gaussians.opacities,
+            camera.viewmat,
+            camera.K,
+            alive=gaussians.alive[...],
+            width=camera.width,
+            height=camera.height,
+            eps2d=self.eps2d,
+            near_plane=self.near_plane,
+            far_plane=self.far_plane,
+            radius_clip=self.radius_clip,
+        )
+
+    def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
+        """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
+        projection = self.project(gaussians, camera)
+        return _count(projection, width=camera.width, height=camera.height, tile_size=self.tile_size)
+
+    def _fit_capacity(self, projection: Projection, camera: Camera) -> int:
+        projection = jax.lax.stop_gradient(projection)
+        count = _count(projection, width=camera.width, height=camera.height, tile_size=self.tile_size)
+        try:
+            needed = int(count)
+        except jax.errors.ConcretizationTypeError as error:
+            raise ValueError(
+                "under jax.jit or jax.vmap shapes are static: give TileRasterizer an isect_capacity, e.g. 1.5 "
+                "times rasterizer.count_isects(gaussians, camera) of a typical view, and look at "
+                "RenderOutput.overflow."
+            ) from error
+        return round_capacity(needed)
+
+
+def round_capacity(needed: int) -> int:
+    """The next size of a coarse grid (four per doubling), so that similar views share a compiled program.
+
+    Raises:
+        ValueError: if no buffer can be that large.
+    """
+    if needed >= 2**31 - 2**24:
+        raise ValueError(
+            f"the view has {needed} or more (tile, Gaussian) pairs, beyond what 32-bit indices can hold; use a "
+            "larger tile_size, a smaller image, or smaller Gaussians."
+        )
+    size = 1024
+    while size < needed:
+        size += size // 4 if size & (size - 1) == 0 else (1 << (size.bit_length() - 1)) // 4
+    return size
+
+
+_project = jax.jit(
+    project_gaussians,
+    static_argnames=("width", "height", "eps2d", "near_plane", "far_plane", "radius_clip"),
+)
+_count = jax.jit(count_isects, static_argnames=("width", "height", "tile_size"))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("width", "height", "tile_size", "isect_capacity", "implementation")
+)
+def _rasterize(
+    projection, opacities, colors, background, *, width, height, tile_size, isect_capacity, implementation
+):
+    """Bins and composites; colours and opacities of culled rows are never read."""
+    size = {"width": width, "height": height, "tile_size": tile_size}
+    isects = intersect_tiles(projection, isect_capacity=isect_capacity, **size)
+    visible = (projection.radii > 0).all(axis=1)
+    channels = jnp.concatenate([colors, projection.depths[:, None].astype(colors.dtype)], axis=1)
+    channels = jnp.where(visible[:, None], channels, 0)
+    image, alpha = rasterize_to_pixels(
+        projection.means2d,
+        projection.conics,
+        channels,
+        jnp.where(visible, opacities, 0),
+        isects,
+        implementation=implementation,
+        **size,
+    )
+    image, depth = image[..., :-1], image[..., -1]
+    if background is not None:
+        image = image + (1 - alpha)[..., None] * background
+    return RenderOutput(
+        image=image,
+        alpha=alpha,
+        accumulated_depth=depth,
+        means2d=projection.means2d,
+        radii=projection.radii,
+        num_isects=isects.num_isects,
+        isect_capacity=jnp.asarray(isect_capacity, jnp.int32),
+    )
