@@ -1,1 +1,1 @@
-
+"""Fitting a model to a scene."""

@@ -1,0 +1,51 @@
+"""Settings of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from splax.training.optimizers import LearningRates
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a run, apart from the strategy's (Kerbl et al. 2023 unless noted).
+
+    Attributes:
+        steps: length of the run; schedules refer to it.
+        ssim_weight: share of 1 - SSIM in the loss, the rest is L1.
+        sh_degree_every: steps after which one more band of spherical harmonics comes into use; 0: all at once.
+        background: colour behind everything, RGB in [0, 1]; None takes the scene's.
+        learning_rates: of each Param.
+        seed: of the order of views and of densification.
+        growth: factor by which rows and buffers grow when they are full. Each growth compiles anew.
+        progress: whether to show a progress bar; None: if standard error is a terminal.
+
+    Raises:
+        ValueError: on a value out of range.
+    """
+
+    steps: int = 7000
+    ssim_weight: float = 0.2
+    sh_degree_every: int = 1000
+    background: tuple[float, float, float] | None = None
+    learning_rates: LearningRates = dataclasses.field(default_factory=LearningRates)
+    seed: int = 0
+    growth: float = 1.5
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"TrainConfig steps must be at least 1, got {self.steps}.")
+        if not 0 <= self.ssim_weight <= 1:
+            raise ValueError(f"TrainConfig ssim_weight must lie in [0, 1], got {self.ssim_weight}.")
+        if self.sh_degree_every < 0:
+            raise ValueError(f"TrainConfig sh_degree_every must be 0 or more, got {self.sh_degree_every}.")
+        if not 1 < self.growth <= 4:
+            raise ValueError(f"TrainConfig growth must lie in (1, 4], got {self.growth}.")
+        if self.background is not None and not (
+            len(self.background) == 3 and all(0 <= c <= 1 for c in self.background)
+        ):
+            raise ValueError(f"TrainConfig background must be RGB in [0, 1], got {self.background}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"TrainConfig seed must lie in [0, 2^32), got {self.seed}.")

@@ -1,0 +1,456 @@
+"""Fits a model to the views of a scene.
+
+Between two refinements nothing changes shape, so a whole stretch of steps is one compiled loop: images stay on
+the device, the order of views is known ahead, schedules are functions of the step, and Python only looks at
+what comes back. The loop ends early, without making the step, where the intersection buffer is too small or
+where the loss or a gradient is not finite; the host then mends the cause and goes on with the same step.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from tqdm.auto import tqdm
+
+from splax.cameras import Camera
+from splax.data.scene import Scene, View
+from splax.losses import photometric_loss
+from splax.metrics import psnr, ssim
+from splax.model import SplatModel
+from splax.rasterizer import RenderOutput, round_capacity
+from splax.strategies.base import Strategy
+from splax.strategies.default import DefaultStrategy
+from splax.training.config import TrainConfig
+from splax.training.optimizers import GAUSSIANS, make_optimizer
+from splax.training.state import TrainState, grow, init_state, refine
+
+# Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
+_MAX_STEPS_PER_CALL = 100
+# A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
+_SECONDS_PER_CALL = 2.0
+# Room in the intersection buffer beyond what was counted.
+_ISECT_MARGIN = 1.25
+
+
+class NonFiniteError(FloatingPointError):
+    """The loss or a gradient became NaN or infinite; the model holds the state before that step."""
+
+
+class StepMetrics(NamedTuple):
+    """What one step reports.
+
+    Attributes:
+        loss: of the step's view, before the update.
+        psnr: of the step's view, dB.
+        num_isects: (tile, Gaussian) pairs of the view.
+        finite: whether loss and gradients were.
+    """
+
+    loss: Float[Array, "*steps"]
+    psnr: Float[Array, "*steps"]
+    num_isects: Int[Array, "*steps"]
+    finite: Bool[Array, "*steps"]
+
+
+class Progress(NamedTuple):
+    """What callbacks are told, and what ``Trainer.history`` keeps: one stretch of steps.
+
+    Attributes:
+        step: steps made so far.
+        loss: mean over the stretch.
+        psnr: mean over the stretch, dB.
+        num_gaussians: alive at its end.
+        num_isects: largest number of (tile, Gaussian) pairs in the stretch.
+        seconds: of training so far, compilation included.
+        steps_per_second: within the stretch.
+    """
+
+    step: int
+    loss: float
+    psnr: float
+    num_gaussians: int
+    num_isects: int
+    seconds: float
+    steps_per_second: float
+
+
+class Trainer:
+    """Owns optimizer, densification and schedules, and fits a model to a scene.
+
+    Subclass it and override :meth:`loss` to train for something else. The model given is trained in place: its
+    Variables hold the latest state whenever :meth:`fit` returns or raises, and when callbacks run.
+
+    Attributes:
+        model: the model.
+        scene: its views.
+        config: settings.
+        strategy: when Gaussians are born and die.
+        optimizer: an optax transformation of the model's Params.
+        history: one :class:`Progress` per stretch of steps.
+    """
+
+    def __init__(
+        self,
+        model: SplatModel,
+        scene: Scene,
+        config: TrainConfig | None = None,
+        *,
+        strategy: Strategy | None = None,
+        optimizer: optax.GradientTransformation | None = None,
+    ) -> None:
+        """Prepares a run.
+
+        Args:
+            model: trained in place.
+            scene: views of one size.
+            config: settings; defaults if None.
+            strategy: densification; ``DefaultStrategy()`` if None, ``Strategy()`` for none at all.
+            optimizer: any optax transformation; Adam with a rate per Param if None.
+
+        Raises:
+            ValueError: on views of different sizes, or a model of no Gaussian alive.
+        """
+        self.model = model
+        self.scene = scene
+        self.config = config or TrainConfig()
+        self.strategy = DefaultStrategy() if strategy is None else strategy
+        self.optimizer = optimizer or make_optimizer(
+            extent=scene.extent, steps=self.config.steps, rates=self.config.learning_rates
+        )
+        self.history: list[Progress] = []
+        if int(model.gaussians.num_alive) == 0:
+            raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
+        self._state = init_state(model, self.optimizer, self.strategy, self.config.seed)
+        background = scene.background if self.config.background is None else self.config.background
+        self._background = jnp.asarray(background, jnp.float32)
+        self._cameras = Camera.stack([view.camera for view in scene.train])
+        self._images: Array | None = None
+        self._isect_capacity = model.rasterizer.isect_capacity
+        self._seconds = 0.0
+        self._run = jax.jit(self._run_steps, static_argnames="isect_capacity", donate_argnames="state")
+        self._refine = jax.jit(refine, static_argnames=("strategy", "tx"))
+
+    @property
+    def step(self) -> int:
+        """Steps made so far."""
+        return int(self._state.step)
+
+    def loss(
+        self, model: SplatModel, output: RenderOutput, target: Float[Array, "h w 3"]
+    ) -> Float[Array, ""]:
+        """What is minimised. Override this; runs inside jit.
+
+        Args:
+            model: as it is at this step, for regularizers.
+            output: the rendered view.
+            target: the photo in [0, 1].
+        """
+        del model
+        return photometric_loss(output.image, target, self.config.ssim_weight)
+
+    def fit(
+        self,
+        steps: int | None = None,
+        callbacks: Sequence[Callable[[Trainer, Progress], None]] = (),
+    ) -> SplatModel:
+        """Trains.
+
+        Args:
+            steps: how many more; what ``config.steps`` leaves to do if None.
+            callbacks: each called as ``callback(trainer, progress)`` after every stretch of steps.
+
+        Returns:
+            The model, trained in place.
+
+        Raises:
+            NonFiniteError: if the loss or a gradient is NaN or infinite; names the step and the view.
+            KeyboardInterrupt: after Ctrl-C, once the steps under way are done.
+            ValueError: if the model's arrays changed shape since the Trainer was made.
+        """
+        end = self.config.steps if steps is None else self.step + steps
+        self._take_model()
+        order = view_order(len(self.scene.train), end, self.config.seed)
+        started, before = time.perf_counter(), self._seconds
+        with _deferred_interrupt() as interrupted, self._bar(end) as bar:
+            try:
+                for progress in self._stretches(order, end):
+                    self._seconds = before + time.perf_counter() - started
+                    progress = progress._replace(seconds=self._seconds)
+                    self.history.append(progress)
+                    self._show(bar, progress)
+                    self._give_model()
+                    for callback in callbacks:
+                        callback(self, progress)
+                    if interrupted.is_set():
+                        raise KeyboardInterrupt
+            finally:
+                self._give_model()
+        return self.model
+
+    def evaluate(self, views: Sequence[View] | None = None) -> dict[str, Any]:
+        """Mean quality over views, by default those held out.
+
+        Returns:
+            ``{"psnr": dB, "ssim": in [-1, 1], "views": how many}``; see :meth:`evaluate_views`. Without any
+            view both means are None.
+        """
+        scores = [(view_psnr, view_ssim) for _, view_psnr, view_ssim, _ in self.evaluate_views(views)]
+        if not scores:
+            return {"psnr": None, "ssim": None, "views": 0}
+        mean_psnr, mean_ssim = np.mean(scores, axis=0)
+        return {"psnr": float(mean_psnr), "ssim": float(mean_ssim), "views": len(scores)}
+
+    def evaluate_views(
+        self, views: Sequence[View] | None = None
+    ) -> Iterator[tuple[View, float, float, Float[np.ndarray, "h w 3"]]]:
+        """Renders views, by default those held out, and compares them with their photos.
+
+        Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels; SSIM with an 11x11
+        Gaussian window, sigma 1.5, no padding.
+
+        Yields:
+            The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
+        """
+        for view in self.scene.test if views is None else views:
+            image = jnp.clip(self.model(view.camera, background=self._background).image, 0, 1)
+            target = jnp.asarray(view.image, image.dtype) / 255
+            yield view, float(psnr(image, target)), float(ssim(image, target)), np.asarray(image)
+
+    # --- the compiled loop ---------------------------------------------------------------------------------
+
+    def _run_steps(
+        self,
+        state: TrainState,
+        images: Array,
+        cameras: Camera,
+        order: Int[Array, " steps"],
+        num_steps: Int[Array, ""],
+        *,
+        isect_capacity: int,
+    ) -> tuple[TrainState, Int[Array, ""], StepMetrics]:
+        """Makes ``num_steps`` steps, fewer if one cannot be made. Returns how many, and their metrics."""
+        size = order.shape
+        metrics = StepMetrics(
+            jnp.zeros(size), jnp.zeros(size), jnp.zeros(size, jnp.int32), jnp.ones(size, bool)
+        )
+
+        def advance(carry):
+            state, done, _, metrics = carry
+            view = order[done]
+            camera = jax.tree.map(lambda x: x[view], cameras)
+            target = images[view].astype(jnp.float32) / 255
+            state, made, now = self._train_step(state, camera, target, isect_capacity)
+            metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
+            return state, done + made, made, metrics
+
+        def goes_on(carry):
+            _, done, made, _ = carry
+            return made & (done < num_steps)
+
+        start = (state, jnp.zeros((), jnp.int32), num_steps > 0, metrics)
+        state, done, _, metrics = jax.lax.while_loop(goes_on, advance, start)
+        return state, done, metrics
+
+    def _train_step(
+        self, state: TrainState, camera: Camera, target: Float[Array, "h w 3"], isect_capacity: int
+    ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
+        """One step; the state is returned as it was, and False, if the step cannot be made."""
+
+        def objective(params, offset):
+            model = self._model_at(state._replace(params=params), isect_capacity)
+            output = model(camera, background=self._background, means2d_offset=offset)
+            return self.loss(model, output, target), output
+
+        offset = jnp.zeros((state.capacity, 2), target.dtype)
+        with_grads = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+        (loss, output), (grads, grad2d) = with_grads(state.params, offset)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads, squared=True))
+        made = finite & ~output.overflow
+
+        def update() -> TrainState:
+            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+            return state._replace(
+                params=optax.apply_updates(state.params, updates),
+                opt_state=opt_state,
+                strategy_state=self.strategy.update(
+                    state.strategy_state, grad2d, output.visible, camera.width, camera.height
+                ),
+                step=state.step + 1,
+            )
+
+        state = jax.lax.cond(made, update, lambda: state)
+        image = jnp.clip(output.image, 0, 1)
+        return state, made, StepMetrics(loss, psnr(image, target), output.num_isects, finite)
+
+    def _model_at(self, state: TrainState, isect_capacity: int) -> SplatModel:
+        """The model of this state, inside jit."""
+        model = nnx.merge(nnx.graphdef(self.model), state.params, state.rest)
+        model.rasterizer.isect_capacity = isect_capacity
+        if self.config.sh_degree_every:
+            degree = jnp.minimum(state.step // self.config.sh_degree_every, model.gaussians.sh_degree)
+            model.gaussians.active_sh_degree[...] = degree.astype(jnp.int32)
+        return model
+
+    # --- the host's side -----------------------------------------------------------------------------------
+
+    def _stretches(self, order: np.ndarray, end: int) -> Iterator[Progress]:
+        """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
+        if self._images is None:
+            self._images = jnp.asarray(np.stack([view.image for view in self.scene.train]))
+        if self._isect_capacity is None:
+            self._isect_capacity = self._count_isects()
+        length, step, peak = 1, self.step, 0
+        while step < end:
+            until = next(
+                s for s in range(step + 1, end + 1) if s == end or self.strategy.refines_after(s - 1)
+            )
+            done, metrics, seconds = self._call(order, min(until - step, length))
+            self._mend(step + done, order, metrics, done)
+            if done == 0:
+                continue
+            step += done
+            peak = max(peak, int(metrics.num_isects[:done].max()))
+            rate = done / seconds
+            length = int(np.clip(_SECONDS_PER_CALL * rate, 1, _MAX_STEPS_PER_CALL))
+            if self.strategy.refines_after(step - 1):
+                self._refine_state()
+                peak = self._shrink_isects(peak)
+            yield Progress(
+                step=step,
+                loss=float(metrics.loss[:done].mean()),
+                psnr=float(metrics.psnr[:done].mean()),
+                num_gaussians=int(self._state.alive.sum()),
+                num_isects=int(metrics.num_isects[:done].max()),
+                seconds=self._seconds,
+                steps_per_second=rate,
+            )
+
+    def _call(self, order: np.ndarray, num_steps: int) -> tuple[int, StepMetrics, float]:
+        """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
+        step = self.step
+        views = np.zeros(_MAX_STEPS_PER_CALL, np.int32)
+        views[:num_steps] = order[step : step + num_steps]
+        started = time.perf_counter()
+        self._state, done, metrics = self._run(
+            self._state,
+            self._images,
+            self._cameras,
+            jnp.asarray(views),
+            jnp.asarray(num_steps, jnp.int32),
+            isect_capacity=self._isect_capacity,
+        )
+        made = int(done)
+        return made, jax.tree.map(np.asarray, metrics), time.perf_counter() - started
+
+    def _mend(self, step: int, order: np.ndarray, metrics: StepMetrics, done: int) -> None:
+        """Deals with the step that could not be made, if there is one: it lies just behind those that were."""
+        if done == _MAX_STEPS_PER_CALL:
+            return
+        needed = int(metrics.num_isects[done])
+        if needed > self._isect_capacity:
+            self._isect_capacity = round_capacity(int(needed * _ISECT_MARGIN))
+        elif not metrics.finite[done]:
+            name = self.scene.train[order[step]].name
+            raise NonFiniteError(
+                f"loss or gradient not finite at step {step}, view {name!r} (loss {metrics.loss[done]}). The "
+                "model holds the state before this step. Smaller learning rates, or a look at that view, may help."
+            )
+
+    def _refine_state(self) -> None:
+        """Densifies and prunes; grows the rows first where there are too few."""
+        while True:
+            refined, num_rows = self._refine(
+                self._state, self.scene.extent, strategy=self.strategy, tx=self.optimizer
+            )
+            needed = int(num_rows)
+            if needed <= self._state.capacity:
+                break
+            capacity = max(needed, int(self._state.capacity * self.config.growth))
+            self._state = grow(self._state, capacity, self.strategy, self.optimizer)
+        if not refined.alive.any():
+            raise ValueError(
+                f"pruning after step {self.step - 1} left no Gaussian alive. The model holds the state before it. "
+                "More or smaller initial Gaussians, or a lower prune_opacity, may help."
+            )
+        self._state = refined
+
+    def _count_isects(self) -> int:
+        """Capacity for what a sample of the training views needs now."""
+        views = self.scene.train[:: max(1, len(self.scene.train) // 8)]
+        gaussians = self.model.gaussians.drawable()
+        counts = [int(self.model.rasterizer.count_isects(gaussians, view.camera)) for view in views]
+        return round_capacity(int(max(counts) * _ISECT_MARGIN))
+
+    def _shrink_isects(self, peak: int) -> int:
+        """Gives back buffer that is far too large; returns the peak to go on from."""
+        fitting = round_capacity(int(peak * _ISECT_MARGIN))
+        if 2 * fitting <= self._isect_capacity:
+            self._isect_capacity = fitting
+        return 0
+
+    def _take_model(self) -> None:
+        """Reads the model, which may have been changed by hand; copied, since the loop reuses its buffers."""
+        shapes = jax.tree.map(jnp.shape, (self._state.params, self._state.rest))
+        state = self._state.replace_model(self.model)
+        if jax.tree.map(jnp.shape, (state.params, state.rest)) != shapes:
+            raise ValueError(
+                "the model's arrays changed shape since this Trainer was made; make a new Trainer."
+            )
+        self._state = jax.tree.map(jnp.copy, state)
+
+    def _give_model(self) -> None:
+        """Writes the state into the model."""
+        nnx.update(self.model, self._state.params, self._state.rest)
+        for name in self._state.params[GAUSSIANS]:
+            assert getattr(self.model.gaussians, name).shape[0] == self._state.capacity
+
+    def _bar(self, end: int) -> tqdm:
+        disable = None if self.config.progress is None else not self.config.progress
+        return tqdm(total=end, initial=self.step, unit="step", disable=disable, dynamic_ncols=True)
+
+    def _show(self, bar: tqdm, progress: Progress) -> None:
+        bar.set_postfix(
+            loss=f"{progress.loss:.4f}",
+            psnr=f"{progress.psnr:.2f}",
+            gaussians=progress.num_gaussians,
+            refresh=False,
+        )
+        bar.update(progress.step - bar.n)
+
+
+def view_order(num_views: int, steps: int, seed: int) -> Int[np.ndarray, " steps"]:
+    """The view of each step: every view once, in random order, then anew. A prefix does not depend on steps."""
+    rng = np.random.default_rng(seed)
+    epochs = [rng.permutation(num_views) for _ in range(-(-steps // num_views))]
+    return np.concatenate(epochs)[:steps].astype(np.int32)
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[threading.Event]:
+    """Within it, the first Ctrl-C only sets the event, so that no state is lost; a second one interrupts."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def remember(signum, frame) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
