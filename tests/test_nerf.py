@@ -191,6 +191,13 @@ def distorted_pixel(x: np.ndarray, y: np.ndarray, lens) -> tuple[np.ndarray, np.
     return LENS[0, 0] * u + LENS[0, 2], LENS[1, 1] * v + LENS[1, 2]
 
 
+def seen_by_lens(view, lens) -> tuple[np.ndarray, np.ndarray]:
+    """Where the photo shows what each pixel of the undistorted image shows."""
+    K = np.asarray(view.camera.K, np.float64)
+    columns, rows = np.meshgrid(np.arange(320) + 0.5, np.arange(240) + 0.5)
+    return distorted_pixel((columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1], lens)
+
+
 def write_lens_scene(folder: Path, lens, image: np.ndarray | None = None) -> Path:
     intrinsics = {"w": 320, "h": 240, "fl_x": 260.0, "fl_y": 255.0, "cx": 163.0, "cy": 117.0}
     coefficients = dict(zip(("k1", "k2", "p1", "p2"), lens, strict=True))
@@ -223,15 +230,23 @@ def test_undistorted_points_land_where_K_says(tmp_path, lens, downscale):
         assert np.abs(centroid - [u, v]).max() < 0.2, point
 
 
+def test_undistortion_has_no_offset_of_half_a_pixel(tmp_path):
+    # In a ramp, a shift of the sampled position is a shift of the mean; rounding to 8 bits averages out.
+    lens, slope = LENSES["barrel"], 0.7
+    ramp = np.rint(slope * (np.arange(320) + 0.5))
+    view = load_dataset(write_lens_scene(tmp_path, lens, np.tile(ramp.astype(np.uint8), (240, 1)))).train[0]
+    u, _ = seen_by_lens(view, lens)
+    middle = np.s_[80:160, 100:220]  # where the lens magnifies most
+    assert abs((view.image[..., 0][middle] / slope - u[middle]).mean()) < 0.01
+
+
 @pytest.mark.parametrize("lens", LENSES.values(), ids=LENSES.keys())
 def test_undistorted_image_has_no_black_border_and_wastes_nothing(tmp_path, lens):
     view = load_dataset(write_lens_scene(tmp_path, lens)).train[0]
     assert view.image.shape == (240, 320, 3)
     assert view.image.min() == view.image.max() == 100
     # The corners of the new image, seen through the lens, are inside the photo; the sides touch its border.
-    K = np.asarray(view.camera.K, np.float64)
-    columns, rows = np.meshgrid(np.arange(320) + 0.5, np.arange(240) + 0.5)
-    u, v = distorted_pixel((columns - K[0, 2]) / K[0, 0], (rows - K[1, 2]) / K[1, 1], lens)
+    u, v = seen_by_lens(view, lens)
     sides = np.array([u.min() - 0.5, 319.5 - u.max(), v.min() - 0.5, 239.5 - v.max()])
     assert sides.min() > -1e-3
     assert sides.max() < 0.1
