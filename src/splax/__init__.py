@@ -1,9 +1,75 @@
-"""splax: Gaussian splatting in pure JAX."""
+"""splax: Gaussian splatting in pure JAX, as Flax NNX modules.
 
-from splax.cameras import Camera as Camera
-from splax.gaussians import Gaussians as Gaussians
-from splax.model import SplatModel as SplatModel
-from splax.rasterizer import RenderOutput as RenderOutput
-from splax.rasterizer import TileRasterizer as TileRasterizer
+    scene = splax.load_dataset("data/fox", downscale=4)
+    gaussians = splax.Gaussians.random(10_000, extent=scene.extent, center=scene.center, rngs=nnx.Rngs(0))
+    trainer = splax.Trainer(splax.SplatModel(gaussians), scene)
+    trainer.fit()
+
+Names are imported when first used, so that ``import splax`` (and ``splax --help``) does not wait for jax.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from splax.cameras import Camera as Camera
+    from splax.data.scene import Scene as Scene
+    from splax.data.scene import View as View
+    from splax.data.synthetic import make_demo_scene as make_demo_scene
+    from splax.gaussians import Gaussians as Gaussians
+    from splax.io.ply import load_ply as load_ply
+    from splax.io.ply import save_ply as save_ply
+    from splax.loader import load_dataset as load_dataset
+    from splax.losses import photometric_loss as photometric_loss
+    from splax.metrics import psnr as psnr
+    from splax.metrics import ssim as ssim
+    from splax.model import SplatModel as SplatModel
+    from splax.rasterizer import RenderOutput as RenderOutput
+    from splax.rasterizer import TileRasterizer as TileRasterizer
+    from splax.strategies.base import Strategy as Strategy
+    from splax.strategies.default import DefaultStrategy as DefaultStrategy
+    from splax.training.config import TrainConfig as TrainConfig
+    from splax.training.optimizers import LearningRates as LearningRates
+    from splax.training.trainer import NonFiniteError as NonFiniteError
+    from splax.training.trainer import Progress as Progress
+    from splax.training.trainer import Trainer as Trainer
+    from splax.trajectories import orbit as orbit
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Camera": "cameras",
+    "DefaultStrategy": "strategies.default",
+    "Gaussians": "gaussians",
+    "LearningRates": "training.optimizers",
+    "NonFiniteError": "training.trainer",
+    "Progress": "training.trainer",
+    "RenderOutput": "rasterizer",
+    "Scene": "data.scene",
+    "SplatModel": "model",
+    "Strategy": "strategies.base",
+    "TileRasterizer": "rasterizer",
+    "TrainConfig": "training.config",
+    "Trainer": "training.trainer",
+    "View": "data.scene",
+    "load_dataset": "loader",
+    "load_ply": "io.ply",
+    "make_demo_scene": "data.synthetic",
+    "orbit": "trajectories",
+    "photometric_loss": "losses",
+    "psnr": "metrics",
+    "save_ply": "io.ply",
+    "ssim": "metrics",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'splax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"splax.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,10 @@ from splax.ops.spherical_harmonics import MAX_SH_DEGREE, eval_sh, num_sh_bases, 
 INITIAL_OPACITY = 0.1
 # Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).
 _MIN_SPACING = 1e-7**0.5
+
+
+# Not typing.Self: beartype checks methods one by one in the tests, and Self means nothing to it there.
+GaussiansT = TypeVar("GaussiansT", bound="Gaussians")
 
 
 class Alive(nnx.Variable):
@@ -87,14 +91,14 @@ class Gaussians(nnx.Module):
 
     @classmethod
     def from_points(
-        cls,
+        cls: type[GaussiansT],
         points: Float[np.ndarray, "n 3"] | Float[Array, "n 3"],
         colors: Any = None,
         *,
         sh_degree: int = 3,
         opacity: float = INITIAL_OPACITY,
         **params: Any,
-    ) -> Self:
+    ) -> GaussiansT:
         """One isotropic Gaussian per point, as wide as the distance to its neighbours (3DGS).
 
         Args:
@@ -135,7 +139,7 @@ class Gaussians(nnx.Module):
 
     @classmethod
     def random(
-        cls,
+        cls: type[GaussiansT],
         num: int,
         *,
         extent: float = 1.0,
@@ -143,7 +147,7 @@ class Gaussians(nnx.Module):
         sh_degree: int = 3,
         rngs: nnx.Rngs,
         **params: Any,
-    ) -> Self:
+    ) -> GaussiansT:
         """``num`` Gaussians of random colour, uniform in a cube.
 
         Args:
@@ -196,7 +200,7 @@ class Gaussians(nnx.Module):
         finite = finite_rows(*(p for p in params if jnp.issubdtype(p.dtype, jnp.floating)))
         return self.alive[...] & finite & (self.quats[...] != 0).any(axis=1)
 
-    def drawable(self) -> Self:
+    def drawable(self: GaussiansT) -> GaussiansT:
         """A copy whose rows can all be computed with: those not :attr:`renderable` are dead and neutral.
 
         Rendering starts from it, so a NaN in one row reaches neither the image nor any gradient.
@@ -220,18 +224,18 @@ class Gaussians(nnx.Module):
         directions = jnp.where((directions != 0).any(axis=1, keepdims=True), directions, 1)
         return eval_sh(self.sh0[...], self.shN[...], directions, self.active_sh_degree[...])
 
-    def take(self, rows: Any) -> Self:
+    def take(self: GaussiansT, rows: Any) -> GaussiansT:
         """A copy that holds the given rows (indices or a mask, concrete), in that order."""
         rows = jnp.asarray(rows)
         copy = self._map_rows(lambda param: param[rows])
         copy.alive.set_value(self.alive[...][rows])
         return copy
 
-    def compact(self) -> Self:
+    def compact(self: GaussiansT) -> GaussiansT:
         """A copy without dead rows, for saving and plotting."""
         return self.take(np.flatnonzero(np.asarray(self.alive[...])))
 
-    def with_capacity(self, capacity: int) -> Self:
+    def with_capacity(self: GaussiansT, capacity: int) -> GaussiansT:
         """A copy with more rows; the new ones are dead, and zero in every Param.
 
         Raises:
@@ -248,7 +252,7 @@ class Gaussians(nnx.Module):
         copy.alive.set_value(pad(self.alive[...]))
         return copy
 
-    def _map_rows(self, function: Callable[[Array], Array]) -> Self:
+    def _map_rows(self: GaussiansT, function: Callable[[Array], Array]) -> GaussiansT:
         """A copy with ``function`` applied to every Param."""
         graphdef, params, rest = nnx.split(self, nnx.Param, ...)
         # tree.map also makes new Variables; merging `rest` as it is would share them with this object.

@@ -146,6 +146,11 @@ class Trainer:
         """Steps made so far."""
         return int(self._state.step)
 
+    @property
+    def seconds(self) -> float:
+        """Time spent in :meth:`fit` so far, compilation included."""
+        return self._seconds
+
     def loss(
         self, model: SplatModel, output: RenderOutput, target: Float[Array, "h w 3"]
     ) -> Float[Array, ""]:

@@ -1,0 +1,185 @@
+"""What the subcommands do; :mod:`splax.cli` only parses. Each function is glue over the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import nnx
+
+from splax.cameras import Camera
+from splax.data.scene import Scene, describe_scene
+from splax.data.synthetic import make_demo_scene
+from splax.gaussians import Gaussians
+from splax.io.images import save_png, save_video
+from splax.loader import load_dataset
+from splax.model import SplatModel
+from splax.rasterizer import TileRasterizer
+from splax.run_folder import EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
+from splax.strategies.default import DefaultStrategy
+from splax.training.config import TrainConfig
+from splax.training.trainer import NonFiniteError, Trainer
+from splax.trajectories import orbit
+
+if TYPE_CHECKING:
+    from splax.cli import Demo, Eval, Info, Render, Train
+
+# Data of a run that trained on the built-in scene.
+DEMO = "demo"
+# Random Gaussians fill a cube whose half side is this many times the median distance of the cameras.
+_RANDOM_EXTENT = 1.5
+# The demo's things stand within this many times that distance.
+_DEMO_EXTENT = 0.5
+
+
+def train(options: Train) -> int:
+    """Trains on posed photos and writes a run folder."""
+    folder = RunFolder.create(options.out, overwrite=options.overwrite)
+    scene = load_scene(dataclasses.asdict(options))
+    _say(describe_scene(scene))
+    return _train(scene, folder, options, extent=_RANDOM_EXTENT * scene.radius)
+
+
+def demo(options: Demo) -> int:
+    """Ray traces a small scene, trains on its pictures and writes a run folder."""
+    folder = RunFolder.create(options.out, overwrite=True)
+    _say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
+    scene = make_demo_scene()
+    return _train(scene, folder, options, extent=_DEMO_EXTENT * scene.radius)
+
+
+def evaluate(options: Eval) -> int:
+    """Scores a run on its held-out views and writes the pictures anew."""
+    folder = RunFolder.open(options.run)
+    scene, model = _reload(folder)
+    config = TrainConfig(progress=False)
+    metrics = folder.write_evaluation(Trainer(model, scene, config), folder.read_metrics())
+    for view in metrics["per_view"]:
+        _say(f"{view['name']}: PSNR {view['psnr']:.2f} dB, SSIM {view['ssim']:.4f}")
+    _say(_summary(metrics))
+    _say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
+    return 0
+
+
+def render(options: Render) -> int:
+    """Renders a run's held-out views and a circle round the scene."""
+    folder = RunFolder.open(options.run)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; give the path of a folder for the pictures.")
+    scene, model = _reload(folder)
+    for view in scene.test:
+        save_png(options.out / "test" / picture_name(view.name), _draw(model, view.camera, scene))
+    frames = []
+    for index, camera in enumerate(orbit(scene, options.frames)):
+        frames.append(_draw(model, camera, scene))
+        save_png(options.out / "orbit" / f"{index:04d}.png", frames[-1])
+    _say(f"Wrote {len(scene.test)} test views and {len(frames)} frames of an orbit to {options.out}")
+    try:
+        save_video(options.out / "orbit.mp4", frames, fps=options.fps)
+        _say(f"Film: {options.out / 'orbit.mp4'}")
+    except ImportError as error:
+        _say(f"No film: {error}")
+    return 0
+
+
+def info(options: Info) -> int:
+    """Prints what a dataset holds."""
+    _say(describe_scene(load_scene(dataclasses.asdict(options))))
+    return 0
+
+
+def load_scene(options: dict[str, Any]) -> Scene:
+    """The scene that options (or a run's config) name.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    if options["data"] == DEMO:
+        return make_demo_scene()
+    return load_dataset(
+        options["data"],
+        downscale=options["downscale"],
+        test_every=options["test_every"],
+        white_background=options["white_background"],
+    )
+
+
+def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: float) -> int:
+    folder.write_config(_config(options))
+    model = SplatModel(
+        _initial_gaussians(scene, options, extent),
+        TileRasterizer(tile_size=options.tile_size or _default_tile_size()),
+    )
+    config = TrainConfig(steps=options.steps, seed=options.seed)
+    strategy = DefaultStrategy(max_gaussians=options.max_gaussians)
+    trainer = Trainer(model, scene, config, strategy=strategy)
+    _say(
+        f"Training {int(model.gaussians.num_alive):,} Gaussians for {options.steps:,} steps on {device_name()}."
+    )
+    status, interrupted = 0, False
+    try:
+        trainer.fit(callbacks=[folder.write_log])
+    except KeyboardInterrupt:
+        status, interrupted = 130, True
+        _say(f"Interrupted after {trainer.step:,} steps; writing what is trained so far.")
+    except NonFiniteError as error:
+        status, interrupted = 1, True
+        print(f"splax: error: {error} Writing what is trained so far.", file=sys.stderr)
+    metrics = folder.write_results(trainer, interrupted=interrupted)
+    _say(_summary(metrics))
+    _say(f"Splat: {folder.path / POINT_CLOUD}")
+    _say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
+    return status
+
+
+def _initial_gaussians(scene: Scene, options: Train | Demo, extent: float) -> Gaussians:
+    if scene.points is not None:
+        return Gaussians.from_points(scene.points, scene.point_colors, sh_degree=options.sh_degree)
+    return Gaussians.random(
+        options.num_gaussians,
+        extent=extent,
+        center=scene.center,
+        sh_degree=options.sh_degree,
+        rngs=nnx.Rngs(options.seed),
+    )
+
+
+def _default_tile_size() -> int:
+    """8 pixels on a CPU, where less is computed in vain; 16 elsewhere."""
+    return 8 if jax.default_backend() == "cpu" else 16
+
+
+def _config(options: Train | Demo) -> dict[str, Any]:
+    config = {"data": DEMO, "downscale": 1, "test_every": 8, "white_background": False}
+    config |= dataclasses.asdict(options)
+    if config["data"] != DEMO:
+        config["data"] = str(Path(config["data"]).expanduser().resolve())
+    return config
+
+
+def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
+    config = folder.read_config()
+    missing = [key for key in ("data", "downscale", "test_every", "white_background") if key not in config]
+    if missing:
+        raise ValueError(
+            f"{folder.path / 'config.json'} lacks {missing}; expected one written by `splax train`."
+        )
+    model = SplatModel(folder.load_gaussians(), TileRasterizer(tile_size=_default_tile_size()))
+    return load_scene(config), model
+
+
+def _draw(model: SplatModel, camera: Camera, scene: Scene) -> Any:
+    return jax.numpy.clip(model(camera, background=jax.numpy.asarray(scene.background)).image, 0, 1)
+
+
+def _summary(metrics: dict[str, Any]) -> str:
+    if not metrics["views"]:
+        return "No view was held out, so there is no score."
+    return f"Mean of {metrics['views']} held-out views: PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

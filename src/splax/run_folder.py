@@ -1,0 +1,172 @@
+"""The folder of one run: what was asked, what came out, and pictures of it. Every file is whole or absent."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import splax
+from splax.data.json_file import read_json
+from splax.gaussians import Gaussians
+from splax.io.files import write_whole
+from splax.io.images import save_curve, save_png, side_by_side
+from splax.io.ply import load_ply, save_ply
+from splax.training.trainer import Progress, Trainer
+
+POINT_CLOUD = "point_cloud.ply"
+CONFIG = "config.json"
+METRICS = "metrics.json"
+LOG = "train.log.jsonl"
+LOSS_CURVE = "loss.png"
+EVAL = "eval"
+
+
+class RunFolder:
+    """Files of a run, by name. See the module's constants."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
+        """A folder to write a new run into; made if it does not exist.
+
+        Raises:
+            ValueError: if the path is a file, cannot be made, or holds a run that is not to be overwritten.
+        """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"--out {path} is a file; give the path of a folder for the run.")
+        if not overwrite and any((path / name).exists() for name in (POINT_CLOUD, METRICS)):
+            raise ValueError(
+                f"--out {path} already holds a run; choose another folder, or add --overwrite to replace it."
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out {path} cannot be made: {error.strerror or error}.") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of a finished run.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder; expected a run written by `splax train --out {path}`.")
+        for name in (CONFIG, POINT_CLOUD):
+            if not (path / name).is_file():
+                raise ValueError(
+                    f"{path} is no finished run: it has no {name}; expected a folder of `splax train`."
+                )
+        return cls(path)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """What was asked for, and by which versions."""
+        self._write_json(CONFIG, {**config, "versions": versions()})
+
+    def read_config(self) -> dict[str, Any]:
+        """What was asked for.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        return self._read_json(CONFIG)
+
+    def write_log(self, trainer: Trainer, progress: Progress) -> None:
+        """One line for each stretch of steps; a callback of ``Trainer.fit``."""
+        del progress
+        lines = [json.dumps(_plain(entry._asdict())) for entry in trainer.history]
+        write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
+
+    def write_results(self, trainer: Trainer, *, interrupted: bool) -> dict[str, Any]:
+        """The point cloud first, then the scores and pictures of the held-out views. Returns the metrics."""
+        save_ply(self.path / POINT_CLOUD, trainer.model.gaussians)
+        facts = {
+            "num_gaussians": int(trainer.model.gaussians.num_alive),
+            "steps": trainer.step,
+            "interrupted": interrupted,
+            "train_seconds": trainer.seconds,
+            "steps_per_second": trainer.step / trainer.seconds if trainer.seconds else None,
+            "device": device_name(),
+            "versions": versions(),
+        }
+        if trainer.history:
+            steps = np.array([entry.step for entry in trainer.history])
+            losses = np.array([entry.loss for entry in trainer.history])
+            save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
+        return self.write_evaluation(trainer, facts)
+
+    def write_evaluation(self, trainer: Trainer, facts: dict[str, Any]) -> dict[str, Any]:
+        """Scores and pictures of the held-out views, added to ``facts``. Returns the metrics."""
+        per_view = []
+        for view, view_psnr, view_ssim, image in trainer.evaluate_views():
+            per_view.append({"name": view.name, "psnr": view_psnr, "ssim": view_ssim})
+            save_png(self.path / EVAL / picture_name(view.name), side_by_side(view.image, image))
+        means = {
+            key: float(np.mean([s[key] for s in per_view])) if per_view else None for key in ("psnr", "ssim")
+        }
+        metrics = {**facts, **means, "views": len(per_view), "per_view": per_view}
+        self._write_json(METRICS, metrics)
+        return metrics
+
+    def read_metrics(self) -> dict[str, Any]:
+        """The metrics as last written; empty if there are none.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        return self._read_json(METRICS) if (self.path / METRICS).is_file() else {}
+
+    def load_gaussians(self) -> Gaussians:
+        """The Gaussians of the run.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        return load_ply(self.path / POINT_CLOUD)
+
+    def _write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_whole(self.path / name, (json.dumps(_plain(content), indent=2) + "\n").encode())
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        return read_json(self.path / name)
+
+
+def picture_name(view_name: str) -> str:
+    """A flat file name for a view's picture, whatever the view is called."""
+    stem = re.sub(r"\.(png|jpe?g)$", "", view_name, flags=re.IGNORECASE)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
+
+
+def device_name() -> str:
+    """The device that jax computes on, for people: ``"cpu (AMD EPYC)"``, ``"gpu (NVIDIA H100)"``."""
+    device = jax.devices()[0]
+    kind = device.device_kind if device.platform != "cpu" else platform.processor() or platform.machine()
+    return f"{device.platform} ({kind})"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    packages = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+    return {"splax": splax.__version__, "python": platform.python_version(), **packages}
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as strict JSON: paths as strings, numbers that are not finite as null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
