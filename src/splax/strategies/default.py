@@ -1,0 +1,155 @@
+"""Adaptive density control of the original 3D Gaussian splatting."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from splax.strategies import ops
+from splax.strategies.base import Length, Params, Step, Strategy, Surgery
+
+State = dict[str, Float[Array, " n"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DefaultStrategy(Strategy):
+    """Clones and splits Gaussians where the image pulls at them, prunes those that add nothing.
+
+    Kerbl et al. 2023, section 5 (https://arxiv.org/abs/2308.04079), with the constants and the order of work
+    of gsplat (https://arxiv.org/abs/2409.06765). A Gaussian whose screen-space gradient, averaged over the
+    steps that saw it, is high grows: a small one is cloned, a large one is replaced by two smaller ones drawn
+    from it. Then the transparent and, later in training, the too large are removed. Every so often all
+    opacities are lowered, so that floaters near the cameras must earn theirs back.
+
+    Steps count from 0; each setting in steps compares with the number of the step just made.
+
+    Attributes:
+        grow_grad2d: mean gradient norm from which a Gaussian grows, loss per half image (pixel gradients
+            times half the image's width and height).
+        grow_scale3d: largest scale up to which it is cloned, above which it is split; share of the extent.
+        prune_opacity: opacity below which a Gaussian is removed, in (0, 0.5).
+        prune_scale3d: largest scale above which it is removed, share of the extent; after ``reset_every``.
+        refine_start: last step without refinement.
+        refine_stop: first step without refinement again, and without reset.
+        refine_every: steps from one refinement to the next.
+        reset_every: steps from one reset of the opacities, to ``2 * prune_opacity``, to the next.
+        revised_opacity: whether the two parts of a split are together as opaque as the whole (Rota Bulò et
+            al. 2024, https://arxiv.org/abs/2404.06109) instead of each as opaque as it.
+        max_gaussians: number above which nothing grows, highest gradient first; None for no limit.
+
+    Raises:
+        ValueError: on a setting out of range.
+    """
+
+    grow_grad2d: float = 2e-4
+    grow_scale3d: float = 0.01
+    prune_opacity: float = 0.005
+    prune_scale3d: float = 0.1
+    refine_start: int = 500
+    refine_stop: int = 15_000
+    refine_every: int = 100
+    reset_every: int = 3_000
+    revised_opacity: bool = False
+    max_gaussians: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("grow_grad2d", "grow_scale3d", "prune_scale3d"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"DefaultStrategy {name} must be above 0, got {getattr(self, name)}.")
+        if not 0 < self.prune_opacity < 0.5:
+            raise ValueError(f"DefaultStrategy prune_opacity must lie in (0, 0.5), got {self.prune_opacity}.")
+        least = {"refine_start": 0, "refine_stop": 0, "refine_every": 1, "reset_every": 1, "max_gaussians": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"DefaultStrategy {name} must be {low} or more, got {value}.")
+
+    def init(self, capacity: int) -> State:
+        """Sum of gradient norms and number of steps seen, both [capacity]."""
+        return {"grad2d": jnp.zeros(capacity), "count": jnp.zeros(capacity)}
+
+    def update(
+        self,
+        state: State,
+        grad2d: Float[Array, "n 2"],
+        visible: Bool[Array, " n"],
+        width: int,
+        height: int,
+    ) -> State:
+        """Adds the step's gradient norms, of the Gaussians it saw."""
+        norms = jnp.hypot(grad2d[:, 0] * width / 2, grad2d[:, 1] * height / 2)
+        return {
+            "grad2d": state["grad2d"] + jnp.where(visible, norms, 0),
+            "count": state["count"] + visible,
+        }
+
+    def refines_after(self, step: int) -> bool:
+        """Whether growth and pruning, or a reset of the opacities, is due after this step."""
+        return bool(self._grows_after(step) | self._resets_after(step))
+
+    def refine(
+        self,
+        params: Params,
+        alive: Bool[Array, " n"],
+        state: State,
+        step: Step,
+        extent: Length,
+        key: PRNGKeyArray,
+    ) -> tuple[Surgery, State]:
+        """Plans growth, pruning and the reset of opacities, each where it is due after ``step``."""
+        due = jnp.asarray(self._grows_after(step))
+        grads = state["grad2d"] / jnp.maximum(state["count"], 1)
+        grows = self._within_limit(alive & due & (grads > self.grow_grad2d), grads, alive)
+        split = grows & (_largest_scale(params["log_scales"]) > self.grow_scale3d * extent)
+
+        # Both halves of a split are alike but for their place, so they can be judged in their parent's row.
+        log_scales, logits = params["log_scales"], params["logit_opacities"]
+        log_scales = jnp.where(split[:, None], ops.split_log_scales(log_scales), log_scales)
+        if self.revised_opacity:
+            logits = jnp.where(split, ops.split_logit_opacities(logits), logits)
+        removed = due & self._is_useless(log_scales, logits, step, extent)
+
+        surgery = ops.copy_and_remove(alive, copied=grows, removed=removed)
+        halved = {"log_scales": log_scales, "logit_opacities": logits}
+        halved = {name: ops.take_rows(value, surgery.source) for name, value in halved.items()}
+        surgery = ops.scatter_split(surgery._replace(values=halved), params, split, key)
+        surgery = ops.reset_opacities(surgery, params, 2 * self.prune_opacity, self._resets_after(step))
+        return surgery, jax.tree.map(lambda x: jnp.where(due, 0, x), state)
+
+    # These two take a step that is an int or traced, hence & and not `and`.
+    def _grows_after(self, step: Step) -> bool | Bool[Array, ""]:
+        in_range = (step > self.refine_start) & (step < self.refine_stop)
+        return in_range & (step % self.refine_every == 0)
+
+    def _resets_after(self, step: Step) -> bool | Bool[Array, ""]:
+        return (step > 0) & (step < self.refine_stop) & (step % self.reset_every == 0)
+
+    def _within_limit(
+        self, grows: Bool[Array, " n"], grads: Float[Array, " n"], alive: Bool[Array, " n"]
+    ) -> Bool[Array, " n"]:
+        """The Gaussians of highest gradient among those that would grow, as many as there is room for."""
+        if self.max_gaussians is None:
+            return grows
+        order = jnp.argsort(jnp.where(grows, -grads, jnp.inf))
+        first = jnp.arange(order.shape[0]) < self.max_gaussians - alive.sum()
+        return grows & jnp.zeros_like(grows).at[order].set(first, unique_indices=True)
+
+    def _is_useless(
+        self,
+        log_scales: Float[Array, "n 3"],
+        logit_opacities: Float[Array, " n"],
+        step: Step,
+        extent: Length,
+    ) -> Bool[Array, " n"]:
+        """Gaussians to prune. One whose opacity or scale is NaN is useless too."""
+        opaque = jax.nn.sigmoid(logit_opacities) >= self.prune_opacity
+        moderate = _largest_scale(log_scales) <= self.prune_scale3d * extent
+        return ~(opaque & (moderate | (step <= self.reset_every)))
+
+
+def _largest_scale(log_scales: Float[Array, "n 3"]) -> Float[Array, " n"]:
+    """Standard deviation along the longest axis, world units."""
+    return jnp.exp(log_scales.max(axis=1))

@@ -1,0 +1,189 @@
+"""The optimizer of 3D Gaussian splatting, and what densification does to the state of any optimizer.
+
+The Params are those of a whole model: a nested dict in which the Gaussians' lie under ``"gaussians"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import KeyPath, keystr, tree_map_with_path
+from jaxtyping import Array, PyTree
+
+from splax.strategies.base import Surgery
+from splax.strategies.ops import spread_rows, take_rows
+
+GAUSSIANS = "gaussians"
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRates:
+    """Learning rate of each Param, by its name (Kerbl et al. 2023 and gsplat).
+
+    A subclass with a further field, say ``features``, sets the rate of the Params of that name.
+
+    Attributes:
+        means: at the start, per unit of scene extent.
+        means_final: at the end of the run, as a share of the one at the start; exponential in between.
+        log_scales: of the log scales.
+        quats: of the rotations.
+        logit_opacities: of the logit opacities.
+        sh0: of the degree 0 colour.
+        shN: of the other colour coefficients.
+        others: of every Param whose name is none of these, in the Gaussians or elsewhere in the model.
+
+    Raises:
+        ValueError: on a rate that is negative or not finite.
+    """
+
+    means: float = 1.6e-4
+    means_final: float = 0.01
+    log_scales: float = 5e-3
+    quats: float = 1e-3
+    logit_opacities: float = 5e-2
+    sh0: float = 2.5e-3
+    shN: float = 2.5e-3 / 20
+    others: float = 2.5e-3
+
+    def __post_init__(self) -> None:
+        for name, rate in dataclasses.asdict(self).items():
+            if not 0 <= rate < math.inf:
+                raise ValueError(f"LearningRates {name} must be 0 or more and finite, got {rate}.")
+        if self.means_final == 0:
+            raise ValueError("LearningRates means_final must be above 0: the decay is exponential.")
+
+    def of(self, name: str) -> float:
+        """The rate of the Params of this name, at the start."""
+        named = {field.name for field in dataclasses.fields(self)} - {"means_final", "others"}
+        return getattr(self, name) if name in named else self.others
+
+
+def make_optimizer(
+    *, extent: float, steps: int, rates: LearningRates | None = None
+) -> optax.GradientTransformation:
+    """Adam with a learning rate for each Param name.
+
+    Args:
+        extent: size of the scene, world units; the means' rate is in proportion to it.
+        steps: length of the run; the means' rate decays over it.
+        rates: learning rates; the usual ones if None.
+
+    Raises:
+        ValueError: on an extent or a number of steps that is not positive.
+    """
+    if not 0 < extent < math.inf or steps < 1:
+        raise ValueError(f"make_optimizer needs extent > 0 and steps >= 1, got {extent} and {steps}.")
+    # Epsilon as in 3DGS: gradients of a mean over pixels are far below Adam's usual 1e-8.
+    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-15)
+    return optax.chain(adam, _scale_by_name(rates or LearningRates(), extent, steps))
+
+
+def move_slots(
+    tx: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], surgery: Surgery
+) -> optax.OptState:
+    """The optimizer's state after a refinement: every Gaussian's slots move along with its row.
+
+    Works for any optax transformation: which leaves of its state belong to which Param is found by asking its
+    ``init``, and a slot that starts anew gets what ``init`` gives it. All else stays as it is: counters, slots
+    of other Params, tables that happen to have N rows.
+
+    Args:
+        tx: the optimizer.
+        opt_state: its state.
+        params: the model's Params as they are after the surgery.
+        surgery: the plan.
+    """
+    has_rows = _depends_on_rows(tx, params, lambda name: True)
+    resets = [_depends_on_rows(tx, params, lambda n, name=name: n == name) for name in surgery.reset]
+
+    def move(slot: Array, initial: Array, has_rows: bool, *is_reset: bool) -> Array:
+        if not has_rows:
+            return slot
+        fresh = surgery.fresh
+        for flag, concerned in zip(surgery.reset.values(), is_reset, strict=True):
+            fresh = fresh | flag if concerned else fresh
+        return jnp.where(spread_rows(fresh, slot), initial, take_rows(slot, surgery.source))
+
+    return jax.tree.map(move, opt_state, tx.init(params), has_rows, *resets)
+
+
+def grow_slots(
+    tx: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], capacity: int
+) -> optax.OptState:
+    """The optimizer's state for more rows; the slots of new rows are what the optimizer's ``init`` gives them.
+
+    Args:
+        tx: the optimizer.
+        opt_state: its state.
+        params: the model's Params, before or after they have grown.
+        capacity: rows that the Gaussians' Params are to have.
+
+    Raises:
+        ValueError: if ``capacity`` is below the present number of rows.
+    """
+
+    def pad(path: KeyPath, param: Array) -> Array:
+        if _gaussian_param(path) is None:
+            return param
+        if capacity < param.shape[0]:
+            raise ValueError(f"capacity can only grow: got {capacity}, have {param.shape[0]} rows.")
+        return jnp.pad(param, [(0, capacity - param.shape[0])] + [(0, 0)] * (param.ndim - 1))
+
+    def extend(slot: Array, initial: Array) -> Array:
+        return slot if slot.shape == initial.shape else jnp.concatenate([slot, initial[slot.shape[0] :]])
+
+    return jax.tree.map(extend, opt_state, tx.init(tree_map_with_path(pad, params)))
+
+
+def _scale_by_name(rates: LearningRates, extent: float, steps: int) -> optax.GradientTransformation:
+    """Turns directions into updates: minus the learning rate of the Param's name, at this step."""
+    decay = optax.exponential_decay(1.0, steps, rates.means_final, end_value=rates.means_final)
+
+    def init(params: PyTree[Array]) -> optax.ScaleByScheduleState:
+        del params
+        return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
+
+    def update(updates: PyTree[Array], state: Any, params: Any = None) -> tuple[PyTree[Array], Any]:
+        del params
+        factors = {"means": extent * decay(state.count)}
+
+        def scale(path: KeyPath, direction: Array) -> Array:
+            name = keystr(path[-1:], simple=True)
+            rate = rates.of(name) * factors.get(name, 1.0)
+            return jnp.asarray(-rate, direction.dtype) * direction
+
+        return tree_map_with_path(scale, updates), state._replace(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _gaussian_param(path: KeyPath) -> str | None:
+    """Name of the Gaussians' Param that ``path`` leads to or into; None if it leads elsewhere."""
+    if len(path) < 2 or keystr(path[:1], simple=True) != GAUSSIANS:
+        return None
+    return keystr(path[1:2], simple=True)
+
+
+def _depends_on_rows(
+    tx: optax.GradientTransformation, params: PyTree[Array], chosen: Callable[[str], bool]
+) -> PyTree[bool]:
+    """Which leaves of the optimizer's state have a row per Gaussian, for the Gaussians' Params ``chosen``.
+
+    Those are the leaves whose shape would be another if these Params had one row more.
+    """
+
+    def shape(path: KeyPath, param: Array, more: int) -> jax.ShapeDtypeStruct:
+        name = _gaussian_param(path)
+        rows = param.shape[0] + more if name is not None and chosen(name) else param.shape[0]
+        return jax.ShapeDtypeStruct((rows, *param.shape[1:]), param.dtype)
+
+    def slots(more: int) -> optax.OptState:
+        return jax.eval_shape(tx.init, tree_map_with_path(lambda path, p: shape(path, p, more), params))
+
+    return jax.tree.map(lambda now, longer: now.shape != longer.shape, slots(0), slots(1))

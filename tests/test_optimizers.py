@@ -1,0 +1,297 @@
+"""The optimizer against optax and closed forms; row surgery on the state of many optimizers."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import make_gaussians
+
+from splax.strategies import Surgery, ops
+from splax.training.optimizers import LearningRates, grow_slots, make_optimizer, move_slots
+
+NUM = 6
+
+
+@dataclasses.dataclass
+class Path:
+    keys: Any
+
+
+class Table(NamedTuple):
+    rows: jax.Array
+
+
+def with_table() -> optax.GradientTransformation:
+    """Keeps a table that happens to have N rows, which is no Gaussian's."""
+
+    def init(params: Any) -> Table:
+        del params
+        return Table(jnp.arange(2.0 * NUM).reshape(NUM, 2))
+
+    return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+
+
+def label(params: Any) -> Any:
+    def name(path: Any, _: Any) -> str:
+        return "fast" if "means" in jax.tree_util.keystr(path) else "slow"
+
+    return jax.tree_util.tree_map_with_path(name, params)
+
+
+OPTIMIZERS = {
+    "ours": make_optimizer(extent=2.0, steps=10),
+    "adam": optax.adam(1e-2),
+    "amsgrad": optax.amsgrad(1e-2),
+    "multi_transform": optax.multi_transform({"fast": optax.adam(1e-2), "slow": optax.sgd(1e-2, 0.9)}, label),
+    "clip and adam": optax.chain(optax.clip(0.5), optax.adam(1e-2), with_table()),
+    "momentum": optax.sgd(1e-2, momentum=0.9, nesterov=True),
+    "masked": optax.masked(optax.adam(1e-2), {"gaussians": True, "poses": False}),
+    "hyperparameters": optax.inject_hyperparams(optax.adam)(learning_rate=1e-2),
+    "adagrad": optax.adagrad(1e-2),
+    "multi steps": optax.MultiSteps(optax.adam(1e-2), 1).gradient_transformation(),
+}
+each_optimizer = pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+
+
+def make_params(num: int = NUM) -> dict[str, Any]:
+    """Params of a model: Gaussians with features of their own, and one pose for each of N views."""
+    gaussians = make_gaussians(num, sh_degree=1) | {"features": np.ones((num, 8), np.float32)}
+    return jax.tree.map(jnp.asarray, {"gaussians": gaussians, "poses": np.ones((NUM, 6), np.float32)})
+
+
+def make_grads(params: Any, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params)
+
+
+def train(tx: Any, params: Any, state: Any, grads: Sequence[Any]) -> tuple[Any, Any]:
+    @jax.jit
+    def step(params: Any, state: Any, grad: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grad, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for grad in grads:
+        params, state = step(params, state, grad)
+    return params, state
+
+
+def trained(tx: Any, params: Any, seeds: range = range(3)) -> tuple[Any, Any]:
+    return train(tx, params, tx.init(params), [make_grads(params, seed) for seed in seeds])
+
+
+def make_surgery(source: Sequence[int], fresh: Sequence[int] = (), **reset: bool) -> Surgery:
+    alive = jnp.ones(len(source), bool)
+    is_fresh = jnp.asarray([row in fresh for row in range(len(source))])
+    flags = {name: jnp.asarray(flag) for name, flag in reset.items()}
+    return Surgery(jnp.asarray(source), alive, is_fresh, {}, flags, alive.sum())
+
+
+def operate(tx: Any, params: Any, state: Any, surgery: Surgery) -> tuple[Any, Any]:
+    params = {**params, "gaussians": ops.apply_surgery(surgery, params["gaussians"])}
+    return params, move_slots(tx, state, params, surgery)
+
+
+def assert_trees_equal(actual: Any, expected: Any, **tolerance: float) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, **{"rtol": 0, **tolerance})
+
+
+# The optimizer itself.
+
+
+def test_every_param_gets_adam_at_its_own_rate():
+    params = make_params()
+    grads = [make_grads(params, seed) for seed in range(5)]
+    tx = make_optimizer(extent=2.0, steps=10)
+    actual, _ = train(tx, params, tx.init(params), grads)
+
+    rates = {"means": lambda step: 2.0 * 1.6e-4 * 0.01 ** (step / 10), "quats": 1e-3, "log_scales": 5e-3}
+    rates |= {"logit_opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4, "features": 2.5e-3}
+    for name, rate in rates.items():
+        alone = optax.adam(rate, b1=0.9, b2=0.999, eps=1e-15)
+        start = params["gaussians"][name]
+        expected, _ = train(alone, start, alone.init(start), [grad["gaussians"][name] for grad in grads])
+        np.testing.assert_allclose(actual["gaussians"][name], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+    alone = optax.adam(2.5e-3, eps=1e-15)
+    expected, _ = train(
+        alone, params["poses"], alone.init(params["poses"]), [grad["poses"] for grad in grads]
+    )
+    np.testing.assert_allclose(actual["poses"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, 50, 100, 150])
+def test_the_rate_of_the_means_decays_to_a_hundredth(step):
+    # Under a constant gradient every step of Adam is as long as its rate.
+    params = {"gaussians": {"means": jnp.zeros((1, 3)), "quats": jnp.zeros((1, 4))}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx: Any = make_optimizer(extent=3.0, steps=100)
+    state = jax.lax.fori_loop(0, step, lambda _, state: tx.update(grads, state)[1], tx.init(params))
+    updates, _ = tx.update(grads, state)
+    decay = {0: 1.0, 50: 0.1, 100: 0.01, 150: 0.01}[step]
+    np.testing.assert_allclose(updates["gaussians"]["means"], np.full((1, 3), -4.8e-4 * decay), rtol=1e-4)
+    np.testing.assert_allclose(updates["gaussians"]["quats"], np.full((1, 4), -1e-3), rtol=1e-4)
+
+
+def test_a_subclass_sets_the_rate_of_its_own_param():
+    @dataclasses.dataclass(frozen=True)
+    class Rates(LearningRates):
+        features: float = 0.5
+
+    params = make_params()
+    tx: Any = make_optimizer(extent=1.0, steps=1, rates=Rates(others=0.0))
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params))
+    np.testing.assert_allclose(updates["gaussians"]["features"], np.full((NUM, 8), -0.5), rtol=1e-5)
+    np.testing.assert_array_equal(updates["poses"], np.zeros((NUM, 6)))
+
+
+def test_gradients_that_are_zero_or_tiny_give_no_nan():
+    params = make_params()
+    tx = make_optimizer(extent=1.0, steps=10)
+    for size in (0.0, 1e-38, 1e-30, 1e-20, 1e-12):
+        grads = jax.tree.map(lambda p, size=size: jnp.full_like(p, size), params)
+        after, state = train(tx, params, tx.init(params), [grads] * 3)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, state)))
+        moved = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (after, params)), strict=True))
+        assert moved <= 3 * 5e-2 * 1.01
+        assert size > 0 or moved == 0
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"means": -1.0}, {"quats": float("nan")}, {"others": float("inf")}, {"means_final": 0.0}],
+)
+def test_a_rate_out_of_range_is_refused_by_name(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        LearningRates(**setting)
+
+
+@pytest.mark.parametrize(("extent", "steps"), [(0.0, 10), (float("nan"), 10), (float("inf"), 10), (1.0, 0)])
+def test_an_extent_or_a_length_out_of_range_is_refused(extent, steps):
+    with pytest.raises(ValueError, match="extent > 0 and steps >= 1"):
+        make_optimizer(extent=extent, steps=steps)
+
+
+# What surgery does to the state of any optimizer.
+
+
+@each_optimizer
+def test_slots_move_with_their_rows_and_start_anew_where_fresh(tx):
+    params, state = trained(tx, make_params())
+    surgery = make_surgery([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True, sh0=False)
+    after, moved = operate(tx, params, state, surgery)
+
+    def expected_slot(slot: Any, path: Any, initial: Any) -> Any:
+        if isinstance(slot, optax.MaskedNode) or path[0].key != "gaussians":
+            return slot
+        if path[1].key == "logit_opacities":
+            return np.full(slot.shape, initial)
+        return np.where(
+            np.isin(np.arange(NUM), [2, 4]).reshape((-1,) + (1,) * (slot.ndim - 1)),
+            initial,
+            slot[surgery.source],
+        )
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, optax.MaskedNode)
+
+    # optax's own way to find the slots. It maps one tree with others like Params: paths, and a fresh state's
+    # slots, which for these optimizers are one constant.
+    fresh = np.float32(0.1) if tx is OPTIMIZERS["adagrad"] else np.float32(0)
+    paths = jax.tree_util.tree_map_with_path(lambda path, _: Path(path), params)
+    expected = optax.tree_utils.tree_map_params(
+        tx,
+        lambda slot, path: expected_slot(slot, path.keys, fresh),
+        state,
+        paths,
+        is_leaf=is_masked,
+    )
+    assert_trees_equal(moved, expected)
+    assert_trees_equal(
+        jax.jit(lambda p, s, plan: move_slots(tx, s, p, plan))(after, state, surgery), expected
+    )
+
+
+@each_optimizer
+def test_the_order_of_the_rows_does_not_matter(tx):
+    order = [3, 1, 5, 0, 2, 4]
+    params, state = trained(tx, make_params())
+    shuffled, moved = operate(tx, params, state, make_surgery(order))
+    grads = make_grads(params, 9)
+    shuffled_grads = {**grads, "gaussians": jax.tree.map(lambda g: g[jnp.asarray(order)], grads["gaussians"])}
+    expected, _ = train(tx, params, state, [grads])
+    actual, _ = train(tx, shuffled, moved, [shuffled_grads])
+    for name, value in expected["gaussians"].items():
+        np.testing.assert_allclose(
+            actual["gaussians"][name], value[np.asarray(order)], rtol=1e-6, err_msg=name
+        )
+    np.testing.assert_allclose(actual["poses"], expected["poses"], rtol=1e-6)
+
+
+@each_optimizer
+@pytest.mark.parametrize("num", [1, NUM])
+def test_grown_slots_equal_those_of_rows_there_from_the_start(tx, num):
+    small = make_params(num)
+
+    def grow(tree: Any) -> Any:
+        def pad(x: Any) -> Any:
+            return jnp.pad(x, [(0, 3)] + [(0, 0)] * (x.ndim - 1))
+
+        return {**tree, "gaussians": jax.tree.map(pad, tree["gaussians"])}
+
+    grads = [make_grads(small, seed) for seed in range(3)]
+    params, state = train(tx, small, tx.init(small), grads)
+    _, expected = train(tx, grow(small), tx.init(grow(small)), [grow(grad) for grad in grads])
+    assert_trees_equal(grow_slots(tx, state, params, num + 3), expected, rtol=1e-6)
+    assert_trees_equal(grow_slots(tx, state, grow(params), num + 3), expected, rtol=1e-6)
+
+
+def test_capacity_cannot_shrink():
+    params, state = trained(OPTIMIZERS["adam"], make_params())
+    with pytest.raises(ValueError, match="only grow: got 5, have 6"):
+        grow_slots(OPTIMIZERS["adam"], state, params, 5)
+
+
+def test_dead_rows_do_not_move():
+    tx = OPTIMIZERS["ours"]
+    params, state = trained(tx, make_params())
+    surgery = ops.copy_and_remove(
+        jnp.ones(NUM, bool), copied=jnp.zeros(NUM, bool), removed=jnp.arange(NUM) == 2
+    )
+    after, moved = operate(tx, params, state, surgery)
+    zero = jax.tree.map(jnp.zeros_like, after)
+    later, _ = train(tx, after, moved, [zero] * 3)
+    for name, value in after["gaussians"].items():
+        np.testing.assert_array_equal(later["gaussians"][name][2], value[2])
+        assert (later["gaussians"][name][0] != value[0]).any()  # while the living have momentum
+
+
+def test_a_new_row_of_an_optimizer_that_remembers_params_starts_from_the_new_ones():
+    tx = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1)
+    params, state = trained(tx, make_params())
+    surgery = make_surgery([0, 1, 2, 3, 4, 0], fresh=[5])
+    surgery = surgery._replace(values={"means": params["gaussians"]["means"].at[5].set(7.0)})
+    after, moved = operate(tx, params, state, surgery)
+    np.testing.assert_array_equal(moved.z["gaussians"]["means"][5], np.full(3, 7.0))
+    np.testing.assert_array_equal(moved.z["gaussians"]["means"][:5], state.z["gaussians"]["means"][:5])
+    np.testing.assert_array_equal(moved.z["gaussians"]["quats"][5], after["gaussians"]["quats"][5])
+
+
+def test_factored_slots_have_rows_or_stay():
+    tx = optax.adafactor(1e-2, min_dim_size_to_factor=4)
+    params, state = trained(tx, make_params())
+    order = [3, 1, 5, 0, 2, 4]
+    _, moved = operate(tx, params, state, make_surgery(order))
+    before, after = (optax.tree_utils.tree_get(s, "v_row")["gaussians"]["features"] for s in (state, moved))
+    columns = [optax.tree_utils.tree_get(s, "v_col")["gaussians"]["features"] for s in (state, moved)]
+    assert before.shape != columns[0].shape
+    rows, other = (before, after), columns
+    if before.shape[0] != NUM:
+        rows, other = columns, (before, after)
+    np.testing.assert_array_equal(rows[1], rows[0][np.asarray(order)])
+    np.testing.assert_array_equal(other[1], other[0])

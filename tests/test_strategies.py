@@ -1,0 +1,326 @@
+"""DefaultStrategy against adaptive density control written with lists that really grow and shrink."""
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import make_gaussians
+from scipy.special import expit, logit
+
+from splax.strategies import DefaultStrategy, Strategy, ops
+
+KEY = jax.random.key(0)
+
+
+def density_control(
+    rows: list[dict[str, Any]], *, extent: float, too_big: bool, revised: bool = False, reset: bool = False
+) -> list[dict[str, Any]]:
+    """Kerbl et al. 2023, section 5, one Gaussian at a time; a split child's centre is left at its parent's."""
+    grown = []
+    for row in rows:
+        if not row["grad"] > 2e-4:
+            grown.append(row)
+        elif row["scales"].max() <= 0.01 * extent:
+            grown += [row, row]
+        else:
+            child = {**row, "scales": row["scales"] / 1.6, "split": True}
+            if revised:
+                child["opacity"] = 1 - np.sqrt(1 - row["opacity"])
+            grown += [child, child]
+    kept = [row for row in grown if row["opacity"] >= 0.005]
+    if too_big:
+        kept = [row for row in kept if row["scales"].max() <= 0.1 * extent]
+    return [{**row, "opacity": min(row["opacity"], 0.01)} for row in kept] if reset else kept
+
+
+def make_problem(num: int = 600, *, alive_share: float = 0.4, extent: float = 1.0, seed: int = 0):
+    """Params with an extra one that says which row each came from, a mask, and a state that makes all happen."""
+    rng = np.random.default_rng(seed)
+    params = make_gaussians(num, sh_degree=1, seed=seed)
+    params["log_scales"] = np.log(extent * rng.choice([0.004, 0.05, 0.12, 0.3], size=(num, 1)))
+    params["log_scales"] = params["log_scales"].astype(np.float32) - rng.random((num, 3), np.float32)
+    params["logit_opacities"] = rng.choice([-7.0, -5.2, -5.0, 0.0, 2.0], size=num).astype(np.float32)
+    params["features"] = np.repeat(np.arange(num, dtype=np.float32)[:, None], 8, axis=1)
+    params = jax.tree.map(jnp.asarray, params)
+    alive = jnp.asarray(rng.random(num) < alive_share)
+    count = rng.integers(0, 4, size=num).astype(np.float32)
+    grad2d = count * rng.choice([1e-4, 3e-4], size=num).astype(np.float32)
+    return params, alive, {"grad2d": jnp.asarray(grad2d), "count": jnp.asarray(count)}
+
+
+def as_list(params, alive, state) -> list[dict[str, Any]]:
+    grads = np.asarray(state["grad2d"]) / np.maximum(np.asarray(state["count"]), 1)
+    return [
+        {
+            "id": row,
+            "grad": grads[row],
+            "scales": np.exp(np.asarray(params["log_scales"][row], np.float64)),
+            "opacity": expit(np.asarray(params["logit_opacities"][row], np.float64)),
+            "split": False,
+        }
+        for row in np.flatnonzero(np.asarray(alive))
+    ]
+
+
+def rounded(identity, scales, opacity) -> tuple:
+    return (int(identity), *(float(f"{x:.3g}") for x in (*scales, opacity)))
+
+
+def refine(strategy, params, alive, state, step, extent=1.0, key=KEY, jit=True):
+    plan = jax.jit(strategy.refine) if jit else strategy.refine
+    surgery, state = plan(params, alive, state, jnp.asarray(step), jnp.float32(extent), key)
+    return surgery, ops.apply_surgery(surgery, params), state
+
+
+@pytest.mark.parametrize("revised", [False, True])
+@pytest.mark.parametrize(
+    ("step", "too_big", "reset"), [(600, False, False), (3000, False, True), (3100, True, False)]
+)
+@pytest.mark.parametrize("extent", [1.0, 5.0])
+def test_the_same_gaussians_as_lists_that_grow_and_shrink(step, too_big, reset, revised, extent):
+    params, alive, state = make_problem(extent=extent)
+    rows = as_list(params, alive, state)
+    expected = density_control(rows, extent=extent, too_big=too_big, revised=revised, reset=reset)
+    assert {row["split"] for row in expected} == {False, True}
+
+    strategy = DefaultStrategy(revised_opacity=revised)
+    surgery, after, state = refine(strategy, params, alive, state, step, extent)
+
+    assert surgery.num_rows == len(expected) == surgery.alive.sum()
+    held = np.flatnonzero(np.asarray(surgery.alive))
+    scales = np.exp(np.asarray(after["log_scales"], np.float64))
+    opacities = expit(np.asarray(after["logit_opacities"], np.float64))
+    actual = Counter(rounded(after["features"][row, 0], scales[row], opacities[row]) for row in held)
+    assert actual == Counter(rounded(row["id"], row["scales"], row["opacity"]) for row in expected)
+
+    # What no rule speaks of comes from the parent, and so does the centre of all but the split.
+    parent = np.asarray(after["features"][held, 0], int)
+    was_split = {row["id"] for row in expected if row["split"]}
+    same_place = np.array([p not in was_split for p in parent])
+    for name in ("quats", "sh0", "shN", "features"):
+        np.testing.assert_array_equal(after[name][held], params[name][parent])
+    moved = (np.asarray(after["means"])[held] != np.asarray(params["means"])[parent]).any(axis=1)
+    np.testing.assert_array_equal(moved, ~same_place)
+
+    # Both halves of a split and the copy of a clone are new to the optimizer; the clone's original is not.
+    fresh = Counter(parent[np.asarray(surgery.fresh)[held]].tolist())
+    births = Counter(parent.tolist())
+    assert fresh == {p: 2 if p in was_split else 1 for p, n in births.items() if n == 2}
+    assert bool(surgery.reset["logit_opacities"]) == reset
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(state))
+
+
+def test_split_children_lie_within_their_parent():
+    params, alive, state = make_problem(4000, alive_share=0.4)
+    _, after, _ = refine(DefaultStrategy(), params, alive, state, 600)
+    parent = np.asarray(after["features"][:, 0], int)
+    offset = np.asarray(after["means"]) - np.asarray(params["means"])[parent]
+    size = np.exp(np.asarray(params["log_scales"])[parent]).max(axis=1)
+    distance = np.linalg.norm(offset, axis=1) / size
+    assert distance.max() < 6 and np.mean(distance[distance > 0]) > 0.5
+
+
+def test_jit_changes_nothing_and_the_same_key_gives_the_same_plan():
+    params, alive, state = make_problem()
+    eager, compiled, again = (
+        refine(DefaultStrategy(), params, alive, state, 3000, jit=jit)[0] for jit in (False, True, True)
+    )
+    for a, b in zip(jax.tree.leaves(compiled), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(eager), jax.tree.leaves(compiled), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_another_key_moves_only_the_split():
+    params, alive, state = make_problem()
+    one, *_ = refine(DefaultStrategy(), params, alive, state, 600)
+    two, *_ = refine(DefaultStrategy(), params, alive, state, 600, key=jax.random.key(1))
+    assert (one.values["means"] != two.values["means"]).any()
+    for plan in (one, two):
+        plan.values.pop("means")
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_number_of_rows_does_not_matter():
+    params, alive, state = make_problem()
+    strategy = DefaultStrategy()
+    wide = jax.tree.map(lambda x: jnp.pad(x, [(0, 37)] + [(0, 0)] * (x.ndim - 1)), params)
+    small, small_params, _ = refine(strategy, params, alive, state, 600)
+    large, large_params, _ = refine(
+        strategy, wide, jnp.pad(alive, (0, 37)), strategy.grow_state(state, len(alive) + 37), 600
+    )
+    np.testing.assert_array_equal(large.alive[:-37], small.alive)
+    assert not large.alive[-37:].any()
+    for name, value in small_params.items():
+        np.testing.assert_array_equal(large_params[name][:-37], value)
+
+
+def test_too_few_rows_are_reported_and_growing_cures_it():
+    params, alive, state = make_problem(alive_share=1.0)
+    strategy = DefaultStrategy()
+    surgery, *_ = refine(strategy, params, alive, state, 600)
+    needed = int(surgery.num_rows)
+    expected = len(density_control(as_list(params, alive, state), extent=1.0, too_big=False))
+    assert needed == expected > len(alive)
+
+    more = needed - len(alive)
+    params = jax.tree.map(lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)), params)
+    surgery, *_ = refine(strategy, params, jnp.pad(alive, (0, more)), strategy.grow_state(state, needed), 600)
+    assert surgery.num_rows == needed == surgery.alive.sum()
+
+
+@pytest.mark.parametrize("room", [0, 1, 40])
+def test_a_limit_lets_the_highest_gradients_grow(room):
+    params, alive, state = make_problem(alive_share=0.4)
+    rng = np.random.default_rng(1)
+    params["logit_opacities"] = jnp.zeros(len(alive))
+    state = {"grad2d": jnp.asarray(rng.random(len(alive)), jnp.float32), "count": jnp.ones(len(alive))}
+    limit = int(alive.sum()) + room
+    surgery, after, _ = refine(DefaultStrategy(max_gaussians=limit), params, alive, state, 600)
+    assert surgery.num_rows == limit
+    grown = {i for i, n in Counter(np.asarray(after["features"][surgery.alive, 0], int)).items() if n == 2}
+    order = np.argsort(-np.where(alive, state["grad2d"], -1))
+    assert grown == set(order[:room].tolist())
+
+
+def test_a_limit_already_passed_grows_nothing():
+    params, alive, state = make_problem()
+    surgery, *_ = refine(DefaultStrategy(max_gaussians=3), params, alive, state, 600)
+    assert (np.asarray(surgery.source) == np.arange(len(alive))).all()
+
+
+def test_a_limit_never_reached_changes_nothing():
+    params, alive, state = make_problem()
+    free, *_ = refine(DefaultStrategy(), params, alive, state, 600)
+    limited, *_ = refine(DefaultStrategy(max_gaussians=10_000), params, alive, state, 600)
+    for a, b in zip(jax.tree.leaves(free), jax.tree.leaves(limited), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_when_everything_dies_the_plan_says_so():
+    params, alive, state = make_problem()
+    params["logit_opacities"] = jnp.full(len(alive), -20.0)
+    surgery, after, _ = refine(DefaultStrategy(), params, alive, state, 600)
+    assert surgery.num_rows == 0 and not surgery.alive.any()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize(("grad", "num_rows"), [(0.0, 1), (1.0, 2)])
+def test_a_single_row(grad, num_rows):
+    params = {name: jnp.asarray(value) for name, value in make_gaussians(1).items()}
+    state = {"grad2d": jnp.full(1, grad), "count": jnp.ones(1)}
+    params["logit_opacities"] = jnp.zeros(1)
+    surgery, _, _ = refine(DefaultStrategy(), params, jnp.ones(1, bool), state, 600)
+    assert surgery.num_rows == num_rows
+
+
+def test_a_gaussian_that_is_nan_is_removed_and_dead_rows_stay_finite():
+    params, alive, state = make_problem()
+    victims = np.flatnonzero(np.asarray(alive))[:2]
+    params["logit_opacities"] = params["logit_opacities"].at[victims[0]].set(jnp.nan)
+    params["quats"] = jnp.where(alive[:, None], params["quats"], 0)
+    state["grad2d"] = state["grad2d"].at[victims[1]].set(jnp.nan)
+    surgery, after, state = refine(DefaultStrategy(), params, alive, state, 600)
+    assert all(np.isfinite(leaf[surgery.alive]).all() for leaf in jax.tree.leaves(after))
+    assert (state["grad2d"] == 0).all()
+
+
+def test_gradients_are_averaged_over_the_steps_that_saw_them_per_half_image():
+    rng = np.random.default_rng(0)
+    grads = rng.normal(size=(5, 7, 2))
+    visible = rng.random((5, 7)) < 0.5
+    visible[:, 0] = False
+    grads[~visible] = np.nan  # what no step saw counts for nothing
+    strategy = DefaultStrategy()
+    state = strategy.init(7)
+    for grad, seen in zip(grads, visible, strict=True):
+        state = jax.jit(strategy.update, static_argnums=(3, 4))(
+            state, jnp.asarray(grad, jnp.float32), jnp.asarray(seen), 640, 360
+        )
+    norms = np.linalg.norm(grads * [320, 180], axis=-1)
+    np.testing.assert_allclose(state["grad2d"], np.where(visible, norms, 0).sum(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(state["count"], visible.sum(axis=0))
+
+
+def test_the_schedule_is_that_of_gsplat():
+    strategy = DefaultStrategy()
+    due = [step for step in range(20_000) if strategy.refines_after(step)]
+    assert due == list(range(600, 15_000, 100))
+
+    strategy = DefaultStrategy(refine_start=10, refine_stop=60, refine_every=20, reset_every=15)
+    due = [step for step in range(100) if strategy.refines_after(step)]
+    assert due == [15, 20, 30, 40, 45]
+
+
+def test_a_reset_between_refinements_only_resets():
+    params, alive, state = make_problem()
+    strategy = DefaultStrategy(refine_start=0, refine_every=20, reset_every=15)
+    surgery, after, new_state = refine(strategy, params, alive, state, 15)
+    np.testing.assert_array_equal(surgery.source, np.arange(len(alive)))
+    np.testing.assert_array_equal(surgery.alive, alive)
+    np.testing.assert_allclose(
+        after["logit_opacities"], np.minimum(params["logit_opacities"], logit(0.01)), rtol=1e-5
+    )
+    for name in state:
+        np.testing.assert_array_equal(new_state[name], state[name])
+
+
+def test_before_it_is_due_nothing_happens():
+    params, alive, state = make_problem()
+    surgery, after, new_state = refine(DefaultStrategy(), params, alive, state, 500)
+    for a, b in zip(jax.tree.leaves((after, new_state)), jax.tree.leaves((params, state)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(surgery.alive, alive)
+    assert not surgery.reset["logit_opacities"]
+
+
+def test_the_base_strategy_keeps_the_gaussians_there_are():
+    params, alive, _ = make_problem()
+    strategy = Strategy()
+    state = strategy.update(strategy.init(600), jnp.ones((600, 2)), alive, 8, 8)
+    surgery, after, _ = refine(strategy, params, alive, state, 600)
+    assert not any(strategy.refines_after(step) for step in range(10_000))
+    np.testing.assert_array_equal(surgery.alive, alive)
+    for name, value in params.items():
+        np.testing.assert_array_equal(after[name], value)
+    assert jax.tree.leaves(strategy.grow_state(state, 700)) == []
+
+
+def test_a_grown_state_is_padded_with_zeros():
+    strategy = DefaultStrategy()
+    state = strategy.grow_state({"grad2d": jnp.ones(3), "count": jnp.full(3, 2.0)}, 5)
+    np.testing.assert_array_equal(state["grad2d"], [1, 1, 1, 0, 0])
+    np.testing.assert_array_equal(state["count"], [2, 2, 2, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"grow_grad2d": 0.0},
+        {"grow_grad2d": float("nan")},
+        {"grow_scale3d": -1.0},
+        {"prune_scale3d": 0.0},
+        {"prune_opacity": 0.0},
+        {"prune_opacity": 0.5},
+        {"refine_start": -1},
+        {"refine_stop": -1},
+        {"refine_every": 0},
+        {"reset_every": 0},
+        {"max_gaussians": 0},
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=name):
+        DefaultStrategy(**setting)
+
+
+def test_strategies_are_frozen_and_compare_by_their_settings():
+    assert DefaultStrategy() == DefaultStrategy() and hash(DefaultStrategy()) == hash(DefaultStrategy())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DefaultStrategy().refine_every = 1  # type: ignore[misc]
