@@ -1,1 +1,1 @@
-
+"""Gaussians and pictures to and from files."""

@@ -1,0 +1,45 @@
+"""Files that are whole or absent, whenever the program is stopped."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary path to write to; it becomes ``path`` when the block ends without an error.
+
+    Missing parent folders are made. The temporary file lies beside ``path`` and has its suffix; on an error
+    it is removed and what was at ``path`` stays.
+
+    Raises:
+        ValueError: if the file cannot be written, e.g. ``path`` is a folder, or the disk is full.
+    """
+    # A link stays one: what it points to is replaced.
+    target = Path(os.path.realpath(os.path.expanduser(path)))
+    temporary = target.with_name(f".splax-{secrets.token_hex(6)}{target.suffix}")
+    try:
+        if target.is_dir():
+            raise ValueError(f"{path} is a folder; give the path of a file in it.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, target)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{path} cannot be written: {target.parent} is not a folder.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes ``data`` to ``path``, all of it or nothing.
+
+    Raises:
+        ValueError: if the file cannot be written.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)

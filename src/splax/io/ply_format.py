@@ -1,0 +1,174 @@
+"""PLY, the container: a text header that names properties, then rows of numbers.
+
+What it holds for Gaussians is known to :mod:`splax.io.ply`. Files are not trusted: the header is bounded, and
+counts are checked against the file's size before anything is allocated.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+
+MAX_HEADER_BYTES = 1 << 18
+ROWS_PER_CHUNK = 4096  # a chunk of 62 floats a row fits a core's cache
+
+_TYPES = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
+    "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
+    "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
+    "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
+}  # fmt: skip
+_BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
+_END = re.compile(rb"^end_header[ \t]*\r?\n", re.MULTILINE)
+_MAX_LINE = 1 << 20
+
+
+@dataclass
+class Element:
+    """Rows of one kind; ``properties`` maps names to numpy types without byte order."""
+
+    name: str
+    count: int
+    properties: dict[str, str] = field(default_factory=dict)
+    has_lists: bool = False
+
+
+@dataclass
+class Header:
+    """What a PLY header declares; ``byte_order`` is empty for ascii, ``size`` in bytes."""
+
+    byte_order: str
+    elements: list[Element]
+    comments: list[str]
+    size: int
+
+
+def read_header(file: BinaryIO) -> Header:
+    """The header of a file opened at its beginning.
+
+    Raises:
+        ValueError: if it is none, or is larger than 256 KiB.
+    """
+    data = file.read(MAX_HEADER_BYTES)
+    if not re.match(rb"ply[ \t]*\r?\n", data):
+        raise ValueError("is not a PLY file: it does not begin with 'ply'")
+    end = _END.search(data)
+    if end is None:
+        raise ValueError(f"is not a usable PLY file: no 'end_header' in its first {MAX_HEADER_BYTES} bytes")
+    header = Header("?", [], [], end.end())
+    for line in data[: end.start()].decode("utf-8", "replace").splitlines()[1:]:
+        _read_header_line(header, line.split())
+    if header.byte_order == "?":
+        raise ValueError("is not a usable PLY file: its header has no 'format' line")
+    return header
+
+
+def _read_header_line(header: Header, words: list[str]) -> None:
+    match words:
+        case [] | ["obj_info", *_]:
+            pass
+        case ["comment", *text]:
+            header.comments.append(" ".join(text))
+        case ["format", name, "1.0"] if name in _BYTE_ORDERS:
+            header.byte_order = _BYTE_ORDERS[name]
+        case ["element", name, count] if count.isascii() and count.isdigit() and len(count) <= 15:
+            header.elements.append(Element(name, int(count)))
+        case ["property", "list", _, _, _] if header.elements:
+            header.elements[-1].has_lists = True
+        case ["property", kind, name] if kind in _TYPES and header.elements:
+            if name in header.elements[-1].properties:
+                raise ValueError(f"names the property {shorten(name)} twice in its header")
+            header.elements[-1].properties[name] = _TYPES[kind]
+        case _:
+            raise ValueError(f"has a header line that is no PLY: {shorten(' '.join(words))}")
+
+
+def read_rows(file: BinaryIO, header: Header, element: Element) -> Iterator[tuple[slice, Any]]:
+    """Rows of one of the header's elements, in chunks: where they belong, and an array per property name.
+
+    Raises:
+        ValueError: if the file is too short for it, is damaged, or an element up to it has lists.
+    """
+    before = header.elements[: header.elements.index(element)]
+    for other in (*before, element):
+        if other.has_lists:
+            raise ValueError(f"has lists in its element {shorten(other.name)}; only fixed sizes are read")
+    binary = bool(header.byte_order)
+    # A number of a text takes at least two bytes, with what separates it from the next.
+    row_bytes = [
+        _row_type(e, header).itemsize if binary else 2 * len(e.properties) for e in (*before, element)
+    ]
+    start = header.size + sum(e.count * size for e, size in zip(before, row_bytes, strict=False))
+    needed = start + element.count * row_bytes[-1] - (not binary)
+    size = os.fstat(file.fileno()).st_size
+    if size < needed:
+        raise ValueError(f"is truncated: its header promises at least {needed} bytes, it has {size}")
+    if binary:
+        file.seek(start)
+        return _read_binary(file, _row_type(element, header), element.count)
+    file.seek(header.size)
+    return _read_text(file, sum(e.count for e in before), element)
+
+
+def _row_type(element: Element, header: Header) -> np.dtype:
+    return np.dtype([(name, header.byte_order + kind) for name, kind in element.properties.items()])
+
+
+def _read_binary(file: BinaryIO, dtype: np.dtype, count: int) -> Iterator[tuple[slice, Any]]:
+    for rows in _chunks(count):
+        data = file.read((rows.stop - rows.start) * dtype.itemsize)
+        yield rows, np.frombuffer(data, dtype, count=rows.stop - rows.start)
+
+
+def _read_text(file: BinaryIO, skip: int, element: Element) -> Iterator[tuple[slice, Any]]:
+    for _ in range(skip):
+        if not file.readline(_MAX_LINE):
+            raise ValueError("is truncated")
+    for rows in _chunks(element.count):
+        table = [list(map(float, file.readline(_MAX_LINE).split())) for _ in range(rows.stop - rows.start)]
+        if any(len(row) != len(element.properties) for row in table):
+            raise ValueError(f"is damaged: not every '{element.name}' has {len(element.properties)} numbers")
+        yield rows, dict(zip(element.properties, np.array(table).T, strict=True))
+
+
+def _chunks(count: int) -> Iterator[slice]:
+    for start in range(0, count, ROWS_PER_CHUNK):
+        yield slice(start, min(start + ROWS_PER_CHUNK, count))
+
+
+def write_binary(
+    file: BinaryIO, element: str, count: int, columns: Mapping[str, Any], comments: list[str]
+) -> None:
+    """Writes one element of float32 properties, binary little endian.
+
+    Args:
+        file: opened for writing.
+        element: name of the element.
+        count: number of rows.
+        columns: for each property, the values of all rows, [count] of any stride.
+        comments: for the header, one line each.
+
+    Raises:
+        ValueError: if the header would be larger than readers accept.
+    """
+    lines = ["ply", "format binary_little_endian 1.0", *(f"comment {c}" for c in comments)]
+    lines += [f"element {element} {count}", *(f"property float {name}" for name in columns), "end_header", ""]
+    header = "\n".join(lines).encode()
+    if len(header) > MAX_HEADER_BYTES:
+        raise ValueError(f"{len(columns)} properties a row are more than a PLY header of 256 KiB can name")
+    file.write(header)
+    buffer = np.empty((ROWS_PER_CHUNK, len(columns)), "<f4")
+    for rows in _chunks(count):
+        chunk = buffer[: rows.stop - rows.start]
+        for i, values in enumerate(columns.values()):
+            chunk[:, i] = values[rows]
+        file.write(chunk.data)
+
+
+def shorten(text: str) -> str:
+    """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
+    text = ascii(text)
+    return text if len(text) <= 80 else f"{text[:77]}..."
