@@ -1,6 +1,7 @@
 """The optimizer against optax and closed forms; row surgery on the state of many optimizers."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,19 +70,20 @@ def make_grads(params: Any, seed: int) -> Any:
     return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), p.dtype), params)
 
 
-def train(tx: Any, params: Any, state: Any, grads: Sequence[Any]) -> tuple[Any, Any]:
-    @jax.jit
-    def step(params: Any, state: Any, grad: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grad, state, params)
-        return optax.apply_updates(params, updates), state
+@functools.partial(jax.jit, static_argnums=0)
+def step(tx: Any, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+    updates, state = tx.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
 
+
+def train(tx: Any, params: Any, state: Any, grads: Sequence[Any]) -> tuple[Any, Any]:
     for grad in grads:
-        params, state = step(params, state, grad)
+        params, state = step(tx, params, state, grad)
     return params, state
 
 
 def trained(tx: Any, params: Any, seeds: range = range(3)) -> tuple[Any, Any]:
-    return train(tx, params, tx.init(params), [make_grads(params, seed) for seed in seeds])
+    return train(tx, params, jax.jit(tx.init)(params), [make_grads(params, seed) for seed in seeds])
 
 
 def make_surgery(source: Sequence[int], fresh: Sequence[int] = (), **reset: bool) -> Surgery:
@@ -91,6 +93,7 @@ def make_surgery(source: Sequence[int], fresh: Sequence[int] = (), **reset: bool
     return Surgery(jnp.asarray(source), alive, is_fresh, {}, flags, alive.sum())
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def operate(tx: Any, params: Any, state: Any, surgery: Surgery) -> tuple[Any, Any]:
     params = {**params, "gaussians": ops.apply_surgery(surgery, params["gaussians"])}
     return params, move_slots(tx, state, params, surgery)
@@ -125,15 +128,15 @@ def test_every_param_gets_adam_at_its_own_rate():
     np.testing.assert_allclose(actual["poses"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("step", [0, 50, 100, 150])
-def test_the_rate_of_the_means_decays_to_a_hundredth(step):
+@pytest.mark.parametrize("count", [0, 50, 100, 150])
+def test_the_rate_of_the_means_decays_to_a_hundredth(count):
     # Under a constant gradient every step of Adam is as long as its rate.
     params = {"gaussians": {"means": jnp.zeros((1, 3)), "quats": jnp.zeros((1, 4))}}
     grads = jax.tree.map(jnp.ones_like, params)
     tx: Any = make_optimizer(extent=3.0, steps=100)
-    state = jax.lax.fori_loop(0, step, lambda _, state: tx.update(grads, state)[1], tx.init(params))
+    state = jax.lax.fori_loop(0, count, lambda _, state: tx.update(grads, state)[1], tx.init(params))
     updates, _ = tx.update(grads, state)
-    decay = {0: 1.0, 50: 0.1, 100: 0.01, 150: 0.01}[step]
+    decay = {0: 1.0, 50: 0.1, 100: 0.01, 150: 0.01}[count]
     np.testing.assert_allclose(updates["gaussians"]["means"], np.full((1, 3), -4.8e-4 * decay), rtol=1e-4)
     np.testing.assert_allclose(updates["gaussians"]["quats"], np.full((1, 4), -1e-3), rtol=1e-4)
 
@@ -145,9 +148,9 @@ def test_a_subclass_sets_the_rate_of_its_own_param():
 
     params = make_params()
     tx: Any = make_optimizer(extent=1.0, steps=1, rates=Rates(others=0.0))
-    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params))
-    np.testing.assert_allclose(updates["gaussians"]["features"], np.full((NUM, 8), -0.5), rtol=1e-5)
-    np.testing.assert_array_equal(updates["poses"], np.zeros((NUM, 6)))
+    after, _ = train(tx, params, tx.init(params), [jax.tree.map(jnp.ones_like, params)])
+    np.testing.assert_allclose(after["gaussians"]["features"], np.full((NUM, 8), 0.5), rtol=1e-5)
+    np.testing.assert_array_equal(after["poses"], params["poses"])
 
 
 def test_gradients_that_are_zero_or_tiny_give_no_nan():
@@ -184,37 +187,25 @@ def test_an_extent_or_a_length_out_of_range_is_refused(extent, steps):
 def test_slots_move_with_their_rows_and_start_anew_where_fresh(tx):
     params, state = trained(tx, make_params())
     surgery = make_surgery([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True, sh0=False)
-    after, moved = operate(tx, params, state, surgery)
+    _, moved = operate(tx, params, state, surgery)
+    initial = np.float32(0.1 if tx is OPTIMIZERS["adagrad"] else 0)  # in every slot of these optimizers
 
-    def expected_slot(slot: Any, path: Any, initial: Any) -> Any:
-        if isinstance(slot, optax.MaskedNode) or path[0].key != "gaussians":
+    def expected_slot(slot: Any, place: Path) -> Any:
+        if isinstance(slot, optax.MaskedNode) or place.keys[0].key != "gaussians":
             return slot
-        if path[1].key == "logit_opacities":
-            return np.full(slot.shape, initial)
-        return np.where(
-            np.isin(np.arange(NUM), [2, 4]).reshape((-1,) + (1,) * (slot.ndim - 1)),
-            initial,
-            slot[surgery.source],
-        )
+        expected = np.array(slot)[[0, 3, 3, 2, 5, 5]]
+        expected[[2, 4]] = initial
+        return np.full_like(expected, initial) if place.keys[1].key == "logit_opacities" else expected
 
-    def is_masked(node: Any) -> bool:
-        return isinstance(node, optax.MaskedNode)
-
-    # optax's own way to find the slots. It maps one tree with others like Params: paths, and a fresh state's
-    # slots, which for these optimizers are one constant.
-    fresh = np.float32(0.1) if tx is OPTIMIZERS["adagrad"] else np.float32(0)
-    paths = jax.tree_util.tree_map_with_path(lambda path, _: Path(path), params)
+    # optax's own way to find the slots, which is not how move_slots does it.
     expected = optax.tree_utils.tree_map_params(
         tx,
-        lambda slot, path: expected_slot(slot, path.keys, fresh),
+        expected_slot,
         state,
-        paths,
-        is_leaf=is_masked,
+        jax.tree_util.tree_map_with_path(lambda path, _: Path(path), params),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
     )
     assert_trees_equal(moved, expected)
-    assert_trees_equal(
-        jax.jit(lambda p, s, plan: move_slots(tx, s, p, plan))(after, state, surgery), expected
-    )
 
 
 @each_optimizer
@@ -240,15 +231,24 @@ def test_grown_slots_equal_those_of_rows_there_from_the_start(tx, num):
 
     def grow(tree: Any) -> Any:
         def pad(x: Any) -> Any:
-            return jnp.pad(x, [(0, 3)] + [(0, 0)] * (x.ndim - 1))
+            return np.pad(x, [(0, 3)] + [(0, 0)] * (x.ndim - 1))
 
         return {**tree, "gaussians": jax.tree.map(pad, tree["gaussians"])}
 
     grads = [make_grads(small, seed) for seed in range(3)]
     params, state = train(tx, small, tx.init(small), grads)
     _, expected = train(tx, grow(small), tx.init(grow(small)), [grow(grad) for grad in grads])
-    assert_trees_equal(grow_slots(tx, state, params, num + 3), expected, rtol=1e-6)
-    assert_trees_equal(grow_slots(tx, state, grow(params), num + 3), expected, rtol=1e-6)
+    grown = jax.jit(grow_slots, static_argnums=(0, 3))
+    assert_trees_equal(grown(tx, state, params, num + 3), expected, rtol=1e-6)
+    assert_trees_equal(grown(tx, state, grow(params), num + 3), expected, rtol=1e-6)
+
+
+def test_jit_changes_nothing():
+    tx = OPTIMIZERS["ours"]
+    params, state = trained(tx, make_params())
+    surgery = make_surgery([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True)
+    after, moved = operate(tx, params, state, surgery)
+    assert_trees_equal(move_slots(tx, state, after, surgery), moved)
 
 
 def test_capacity_cannot_shrink():

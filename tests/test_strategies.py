@@ -70,10 +70,17 @@ def rounded(identity, scales, opacity) -> tuple:
     return (int(identity), *(float(f"{x:.3g}") for x in (*scales, opacity)))
 
 
-def refine(strategy, params, alive, state, step, extent=1.0, key=KEY, jit=True):
-    plan = jax.jit(strategy.refine) if jit else strategy.refine
-    surgery, state = plan(params, alive, state, jnp.asarray(step), jnp.float32(extent), key)
+def refine_eagerly(strategy, params, alive, state, step, extent, key):
+    surgery, state = strategy.refine(params, alive, state, step, extent, key)
     return surgery, ops.apply_surgery(surgery, params), state
+
+
+refine_compiled = jax.jit(refine_eagerly, static_argnums=0)
+
+
+def refine(strategy, params, alive, state, step, extent=1.0, key=KEY, jit=True):
+    run = refine_compiled if jit else refine_eagerly
+    return run(strategy, params, alive, state, jnp.asarray(step), jnp.float32(extent), key)
 
 
 @pytest.mark.parametrize("revised", [False, True])
@@ -115,7 +122,7 @@ def test_the_same_gaussians_as_lists_that_grow_and_shrink(step, too_big, reset, 
 
 
 def test_split_children_lie_within_their_parent():
-    params, alive, state = make_problem(4000, alive_share=0.4)
+    params, alive, state = make_problem()
     _, after, _ = refine(DefaultStrategy(), params, alive, state, 600)
     parent = np.asarray(after["features"][:, 0], int)
     offset = np.asarray(after["means"]) - np.asarray(params["means"])[parent]
@@ -149,10 +156,10 @@ def test_another_key_moves_only_the_split():
 def test_the_number_of_rows_does_not_matter():
     params, alive, state = make_problem()
     strategy = DefaultStrategy()
-    wide = jax.tree.map(lambda x: jnp.pad(x, [(0, 37)] + [(0, 0)] * (x.ndim - 1)), params)
+    wide = jax.tree.map(lambda x: np.pad(x, [(0, 37)] + [(0, 0)] * (x.ndim - 1)), params)
     small, small_params, _ = refine(strategy, params, alive, state, 600)
     large, large_params, _ = refine(
-        strategy, wide, jnp.pad(alive, (0, 37)), strategy.grow_state(state, len(alive) + 37), 600
+        strategy, wide, np.pad(alive, (0, 37)), strategy.grow_state(state, len(alive) + 37), 600
     )
     np.testing.assert_array_equal(large.alive[:-37], small.alive)
     assert not large.alive[-37:].any()
@@ -169,13 +176,13 @@ def test_too_few_rows_are_reported_and_growing_cures_it():
     assert needed == expected > len(alive)
 
     more = needed - len(alive)
-    params = jax.tree.map(lambda x: jnp.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)), params)
-    surgery, *_ = refine(strategy, params, jnp.pad(alive, (0, more)), strategy.grow_state(state, needed), 600)
+    params = jax.tree.map(lambda x: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)), params)
+    surgery, *_ = refine(strategy, params, np.pad(alive, (0, more)), strategy.grow_state(state, needed), 600)
     assert surgery.num_rows == needed == surgery.alive.sum()
 
 
-@pytest.mark.parametrize("room", [0, 1, 40])
-def test_a_limit_lets_the_highest_gradients_grow(room):
+def test_a_limit_lets_the_highest_gradients_grow():
+    room = 40
     params, alive, state = make_problem(alive_share=0.4)
     rng = np.random.default_rng(1)
     params["logit_opacities"] = jnp.zeros(len(alive))
@@ -192,14 +199,6 @@ def test_a_limit_already_passed_grows_nothing():
     params, alive, state = make_problem()
     surgery, *_ = refine(DefaultStrategy(max_gaussians=3), params, alive, state, 600)
     assert (np.asarray(surgery.source) == np.arange(len(alive))).all()
-
-
-def test_a_limit_never_reached_changes_nothing():
-    params, alive, state = make_problem()
-    free, *_ = refine(DefaultStrategy(), params, alive, state, 600)
-    limited, *_ = refine(DefaultStrategy(max_gaussians=10_000), params, alive, state, 600)
-    for a, b in zip(jax.tree.leaves(free), jax.tree.leaves(limited), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_when_everything_dies_the_plan_says_so():

@@ -145,7 +145,7 @@ def _scale_by_name(rates: LearningRates, extent: float, steps: int) -> optax.Gra
     """Turns directions into updates: minus the learning rate of the Param's name, at this step."""
     decay = optax.exponential_decay(1.0, steps, rates.means_final, end_value=rates.means_final)
 
-    def init(params: PyTree[Array]) -> optax.ScaleByScheduleState:
+    def init(params: PyTree) -> optax.ScaleByScheduleState:
         del params
         return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
