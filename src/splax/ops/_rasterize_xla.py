@@ -1,20 +1,20 @@
 """The rasterizer in plain XLA: the specification of the image, and the path of every platform but NVIDIA's.
 
 Each tile's list is cut into buckets of :data:`BUCKET_SIZE` Gaussians, and groups of buckets are composited
-side by side: arrays are [bucket entry, pixel of the tile, bucket], so that every operation is elementwise along
-the last axis and runs in vector registers. What a bucket needs from those before it in its tile is one number a
-pixel, the transmittance T, a product that a segmented scan gives. No loop has a dynamic count: JAX's own jvp,
-vjp, vmap and their compositions all work, in float32 and float64.
+side by side: arrays are [bucket entry, pixel of the tile, bucket], so that every operation is elementwise
+along the last axis and runs in vector registers. What a bucket needs from those before it in its tile is one
+number a pixel, the transmittance T, a product that a segmented scan gives. No loop has a dynamic count: JAX's
+own jvp, vjp, vmap and their compositions all work, in float32 and float64.
 
-Compositing is that of Kerbl et al. 2023: front to back, alpha = min(0.999, opacity exp(-sigma)), skipped below
-1/255; the Gaussian that would take T to 1e-4 or below ends the pixel and is left out.
+Compositing is that of Kerbl et al. 2023: front to back, alpha = min(0.999, opacity exp(-sigma)), skipped
+below 1/255; the Gaussian that would take T to 1e-4 or below ends the pixel and is left out.
 
 :func:`composite` is differentiated by JAX. :func:`composite_vjp` has the same forward and a hand-written
 backward, about four times faster on a CPU, but first order reverse mode only.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,6 @@ MIN_TRANSMITTANCE = 1e-4
 BUCKET_SIZE = 32
 # Elements of one [BUCKET_SIZE, pixels, buckets] array: about what a core's second-level cache holds.
 _GROUP_ELEMENTS = 2**18
-# Rows of the packed attributes that come before the colours: x, y, conic a, b, c, opacity.
-_GEOMETRY = 6
 
 
 class TileLayout(NamedTuple):
@@ -56,6 +54,20 @@ class TileLayout(NamedTuple):
     def num_pixels(self) -> int:
         """Pixels of a tile."""
         return self.tile_size**2
+
+
+class Entries(NamedTuple):
+    """What compositing reads of each bucket entry, [groups, BUCKET_SIZE, lanes] each.
+
+    Separate arrays on purpose: XLA for CPU vectorises a loop over several arrays, but not over slices of one.
+    """
+
+    x: Array  # mean less the tile's centre, pixels
+    y: Array
+    a: Array  # conic
+    b: Array
+    c: Array
+    opacity: Array  # 0 where the bucket is not full
 
 
 class Buckets(NamedTuple):
@@ -107,13 +119,13 @@ composite_vjp.defvjp(_composite_fwd, _composite_bwd)
 
 def _forward(attributes, isects, layout, *, save_transmittance):
     buckets = _make_buckets(isects, layout)
-    dtype, num_pixels = attributes.dtype, layout.num_pixels
-    channels = attributes.shape[0] - _GEOMETRY + 1
+    entries, channels = _gather_entries(attributes, buckets, layout)
+    channels = jnp.stack([*channels, jnp.ones_like(entries.x)], axis=2)
+    dtype, num_pixels, num_channels = attributes.dtype, layout.num_pixels, channels.shape[2]
 
-    def composite_group(carry, group):
-        local = _local_attributes(attributes, group, layout)
-        alphas = _alphas(local, group.valid, layout)
-        before = _exclusive_scan(jnp.multiply, 1, jnp.prod(1 - alphas, axis=0), group.first, carry)
+    def composite_group(carry, entries, channels, first):
+        alphas = _alphas(entries, layout)
+        before = _exclusive_scan(jnp.multiply, 1, jnp.prod(1 - alphas, axis=0), first, carry)
 
         def blend(state, entry):
             transmittance, color = state
@@ -122,91 +134,97 @@ def _forward(attributes, isects, layout, *, save_transmittance):
             weight = jnp.where(after > MIN_TRANSMITTANCE, alpha * transmittance, 0)
             return (after, color + weight * channel[:, None]), None
 
-        colors = jnp.moveaxis(jnp.concatenate([local[_GEOMETRY:], jnp.ones_like(local[:1])]), 1, 0)
-        start = (before, jnp.zeros((channels, *before.shape), dtype))
-        (after, color), _ = jax.lax.scan(blend, start, (alphas, colors))
+        start = (before, jnp.zeros((num_channels, *before.shape), dtype))
+        (after, color), _ = jax.lax.scan(blend, start, (alphas, channels))
         return after[:, -1], (color, before)
 
-    def skip_group(carry, group):
-        before = jnp.ones((num_pixels, group.tile.shape[0]), dtype)
-        return carry, (jnp.zeros((channels, *before.shape), dtype), before)
+    def skip_group(carry, entries, channels, first):
+        before = jnp.ones((num_pixels, first.shape[0]), dtype)
+        return carry, (jnp.zeros((num_channels, *before.shape), dtype), before)
 
     @jax.checkpoint  # differentiating the plain path recomputes a group instead of storing all of them
     def step(carry, group):
-        carry, (color, before) = jax.lax.cond(group.used, composite_group, skip_group, carry, group)
+        used, *inputs = group
+        carry, (color, before) = jax.lax.cond(used, composite_group, skip_group, carry, *inputs)
         return carry, (color, before if save_transmittance else None)
 
-    _, (colors, transmittance) = jax.lax.scan(step, jnp.ones(num_pixels, dtype), buckets)
-    colors = jnp.moveaxis(colors, -1, 1).reshape(-1, channels * num_pixels)
+    groups = (buckets.used, entries, channels, buckets.first)
+    _, (colors, transmittance) = jax.lax.scan(step, jnp.ones(num_pixels, dtype), groups)
+    colors = jnp.moveaxis(colors, -1, 1).reshape(-1, num_channels * num_pixels)
     tiles = jax.ops.segment_sum(
         colors, buckets.tile.reshape(-1), num_segments=layout.num_tiles, indices_are_sorted=True
     )
-    return tiles.reshape(layout.num_tiles, channels, num_pixels), transmittance
+    return tiles.reshape(layout.num_tiles, num_channels, num_pixels), transmittance
 
 
 def _backward(attributes, isects, tiles, transmittance, v_tiles, layout):
     """Gradient of the attributes, front to back.
 
-    With g = sum of channel times cotangent, the loss is sum of w g over a pixel's Gaussians, and its derivative
-    by alpha is T g - (what comes behind) / (1 - alpha). What comes behind is the pixel's total less the running
-    sum, so the buckets are walked in the same order as in the forward pass.
+    With g = sum of channel times cotangent, the loss is the sum of w g over a pixel's Gaussians, and its
+    derivative by alpha is T g - (what comes behind) / (1 - alpha). What comes behind is the pixel's total less
+    the running sum, so the buckets are walked in the same order as in the forward pass.
     """
     buckets = _make_buckets(isects, layout)
-    channels = v_tiles.shape[1] - 1
+    entries, channels = _gather_entries(attributes, buckets, layout)
     totals = (tiles * v_tiles).sum(axis=1)
 
-    def differentiate_group(carry, group, before):
-        local = _local_attributes(attributes, group, layout)
-        alphas = _alphas(local, group.valid, layout)
-        v_pixels = jnp.transpose(v_tiles[group.tile], (1, 2, 0))  # [channels + 1, pixels, lanes]
+    def differentiate_group(carry, entries, channels, first, tile, before):
+        alphas = _alphas(entries, layout)
+        *v_channels, v_alpha = jnp.transpose(v_tiles[tile], (1, 2, 0))  # [pixels, lanes] each
 
         def blend(state, entry):
             transmittance, running = state
             alpha, channel = entry
             after = transmittance * (1 - alpha)
             weight = jnp.where(after > MIN_TRANSMITTANCE, alpha * transmittance, 0)
-            # Summed by hand: XLA for CPU (jax 0.10.2) gets a fused reduction over this axis wrong.
-            g = v_pixels[channels]
-            for c in range(channels):
-                g = g + v_pixels[c] * channel[c]
+            # Summed one by one: XLA for CPU (jax 0.10.2) gets a fused reduction over channels wrong.
+            g = v_alpha
+            for v_channel, value in zip(v_channels, channel, strict=True):
+                g = g + v_channel * value
             contribution = weight * g
             running = running + contribution
             return (after, running), (weight, contribution, running)
 
-        colors = jnp.moveaxis(local[_GEOMETRY:], 1, 0)
         start = (before, jnp.zeros_like(before))
-        (_, summed), (weights, contributions, running) = jax.lax.scan(blend, start, (alphas, colors))
-        in_front = _exclusive_scan(jnp.add, 0, summed, group.first, carry)
-        behind = totals[group.tile].T - in_front - running
+        (_, summed), (weights, contributions, running) = jax.lax.scan(blend, start, (alphas, channels))
+        in_front = _exclusive_scan(jnp.add, 0, summed, first, carry)
+        behind = totals[tile].T - in_front - running
         # alpha * d loss / d alpha, which is -(d loss / d sigma) where alpha is not clamped.
         smooth = (weights > 0) & (alphas < MAX_ALPHA)
         v = jnp.where(smooth, contributions - behind * (alphas / (1 - alphas)), 0)
-        v_colors = [(weights * v_pixels[c]).sum(axis=1) for c in range(channels)]
-        rows = jnp.stack(_geometry_gradients(v, local, layout) + v_colors)
-        return (in_front + summed)[:, -1], rows
+        v_entries = _entry_gradients(v, entries, layout)
+        return (in_front + summed)[:, -1], (*v_entries, *((weights * u).sum(axis=1) for u in v_channels))
 
-    def skip_group(carry, group, before):
-        return carry, jnp.zeros((attributes.shape[0], *group.ids.shape), attributes.dtype)
+    def skip_group(carry, entries, channels, first, tile, before):
+        return carry, (jnp.zeros_like(entries.x),) * attributes.shape[0]
 
-    def step(carry, xs):
-        group, before = xs
-        return jax.lax.cond(group.used, differentiate_group, skip_group, carry, group, before)
+    def step(carry, group):
+        used, *inputs = group
+        return jax.lax.cond(used, differentiate_group, skip_group, carry, *inputs)
 
-    start = jnp.zeros(layout.num_pixels, attributes.dtype)
-    _, rows = jax.lax.scan(step, start, (buckets, transmittance))
-    rows = jnp.moveaxis(rows, 1, -1).reshape(-1, attributes.shape[0])
+    groups = (buckets.used, entries, channels, buckets.first, buckets.tile, transmittance)
+    _, rows = jax.lax.scan(step, jnp.zeros(layout.num_pixels, attributes.dtype), groups)
+    rows = jnp.stack(rows, axis=-1).reshape(-1, attributes.shape[0])
     summed = jnp.zeros(attributes.shape[::-1], attributes.dtype).at[buckets.ids.reshape(-1)].add(rows)
     return summed.T
 
 
-def _geometry_gradients(v, local, layout):
-    """Gradients of x, y, conic and opacity, [BUCKET_SIZE, lanes] each: moments of ``v`` about the mean."""
-    dx, dy = _offsets(local, layout)
-    x, y = (v * dx).sum(axis=1), (v * dy).sum(axis=1)
-    xx, xy, yy = (v * dx * dx).sum(axis=1), (v * dx * dy).sum(axis=1), (v * dy * dy).sum(axis=1)
-    a, b, c, opacity = local[2:_GEOMETRY]
-    v_opacity = v.sum(axis=1) / jnp.where(opacity > 0, opacity, 1)
-    return [-(a * x + b * y), -(b * x + c * y), -0.5 * xx, -xy, -0.5 * yy, v_opacity]
+def _entry_gradients(v, entries, layout):
+    """Gradients of x, y, conic and opacity, [BUCKET_SIZE, lanes] each, from moments of ``v`` over the pixels.
+
+    Moments about the tile's centre first, whose factors are the same for all, then moved to the mean.
+    """
+    px, py = _pixel_centers(layout, v.dtype)
+    mean_x, mean_y, a, b, c, opacity = entries
+    s = v.sum(axis=1)
+    sx, sy = (v * px).sum(axis=1), (v * py).sum(axis=1)
+    sxx, sxy, syy = (v * (px * px)).sum(axis=1), (v * (px * py)).sum(axis=1), (v * (py * py)).sum(axis=1)
+    x, y = mean_x * s - sx, mean_y * s - sy
+    xx = mean_x * (mean_x * s - 2 * sx) + sxx
+    xy = mean_x * (mean_y * s - sy) - mean_y * sx + sxy
+    yy = mean_y * (mean_y * s - 2 * sy) + syy
+    v_opacity = s / jnp.where(opacity > 0, opacity, 1)
+    return -(a * x + b * y), -(b * x + c * y), -0.5 * xx, -xy, -0.5 * yy, v_opacity
 
 
 def _make_buckets(isects: Intersections, layout: TileLayout) -> Buckets:
@@ -227,7 +245,7 @@ def _make_buckets(isects: Intersections, layout: TileLayout) -> Buckets:
     valid = used & (pairs < offsets[tile + 1])
     ids = jnp.where(valid, isects.flatten_ids[jnp.where(valid, pairs, 0)], 0)
 
-    def grouped(x: Any) -> Any:
+    def grouped(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, lanes), -2, 0)
 
     return Buckets(
@@ -239,28 +257,37 @@ def _make_buckets(isects: Intersections, layout: TileLayout) -> Buckets:
     )
 
 
-def _local_attributes(attributes, group, layout):
-    """Attributes of a group's Gaussians, means relative to their tile, [rows, BUCKET_SIZE, lanes]."""
-    local = attributes[:, group.ids]
-    row, column = jnp.divmod(group.tile, layout.grid[0])
-    corner = (jnp.stack([column, row]) * layout.tile_size).astype(attributes.dtype)
-    return jnp.concatenate([local[:2] - corner[:, None], local[2:]])
+def _gather_entries(attributes, buckets, layout) -> tuple[Entries, tuple[Array, ...]]:
+    """The attributes of every bucket entry: geometry relative to its tile, and the channels."""
+    rows = [row[buckets.ids] for row in attributes]
+    tile_row, tile_column = jnp.divmod(buckets.tile[:, None], layout.grid[0])
+    x, y, a, b, c, opacity, *channels = rows
+    entries = Entries(
+        x=x - ((tile_column + 0.5) * layout.tile_size).astype(x.dtype),
+        y=y - ((tile_row + 0.5) * layout.tile_size).astype(y.dtype),
+        a=a,
+        b=b,
+        c=c,
+        opacity=jnp.where(buckets.valid, opacity, 0),
+    )
+    return entries, tuple(channels)
 
 
-def _offsets(local, layout):
-    """Mean less pixel centre in x and y, [BUCKET_SIZE, pixels, lanes]."""
+def _pixel_centers(layout, dtype):
+    """Offsets in x and y of a tile's pixel centres from its centre, [pixels, 1] each."""
     row, column = jnp.divmod(jnp.arange(layout.num_pixels), layout.tile_size)
-    x, y = (column + 0.5).astype(local.dtype), (row + 0.5).astype(local.dtype)
-    return local[0][:, None] - x[:, None], local[1][:, None] - y[:, None]
+    middle = layout.tile_size / 2
+    return (column + 0.5 - middle).astype(dtype)[:, None], (row + 0.5 - middle).astype(dtype)[:, None]
 
 
-def _alphas(local, valid, layout):
-    """Alpha of each Gaussian at each pixel, 0 where it does not touch it, [BUCKET_SIZE, pixels, lanes]."""
-    dx, dy = _offsets(local, layout)
-    a, b, c, opacity = (x[:, None] for x in local[2:_GEOMETRY])
+def _alphas(entries, layout):
+    """Alpha of each entry at each pixel, 0 where it does not touch it, [BUCKET_SIZE, pixels, lanes]."""
+    px, py = _pixel_centers(layout, entries.x.dtype)
+    x, y, a, b, c, opacity = (value[:, None] for value in entries)
+    dx, dy = x - px, y - py
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
     alpha = jnp.minimum(MAX_ALPHA, opacity * jnp.exp(-sigma))
-    return jnp.where(valid[:, None] & (sigma >= 0) & (alpha >= ALPHA_THRESHOLD), alpha, 0)
+    return jnp.where((sigma >= 0) & (alpha >= ALPHA_THRESHOLD), alpha, 0)
 
 
 def _exclusive_scan(op, identity, values, first, carry):

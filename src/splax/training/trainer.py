@@ -162,7 +162,7 @@ class Trainer:
             target: the photo in [0, 1].
         """
         del model
-        return photometric_loss(output.image, target, self.config.ssim_weight)
+        return photometric_loss(output.image, target, ssim_weight=self.config.ssim_weight)
 
     def fit(
         self,
@@ -437,7 +437,7 @@ class Trainer:
 def view_order(num_views: int, steps: int, seed: int) -> Int[np.ndarray, " steps"]:
     """The view of each step: every view once, in random order, then anew. A prefix does not depend on steps."""
     rng = np.random.default_rng(seed)
-    epochs = [rng.permutation(num_views) for _ in range(-(-steps // num_views))]
+    epochs = [rng.permutation(num_views) for _ in range(steps // num_views + 1)]
     return np.concatenate(epochs)[:steps].astype(np.int32)
 
 
