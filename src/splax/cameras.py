@@ -49,6 +49,11 @@ class Camera:
                 object.__setattr__(self, name, value)
             if value.shape[-2:] != (size, size):
                 raise ValueError(f"Camera {name} must be [..., {size}, {size}], got shape {value.shape}.")
+        if self.viewmat.shape[:-2] != self.K.shape[:-2]:
+            raise ValueError(
+                "Camera viewmat and K must be of one batch shape, got "
+                f"{self.viewmat.shape[:-2]} and {self.K.shape[:-2]}."
+            )
         for name in ("width", "height"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value <= 0:

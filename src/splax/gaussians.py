@@ -103,7 +103,7 @@ class Gaussians(nnx.Module):
 
         Args:
             points: centres in the world.
-            colors: [N, 3] RGB, uint8 or float in [0, 1]; grey if None.
+            colors: [N, 3] RGB, integers in 0 to 255 or floats in [0, 1]; grey if None.
             sh_degree: degree of the colour, 0 to 3; coefficients above degree 0 start at zero.
             opacity: of every Gaussian, in (0, 1).
             **params: passed on to the constructor, for a subclass's own Params.
@@ -122,8 +122,10 @@ class Gaussians(nnx.Module):
         colors = np.full((num, 3), 0.5, np.float32) if colors is None else np.asarray(colors)
         if colors.shape != (num, 3):
             raise ValueError(f"colors must be [{num}, 3] to match points, got shape {colors.shape}.")
-        if colors.dtype == np.uint8:
+        if np.issubdtype(colors.dtype, np.integer):
             colors = colors / 255.0
+        if not ((colors >= 0) & (colors <= 1)).all():
+            raise ValueError("colors must be integers in 0 to 255 or floats in [0, 1].")
         quats = np.zeros((num, 4), np.float32)
         quats[:, 0] = 1
         log_scales = np.log(neighbor_spacing(points)).astype(np.float32)
@@ -264,7 +266,7 @@ def neighbor_spacing(points: Float[np.ndarray, "n 3"], neighbors: int = 3) -> Fl
 
     A lone point gets 1.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]: compiled, no stubs
 
     neighbors = min(neighbors, len(points) - 1)
     if neighbors == 0:

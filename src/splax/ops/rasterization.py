@@ -1,6 +1,6 @@
 """The only door to the kernels: 2D Gaussians and tile lists to pixels."""
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,10 @@ def rasterize_to_pixels(
     check_implementation(implementation)
     layout = TileLayout(width, height, tile_size)
     attributes = jnp.concatenate([means2d, conics, opacities[:, None], colors], axis=1).T
-    run = composite if implementation == "xla" else composite_vjp
-    tiles = run(attributes, isects, layout)
+    if implementation == "xla":
+        tiles = composite(attributes, isects, layout)
+    else:
+        tiles = cast(Array, composite_vjp(attributes, isects, layout))
     columns, rows = layout.grid
     image = tiles.reshape(rows, columns, colors.shape[1] + 1, tile_size, tile_size)
     image = jnp.transpose(image, (0, 3, 1, 4, 2)).reshape(rows * tile_size, columns * tile_size, -1)

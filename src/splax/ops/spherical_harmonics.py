@@ -46,11 +46,11 @@ def sh0_to_rgb(sh0: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
 def sh_bases(degree: int, directions: Float[Array, "*batch 3"]) -> list[Float[Array, "*batch"]]:
     """Basis functions without the constant one, at unit directions: a list of (degree + 1)^2 - 1 arrays."""
     x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
+    xx, yy, zz = x * x, y * y, z * z
     bases = []
     if degree >= 1:
         bases += [-_C1 * y, _C1 * z, -_C1 * x]
     if degree >= 2:
-        xx, yy, zz = x * x, y * y, z * z
         bases += [
             _C2[0] * x * y,
             -_C2[0] * y * z,

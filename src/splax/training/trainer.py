@@ -32,7 +32,7 @@ from splax.rasterizer import RenderOutput, round_capacity
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
-from splax.training.optimizers import GAUSSIANS, make_optimizer
+from splax.training.optimizers import make_optimizer
 from splax.training.state import TrainState, grow, init_state, refine
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
@@ -136,7 +136,7 @@ class Trainer:
         self._background = jnp.asarray(background, jnp.float32)
         self._cameras = Camera.stack([view.camera for view in scene.train])
         self._images: Array | None = None
-        self._isect_capacity = model.rasterizer.isect_capacity
+        self._isect_capacity = model.rasterizer.isect_capacity or 0  # 0: not counted yet
         self._seconds = 0.0
         self._run = jax.jit(self._run_steps, static_argnames="isect_capacity", donate_argnames="state")
         self._refine = jax.jit(refine, static_argnames=("strategy", "tx"))
@@ -313,7 +313,7 @@ class Trainer:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
         if self._images is None:
             self._images = jnp.asarray(np.stack([view.image for view in self.scene.train]))
-        if self._isect_capacity is None:
+        if not self._isect_capacity:
             self._isect_capacity = self._count_isects()
         length, step, peak = 1, self.step, 0
         while step < end:
@@ -330,7 +330,8 @@ class Trainer:
             length = int(np.clip(_SECONDS_PER_CALL * rate, 1, _MAX_STEPS_PER_CALL))
             if self.strategy.refines_after(step - 1):
                 self._refine_state()
-                peak = self._shrink_isects(peak)
+                self._shrink_isects(peak)
+                peak = 0
             yield Progress(
                 step=step,
                 loss=float(metrics.loss[:done].mean()),
@@ -397,12 +398,11 @@ class Trainer:
         counts = [int(self.model.rasterizer.count_isects(gaussians, view.camera)) for view in views]
         return round_capacity(int(max(counts) * _ISECT_MARGIN))
 
-    def _shrink_isects(self, peak: int) -> int:
-        """Gives back buffer that is far too large; returns the peak to go on from."""
+    def _shrink_isects(self, peak: int) -> None:
+        """Gives back a buffer far larger than the most that was needed since the last refinement."""
         fitting = round_capacity(int(peak * _ISECT_MARGIN))
         if 2 * fitting <= self._isect_capacity:
             self._isect_capacity = fitting
-        return 0
 
     def _take_model(self) -> None:
         """Reads the model, which may have been changed by hand; copied, since the loop reuses its buffers."""
@@ -417,8 +417,6 @@ class Trainer:
     def _give_model(self) -> None:
         """Writes the state into the model."""
         nnx.update(self.model, self._state.params, self._state.rest)
-        for name in self._state.params[GAUSSIANS]:
-            assert getattr(self.model.gaussians, name).shape[0] == self._state.capacity
 
     def _bar(self, end: int) -> tqdm:
         disable = None if self.config.progress is None else not self.config.progress
