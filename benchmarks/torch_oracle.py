@@ -16,8 +16,8 @@ from workloads import Params, Workload
 from splax.cameras import Camera
 
 PATH = pathlib.Path(__file__).resolve().parents[1] / "tests" / "oracle" / "render.py"
-# A picture this many times smaller, each way, tells how long the whole one would take.
-PROBE = 4
+# A picture so small that it has this many pairs of pixel and Gaussian tells how long the whole one would take.
+PROBE_PAIRS = 2e7
 _MODULE = "splax_oracle"
 
 
@@ -30,7 +30,9 @@ def oracle_method(workload: Workload, budget_s: float) -> Method:
     oracle = _import_oracle()
     method = _make_method(oracle, workload.params, workload.camera, workload)
     camera = workload.camera
-    small = camera.resize(max(1, camera.width // PROBE), max(1, camera.height // PROBE))
+    pairs = camera.width * camera.height * len(workload.params["means"])
+    scale = min(1.0, (PROBE_PAIRS / pairs) ** 0.5)
+    small = camera.resize(max(1, int(camera.width * scale)), max(1, int(camera.height * scale)))
     probe = _make_method(oracle, workload.params, small, workload)
     seconds = _seconds(probe.backward) * camera.width * camera.height / (small.width * small.height)
     if seconds > budget_s:
