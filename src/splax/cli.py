@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     try:
         sys.exit(_run(options))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"splax: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -11,6 +11,7 @@ import jax
 from flax import nnx
 
 from splax.cameras import Camera
+from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
@@ -18,7 +19,7 @@ from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
 from splax.rasterizer import TileRasterizer
-from splax.run_folder import EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
+from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
 from splax.training.trainer import NonFiniteError, Trainer
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 # Data of a run that trained on the built-in scene.
 DEMO = "demo"
+# What of a run's config names its scene, and the types that json gives it.
+_SCENE_OPTIONS = {"data": str, "downscale": int | float, "test_every": int, "white_background": bool}
 # Random Gaussians fill a cube whose half side is this many times the median distance of the cameras.
 _RANDOM_EXTENT = 1.5
 # The demo's things stand within this many times that distance.
@@ -45,7 +48,7 @@ def train(options: Train) -> int:
 
 def demo(options: Demo) -> int:
     """Ray traces a small scene, trains on its pictures and writes a run folder."""
-    folder = RunFolder.create(options.out, overwrite=True)
+    folder = RunFolder.create(options.out, overwrite=_holds_demo(options.out))
     _say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
     scene = make_demo_scene()
     return _train(scene, folder, options, extent=_DEMO_EXTENT * scene.radius)
@@ -69,11 +72,14 @@ def render(options: Render) -> int:
     folder = RunFolder.open(options.run)
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file; give the path of a folder for the pictures.")
+    if options.fps < 1:
+        raise ValueError(f"--fps must be at least 1, got {options.fps}.")
     scene, model = _reload(folder)
+    cameras = orbit(scene, options.frames)
     for view in scene.test:
         save_png(options.out / "test" / picture_name(view.name), _draw(model, view.camera, scene))
     frames = []
-    for index, camera in enumerate(orbit(scene, options.frames)):
+    for index, camera in enumerate(cameras):
         frames.append(_draw(model, camera, scene))
         save_png(options.out / "orbit" / f"{index:04d}.png", frames[-1])
     _say(f"Wrote {len(scene.test)} test views and {len(frames)} frames of an orbit to {options.out}")
@@ -108,14 +114,12 @@ def load_scene(options: dict[str, Any]) -> Scene:
 
 
 def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: float) -> int:
-    folder.write_config(_config(options))
-    model = SplatModel(
-        _initial_gaussians(scene, options, extent),
-        TileRasterizer(tile_size=options.tile_size or _default_tile_size()),
-    )
     config = TrainConfig(steps=options.steps, seed=options.seed)
     strategy = DefaultStrategy(max_gaussians=options.max_gaussians)
+    tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
+    model = SplatModel(_initial_gaussians(scene, options, extent), TileRasterizer(tile_size))
     trainer = Trainer(model, scene, config, strategy=strategy)
+    folder.begin(_config(options))
     _say(
         f"Training {int(model.gaussians.num_alive):,} Gaussians for {options.steps:,} steps on {device_name()}."
     )
@@ -147,6 +151,11 @@ def _initial_gaussians(scene: Scene, options: Train | Demo, extent: float) -> Ga
     )
 
 
+def _holds_demo(path: Path) -> bool:
+    """Whether the run in the folder, if there is one, is an earlier demo."""
+    return (path / CONFIG).is_file() and RunFolder(path).read_config().get("data") == DEMO
+
+
 def _default_tile_size() -> int:
     """8 pixels on a CPU, where less is computed in vain; 16 elsewhere."""
     return 8 if jax.default_backend() == "cpu" else 16
@@ -162,11 +171,13 @@ def _config(options: Train | Demo) -> dict[str, Any]:
 
 def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
     config = folder.read_config()
-    missing = [key for key in ("data", "downscale", "test_every", "white_background") if key not in config]
-    if missing:
-        raise ValueError(
-            f"{folder.path / 'config.json'} lacks {missing}; expected one written by `splax train`."
-        )
+    for key, kind in _SCENE_OPTIONS.items():
+        value = config.get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(
+                f"{folder.path / CONFIG} is damaged: {key!r} is {shorten(value)}; expected a file written by "
+                "`splax train`."
+            )
     model = SplatModel(folder.load_gaussians(), TileRasterizer(tile_size=_default_tile_size()))
     return load_scene(config), model
 

@@ -30,28 +30,33 @@ EVAL = "eval"
 
 
 class RunFolder:
-    """Files of a run, by name. See the module's constants."""
+    """Files of a run, by name. See the module's constants.
+
+    Attributes:
+        path: the folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
-        """A folder to write a new run into; made if it does not exist.
+        """A folder to write a new run into; nothing is written yet.
+
+        Args:
+            path: the folder, which need not exist.
+            overwrite: whether the run that it may hold can be replaced.
 
         Raises:
-            ValueError: if the path is a file, cannot be made, or holds a run that is not to be overwritten.
+            ValueError: if the path is a file, or holds a run that is not to be replaced.
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"--out {path} is a file; give the path of a folder for the run.")
         if not overwrite and any((path / name).exists() for name in (POINT_CLOUD, METRICS)):
             raise ValueError(
-                f"--out {path} already holds a run; choose another folder, or add --overwrite to replace it."
+                f"--out {path} already holds a run, which is not replaced unasked; choose another folder, or add "
+                "--overwrite to `splax train`."
             )
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"--out {path} cannot be made: {error.strerror or error}.") from error
         return cls(path)
 
     @classmethod
@@ -70,8 +75,18 @@ class RunFolder:
                 )
         return cls(path)
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        """What was asked for, and by which versions."""
+    def begin(self, config: dict[str, Any]) -> None:
+        """Makes the folder, clears what an earlier run left, and writes what was asked for, by which versions.
+
+        Raises:
+            ValueError: if it cannot be written to.
+        """
+        old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE)]
+        for file in filter(Path.is_file, [*old, *(self.path / EVAL).glob("*.png")]):
+            try:
+                file.unlink()
+            except OSError as error:
+                raise ValueError(f"{file} cannot be removed: {error.strerror or error}.") from error
         self._write_json(CONFIG, {**config, "versions": versions()})
 
     def read_config(self) -> dict[str, Any]:

@@ -1,0 +1,437 @@
+"""The command line, from arguments to files, exit status and the one line that says what is wrong."""
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import splax
+from splax import cli, commands
+from splax.run_folder import RunFolder, picture_name
+
+WIDTH, HEIGHT, STEPS = 32, 24, 20
+FAST = ["--steps", str(STEPS), "--num-gaussians", "150", "--sh-degree", "1"]
+FILES = {"config.json", "metrics.json", "point_cloud.ply", "eval", "loss.png", "train.log.jsonl"}
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(argument) for argument in arguments])
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code
+
+
+def opengl_pose(camera: splax.Camera) -> list[list[float]]:
+    pose = np.linalg.inv(np.asarray(camera.viewmat, np.float64))
+    return (pose @ np.diag([1, -1, -1, 1])).tolist()
+
+
+@pytest.fixture(scope="module")
+def demo_scene():
+    return splax.make_demo_scene(num_train=8, num_test=1, width=WIDTH, height=HEIGHT)
+
+
+@pytest.fixture(scope="module")
+def data(demo_scene, tmp_path_factory) -> Path:
+    """A transforms.json dataset of eight pictures."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "images").mkdir()
+    K = np.asarray(demo_scene.train[0].camera.K, np.float64)
+    meta = {"w": WIDTH, "h": HEIGHT, "fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]}
+    frames = []
+    for view in demo_scene.train:
+        file_path = f"images/{view.name}.png"
+        assert cv2.imwrite(str(folder / file_path), view.image[..., ::-1])
+        frames.append({"file_path": file_path, "transform_matrix": opengl_pose(view.camera)})
+    (folder / "transforms.json").write_text(json.dumps({**meta, "frames": frames}))
+    return folder
+
+
+@pytest.fixture
+def editable(data, tmp_path) -> Path:
+    """A copy of the dataset to spoil."""
+    return Path(shutil.copytree(data, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> Path:
+    """The folder of a finished run."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert run("train", data, "--out", out, "--test-every", 4, *FAST) == 0
+    return out
+
+
+@pytest.fixture
+def run_copy(finished, tmp_path) -> Path:
+    """A copy of the finished run to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def read_metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+# --- a run folder --------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_all_files(finished):
+    assert {path.name for path in finished.iterdir()} == FILES
+    config = json.loads((finished / "config.json").read_text())
+    assert config["steps"] == STEPS and config["test_every"] == 4 and Path(config["data"]).is_absolute()
+    assert set(config["versions"]) >= {"splax", "jax", "flax", "optax", "numpy", "python"}
+
+
+def test_metrics_say_what_came_out(finished):
+    metrics = read_metrics(finished)
+    assert metrics["views"] == len(metrics["per_view"]) == 2
+    assert metrics["steps"] == STEPS and metrics["num_gaussians"] == 150 and metrics["interrupted"] is False
+    assert metrics["train_seconds"] > 0
+    assert metrics["steps_per_second"] == pytest.approx(STEPS / metrics["train_seconds"])
+    assert isinstance(metrics["device"], str) and metrics["versions"]["splax"] == splax.__version__
+    assert [view["name"] for view in metrics["per_view"]] == ["train_000.png", "train_004.png"]
+    for key in ("psnr", "ssim"):
+        assert metrics[key] == pytest.approx(np.mean([view[key] for view in metrics["per_view"]]))
+    assert 5 < metrics["psnr"] < 40 and -1 < metrics["ssim"] < 1
+
+
+def test_pictures_show_truth_render_and_error(finished, demo_scene):
+    assert {path.name for path in (finished / "eval").iterdir()} == {"train_000.png", "train_004.png"}
+    picture = cv2.imread(str(finished / "eval" / "train_000.png"))
+    assert picture is not None
+    assert picture.shape[0] == HEIGHT and 3 * WIDTH <= picture.shape[1] < 4 * WIDTH
+    np.testing.assert_array_equal(picture[:, :WIDTH, ::-1], demo_scene.train[0].image)
+    assert cv2.imread(str(finished / "loss.png")) is not None
+
+
+def test_the_splat_and_the_log_can_be_read(finished):
+    assert splax.load_ply(finished / "point_cloud.ply").capacity == 150
+    lines = [json.loads(line) for line in (finished / "train.log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    assert lines[-1]["step"] == STEPS
+    assert {"loss", "psnr", "num_gaussians", "seconds", "steps_per_second"} <= set(lines[0])
+
+
+def test_eval_gives_the_same_scores_again(run_copy, capsys):
+    before = read_metrics(run_copy)
+    shutil.rmtree(run_copy / "eval")
+    assert run("eval", run_copy) == 0
+    after = read_metrics(run_copy)
+    assert f"{after['psnr']:.2f} dB" in capsys.readouterr().out
+    for key in ("psnr", "ssim"):
+        assert after[key] == pytest.approx(before[key], abs=1e-4)
+    assert {**after, "psnr": 0, "ssim": 0, "per_view": 0} == {**before, "psnr": 0, "ssim": 0, "per_view": 0}
+    assert len(list((run_copy / "eval").iterdir())) == 2
+
+
+def test_eval_does_not_need_the_metrics(run_copy):
+    expected = read_metrics(run_copy)["psnr"]
+    (run_copy / "metrics.json").unlink()
+    assert run("eval", run_copy) == 0
+    assert read_metrics(run_copy)["psnr"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_render_writes_test_views_an_orbit_and_a_film(finished, tmp_path, capsys):
+    assert run("render", finished, "--out", tmp_path / "new" / "pictures", "--frames", 3) == 0
+    folder = tmp_path / "new" / "pictures"
+    assert {path.name for path in (folder / "test").iterdir()} == {"train_000.png", "train_004.png"}
+    assert {path.name for path in (folder / "orbit").iterdir()} == {"0000.png", "0001.png", "0002.png"}
+    for path in folder.glob("*/*.png"):
+        picture = cv2.imread(str(path))
+        assert picture is not None and picture.shape == (HEIGHT, WIDTH, 3)
+    output = capsys.readouterr().out
+    assert (folder / "orbit.mp4").is_file() == ("Film:" in output) != ("No film:" in output)
+
+
+def test_info_prints_what_is_there(data, capsys):
+    assert run("info", data, "--downscale", 2) == 0
+    output = capsys.readouterr().out
+    assert "8: 7 train, 1 test" in output and "16 x 12 pixels" in output and "extent" in output
+
+
+def test_demo_needs_no_data(monkeypatch, tmp_path, demo_scene, capsys):
+    monkeypatch.setattr(commands, "make_demo_scene", lambda: demo_scene)
+    assert run("demo", "--out", tmp_path / "demo", *FAST) == 0
+    assert "PSNR" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
+    # An earlier demo is replaced, and knows its scene.
+    stale = tmp_path / "demo" / "eval" / "stale.png"
+    stale.touch()
+    assert run("demo", "--out", tmp_path / "demo", *FAST) == 0
+    assert not stale.exists()
+    assert run("eval", tmp_path / "demo") == 0
+
+
+def test_demo_replaces_no_other_run(run_copy, capsys):
+    assert_refused(run("demo", "--out", run_copy), capsys, "already holds a run", "another folder")
+    assert {path.name for path in run_copy.iterdir()} == FILES
+
+
+def test_overwrite_replaces_a_run(data, run_copy, capsys):
+    assert_refused(run("train", data, "--out", run_copy, *FAST), capsys, "already holds a run", "--overwrite")
+    assert read_metrics(run_copy)["views"] == 2
+    assert run("train", data, "--out", run_copy, "--test-every", 4, "--overwrite", *FAST) == 0
+    assert {path.name for path in run_copy.iterdir()} == FILES
+
+
+def test_no_view_held_out(data, tmp_path, capsys):
+    assert run("train", data, "--out", tmp_path / "run", "--test-every", 0, *FAST) == 0
+    assert "No view was held out" in capsys.readouterr().out
+    metrics = read_metrics(tmp_path / "run")
+    assert (metrics["views"], metrics["psnr"], metrics["per_view"]) == (0, None, [])
+
+
+def test_ctrl_c_writes_what_is_trained_so_far(data, tmp_path, monkeypatch, capsys):
+    write_log = RunFolder.write_log
+
+    def interrupt(self, trainer, progress):
+        write_log(self, trainer, progress)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "write_log", interrupt)
+    out = tmp_path / "run"
+    assert run("train", data, "--out", out, "--test-every", 4, *FAST) == 130
+    assert "Interrupted after 1 steps" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == FILES
+    metrics = read_metrics(out)
+    assert metrics["steps"] == 1 and metrics["interrupted"] is True
+    assert run("eval", out) == 0
+
+
+def test_nan_writes_what_is_good(data, tmp_path, monkeypatch, capsys):
+    def stop(self, trainer, progress):
+        raise splax.NonFiniteError("loss or gradient not finite at step 1, view 'x'.")
+
+    monkeypatch.setattr(RunFolder, "write_log", stop)
+    out = tmp_path / "run"
+    assert run("train", data, "--out", out, "--test-every", 4, *FAST) == 1
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("splax: error: loss or gradient not finite at step 1") and "Traceback" not in error
+    )
+    assert (out / "point_cloud.ply").is_file() and read_metrics(out)["steps"] == 1
+
+
+# --- bad input -----------------------------------------------------------------------------------------
+
+
+def assert_refused(status: int, capsys, *words: str) -> None:
+    """Exit status 2 and one line on standard error that holds these words."""
+    captured = capsys.readouterr()
+    assert status == 2, captured
+    (line,) = captured.err.splitlines()
+    assert line.startswith("splax: error: ")
+    assert "Traceback" not in captured.err + captured.out
+    for word in words:
+        assert word in line, line
+
+
+def set_pose(folder: Path, pose: object) -> None:
+    path = folder / "transforms.json"
+    meta = json.loads(path.read_text())
+    meta["frames"][2]["transform_matrix"] = pose
+    path.write_text(json.dumps(meta))
+
+
+def drop_matrix(folder: Path) -> None:
+    path = folder / "transforms.json"
+    meta = json.loads(path.read_text())
+    del meta["frames"][2]["transform_matrix"]
+    path.write_text(json.dumps(meta))
+
+
+def enlarge_one(folder: Path) -> None:
+    assert cv2.imwrite(str(folder / "images" / "train_003.png"), np.zeros((HEIGHT, 2 * WIDTH, 3), np.uint8))
+
+
+def remove_images(folder: Path) -> None:
+    shutil.rmtree(folder / "images")
+
+
+def corrupt_all(folder: Path) -> None:
+    for path in (folder / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+
+
+SPOILED = {
+    "no json": (lambda f: (f / "transforms.json").unlink(), ["no transforms.json"]),
+    "malformed json": (lambda f: (f / "transforms.json").write_text('{"frames": [}'), ["not valid json"]),
+    "not an object": (lambda f: (f / "transforms.json").write_text("[]"), ["json object"]),
+    "no frames": (lambda f: (f / "transforms.json").write_text("{}"), ["'frames' must be a list"]),
+    "no matrix": (drop_matrix, ["frame 2", "transform_matrix"]),
+    "scaled pose": (lambda f: set_pose(f, (2 * np.eye(4)).tolist()), ["frame 2", "must be a rotation"]),
+    "NaN pose": (lambda f: set_pose(f, np.full((4, 4), np.nan).tolist()), ["frame 2", "NaN"]),
+    "mixed sizes": (enlarge_one, ["frame 3", "64 x 24", "another shape"]),
+    "no image": (remove_images, ["none of its 8 frames has a usable image"]),
+    "corrupt images": (corrupt_all, ["none of its 8 frames", "damaged"]),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_bad_data_is_refused_in_one_line(editable, tmp_path, capsys, case):
+    spoil, words = SPOILED[case]
+    spoil(editable)
+    out = tmp_path / "run"
+    assert_refused(run("train", editable, "--out", out, *FAST), capsys, *words)
+    assert not out.exists()
+    assert_refused(run("info", editable), capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--downscale", 100], ["downscale 100", "32 x 24"]),
+        (["--downscale", 0.5], ["downscale", "0.5"]),
+        (["--downscale", "nan"], ["downscale", "nan"]),
+        (["--test-every", 1], ["test_every", "1"]),
+        (["--steps", 0], ["steps must be at least 1", "0"]),
+        (["--num-gaussians", 0], ["num=0"]),
+        (["--max-gaussians", 0], ["max_gaussians", "0"]),
+        (["--sh-degree", 4], ["sh_degree", "4"]),
+        (["--tile-size", 0], ["tile_size", "0"]),
+        (["--seed", -1], ["seed", "-1"]),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(data, tmp_path, capsys, options, words):
+    out = tmp_path / "run"
+    assert_refused(run("train", data, "--out", out, *options), capsys, *words)
+    assert not out.exists()
+
+
+def test_bad_folders_are_refused_in_one_line(data, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert_refused(run("train", tmp_path / "none", "--out", tmp_path / "run"), capsys, "No such folder")
+    assert_refused(run("train", file, "--out", tmp_path / "run"), capsys, "not a dataset")
+    assert_refused(run("train", data, "--out", file, *FAST), capsys, f"--out {file} is a file")
+    assert_refused(run("train", data, "--out", file / "run", *FAST), capsys, "cannot be written")
+    assert_refused(run("demo", "--out", file), capsys, "is a file")
+    assert_refused(run("eval", tmp_path / "none"), capsys, "no such folder")
+    assert_refused(run("eval", data), capsys, "no finished run", "config.json")
+
+
+def test_render_refuses_a_file_and_no_frames(finished, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    assert_refused(run("render", finished, "--out", file), capsys, "is a file")
+    assert_refused(run("render", finished, "--out", tmp_path / "new", "--frames", 0), capsys, "num=0")
+    assert_refused(run("render", finished, "--out", tmp_path / "new", "--fps", 0), capsys, "fps", "0")
+    assert not (tmp_path / "new").exists()
+
+
+DAMAGE = {
+    "malformed config": (lambda f: (f / "config.json").write_text("{"), ["config.json", "not valid json"]),
+    "config of no scene": (lambda f: (f / "config.json").write_text("{}"), ["config.json", "'data'"]),
+    "config of wrong type": (lambda f: edit_json(f / "config.json", downscale="2"), ["'downscale'", "'2'"]),
+    "config of true": (lambda f: edit_json(f / "config.json", test_every=True), ["'test_every'", "True"]),
+    "data moved away": (
+        lambda f: edit_json(f / "config.json", data="/no/where"),
+        ["No such folder", "where"],
+    ),
+    "malformed metrics": (lambda f: (f / "metrics.json").write_text("nope"), ["metrics.json", "json"]),
+    "no splat": (lambda f: (f / "point_cloud.ply").unlink(), ["no finished run", "point_cloud.ply"]),
+    "no ply": (lambda f: (f / "point_cloud.ply").write_text("hello"), ["point_cloud.ply"]),
+    "half a ply": (
+        lambda f: (f / "point_cloud.ply").write_bytes((f / "point_cloud.ply").read_bytes()[:-100]),
+        ["point_cloud.ply"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_run_is_refused_in_one_line(run_copy, capsys, case):
+    damage, words = DAMAGE[case]
+    damage(run_copy)
+    assert_refused(run("eval", run_copy), capsys, *words)
+
+
+def test_left_out_frames_are_a_warning(editable, tmp_path, capsys):
+    (editable / "images" / "train_003.png").unlink()
+    (editable / "images" / "train_005.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="2 of 8 frames left out"):
+        splax.load_dataset(editable)
+    result = subprocess.run(
+        [sys.executable, "-m", "splax.cli", "info", str(editable)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("splax: warning: ") and "2 of 8 frames left out" in line
+    assert "train_003.png" in line and "train_005.png" in line
+    assert "6: 5 train, 1 test" in result.stdout
+
+
+# --- the parser ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["train", "x", "--out", "y", "--stepz", "3"], "--stepz"),
+        (["train", "x"], "--out"),
+        (["train", "x", "--out", "y", "--steps", "many"], "many"),
+        (["fly"], "fly"),
+        ([], "train"),
+    ],
+)
+def test_the_parser_exits_with_2(arguments, word, capsys):
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert word in captured.err and captured.out == "" and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+def test_help_is_quick_and_does_without_jax(arguments):
+    code = (
+        "import sys; from splax.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print('jax' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.split() == ["False", "False"]
+    assert "splax" in result.stdout
+    # CPU time, not wall time: the machine may be busy.
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1.0
+
+
+def test_every_option_is_explained(capsys):
+    assert run("train", "--help") == 0
+    help_text = capsys.readouterr().out
+    for option in ("--out", "--downscale", "--steps", "--num-gaussians", "--sh-degree", "--seed"):
+        assert option in help_text
+    assert "--white-background" in help_text
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("view", "picture"),
+    [
+        ("0001.jpg", "0001.png"),
+        ("left/0001.PNG", "left_0001.png"),
+        ("../../etc/passwd", "_.._etc_passwd.png"),
+        (".hidden", "hidden.png"),
+        ("a b\nc.jpeg", "a_b_c.png"),
+        ("v1.5", "v1.5.png"),
+    ],
+)
+def test_picture_names_stay_in_their_folder(view, picture):
+    assert picture_name(view) == picture
