@@ -132,7 +132,8 @@ class Camera:
     def position(self) -> Float[Array, "*batch 3"]:
         """Camera centre in the world, [..., 3]."""
         rotation, translation = self.viewmat[..., :3, :3], self.viewmat[..., :3, 3]
-        return -jnp.einsum("...ji,...j->...i", rotation, translation)
+        # Not a matrix product, whose precision may be low on a GPU.
+        return -(rotation * translation[..., :, None]).sum(axis=-2)
 
     @property
     def camera_to_world(self) -> Float[Array, "*batch 4 4"]:

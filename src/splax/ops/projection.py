@@ -84,7 +84,7 @@ def project_gaussians(
         radius_clip: cull Gaussians whose radius in pixels is not above this.
     """
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    depths = means @ viewmat[2, :3] + viewmat[2, 3]
+    depths = _transform_row(viewmat[2], means)
     valid = finite_rows(means, quats, scales, opacities) & (depths > near_plane) & (depths < far_plane)
     valid &= (quats != 0).any(axis=1) & (opacities >= ALPHA_THRESHOLD)
     sigma_pixels = scales.max(axis=1) * jnp.maximum(fx, fy) / jnp.where(depths > near_plane, depths, 1)
@@ -99,7 +99,7 @@ def project_gaussians(
     scales = jnp.where(valid[:, None], scales, 1)
     opacities = jnp.where(valid, opacities, 1)
 
-    x, y, z = (means @ viewmat[:3, :3].T + viewmat[:3, 3]).T
+    x, y, z = (_transform_row(row, means) for row in viewmat[:3])
     means2d = jnp.stack([fx * x / z + cx, fy * y / z + cy], axis=-1)
     rows = _projected_axes(x / z, y / z, z, quats, scales, viewmat, K, width, height)
     xx, xy, yy = _dot(rows[0], rows[0]), _dot(rows[0], rows[1]), _dot(rows[1], rows[1])
@@ -124,9 +124,15 @@ def project_gaussians(
     )
 
 
+def _transform_row(row: Float[Array, "4"], means: Float[Array, "n 3"]) -> Float[Array, " n"]:
+    """One coordinate of the transformed centres; not a matrix product, whose precision may be low on a GPU."""
+    return row[0] * means[:, 0] + row[1] * means[:, 1] + row[2] * means[:, 2] + row[3]
+
+
 def _point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, "3"]:
     """A point one unit in front of the camera."""
-    return viewmat[:3, :3].T @ (jnp.array([0, 0, 1], viewmat.dtype) - viewmat[:3, 3])
+    offset = jnp.array([0, 0, 1], viewmat.dtype) - viewmat[:3, 3]
+    return (viewmat[:3, :3] * offset[:, None]).sum(axis=0)
 
 
 def _projected_axes(u, v, z, quats, scales, viewmat, K, width, height):

@@ -1,5 +1,6 @@
 """Rotations as quaternions, wxyz, stored unnormalised and normalised on use."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -25,4 +26,4 @@ def quat_scale_to_covar(
 ) -> Float[Array, "*batch 3 3"]:
     """Covariances R S S^T R^T, [..., 3, 3], of activated scales (Kerbl et al. 2023, eq. 6)."""
     half = quat_to_rotmat(quats) * scales[..., None, :]
-    return half @ jnp.swapaxes(half, -1, -2)
+    return jnp.matmul(half, jnp.swapaxes(half, -1, -2), precision=jax.lax.Precision.HIGHEST)

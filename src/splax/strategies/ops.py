@@ -82,7 +82,7 @@ def sample_offsets(
     """One draw from each Gaussian about its centre, world units, [N, 3]."""
     # Drawn in the order of rows: more rows behind them do not change the draws of the first.
     noise = jax.random.normal(key, log_scales.shape, log_scales.dtype)
-    return jnp.einsum("nij,nj->ni", quat_to_rotmat(quats), jnp.exp(log_scales) * noise)
+    return (quat_to_rotmat(quats) * (jnp.exp(log_scales) * noise)[:, None, :]).sum(axis=-1)
 
 
 def scatter_split(surgery: Surgery, params: Params, split: Bool[Array, " n"], key: PRNGKeyArray) -> Surgery:
