@@ -82,7 +82,7 @@ def assert_gradients_close(
     expected: ArrayLike,
     *,
     rtol: float = 1e-3,
-    atol: float = 1e-5,
+    atol: float = 3e-5,
     max_outliers: float = 1e-3,
     name: str = "",
 ) -> None:
@@ -92,7 +92,8 @@ def assert_gradients_close(
         actual: the gradient under test.
         expected: the same from elsewhere.
         rtol: relative to each expected entry.
-        atol: relative to the largest expected entry: what cancels in a sum of large terms is lost in float32.
+        atol: relative to the largest expected entry: where large terms cancel, float32 keeps no digits of its
+            own. Measured need: under 1e-6, but 1e-5 where alpha is at its clamp.
         max_outliers: share of entries that may be out of tolerance. They must be finite all the same.
         name: shown in the error.
     """

@@ -56,12 +56,14 @@ def gradient_error(name: str, entries: int = 40) -> dict[str, float]:
         worst = 0.0
         for index in rng.permutation(len(flat))[:entries]:
             value = float(flat[index])
+            # A quaternion's unit is its own length: a longer step would turn it across the alpha threshold.
+            step = STEP * (float(inputs[key][index // 4].norm()) if key == "quats" else 1.0)
             ends = []
             for sign in (1, -1):
-                flat[index] = value + sign * STEP
+                flat[index] = value + sign * step
                 ends.append(case_loss(inputs, case))
             flat[index] = value
-            worst = max(worst, abs((ends[0] - ends[1]) / (2 * STEP) - expected[index]))
+            worst = max(worst, abs((ends[0] - ends[1]) / (2 * step) - expected[index]))
         errors[key] = worst / np.abs(expected).max()
     return errors
 
