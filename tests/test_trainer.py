@@ -1,0 +1,488 @@
+"""The Trainer: it learns, repeats bit for bit, loses nothing to full buffers, and stops cleanly."""
+
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import splax
+from splax.training import trainer as trainer_module
+from splax.training.trainer import view_order
+
+CAPACITY = 4096  # more than any view of these tests needs
+# Not Adam's usual epsilon: near zero gradients it would make steps out of rounding.
+ADAM = optax.adam(1e-3, eps=1e-4)
+GROWING = splax.DefaultStrategy(grow_grad2d=1e-7, refine_start=0, refine_every=4)
+
+
+class DenseModel(splax.SplatModel):
+    """Every Gaussian at every pixel, in no order: a picture good enough to train on, and quick to compile.
+
+    Like the rasterizer it has a buffer, and it is harsher about it: on an overflow all of the picture is NaN.
+    """
+
+    def __call__(self, camera, *, background=None, means2d_offset=None):
+        gaussians = self.gaussians.drawable()
+        projection = self.rasterizer.project(gaussians, camera)
+        means2d = projection.means2d + (0 if means2d_offset is None else means2d_offset)
+        visible = (projection.radii > 0).all(axis=1)
+        y, x = jnp.mgrid[: camera.height, : camera.width][..., None] + 0.5
+        dx, dy = means2d[:, 0] - x, means2d[:, 1] - y
+        a, b, c = projection.conics.T
+        alphas = gaussians.opacities * jnp.exp(-0.5 * (a * dx**2 + c * dy**2) - b * dx * dy)
+        alphas = jnp.where(visible, alphas, 0)
+        alpha = alphas.sum(axis=-1) / (1 + alphas.sum(axis=-1))
+        num_isects = (alphas > 1 / 255).sum()
+        capacity = 2**30 if self.rasterizer.isect_capacity is None else self.rasterizer.isect_capacity
+        image = alphas @ self.colors(gaussians, camera) / (1 + alphas.sum(axis=-1, keepdims=True))
+        return splax.RenderOutput(
+            image=jnp.where(num_isects > capacity, jnp.nan, image),
+            alpha=alpha,
+            accumulated_depth=alphas @ projection.depths,
+            means2d=means2d,
+            radii=projection.radii,
+            num_isects=num_isects,
+            isect_capacity=jnp.asarray(capacity, jnp.int32),
+        )
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return splax.make_demo_scene(num_train=6, num_test=2, width=32, height=24)
+
+
+def make_gaussians(scene, num=200, *, capacity=None, **options):
+    gaussians = splax.Gaussians.random(
+        num, extent=1.5, center=scene.center, rngs=nnx.Rngs(0), **{"sh_degree": 1, **options}
+    )
+    return gaussians if capacity is None else gaussians.with_capacity(capacity)
+
+
+def make_trainer(
+    scene,
+    gaussians=None,
+    *,
+    isect_capacity=CAPACITY,
+    cls=splax.Trainer,
+    model_cls=splax.SplatModel,
+    strategy=None,
+    optimizer=None,
+    **config,
+):
+    """Always the same sizes and ``steps``, so that there is one program with the rasterizer to compile."""
+    gaussians = make_gaussians(scene) if gaussians is None else gaussians
+    model = model_cls(gaussians, splax.TileRasterizer(8, isect_capacity=isect_capacity))
+    config = splax.TrainConfig(**{"steps": 100, "progress": False, **config})
+    return cls(model, scene, config, strategy=strategy or splax.Strategy(), optimizer=optimizer)
+
+
+def params_of(trainer, rows: Any = slice(None)) -> dict[str, np.ndarray]:
+    params = nnx.to_pure_dict(nnx.state(trainer.model.gaussians, nnx.Param))
+    return {name: np.array(value)[rows] for name, value in params.items()}
+
+
+def assert_same(actual: dict, expected: dict) -> None:
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value, err_msg=name)
+
+
+def assert_close(actual: dict, expected: dict, atol=2e-4) -> None:
+    """Equal but for rounding in the steps before: two programs may sum in different orders."""
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-3, atol=atol, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def reference(scene):
+    """The Params after 20 steps made in one go, and the Progress records."""
+    trainer = make_trainer(scene)
+    trainer.fit(20)
+    return SimpleNamespace(params=params_of(trainer), history=trainer.history)
+
+
+def make_dense_trainer(scene, gaussians=None, **options):
+    return make_trainer(scene, gaussians, **{"model_cls": DenseModel, "isect_capacity": 2**20, **options})
+
+
+@pytest.fixture(scope="module")
+def dense_reference(scene):
+    """The same with DenseModel."""
+    trainer = make_dense_trainer(scene)
+    trainer.fit(20)
+    return SimpleNamespace(params=params_of(trainer), history=trainer.history)
+
+
+# --- learning ------------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss_and_raises_the_psnr_of_unseen_views(scene):
+    trainer = make_trainer(scene)
+    before = trainer.evaluate()
+    model = trainer.fit()
+    assert model is trainer.model
+    assert trainer.step == 100
+    assert trainer.history[-1].loss < 0.9 * trainer.history[0].loss
+    after = trainer.evaluate()
+    assert after["psnr"] > before["psnr"] + 2
+    assert after["ssim"] > before["ssim"]
+    # Strategy() neither adds nor removes.
+    assert int(model.gaussians.num_alive) == model.gaussians.capacity == 200
+
+
+def test_history_and_callbacks_tell_of_every_stretch(scene):
+    told = []
+    trainer = make_trainer(scene)
+    trainer.fit(12, callbacks=[lambda trainer, progress: told.append((trainer.step, progress))])
+    assert [progress for _, progress in told] == trainer.history
+    steps = [progress.step for progress in trainer.history]
+    assert steps == sorted(set(steps)) == [step for step, _ in told]
+    assert steps[-1] == 12
+    seconds = [progress.seconds for progress in trainer.history]
+    assert seconds == sorted(seconds)
+    assert trainer.seconds == seconds[-1] > 0
+    for progress in trainer.history:
+        assert np.isfinite([progress.loss, progress.psnr]).all()
+        assert progress.num_gaussians == 200
+        assert 0 < progress.num_isects <= CAPACITY
+        assert progress.steps_per_second > 0
+
+
+def test_the_callback_sees_the_state_of_its_step(scene, reference):
+    seen = {}
+
+    def keep(trainer, progress):
+        seen[progress.step] = params_of(trainer)
+
+    make_trainer(scene).fit(20, callbacks=[keep])
+    assert_same(seen[20], reference.params)
+
+
+def test_evaluate_agrees_with_numpy(scene):
+    trainer = make_trainer(scene)
+    result = trainer.evaluate()
+    assert set(result) == {"psnr", "ssim", "views"}
+    assert result["views"] == 2
+    expected = []
+    for view, view_psnr, _, image in trainer.evaluate_views():
+        rendered = np.asarray(trainer.model(view.camera).image, np.float64).clip(0, 1)
+        np.testing.assert_allclose(image, rendered, atol=1e-6)
+        mse = ((rendered - view.image / 255) ** 2).mean()
+        expected.append(10 * np.log10(1 / mse))
+        assert view_psnr == pytest.approx(expected[-1], abs=1e-3)
+    assert result["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert trainer.evaluate(scene.train[:1])["views"] == 1
+    assert trainer.evaluate([]) == {"psnr": None, "ssim": None, "views": 0}
+
+
+def test_bands_of_spherical_harmonics_come_into_use_one_by_one(scene):
+    class DegreeTrainer(splax.Trainer):
+        def loss(self, model, output, target):
+            return model.gaussians.active_sh_degree[...] + 0.0 * output.image.mean()
+
+    gaussians = make_gaussians(scene, sh_degree=2)
+    trainer = make_dense_trainer(scene, gaussians, cls=DegreeTrainer, sh_degree_every=2)
+    for _ in range(7):
+        trainer.fit(1)
+    assert [progress.loss for progress in trainer.history] == [0, 0, 1, 1, 2, 2, 2]
+
+
+def test_a_band_out_of_use_does_not_train(scene):
+    trainer = make_dense_trainer(scene, sh_degree_every=6)
+    trainer.fit(6)
+    assert not params_of(trainer)["shN"].any()
+    trainer.fit(2)
+    assert params_of(trainer)["shN"].any()
+
+
+# --- repeatability -------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_gives_the_same_bits(scene, reference):
+    trainer = make_trainer(scene)
+    trainer.fit(20)
+    assert_same(params_of(trainer), reference.params)
+
+
+def test_another_seed_gives_another_run(scene, reference):
+    trainer = make_trainer(scene, seed=1)
+    trainer.fit(20)
+    assert (params_of(trainer)["means"] != reference.params["means"]).any()
+
+
+def test_the_result_does_not_depend_on_how_fit_is_cut(scene, reference, monkeypatch):
+    trainer = make_trainer(scene)
+    trainer.fit(10)
+    monkeypatch.setattr(trainer_module, "_SECONDS_PER_CALL", 1e-9)  # one step a call
+    trainer.fit(10)
+    assert [progress.step for progress in trainer.history[-10:]] == list(range(11, 21))
+    assert_same(params_of(trainer), reference.params)
+
+
+def test_fit_does_what_config_leaves_and_can_go_on(scene):
+    trainer = make_trainer(scene)
+    trainer.fit(98)
+    trainer.fit()
+    assert trainer.step == 100
+    stretches = len(trainer.history)
+    trainer.fit()
+    trainer.fit(0)
+    assert (trainer.step, len(trainer.history)) == (100, stretches)
+    trainer.fit(3)
+    assert trainer.step == 103
+
+
+def test_arrays_held_by_the_user_stay_valid(scene):
+    trainer = make_trainer(scene)
+    held = [trainer.model.gaussians.means[...]]
+
+    def keep(trainer, progress):
+        held.append(trainer.model.gaussians.means[...])
+
+    for _ in range(2):
+        trainer.fit(3, callbacks=[keep])
+        held.append(trainer.model.gaussians.means[...])
+    values = [np.asarray(array) for array in held]
+    assert (values[0] != values[-1]).any()
+
+
+def test_changes_made_by_hand_between_fits_are_taken_up(scene):
+    trainer = make_trainer(scene)
+    trainer.fit(1)
+    trainer.model.gaussians.alive[...] = jnp.arange(200) < 120
+    trainer.fit(1)
+    assert trainer.history[-1].num_gaussians == 120
+    trainer.model.gaussians = trainer.model.gaussians.compact()
+    with pytest.raises(ValueError, match=r"changed shape.*new Trainer"):
+        trainer.fit(1)
+
+
+@pytest.mark.parametrize("num_views", [1, 7])
+def test_view_order_shows_every_view_once_an_epoch(num_views):
+    order = view_order(num_views, 5 * num_views, seed=3)
+    for epoch in order.reshape(5, num_views):
+        assert sorted(epoch) == list(range(num_views))
+    for steps in range(len(order)):
+        np.testing.assert_array_equal(view_order(num_views, steps, seed=3), order[:steps])
+    if num_views > 1:
+        assert len({tuple(epoch) for epoch in order.reshape(5, num_views)}) > 1
+        assert (view_order(num_views, len(order), seed=4) != order).any()
+
+
+# --- full buffers --------------------------------------------------------------------------------------
+
+
+def test_an_overflow_discards_nothing(scene):
+    small = make_trainer(scene, isect_capacity=64)
+    small.fit(20)
+    assert small.step == 20
+    assert small.model.rasterizer.isect_capacity == 64  # the user's setting is left alone
+    # As if the buffer had been as large as it became from the start.
+    ample = make_trainer(scene, isect_capacity=small._isect_capacity)
+    ample.fit(20)
+    assert_same(params_of(small), params_of(ample))
+
+
+def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
+    """A buffer that grows by no more than the view at hand needs, so that a later view overflows again."""
+    monkeypatch.setattr(trainer_module, "round_capacity", int)
+    monkeypatch.setattr(trainer_module, "_ISECT_MARGIN", 1)
+    monkeypatch.setattr(trainer_module, "_SECONDS_PER_CALL", 1e9)
+    seed = 21  # its first three views need less than its fourth
+    ample, tight = (make_dense_trainer(scene, isect_capacity=room, seed=seed) for room in (2**20, 10))
+    overflows, mend = [], tight._mend
+
+    def watch(step, order, metrics, done):
+        before = tight._isect_capacity
+        mend(step, order, metrics, done)
+        if tight._isect_capacity > before:
+            overflows.append(done)
+
+    tight._mend = watch
+    ample.fit(20)
+    tight.fit(20)
+    assert ample.step == tight.step == 20
+    assert overflows[0] == 0 and max(overflows) > 0  # at once, and after some steps of a stretch
+    assert_close(params_of(tight), params_of(ample), atol=1e-5)
+
+
+def test_a_buffer_that_the_trainer_chose_is_large_enough(scene, dense_reference):
+    trainer = make_dense_trainer(scene, isect_capacity=None)
+    trainer.fit(20)
+    assert_close(params_of(trainer), dense_reference.params, atol=1e-5)
+
+
+def test_rows_grow_when_they_are_full(scene):
+    options = {"strategy": GROWING, "optimizer": ADAM}
+    small = make_dense_trainer(scene, make_gaussians(scene, 60), **options)
+    large = make_dense_trainer(scene, make_gaussians(scene, 60, capacity=400), **options)
+    for trainer in (small, large):
+        trainer.fit(7)
+    alive = np.asarray(large.model.gaussians.alive[...])
+    assert 60 < alive.sum() < 400
+    capacity = small.model.gaussians.capacity
+    assert alive.sum() <= capacity < 400
+    assert small.history[-1].num_gaussians == large.history[-1].num_gaussians == alive.sum()
+
+    # The same Gaussians in the same rows, with the same moments of Adam.
+    np.testing.assert_array_equal(small.model.gaussians.alive[...], alive[:capacity])
+    assert not alive[capacity:].any()
+    rows = np.flatnonzero(alive)
+    assert_close(params_of(small, rows), params_of(large, rows))
+    for moment in ("mu", "nu"):
+        slots = [optax.tree.get(trainer._state.opt_state, moment)["gaussians"] for trainer in (small, large)]
+        for name, value in slots[0].items():
+            assert len(value) == capacity
+            np.testing.assert_allclose(value[rows], slots[1][name][rows], rtol=0.01, atol=1e-6, err_msg=name)
+
+
+def test_max_gaussians_is_a_limit(scene):
+    strategy = splax.DefaultStrategy(grow_grad2d=1e-7, refine_start=0, refine_every=4, max_gaussians=70)
+    trainer = make_dense_trainer(scene, make_gaussians(scene, 60, capacity=400), strategy=strategy)
+    trainer.fit(9)
+    assert 60 < trainer.history[-1].num_gaussians <= 70
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        ADAM,
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3)),
+        optax.sgd(1e-3, momentum=0.9),
+    ],
+    ids=["adam", "clipped adamw", "momentum"],
+)
+def test_any_optax_optimizer_trains_and_densifies(scene, optimizer):
+    gaussians = make_gaussians(scene, 60)
+    trainer = make_dense_trainer(scene, gaussians, strategy=GROWING, optimizer=optimizer)
+    before = params_of(trainer, slice(60))
+    trainer.fit(7)
+    assert trainer.history[-1].num_gaussians > 60
+    assert (params_of(trainer, slice(60))["sh0"] != before["sh0"]).any()
+
+
+# --- stopping ------------------------------------------------------------------------------------------
+
+
+def spoil(kind: str, view) -> type[splax.Trainer]:
+    """A Trainer that cannot make a step with this view."""
+    spoiled = float((view.image / 255).mean())
+
+    class Spoiled(splax.Trainer):
+        def loss(self, model, output, target):
+            loss = super().loss(model, output, target)
+            here = jnp.abs(target.mean() - spoiled) < 1e-5
+            if kind == "loss":
+                return jnp.where(here, jnp.nan, loss)
+            # Finite, but its derivative at 0 is infinite.
+            return loss + jnp.sqrt(jnp.where(here, 0, 1) * output.alpha.sum())
+
+    return Spoiled
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_nan_stops_before_it_spreads(scene, kind):
+    order = view_order(6, 6, seed=0)
+    step = 3
+    view = scene.train[order[step]]
+    trainer = make_dense_trainer(scene, cls=spoil(kind, view))
+    with pytest.raises(splax.NonFiniteError, match=f"step {step}, view '{view.name}'"):
+        trainer.fit(20)
+    assert trainer.step == step
+    if kind == "loss":
+        clean = make_dense_trainer(scene)
+        clean.fit(step)
+        assert_close(params_of(trainer), params_of(clean), atol=1e-5)
+    assert all(np.isfinite(value).all() for value in params_of(trainer).values())
+    with pytest.raises(splax.NonFiniteError, match=f"step {step}"):  # it is the same step again
+        trainer.fit()
+
+
+def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(trainer, progress):
+        signal.raise_signal(signal.SIGINT)
+
+    trainer = make_trainer(scene)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(20, callbacks=[interrupt])
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert trainer.step == trainer.history[-1].step == 1
+    assert np.isfinite(params_of(trainer)["means"]).all()
+    trainer.fit(19)
+    assert_same(params_of(trainer), reference.params)
+
+
+def test_pruning_everything_is_an_error(scene):
+    strategy = splax.DefaultStrategy(prune_opacity=0.4, refine_start=0, refine_every=2)
+    trainer = make_dense_trainer(scene, strategy=strategy)
+    with pytest.raises(ValueError, match=r"left no Gaussian alive.*prune_opacity"):
+        trainer.fit(10)
+    assert int(trainer.model.gaussians.num_alive) == 200
+
+
+def test_nothing_alive_is_an_error(scene):
+    gaussians = make_gaussians(scene, 5)
+    gaussians.alive[...] = jnp.zeros(5, bool)
+    with pytest.raises(ValueError, match="no Gaussian alive"):
+        make_trainer(scene, gaussians)
+
+
+def test_views_of_different_sizes_are_refused(scene):
+    view = scene.train[0]
+    wide = splax.View(np.zeros((24, 40, 3), np.uint8), view.camera.resize(40, 24), "wide")
+    with pytest.raises(ValueError, match="one size"):
+        splax.Scene([view, wide], [])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", 0), ("ssim_weight", 1.1), ("sh_degree_every", -1), ("growth", 1.0), ("seed", -1)],
+)
+def test_config_out_of_range(field, value):
+    with pytest.raises(ValueError, match=f"{field} must .*{value}"):
+        splax.TrainConfig(**{field: value})
+
+
+def test_background_out_of_range():
+    with pytest.raises(ValueError, match="background must be RGB"):
+        splax.TrainConfig(background=(0.0, 0.0, 2.0))
+
+
+# --- the progress bar ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("progress", "shows"), [(None, False), (False, False), (True, True)])
+def test_progress_bar_is_quiet_where_nobody_looks(scene, capfd, progress, shows):
+    make_trainer(scene, progress=progress).fit(2)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert (
+        ("loss=" in captured.err) and ("psnr=" in captured.err) and ("gaussians=" in captured.err)
+    ) is shows
+    assert bool(captured.err) is shows
+
+
+def test_training_in_a_thread(scene):
+    """Signals belong to the main thread; elsewhere Ctrl-C is simply not handled."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        trainer = make_trainer(scene)
+        pool.submit(trainer.fit, 1).result()
+    assert trainer.step == 1
+
+
+def test_the_step_compiles_once(scene, monkeypatch):
+    trainer = make_trainer(scene)
+    traces = []
+    step = trainer._train_step
+    monkeypatch.setattr(trainer, "_train_step", lambda *args: traces.append(1) or step(*args))
+    trainer.fit(5)
+    trainer.fit(5)
+    assert len(traces) == 1
