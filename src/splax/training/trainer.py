@@ -415,8 +415,8 @@ class Trainer:
         self._state = jax.tree.map(jnp.copy, state)
 
     def _give_model(self) -> None:
-        """Writes the state into the model."""
-        nnx.update(self.model, self._state.params, self._state.rest)
+        """Writes the state into the model; copied, so that arrays that users hold outlive the next stretch."""
+        nnx.update(self.model, *jax.tree.map(jnp.copy, (self._state.params, self._state.rest)))
 
     def _bar(self, end: int) -> tqdm:
         disable = None if self.config.progress is None else not self.config.progress
