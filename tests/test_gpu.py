@@ -11,7 +11,7 @@ import splax
 pytestmark = pytest.mark.gpu
 
 
-def make_model(implementation: str | None, tile_size: int = 16) -> splax.SplatModel:
+def make_model(implementation, tile_size: int = 16) -> splax.SplatModel:
     gaussians = splax.Gaussians.random(2_000, extent=1.5, rngs=nnx.Rngs(0))
     key = jax.random.key(1)
     gaussians.quats[...] = jax.random.normal(key, gaussians.quats.shape)
@@ -19,7 +19,7 @@ def make_model(implementation: str | None, tile_size: int = 16) -> splax.SplatMo
     return splax.SplatModel(gaussians, splax.TileRasterizer(tile_size, implementation))
 
 
-def render_and_grads(device: jax.Device, implementation: str | None, tile_size: int = 16):
+def render_and_grads(device, implementation, tile_size: int = 16):
     with jax.default_device(device):
         model = make_model(implementation, tile_size)
         camera = splax.Camera.look_at((0, -4, 1), (0, 0, 0), fov_x=0.8, width=75, height=50)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import assert_gradients_close, make_camera, make_gaussians
+from jax.flatten_util import ravel_pytree
 from scipy.spatial.transform import Rotation
 
 import splax
@@ -308,7 +309,7 @@ def test_gradients_match_finite_differences(implementation, small_groups):
 def test_forward_mode_and_second_derivatives(small_groups):
     with jax.enable_x64(True):
         inputs, loss = small_problem(2, 8, 8, "xla")
-        flat, unravel = jax.flatten_util.ravel_pytree(inputs)
+        flat, unravel = ravel_pytree(inputs)
         gradient = jax.jit(jax.grad(lambda flat: loss(unravel(flat))))
         tangent = jnp.asarray(np.random.default_rng(2).normal(size=flat.shape))
         push = jax.jit(lambda flat, tangent: jax.jvp(lambda x: loss(unravel(x)), (flat,), (tangent,)))

@@ -29,7 +29,7 @@ class FeatureModel(splax.SplatModel):
         self.decoder = nnx.Linear(8, 3, rngs=rngs)
 
     def colors(self, gaussians, camera):
-        return jax.nn.sigmoid(self.decoder(gaussians.features[...]))
+        return jax.nn.sigmoid(self.decoder(gaussians.features[...]))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class OpacityTrainer(splax.Trainer):
@@ -96,7 +96,7 @@ def test_newborns_carry_their_parents_features(scene):
     config = splax.TrainConfig(steps=50, progress=False, learning_rates=rates)
     splax.Trainer(model, scene, config, strategy=GROWING).fit(5)
     known = {tuple(row) for row in np.asarray(make_gaussians(scene).features[...])}
-    rows = np.asarray(model.gaussians.compact().features[...])
+    rows = np.asarray(model.gaussians.compact().features[...])  # pyright: ignore[reportAttributeAccessIssue]
     assert len(rows) > NUM
     assert {tuple(row) for row in rows} <= known
 

@@ -421,7 +421,7 @@ def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference):
 def test_pruning_everything_is_an_error(scene):
     strategy = splax.DefaultStrategy(prune_opacity=0.4, refine_start=0, refine_every=2)
     trainer = make_dense_trainer(scene, strategy=strategy)
-    with pytest.raises(ValueError, match=r"left no Gaussian alive.*prune_opacity"):
+    with pytest.raises(splax.NoGaussianError, match=r"left no Gaussian alive.*prune_opacity"):
         trainer.fit(10)
     assert int(trainer.model.gaussians.num_alive) == 200
 

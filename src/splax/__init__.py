@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from splax.rasterizer import RenderOutput as RenderOutput
     from splax.rasterizer import TileRasterizer as TileRasterizer
     from splax.strategies.base import Strategy as Strategy
+    from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
     from splax.training.config import TrainConfig as TrainConfig
     from splax.training.optimizers import LearningRates as LearningRates
+    from splax.training.trainer import NoGaussianError as NoGaussianError
     from splax.training.trainer import NonFiniteError as NonFiniteError
     from splax.training.trainer import Progress as Progress
     from splax.training.trainer import Trainer as Trainer
@@ -42,12 +44,14 @@ _MODULES = {
     "DefaultStrategy": "strategies.default",
     "Gaussians": "gaussians",
     "LearningRates": "training.optimizers",
+    "NoGaussianError": "training.trainer",
     "NonFiniteError": "training.trainer",
     "Progress": "training.trainer",
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",
     "SplatModel": "model",
     "Strategy": "strategies.base",
+    "Surgery": "strategies.base",
     "TileRasterizer": "rasterizer",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",

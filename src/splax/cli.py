@@ -5,7 +5,9 @@ Only parses and reports errors. jax is imported after parsing, so that ``--help`
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -109,7 +111,7 @@ Command: TypeAlias = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 2 bad input, 1 training failed, 130 interrupted."""
-    options = tyro.cli(Command, prog="splax", description="Gaussian splatting in pure JAX.", args=arguments)
+    options = _parse(arguments)
     warnings.showwarning = _show_warning
     try:
         sys.exit(_run(options))
@@ -119,6 +121,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("splax: interrupted.", file=sys.stderr)
         sys.exit(130)
+
+
+def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Demo | Info:
+    """The options; on bad ones exits with status 2 after one line, where tyro prints a box of several."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                Command, prog="splax", description="Gaussian splatting in pure JAX.", args=arguments
+            )
+    except SystemExit as stop:
+        if stop.code == 2:
+            lines = (line.strip("─│╭╮╰╯ ") for line in errors.getvalue().splitlines())
+            print("splax: error: " + " ".join(line for line in lines if line), file=sys.stderr)
+        raise
 
 
 def _run(options: Train | Eval | Render | Demo | Info) -> int:

@@ -22,7 +22,7 @@ from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
-from splax.training.trainer import NonFiniteError, Trainer
+from splax.training.trainer import NoGaussianError, NonFiniteError, Trainer
 from splax.trajectories import orbit
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: fl
     except KeyboardInterrupt:
         status, interrupted = 130, True
         _say(f"Interrupted after {trainer.step:,} steps; writing what is trained so far.")
-    except NonFiniteError as error:
+    except (NonFiniteError, NoGaussianError) as error:
         status, interrupted = 1, True
         print(f"splax: error: {error} Writing what is trained so far.", file=sys.stderr)
     metrics = folder.write_results(trainer, interrupted=interrupted)

@@ -94,7 +94,7 @@ def save_video(path: str | os.PathLike[str], frames: Iterable[ArrayLike], *, fps
     try:
         import imageio_ffmpeg
     except ImportError as error:
-        raise ImportError("Videos need imageio-ffmpeg: pip install 'splax[video]'.") from error
+        raise ImportError("Videos need imageio-ffmpeg: pip install 'imageio[ffmpeg]'.") from error
 
     frames = iter(frames)
     first = _even(next(frames, np.zeros(0)))

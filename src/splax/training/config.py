@@ -14,7 +14,8 @@ class TrainConfig:
     Attributes:
         steps: length of the run; schedules refer to it.
         ssim_weight: share of 1 - SSIM in the loss, the rest is L1.
-        sh_degree_every: steps after which one more band of spherical harmonics comes into use; 0: all at once.
+        sh_degree_every: steps after which one more band of spherical harmonics comes into use, from those that
+            the model has coefficients of; 0: all at once.
         background: colour behind everything, RGB in [0, 1]; None takes the scene's.
         learning_rates: of each Param.
         seed: of the order of views and of densification.

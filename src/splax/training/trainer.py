@@ -21,10 +21,11 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from splax.cameras import Camera
 from splax.data.scene import Scene, View
+from splax.gaussians import Gaussians
 from splax.losses import photometric_loss
 from splax.metrics import psnr, ssim
 from splax.model import SplatModel
@@ -45,6 +46,10 @@ _ISECT_MARGIN = 1.25
 
 class NonFiniteError(FloatingPointError):
     """The loss or a gradient became NaN or infinite; the model holds the state before that step."""
+
+
+class NoGaussianError(RuntimeError):
+    """Pruning would leave no Gaussian alive; the model holds the state before it."""
 
 
 class StepMetrics(NamedTuple):
@@ -135,6 +140,7 @@ class Trainer:
         background = scene.background if self.config.background is None else self.config.background
         self._background = jnp.asarray(background, jnp.float32)
         self._cameras = Camera.stack([view.camera for view in scene.train])
+        self._first_sh_degree = _used_sh_degree(model.gaussians)
         self._images: Array | None = None
         self._isect_capacity = model.rasterizer.isect_capacity or 0  # 0: not counted yet
         self._seconds = 0.0
@@ -180,6 +186,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: if the loss or a gradient is NaN or infinite; names the step and the view.
+            NoGaussianError: if pruning would leave no Gaussian alive.
             KeyboardInterrupt: after Ctrl-C, once the steps under way are done.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
@@ -303,7 +310,8 @@ class Trainer:
         model = nnx.merge(nnx.graphdef(self.model), state.params, state.rest)
         model.rasterizer.isect_capacity = isect_capacity
         if self.config.sh_degree_every:
-            degree = jnp.minimum(state.step // self.config.sh_degree_every, model.gaussians.sh_degree)
+            bands = self._first_sh_degree + state.step // self.config.sh_degree_every
+            degree = jnp.minimum(bands, model.gaussians.sh_degree)
             model.gaussians.active_sh_degree[...] = degree.astype(jnp.int32)
         return model
 
@@ -385,7 +393,7 @@ class Trainer:
             capacity = max(needed, int(self._state.capacity * self.config.growth))
             self._state = grow(self._state, capacity, self.strategy, self.optimizer)
         if not refined.alive.any():
-            raise ValueError(
+            raise NoGaussianError(
                 f"pruning after step {self.step - 1} left no Gaussian alive. The model holds the state before it. "
                 "More or smaller initial Gaussians, or a lower prune_opacity, may help."
             )
@@ -416,6 +424,8 @@ class Trainer:
 
     def _give_model(self) -> None:
         """Writes the state into the model; copied, so that arrays that users hold outlive the next stretch."""
+        if any(x.is_deleted() for x in jax.tree.leaves(self._state)):
+            return  # a compiled call failed half way: the model keeps what the stretch before it gave
         nnx.update(self.model, *jax.tree.map(jnp.copy, (self._state.params, self._state.rest)))
 
     def _bar(self, end: int) -> tqdm:
@@ -430,6 +440,12 @@ class Trainer:
             refresh=False,
         )
         bar.update(progress.step - bar.n)
+
+
+def _used_sh_degree(gaussians: Gaussians) -> int:
+    """Highest degree with a coefficient that is not zero: 0 for new Gaussians, more for a splat from a file."""
+    used = np.flatnonzero(np.asarray((gaussians.shN[...] != 0).any(axis=(0, 2))))
+    return int((used[-1] + 1) ** 0.5) if used.size else 0
 
 
 def view_order(num_views: int, steps: int, seed: int) -> Int[np.ndarray, " steps"]:
