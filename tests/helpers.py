@@ -1,12 +1,15 @@
 """What several test files share: small scenes, the goldens, and comparisons with a tolerance band."""
 
+import json
 import pathlib
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from jaxtyping import ArrayLike, Bool
 
 from splax.cameras import Camera
+from splax.data.scene import View
 
 GOLDENS = pathlib.Path(__file__).with_name("goldens")
 GAUSSIAN_PARAMS = ("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")
@@ -38,6 +41,23 @@ def make_camera(
 ) -> Camera:
     """A camera outside the cube [-1, 1]^3 that sees most of it."""
     return Camera.look_at(position, target, fov_x=fov_x, width=width, height=height)
+
+
+def write_transforms(folder: pathlib.Path, views: Sequence[View]) -> pathlib.Path:
+    """Writes views as a dataset with a transforms.json, in OpenGL's axes; returns the folder."""
+    (folder / "images").mkdir(parents=True)
+    camera = views[0].camera
+    K = np.asarray(camera.K, np.float64)
+    meta = {"w": camera.width, "h": camera.height, "cx": K[0, 2], "cy": K[1, 2]}
+    frames = []
+    for view in views:
+        file_path = f"images/{view.name}.png"
+        assert cv2.imwrite(str(folder / file_path), view.image[..., ::-1])
+        pose = np.linalg.inv(np.asarray(view.camera.viewmat, np.float64)) @ np.diag([1, -1, -1, 1])
+        frames.append({"file_path": file_path, "transform_matrix": pose.tolist()})
+    content = {**meta, "fl_x": K[0, 0], "fl_y": K[1, 1], "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(content))
+    return folder
 
 
 def golden_names() -> list[str]:

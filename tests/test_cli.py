@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import write_transforms
 
 import splax
 from splax import cli, commands
@@ -28,11 +29,6 @@ def run(*arguments: object) -> int:
     return exit_.value.code
 
 
-def opengl_pose(camera: splax.Camera) -> list[list[float]]:
-    pose = np.linalg.inv(np.asarray(camera.viewmat, np.float64))
-    return (pose @ np.diag([1, -1, -1, 1])).tolist()
-
-
 @pytest.fixture(scope="module")
 def demo_scene():
     return splax.make_demo_scene(num_train=8, num_test=1, width=WIDTH, height=HEIGHT)
@@ -41,17 +37,7 @@ def demo_scene():
 @pytest.fixture(scope="module")
 def data(demo_scene, tmp_path_factory) -> Path:
     """A transforms.json dataset of eight pictures."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "images").mkdir()
-    K = np.asarray(demo_scene.train[0].camera.K, np.float64)
-    meta = {"w": WIDTH, "h": HEIGHT, "fl_x": K[0, 0], "fl_y": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]}
-    frames = []
-    for view in demo_scene.train:
-        file_path = f"images/{view.name}.png"
-        assert cv2.imwrite(str(folder / file_path), view.image[..., ::-1])
-        frames.append({"file_path": file_path, "transform_matrix": opengl_pose(view.camera)})
-    (folder / "transforms.json").write_text(json.dumps({**meta, "frames": frames}))
-    return folder
+    return write_transforms(tmp_path_factory.mktemp("data"), demo_scene.train)
 
 
 @pytest.fixture

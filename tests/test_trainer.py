@@ -12,7 +12,7 @@ from flax import nnx
 
 import splax
 from splax.training import trainer as trainer_module
-from splax.training.trainer import view_order
+from splax.training.schedules import view_order
 
 CAPACITY = 4096  # more than any view of these tests needs
 # Not Adam's usual epsilon: near zero gradients it would make steps out of rounding.

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
     from splax.training.config import TrainConfig as TrainConfig
     from splax.training.optimizers import LearningRates as LearningRates
+    from splax.training.progress import Progress as Progress
     from splax.training.trainer import NoGaussianError as NoGaussianError
     from splax.training.trainer import NonFiniteError as NonFiniteError
-    from splax.training.trainer import Progress as Progress
     from splax.training.trainer import Trainer as Trainer
     from splax.trajectories import orbit as orbit
 
@@ -46,7 +46,7 @@ _MODULES = {
     "LearningRates": "training.optimizers",
     "NoGaussianError": "training.trainer",
     "NonFiniteError": "training.trainer",
-    "Progress": "training.trainer",
+    "Progress": "training.progress",
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",
     "SplatModel": "model",

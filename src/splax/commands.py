@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from flax import nnx
@@ -18,15 +18,13 @@ from splax.gaussians import Gaussians
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
+from splax.options import Demo, Eval, Info, Render, Train
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
 from splax.training.trainer import NoGaussianError, NonFiniteError, Trainer
 from splax.trajectories import orbit
-
-if TYPE_CHECKING:
-    from splax.cli import Demo, Eval, Info, Render, Train
 
 # Data of a run that trained on the built-in scene.
 DEMO = "demo"

@@ -223,10 +223,8 @@ def round_capacity(needed: int) -> int:
             f"the view has {needed} or more (tile, Gaussian) pairs, beyond what 32-bit indices can hold; use a "
             "larger tile_size, a smaller image, or smaller Gaussians."
         )
-    size = 1024
-    while size < needed:
-        size += size // 4 if size & (size - 1) == 0 else (1 << (size.bit_length() - 1)) // 4
-    return size
+    step = max(256, 1 << max(needed.bit_length() - 3, 0))
+    return max(1024, -(-needed // step) * step)
 
 
 _project = jax.jit(

@@ -19,7 +19,8 @@ from splax.gaussians import Gaussians
 from splax.io.files import write_whole
 from splax.io.images import save_curve, save_png, side_by_side
 from splax.io.ply import load_ply, save_ply
-from splax.training.trainer import Progress, Trainer
+from splax.training.progress import Progress
+from splax.training.trainer import Trainer
 
 POINT_CLOUD = "point_cloud.ply"
 CONFIG = "config.json"

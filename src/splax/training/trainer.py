@@ -8,12 +8,9 @@ where the loss or a gradient is not finite; the host then mends the cause and go
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +22,6 @@ from tqdm import tqdm
 
 from splax.cameras import Camera
 from splax.data.scene import Scene, View
-from splax.gaussians import Gaussians
 from splax.losses import photometric_loss
 from splax.metrics import psnr, ssim
 from splax.model import SplatModel
@@ -33,7 +29,10 @@ from splax.rasterizer import RenderOutput, round_capacity
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
+from splax.training.interrupt import deferred_interrupt
 from splax.training.optimizers import make_optimizer
+from splax.training.progress import Progress, StepMetrics
+from splax.training.schedules import used_sh_degree, view_order
 from splax.training.state import TrainState, grow, init_state, refine
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
@@ -50,44 +49,6 @@ class NonFiniteError(FloatingPointError):
 
 class NoGaussianError(RuntimeError):
     """Pruning would leave no Gaussian alive; the model holds the state before it."""
-
-
-class StepMetrics(NamedTuple):
-    """What one step reports.
-
-    Attributes:
-        loss: of the step's view, before the update.
-        psnr: of the step's view, dB.
-        num_isects: (tile, Gaussian) pairs of the view.
-        finite: whether loss and gradients were.
-    """
-
-    loss: Float[Array, "*steps"]
-    psnr: Float[Array, "*steps"]
-    num_isects: Int[Array, "*steps"]
-    finite: Bool[Array, "*steps"]
-
-
-class Progress(NamedTuple):
-    """What callbacks are told, and what ``Trainer.history`` keeps: one stretch of steps.
-
-    Attributes:
-        step: steps made so far.
-        loss: mean over the stretch.
-        psnr: mean over the stretch, dB.
-        num_gaussians: alive at its end.
-        num_isects: largest number of (tile, Gaussian) pairs in the stretch.
-        seconds: of training so far, compilation included.
-        steps_per_second: within the stretch.
-    """
-
-    step: int
-    loss: float
-    psnr: float
-    num_gaussians: int
-    num_isects: int
-    seconds: float
-    steps_per_second: float
 
 
 class Trainer:
@@ -140,7 +101,7 @@ class Trainer:
         background = scene.background if self.config.background is None else self.config.background
         self._background = jnp.asarray(background, jnp.float32)
         self._cameras = Camera.stack([view.camera for view in scene.train])
-        self._first_sh_degree = _used_sh_degree(model.gaussians)
+        self._first_sh_degree = used_sh_degree(model.gaussians)
         self._images: Array | None = None
         self._isect_capacity = model.rasterizer.isect_capacity or 0  # 0: not counted yet
         self._seconds = 0.0
@@ -194,7 +155,7 @@ class Trainer:
         self._take_model()
         order = view_order(len(self.scene.train), end, self.config.seed)
         started, before = time.perf_counter(), self._seconds
-        with _deferred_interrupt() as interrupted, self._bar(end) as bar:
+        with deferred_interrupt() as interrupted, self._bar(end) as bar:
             try:
                 for progress in self._stretches(order, end):
                     self._seconds = before + time.perf_counter() - started
@@ -440,36 +401,3 @@ class Trainer:
             refresh=False,
         )
         bar.update(progress.step - bar.n)
-
-
-def _used_sh_degree(gaussians: Gaussians) -> int:
-    """Highest degree with a coefficient that is not zero: 0 for new Gaussians, more for a splat from a file."""
-    used = np.flatnonzero(np.asarray((gaussians.shN[...] != 0).any(axis=(0, 2))))
-    return int((used[-1] + 1) ** 0.5) if used.size else 0
-
-
-def view_order(num_views: int, steps: int, seed: int) -> Int[np.ndarray, " steps"]:
-    """The view of each step: every view once, in random order, then anew. A prefix does not depend on steps."""
-    rng = np.random.default_rng(seed)
-    epochs = [rng.permutation(num_views) for _ in range(steps // num_views + 1)]
-    return np.concatenate(epochs)[:steps].astype(np.int32)
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Within it, the first Ctrl-C only sets the event, so that no state is lost; a second one interrupts."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def remember(signum, frame) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)

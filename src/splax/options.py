@@ -1,0 +1,94 @@
+"""What the command line can be asked for: one dataclass per subcommand, its docstrings the help texts.
+
+Imports nothing heavy, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which photos, and how they are read."""
+
+    data: tyro.conf.Positional[Path]
+    """Folder with a transforms.json (instant-ngp, nerfstudio)."""
+    downscale: float = 1.0
+    """Make images smaller by this factor."""
+    test_every: int = 8
+    """Hold out every how many-th view, by name; 0 for none."""
+    white_background: bool = False
+    """Composite transparent images on white instead of black."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Info(Data):
+    """Say what a dataset holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Data):
+    """Train a splat on posed photos."""
+
+    out: Path = dataclasses.field(kw_only=True)
+    """Folder to write the run to."""
+    steps: int = 7000
+    """Length of the run."""
+    num_gaussians: int = 50_000
+    """Random Gaussians to begin with, where the data has no points."""
+    max_gaussians: int | None = None
+    """Densify to at most this many."""
+    sh_degree: int = 3
+    """Degree of view-dependent colour, 0 to 3."""
+    seed: int = 0
+    """Of the initial Gaussians, the order of views and densification."""
+    tile_size: int | None = None
+    """Pixels per tile side; does not change the image. Default: 8 on a CPU, 16 elsewhere."""
+    overwrite: bool = False
+    """Replace the run that the folder holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """Train on a small built-in scene: a minute or two to a first splat, without any data."""
+
+    out: Path = Path("runs/demo")
+    """Folder to write the run to; an earlier demo in it is replaced."""
+    steps: int = 1500
+    """Length of the run."""
+    num_gaussians: int = 10_000
+    """Random Gaussians to begin with."""
+    max_gaussians: int | None = None
+    """Densify to at most this many."""
+    sh_degree: int = 3
+    """Degree of view-dependent colour, 0 to 3."""
+    seed: int = 0
+    """Of the initial Gaussians, the order of views and densification."""
+    tile_size: int | None = None
+    """Pixels per tile side; does not change the image. Default: 8 on a CPU, 16 elsewhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """Score a run on the views it did not see."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Render:
+    """Render a run: its held-out views, and an orbit round the scene."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    out: Path = dataclasses.field(kw_only=True)
+    """Folder to write pictures to, and a film where imageio-ffmpeg is installed."""
+    frames: int = 120
+    """Pictures of the orbit."""
+    fps: int = 30
+    """Frames per second of the film."""
