@@ -1,7 +1,9 @@
 """Shared fixtures. Everything runs on the CPU unless `-m gpu` finds a GPU."""
 
+import gc
 import os
 import pathlib
+from collections.abc import Iterator
 
 # Before jax is imported: compiled programs are kept between runs, in the user's cache folder.
 _CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "splax-tests"
@@ -25,6 +27,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Frees the programs of each file: all together take more memory maps than Linux gives a process."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

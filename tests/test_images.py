@@ -118,5 +118,5 @@ def test_video_errors(tmp_path, monkeypatch):
         save_video(tmp_path / "film.mp4", [make_image(), make_image(22)])
     assert not list(tmp_path.iterdir())
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(ImportError, match=r"pip install 'splax\[video\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'imageio\[ffmpeg\]'"):
         save_video(tmp_path / "film.mp4", [make_image()])
