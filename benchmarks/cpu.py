@@ -145,7 +145,7 @@ def _measure_row(row: Row, options: Options) -> dict[str, Any]:
             calls, repeats=options.repeats, budget_s=options.budget
         ).items():
             times[name][kind] = seconds
-    return {
+    result = {
         **dataclasses.asdict(row),
         "mean_list": comparable.mean_list,
         "longest_list": comparable.longest_list,
@@ -159,6 +159,10 @@ def _measure_row(row: Row, options: Options) -> dict[str, Any]:
         "skipped": skipped,
         "load": load(),
     }
+    # A run that is cut short still shows what it measured.
+    for name, passes in result["ms"].items():
+        _say(f"  {name}: " + ", ".join(f"{kind} {_number(ms, ' ms')}" for kind, ms in passes.items()))
+    return result
 
 
 def _build_methods(workload: Workload, options: Options) -> tuple[dict[str, Method], dict[str, str]]:
