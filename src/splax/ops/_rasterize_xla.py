@@ -10,7 +10,7 @@ Compositing is that of Kerbl et al. 2023: front to back, alpha = min(0.999, opac
 below 1/255; the Gaussian that would take T to 1e-4 or below ends the pixel and is left out.
 
 :func:`composite` is differentiated by JAX. :func:`composite_vjp` has the same forward and a hand-written
-backward, about four times faster on a CPU, but first order reverse mode only.
+backward: faster, but first order reverse mode only.
 """
 
 import functools
