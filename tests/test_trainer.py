@@ -12,7 +12,7 @@ from flax import nnx
 
 import splax
 from splax.training import trainer as trainer_module
-from splax.training.schedules import view_order
+from splax.training.schedules import used_sh_degree, view_order
 
 CAPACITY = 4096  # more than any view of these tests needs
 # Not Adam's usual epsilon: near zero gradients it would make steps out of rounding.
@@ -486,3 +486,13 @@ def test_the_step_compiles_once(scene, monkeypatch):
     trainer.fit(5)
     trainer.fit(5)
     assert len(traces) == 1
+
+
+def test_colour_starts_at_the_degree_that_a_splat_already_uses():
+    gaussians = splax.Gaussians.random(4, sh_degree=3, rngs=nnx.Rngs(0))
+    assert used_sh_degree(gaussians) == 0
+    # Coefficients 0 to 2 of shN are of degree 1, 3 to 7 of degree 2, 8 to 14 of degree 3.
+    for coefficient, degree in ((0, 1), (2, 1), (3, 2), (7, 2), (8, 3), (14, 3)):
+        gaussians.shN[...] = jnp.zeros((4, 15, 3)).at[1, coefficient, 2].set(-0.1)
+        assert used_sh_degree(gaussians) == degree
+    assert used_sh_degree(splax.Gaussians.random(4, sh_degree=0, rngs=nnx.Rngs(0))) == 0
