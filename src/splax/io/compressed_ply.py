@@ -105,10 +105,9 @@ def _read_columns(
     """Some properties of an element, [rows, len(names)]."""
     chunks = read_rows(file, header, element)  # checks the size of the file: before anything is allocated
     columns = np.empty((element.count, len(names)), dtype)
-    with np.errstate(over="ignore"):  # doubles beyond float32 become infinite; those rows are left out
-        for rows, values in chunks:
-            for i, name in enumerate(names):
-                columns[rows, i] = values[name]
+    for rows, values in chunks:
+        for i, name in enumerate(names):
+            columns[rows, i] = values[name]
     return columns
 
 

@@ -166,10 +166,9 @@ def _read_params(
     chunks = read_rows(file, header, vertex)
     shapes = _standard_shapes(sh_degree) | extras
     params = {name: np.empty((vertex.count, *shape), np.float32) for name, shape in shapes.items()}
-    with np.errstate(over="ignore"):  # doubles beyond float32 become infinite, and are dropped
-        for rows, chunk in chunks:
-            for column in columns:
-                params[column.param][(rows, *column.entry)] = chunk[column.property]
+    for rows, chunk in chunks:
+        for column in columns:
+            params[column.param][(rows, *column.entry)] = chunk[column.property]
     return params
 
 

@@ -195,7 +195,7 @@ def is_antialiased(comments: list[str]) -> bool:
     return "splatrendermode: mip" in words or "antialiased 1" in words
 
 
-def shorten(text: str) -> str:
+def shorten(value: object) -> str:
     """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
-    text = ascii(text)
+    text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -20,8 +20,7 @@ def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 def logit(opacities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Logits of opacities in [0, 1]; infinite for exactly 0 and 1."""
-    with np.errstate(divide="ignore"):
-        return np.log(opacities) - np.log1p(-opacities)
+    return np.log(opacities) - np.log1p(-opacities)
 
 
 def sh0_to_rgb(sh0: Float[np.ndarray, "n 1 3"]) -> Float[np.ndarray, "n 3"]:

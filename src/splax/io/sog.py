@@ -48,7 +48,7 @@ def read_sog(path: Path) -> SplatArrays:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(lambda name: _read_zipped(archive, name, path.stat().st_size))
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OverflowError) as error:
         raise ValueError(f"is damaged or no SOG file: {shorten(str(error))}") from error
 
 
@@ -66,7 +66,7 @@ def _read_zipped(archive: zipfile.ZipFile, name: str, archive_size: int) -> byte
         raise ValueError(f"has no {shorten(name)}") from error
     if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"has {shorten(name)} encrypted or compressed in a way that is not read")
-    check_expansion(name, info.file_size, min(info.compress_size, archive_size))
+    check_expansion(shorten(name), info.file_size, min(info.compress_size, archive_size))
     with archive.open(info) as member:
         return member.read(info.file_size)
 
@@ -96,8 +96,7 @@ def _unpack_means(open_: Opener, meta: dict[str, Any], count: int) -> Float32[np
     low, high = (_numbers(meta, "means", key, 3).astype(np.float64) for key in ("mins", "maxs"))
     lower, upper = (_image(open_, meta, "means", i, count)[:, :3].astype(np.uint16) for i in (0, 1))
     logs = low + (high - low) * ((upper << 8 | lower) / 65535)
-    with np.errstate(over="ignore"):  # beyond float32: infinite, and left out
-        return (np.sign(logs) * np.expm1(np.abs(logs))).astype(np.float32)
+    return (np.sign(logs) * np.expm1(np.abs(logs))).astype(np.float32)
 
 
 def _unpack_quats(pixels: UInt8[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
@@ -136,7 +135,7 @@ def _parse_meta(data: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"is damaged: its {META} is not valid json: {error}") from error
     if not isinstance(meta, dict) or meta.get("version") != 2:
-        version = shorten(str(meta.get("version"))) if isinstance(meta, dict) else "none"
+        version = shorten(meta.get("version")) if isinstance(meta, dict) else "none"
         raise ValueError(
             f"is no SOG of version 2, the only one that is read: its {META} has version {version}"
         )
@@ -153,9 +152,7 @@ def _part(meta: dict[str, Any], name: str) -> dict[str, Any]:
 def _number(source: dict[str, Any], key: str, low: int, high: int) -> int:
     value = source.get(key)
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(
-            f"is damaged: '{key}' in its {META} must be {low} to {high}, got {shorten(str(value))}"
-        )
+        raise ValueError(f"is damaged: '{key}' in its {META} must be {low} to {high}, got {shorten(value)}")
     return value
 
 
@@ -185,7 +182,7 @@ def _image(
             f"is damaged: {shorten(file)} has {size[0]} x {size[1]} pixels, too few for {count:,}"
             + (f" in rows of {width}" if width else "")
         )
-    check_expansion(file, 4 * size[0] * size[1], len(data))
+    check_expansion(shorten(file), 4 * size[0] * size[1], len(data))
     return _decode(data, size, file).reshape(-1, 4)[:count]
 
 
@@ -208,6 +205,11 @@ def _decode(data: bytes, size: tuple[int, int], file: str) -> UInt8[np.ndarray, 
 def _webp_size(data: bytes, file: str) -> tuple[int, int]:
     """Width and height that a WebP file declares, in pixels (RFC 9649)."""
     if len(data) >= 30 and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        promised = int.from_bytes(data[4:8], "little") + 8
+        if promised > len(data):  # decoders may fill the rest with something
+            raise ValueError(
+                f"is truncated: {shorten(file)} promises {promised:,} bytes, it has {len(data):,}"
+            )
         match data[12:16]:
             case b"VP8L" if data[20] == 0x2F:
                 word = struct.unpack_from("<I", data, 21)[0]

@@ -27,13 +27,11 @@ def read_splat(path: Path) -> SplatArrays:
             f"is truncated or no .splat file: expected a multiple of {_ROW.itemsize} bytes, found {len(data)}"
         )
     rows = np.frombuffer(data, _ROW)
-    with np.errstate(divide="ignore", invalid="ignore"):  # scales of zero and below: repaired, or left out
-        log_scales = np.log(rows["scales"])
     rgba = rows["rgba"] / np.float32(255)
     return SplatArrays(
         means=rows["means"].astype(np.float32),
         quats=(rows["quats"].astype(np.float32) - 128) / 128,
-        log_scales=log_scales.astype(np.float32, copy=False),
+        log_scales=np.log(rows["scales"]).astype(np.float32, copy=False),
         logit_opacities=logit(rgba[:, 3]),
         sh0=rgb_to_sh0(rgba[:, :3]),
         shN=np.zeros((len(rows), 0, 3), np.float32),

@@ -46,7 +46,8 @@ def read_with(path: str | os.PathLike[str], reader: Reader) -> SplatArrays:
         ValueError: if the file cannot be read, is damaged, or holds no Gaussians.
     """
     try:
-        arrays = reader(Path(path).expanduser())
+        with np.errstate(all="ignore"):  # what leaves float32 becomes infinite, and its row is left out
+            arrays = reader(Path(path).expanduser())
         if arrays.num == 0:
             raise ValueError("holds no Gaussians")
     except OSError as error:
@@ -69,7 +70,8 @@ def write_with(path: str | os.PathLike[str], arrays: SplatArrays, writer: Writer
     usable, notes = repair(arrays)
     if usable.num == 0:
         raise ValueError(f"there is nothing to save: of {arrays.num} Gaussians alive, none is finite.")
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
+    # What leaves float32 is clipped, as all that is beyond a format's range.
+    with atomic_write(path) as temporary, temporary.open("wb") as file, np.errstate(over="ignore"):
         notes += writer(file, usable)
     _warn(path, notes)
 

@@ -160,7 +160,7 @@ def _pack_smallest_three(xyzw: Float32[np.ndarray, "n 4"]) -> UInt8[np.ndarray, 
 def _unpack_smallest_three(stored: UInt8[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
     words = np.ascontiguousarray(stored).view("<u4")[:, 0]
     fields = np.stack([words >> 20, words >> 10, words], axis=1)
-    others = (fields & 511) / np.float32(511)
+    others = (fields & 511).astype(np.float32) / 511
     others = np.where(fields & 512, -others, others)
     return from_smallest_three((words >> 30).astype(int), others)
 
