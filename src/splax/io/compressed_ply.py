@@ -175,9 +175,8 @@ def _pack_range(
     width = np.maximum(high.astype(np.float64) - low, np.finfo(np.float64).tiny)
     unit = ((chunks - low[:, None].astype(np.float64)) / width[:, None]).astype(np.float32)
     table = {f"min_{name}": low[:, i] for i, name in enumerate(names)}
-    return unit.reshape(-1, 3)[: len(values)], table | {
-        f"max_{name}": high[:, i] for i, name in enumerate(names)
-    }
+    table |= {f"max_{name}": high[:, i] for i, name in enumerate(names)}
+    return unit.reshape(-1, 3)[: len(values)], table
 
 
 def _clipped(arrays: SplatArrays, log_scales: Float32[np.ndarray, "n 3"]) -> list[str]:

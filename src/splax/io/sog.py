@@ -76,10 +76,8 @@ def _read(open_: Opener) -> SplatArrays:
     count = _number(meta, "count", 1, _MAX_COUNT)
     quats = _image(open_, meta, "quats", 0, count)
     sh0 = _image(open_, meta, "sh0", 0, count)
-    colors, scales = (
-        _numbers(meta, "sh0", "codebook", _CODEBOOK),
-        _numbers(meta, "scales", "codebook", _CODEBOOK),
-    )
+    colors = _numbers(meta, "sh0", "codebook", _CODEBOOK)
+    scales = _numbers(meta, "scales", "codebook", _CODEBOOK)
     return SplatArrays(
         means=_unpack_means(open_, meta, count),
         quats=_unpack_quats(quats),

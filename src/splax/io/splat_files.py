@@ -76,6 +76,7 @@ def write_with(path: str | os.PathLike[str], arrays: SplatArrays, writer: Writer
     _warn(path, notes)
 
 
+@np.errstate(invalid="ignore")  # a signalling NaN
 def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
     """What can be drawn of the arrays, and a note on each thing that was done.
 
@@ -87,9 +88,11 @@ def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
     if num := int((infinite := np.isinf(logits)).sum()):
         logits = np.where(infinite, np.copysign(np.float32(MAX_LOGIT), logits), logits)
         notes.append(f"{num:,} opacities of exactly 0 or 1 were clamped to logits of {MAX_LOGIT:g}")
-    if num := int((zero := np.isneginf(log_scales)).any(axis=1).sum()):
+    if (zero := np.isneginf(log_scales)).any():
         log_scales = np.where(zero, np.float32(MIN_LOG_SCALE), log_scales)
-        notes.append(f"{num:,} Gaussians with a scale of zero got e^{MIN_LOG_SCALE:g}")
+        notes.append(
+            f"{int(zero.any(axis=1).sum()):,} Gaussians with a scale of zero got e^{MIN_LOG_SCALE:g}"
+        )
     if num := int((turned := quats.any(axis=1, keepdims=True)).size - turned.sum()):
         quats = np.where(turned, quats, np.array([1, 0, 0, 0], np.float32))
         notes.append(f"{num:,} Gaussians with a quaternion of zero got the identity")
@@ -103,9 +106,12 @@ def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
 
 
 def _finite_rows(arrays: SplatArrays) -> Bool[np.ndarray, " n"]:
-    return np.logical_and.reduce(
-        [np.isfinite(value).all(axis=tuple(range(1, value.ndim))) for value in arrays.params.values()]
-    )
+    rows = np.ones(arrays.num, bool)
+    for value in arrays.params.values():
+        finite = np.isfinite(value)
+        if not finite.all():  # rarely; all at once is tenfold faster than row by row
+            rows &= finite.all(axis=tuple(range(1, value.ndim)))
+    return rows
 
 
 def _warn(path: str | os.PathLike[str], notes: list[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from splax.io.ply_format import shorten
 from splax.io.untrusted import check_expansion
 
 MAX_DEGREE = 4
@@ -98,7 +99,7 @@ def _read_gzip(data: bytes) -> Streams:
         start = unpacker.decompress(data, _HEADER.size)
         header, _ = _parse(_HEADER, start)
         total = _checked_size(header, len(data))
-        body = unpacker.decompress(unpacker.unconsumed_tail, total) if total else b""
+        body = unpacker.decompress(unpacker.unconsumed_tail, total)
         if len(body) < total:
             raise ValueError(f"is truncated: its header promises {total:,} bytes, found {len(body):,}")
         # To the end, where gzip's checksum is; a bomb behind the data is left alone.
@@ -115,16 +116,18 @@ def _read_gzip(data: bytes) -> Streams:
 
 def _read_zstd(data: bytes) -> Streams:
     header, (num_streams, table) = _parse(_HEADER_V4, data)
-    total = _checked_size(header, len(data))
+    _checked_size(header, len(data))
     start = table + num_streams * _TABLE_ROW.size
     if not _HEADER_V4.size <= table or start > len(data):
         raise ValueError(f"is truncated: its table of streams ends at byte {start:,}, it has {len(data):,}")
     rows = [_TABLE_ROW.unpack_from(data, table + i * _TABLE_ROW.size) for i in range(num_streams)]
     rows = [row for row in rows if row[1]]
     expected = [math.prod(shape) for shape in header.shapes().values()]
-    if [unpacked for _, unpacked in rows] != expected:
-        raise ValueError(f"is damaged: its streams should unpack to {expected} bytes, {total:,} in all, by its "
-                         f"header; its table has {[unpacked for _, unpacked in rows]}")  # fmt: skip
+    if (promised := [unpacked for _, unpacked in rows]) != expected:
+        raise ValueError(
+            f"is damaged: by its header its streams should unpack to {expected} bytes, "
+            f"its table has {shorten(promised)}"
+        )
     needed = start + sum(stored for stored, _ in rows)
     if needed > len(data):
         raise ValueError(f"is truncated: its table promises {needed:,} bytes, it has {len(data):,}")
