@@ -45,6 +45,10 @@ def rasterize_to_pixels(
         ValueError: on an unknown implementation.
     """
     check_implementation(implementation)
+    if means2d.shape[0] == 0:
+        return jnp.zeros((height, width, colors.shape[1]), colors.dtype), jnp.zeros(
+            (height, width), colors.dtype
+        )
     layout = TileLayout(width, height, tile_size)
     attributes = jnp.concatenate([means2d, conics, opacities[:, None], colors], axis=1).T
     if implementation == "xla":
