@@ -67,22 +67,27 @@ class Spans(NamedTuple):
     count: Int[Array, " s"]
 
 
-class TileLattice(NamedTuple):
-    """Static sizes."""
+class TileLayout(NamedTuple):
+    """Static sizes of one rasterization."""
 
     width: int
     height: int
     tile_size: int
 
     @property
-    def columns(self) -> int:
-        """Tiles per row."""
-        return tile_grid(*self)[0]
+    def grid(self) -> tuple[int, int]:
+        """Tiles per row and column."""
+        return tile_grid(self.width, self.height, self.tile_size)
 
     @property
-    def rows(self) -> int:
-        """Tiles per column."""
-        return tile_grid(*self)[1]
+    def num_tiles(self) -> int:
+        """Tiles of the image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels of a tile."""
+        return self.tile_size**2
 
 
 def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
@@ -92,8 +97,8 @@ def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
 
 def count_isects(projection: Projection, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
-    lattice = TileLattice(width, height, tile_size)
-    return _fold_spans(_touched_ellipses(projection, lattice), lattice, lambda state, *_: state, ())[0]
+    layout = TileLayout(width, height, tile_size)
+    return _fold_spans(_touched_ellipses(projection, layout), layout, lambda state, *_: state, ())[0]
 
 
 def intersect_tiles(
@@ -108,13 +113,13 @@ def intersect_tiles(
         tile_size: pixels per tile side.
         isect_capacity: rows of the buffer; see :func:`count_isects`.
     """
-    lattice = TileLattice(width, height, tile_size)
-    num_tiles, num_gaussians = lattice.columns * lattice.rows, projection.depths.shape[0]
+    layout = TileLayout(width, height, tile_size)
+    num_tiles, num_gaussians = layout.num_tiles, projection.depths.shape[0]
     if num_gaussians == 0:
         empty = jnp.zeros(isect_capacity + num_tiles + 2, jnp.int32)
         return Intersections(empty[:isect_capacity], empty[isect_capacity:-1], empty[-1])
     order = _argsort_positive(jax.lax.stop_gradient(projection.depths))
-    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projection, lattice)))
+    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projection, layout)))
     # One key holds tile and rank where 32 bits suffice: XLA for CPU sorts one array five times faster than two.
     packed = (num_tiles + 1) * num_gaussians < _KEYS
     tile_step = num_gaussians if packed else 1
@@ -129,7 +134,7 @@ def intersect_tiles(
         )
 
     ramps = (jnp.zeros(isect_capacity, jnp.uint32),) * (1 if packed else 2)
-    total, (tile_ramp, *rank_ramp) = _fold_spans(ellipses, lattice, write, ramps)
+    total, (tile_ramp, *rank_ramp) = _fold_spans(ellipses, layout, write, ramps)
     pairs = jnp.arange(isect_capacity, dtype=jnp.uint32)
     keys = jnp.cumsum(tile_ramp, dtype=jnp.uint32) + jnp.uint32(tile_step) * pairs
     unused = pairs >= total.astype(jnp.uint32)
@@ -146,14 +151,14 @@ def intersect_tiles(
     return Intersections(order[rank], jnp.searchsorted(keys, firsts).astype(jnp.int32), total)
 
 
-def _touched_ellipses(projection: Projection, lattice: TileLattice) -> Ellipses:
+def _touched_ellipses(projection: Projection, layout: TileLayout) -> Ellipses:
     """The ellipses that hold every touched pixel centre, and the rows of tiles they lie in."""
     (x, y), (rx, ry), (a, b, c) = jax.lax.stop_gradient(
         (projection.means2d.T, projection.radii.T, projection.conics.T)
     )
     visible = (rx > 0) & (ry > 0)
     rx, ry = (r * (1 + _SLACK) + _SLACK_PIXELS for r in (rx, ry))
-    top, bottom = _tiles_between(y - ry, y + ry, lattice.height, lattice.tile_size)
+    top, bottom = _tiles_between(y - ry, y + ry, layout.height, layout.tile_size)
     return Ellipses(
         x=x,
         y=y,
@@ -175,7 +180,7 @@ def _tiles_between(low, high, size, tile_size):
 
 
 def _fold_spans(
-    ellipses: Ellipses, lattice: TileLattice, visit: Callable[[Any, Spans, Array], Any], state: Any
+    ellipses: Ellipses, layout: TileLayout, visit: Callable[[Any, Spans, Array], Any], state: Any
 ) -> tuple[Int[Array, ""], Any]:
     """Calls ``visit(state, spans, number of pairs before each span)`` for all spans, in the order of the rows.
 
@@ -185,14 +190,14 @@ def _fold_spans(
     if ellipses.rows.shape[0] == 0:
         return jnp.zeros((), jnp.int32), state
     ends = jnp.cumsum(ellipses.rows, dtype=jnp.int32)
-    num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // lattice.columns)
+    num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // layout.grid[0])
 
     def step(carry):
         start, total, state = carry
         # Gaussians that end before a span or where it begins, by counting: a binary search takes twice as long.
         counts = jnp.zeros(num_spans, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode="drop")
         nth = start + jnp.arange(num_spans, dtype=jnp.int32)
-        spans = _spans(ellipses, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, lattice)
+        spans = _spans(ellipses, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, layout)
         before = jnp.cumsum(spans.count, dtype=jnp.int32) - spans.count
         state = visit(state, spans, jnp.minimum(total, _MAX_INT32 // 2) + before)
         total = total + jnp.minimum(spans.count.sum(dtype=jnp.int32), _MAX_INT32 - total)
@@ -204,13 +209,13 @@ def _fold_spans(
     return jnp.where(wraps, _MAX_INT32, total), state
 
 
-def _spans(ellipses, ends, index, nth, lattice) -> Spans:
+def _spans(ellipses, ends, index, nth, layout) -> Spans:
     """The ``nth`` spans, counted through all Gaussians; those of ``index``. Empty ones beyond the last."""
     index = jnp.minimum(index, ends.shape[0] - 1)
     x, y, rx, ry, correlation, top, rows = (field[index] for field in ellipses)
     row = top + nth - (ends[index] - rows)
     # The rightmost point of a band is as near to that of the ellipse, at v = correlation, as the band allows.
-    centers = (row * lattice.tile_size, jnp.minimum((row + 1) * lattice.tile_size, lattice.height) - 1)
+    centers = (row * layout.tile_size, jnp.minimum((row + 1) * layout.tile_size, layout.height) - 1)
     low, high = (jnp.clip((center + 0.5 - y) / ry, -1, 1) for center in centers)
     squared = 1 - correlation**2
     slack = _SLACK_THICKNESS * jnp.finfo(x.dtype).eps
@@ -219,8 +224,8 @@ def _spans(ellipses, ends, index, nth, lattice) -> Spans:
         v = jnp.clip(side * correlation, low, high)
         return x + rx * (correlation * v + side * jnp.sqrt(jnp.maximum(squared * (1 - v * v), 0) + slack))
 
-    first, end = _tiles_between(edge(-1), edge(1), lattice.width, lattice.tile_size)
-    return Spans(index, row * lattice.columns + first, jnp.where(nth < ends[-1], end - first, 0))
+    first, end = _tiles_between(edge(-1), edge(1), layout.width, layout.tile_size)
+    return Spans(index, row * layout.grid[0] + first, jnp.where(nth < ends[-1], end - first, 0))
 
 
 def _add_ramp(ramp, first, slope, begin, count):

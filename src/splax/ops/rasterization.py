@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splax.ops._rasterize_xla import TileLayout, composite, composite_vjp
-from splax.ops.intersection import Intersections
+from splax.ops._rasterize_lanes import composite_vjp
+from splax.ops._rasterize_xla import composite
+from splax.ops.intersection import Intersections, TileLayout
 
 # "xla": plain JAX, differentiable in every mode and order. "xla_vjp": the same image, faster reverse mode.
 Implementation = Literal["xla", "xla_vjp"]
