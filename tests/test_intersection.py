@@ -35,7 +35,7 @@ def touched_pixels(projection: Projection, opacities: np.ndarray) -> np.ndarray:
     a, b, c = conics.T[:, :, None, None]
     sigma = 0.5 * (a * dx * dx + c * dy * dy) + b * dx * dy
     touched = opacities[:, None, None] * np.exp(-sigma) >= 1 / 255
-    return touched & (radii > 0).all(axis=1)[:, None, None]
+    return touched & np.all(radii > 0, axis=1)[:, None, None]
 
 
 def touched_tiles(pixels: np.ndarray, tile_size: int) -> np.ndarray:
