@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.intersection import count_isects
+from splax.ops.intersection import TileLayout, count_isects
 from splax.ops.projection import project_gaussians
-from splax.ops.rasterization import ImageSize
 from splax.ops.rasterization import rasterize as rasterize_xla
 from splax.ops.triton.forward import BUCKET_SIZE
 from splax.ops.triton.prepare import Splats, prepare
@@ -17,7 +16,7 @@ from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import LANES, Warp, lanes, load, store
 
 INTERPRETED = Warp(interpret=True)
-SIZE = ImageSize(width=24, height=20, tile_size=16)
+SIZE = TileLayout(width=24, height=20, tile_size=16)
 
 
 def project(num: int = 900):
@@ -41,7 +40,7 @@ def project(num: int = 900):
 
 def test_image_and_gradients_equal_plain_xlas():
     projection, opacities, colors = project()
-    capacity = int(count_isects(projection, **SIZE._asdict()))
+    capacity = int(1.2 * count_isects(projection, **SIZE._asdict()))  # kernels list a few more, to be safe
     assert capacity > 4 * BUCKET_SIZE  # so that some tile's list goes on from a stored state
     rng = np.random.default_rng(1)
     shape = (SIZE.height, SIZE.width)

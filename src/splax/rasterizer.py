@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians
+from splax.ops.intersection import TileLayout
 from splax.ops.projection import (
     EPS2D,
     FAR_PLANE,
@@ -19,13 +20,7 @@ from splax.ops.projection import (
     Projection,
     project_gaussians,
 )
-from splax.ops.rasterization import (
-    ImageSize,
-    Implementation,
-    check_implementation,
-    count_pairs,
-    rasterize,
-)
+from splax.ops.rasterization import Implementation, check_implementation, count_pairs, rasterize
 
 TILE_SIZES = (4, 8, 16, 32)
 
@@ -172,7 +167,7 @@ class TileRasterizer(nnx.Module):
         opacities = self._drawn_opacities(gaussians, projection)
         if means2d_offset is not None:
             projection = projection._replace(means2d=projection.means2d + means2d_offset)
-        size = ImageSize(camera.width, camera.height, self.tile_size)
+        size = TileLayout(camera.width, camera.height, self.tile_size)
         return _rasterize(
             projection,
             opacities,
@@ -205,7 +200,7 @@ class TileRasterizer(nnx.Module):
     def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
         """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
         projection = self.project(gaussians, camera)
-        size = ImageSize(camera.width, camera.height, self.tile_size)
+        size = TileLayout(camera.width, camera.height, self.tile_size)
         return self._count(projection, self._drawn_opacities(gaussians, projection), size)
 
     def _drawn_opacities(self, gaussians: Gaussians, projection: Projection) -> Float[Array, " n"]:
@@ -213,12 +208,12 @@ class TileRasterizer(nnx.Module):
         return opacities * projection.compensations if self.antialiased else opacities
 
     def _count(
-        self, projection: Projection, opacities: Float[Array, " n"], size: ImageSize
+        self, projection: Projection, opacities: Float[Array, " n"], size: TileLayout
     ) -> Int[Array, ""]:
         projection, opacities = jax.lax.stop_gradient((projection, opacities))
         return _count(projection, opacities, size=size, implementation=self.implementation)
 
-    def _fit_capacity(self, projection: Projection, opacities: Float[Array, " n"], size: ImageSize) -> int:
+    def _fit_capacity(self, projection: Projection, opacities: Float[Array, " n"], size: TileLayout) -> int:
         count = self._count(projection, opacities, size)
         try:
             needed = int(count)
