@@ -250,7 +250,7 @@ def corrupt_all(folder: Path) -> None:
 
 
 SPOILED = {
-    "no json": (lambda f: (f / "transforms.json").unlink(), ["no transforms.json"]),
+    "no json": (lambda f: (f / "transforms.json").unlink(), ["Looked for transforms: transforms.json"]),
     "malformed json": (lambda f: (f / "transforms.json").write_text('{"frames": [}'), ["not valid json"]),
     "not an object": (lambda f: (f / "transforms.json").write_text("[]"), ["json object"]),
     "no frames": (lambda f: (f / "transforms.json").write_text("{}"), ["'frames' must be a list"]),

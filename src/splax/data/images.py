@@ -1,4 +1,4 @@
-"""Photos from disk: PNG and JPEG of any depth to uint8 RGB.
+"""Photos, masks and depth images from disk: PNG and JPEG of any depth, and depth as .npy.
 
 The files are not trusted: their declared size is read and checked before anything is decoded.
 """
@@ -7,7 +7,11 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Bool, Float32, UInt8, UInt16
+
+from splax.data.exif import orientation, turn
+from splax.data.lens import same_shape
+from splax.data.npy_file import read_npy
 
 MAX_PIXELS = 1 << 28  # 268 megapixels, more than any camera takes
 MAX_BYTES = 1 << 30
@@ -21,18 +25,70 @@ class ImageError(ValueError):
     """A file that is not a usable image; the message says why, without the file's name."""
 
 
-def read_image(path: Path, *, white_background: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(
+    path: Path, *, size: tuple[float, float] | None = None, white_background: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
     """Reads a PNG or JPEG file as uint8 RGB, [H, W, 3].
 
     Grey images become RGB, 16 bits are cut to 8, transparent pixels (straight alpha) are composited on
-    black or white. The rotation noted in EXIF is ignored, as structure-from-motion tools do.
+    black or white. The rotation noted in EXIF is ignored, as structure-from-motion tools do, unless only
+    the rotated image has the shape of ``size``.
+
+    Args:
+        path: the file.
+        size: width and height of the images that the camera belongs to, up to a scale, if known.
+        white_background: composite transparent pixels on white instead of black.
 
     Raises:
         ImageError: if the file cannot be read, is not PNG or JPEG, is damaged or absurdly large.
     """
+    data = _read_bytes(path)
+    pixels = _decode(data)
+    height, width = pixels.shape[:2]
+    if size is not None and not same_shape((width, height), size) and same_shape((height, width), size):
+        pixels = turn(pixels, orientation(data))
+    return to_rgb(pixels, white_background=white_background)
+
+
+def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
+    """Reads a mask, [H, W]: true where the image is bright, that is from 128 up, or from 1 in files of 0 and 1.
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
+    grey = to_rgb(_decode(_read_bytes(path))).max(axis=-1)
+    return grey > (0 if grey.max() <= 1 else 127)
+
+
+def read_depth(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
+    """Reads a depth image, [H, W]: stored numbers times ``unit``; 0 where nothing was measured.
+
+    Args:
+        path: a grey PNG of 8 or 16 bits, or a .npy file of numbers [H, W] or [H, W, 1].
+        unit: world units per stored number.
+
+    Raises:
+        ImageError: if the file cannot be read, is damaged or of another kind.
+    """
+    if path.suffix.lower() == ".npy":
+        try:
+            depth = read_npy(path)
+        except ValueError as error:
+            raise ImageError(str(error)) from error
+        depth = depth[..., 0] if depth.ndim == 3 and depth.shape[-1] == 1 else depth
+    else:
+        depth = _decode(_read_bytes(path))
+    if depth.ndim != 2 or depth.size == 0:
+        raise ImageError(f"must be one number per pixel, got shape {list(depth.shape)}")
+    with np.errstate(all="ignore"):
+        depth = depth.astype(np.float32) * np.float32(unit)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"]:
+    """Pixels as stored, in OpenCV's order of channels."""
     import cv2
 
-    data = _read_bytes(path)
     width, height = image_size(data)
     if width * height > MAX_PIXELS:
         raise ImageError(f"declares {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
@@ -42,7 +98,7 @@ def read_image(path: Path, *, white_background: bool = False) -> UInt8[np.ndarra
         raise ImageError("is damaged: OpenCV cannot decode it") from error
     if pixels is None or pixels.shape[:2] != (height, width):
         raise ImageError("is damaged: OpenCV cannot decode it")
-    return to_rgb(np.asarray(pixels), white_background=white_background)
+    return np.asarray(pixels)
 
 
 def to_rgb(
@@ -75,6 +131,25 @@ def downscale_image(
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def downscale_mask(
+    mask: Bool[np.ndarray, "h w"], width: int, height: int
+) -> Bool[np.ndarray, "height width"]:
+    """True where the whole area of a new pixel is."""
+    import cv2
+
+    if mask.shape == (height, width):
+        return mask
+    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(share) > 1 - 1e-4
+
+
+def resize_nearest(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Takes the old pixel under the centre of each new one; for what must not be averaged."""
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.intp)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.intp)
+    return values[rows[:, None], columns]
 
 
 def image_size(data: bytes) -> tuple[int, int]:
