@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pytest
+from helpers import project, write_image
 
 from splax.data.colmap_model import find_model, read_cameras, read_images, read_points
 from splax.data.scene import View, describe_scene
@@ -62,24 +62,11 @@ def write_text(folder: Path, cameras=(PINHOLE,), images=IMAGES, points=POINTS) -
     return folder
 
 
-def write_image(path: Path, size=(WIDTH, HEIGHT), value: int = 100) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), np.full((size[1], size[0], 3), value, np.uint8))
-
-
 def write_dataset(root: Path, write=write_binary, folder="sparse/0", **model) -> Path:
     write(root / folder, **model)
     for name, *_ in model.get("images", IMAGES):
         write_image(root / "images" / name)
     return root
-
-
-def project(camera, points) -> np.ndarray:
-    """Pixels of world points, straight from the definition of viewmat and K."""
-    points = np.asarray(points, np.float64)
-    viewmat, K = np.asarray(camera.viewmat, np.float64), np.asarray(camera.K, np.float64)
-    local = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-    return (local @ K.T)[..., :2] / local[..., 2:]
 
 
 # --- what is read ------------------------------------------------------------------------------------
@@ -188,7 +175,7 @@ def test_other_parts_of_the_reconstruction_are_named(tmp_path):
 def test_smaller_copies_are_used_where_they_match(tmp_path, size, value):
     write_dataset(tmp_path)
     for name in ("a.png", "b.png"):
-        write_image(tmp_path / "images_2" / name, size=size, value=50)
+        write_image(tmp_path / "images_2" / name, np.full((size[1], size[0], 3), 50, np.uint8))
     view = load_dataset(tmp_path, downscale=2).train[0]
     assert view.image.shape == (24, 32, 3) and view.image[0, 0, 0] == value
     np.testing.assert_allclose(view.camera.K, [[50, 0, 16], [0, 55, 12], [0, 0, 1]])
@@ -199,7 +186,7 @@ def test_rounded_sizes_of_copies_match(tmp_path):
     camera = (1, "PINHOLE", 65, 49, (100.0, 110.0, 32.0, 24.0))
     write_dataset(tmp_path, cameras=(camera,))
     for name in ("a.jpg", "b.jpg"):  # another extension, sizes rounded up
-        write_image(tmp_path / "images_4" / name, size=(17, 13), value=50)
+        write_image(tmp_path / "images_4" / name, size=(17, 13))
     view = load_dataset(tmp_path, downscale=4).train[0]
     assert view.image.shape == (13, 17, 3)
     np.testing.assert_allclose(np.asarray(view.camera.K)[0, 0], 100 * 17 / 65, rtol=1e-6)

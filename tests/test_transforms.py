@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from helpers import project, write_image
 
 from splax.data.scene import describe_scene
 from splax.loader import load_dataset
@@ -16,12 +17,6 @@ from splax.loader import load_dataset
 WIDTH, HEIGHT = 64, 48
 GLOBALS = {"w": float(WIDTH), "h": float(HEIGHT), "fl_x": 100.0, "fl_y": 100.0, "cx": 32.0, "cy": 24.0}
 IDENTITY = np.eye(4).tolist()
-
-
-def write_image(path: Path, image: np.ndarray | None = None, size=(WIDTH, HEIGHT)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.full((size[1], size[0], 3), 100, np.uint8) if image is None else image
-    assert cv2.imwrite(str(path), image)
 
 
 def write_scene(folder: Path, names=("a.png", "b.png"), *, images=None, meta=None, frame=None) -> Path:
@@ -39,13 +34,6 @@ def edit_scene(folder: Path, edit) -> Path:
     edit(meta)
     path.write_text(json.dumps(meta))
     return folder
-
-
-def project(camera, point) -> np.ndarray:
-    """Pixel of a world point, straight from the definition of viewmat and K."""
-    x, y, z = (np.asarray(camera.viewmat, np.float64) @ [*point, 1.0])[:3]
-    K = np.asarray(camera.K, np.float64)
-    return np.array([K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]])
 
 
 # --- conventions -------------------------------------------------------------------------------------
@@ -496,7 +484,7 @@ def test_downscale_larger_than_the_image_is_refused(tmp_path):
     [
         (lambda path: path / "nowhere", "No such folder"),
         (lambda path: write_scene(path / "fox").parent, "There is one in fox"),
-        (lambda path: write_image(path / "a.png") or path / "a.png", "is no dataset"),
+        (lambda path: write_image(path / "a.png") or path / "a.png", "is not a dataset"),
         (lambda path: write_image(path / "images" / "a.png") or path, "1 photos without cameras"),
         (
             lambda path: path,

@@ -29,7 +29,13 @@ from splax.trajectories import orbit
 # Data of a run that trained on the built-in scene.
 DEMO = "demo"
 # What of a run's config names its scene, and the types that json gives it.
-_SCENE_OPTIONS = {"data": str, "downscale": int | float, "test_every": int, "white_background": bool}
+_SCENE_OPTIONS = {
+    "data": str,
+    "dataset_type": str | None,
+    "downscale": int | float,
+    "test_every": int,
+    "white_background": bool,
+}
 # Random Gaussians fill a cube whose half side is this many times the median distance of the cameras.
 _RANDOM_EXTENT = 1.5
 # The demo's things stand within this many times that distance.
@@ -105,6 +111,7 @@ def load_scene(options: dict[str, Any]) -> Scene:
         return make_demo_scene()
     return load_dataset(
         options["data"],
+        options.get("dataset_type"),  # runs of older versions have none
         downscale=options["downscale"],
         test_every=options["test_every"],
         white_background=options["white_background"],
@@ -160,7 +167,7 @@ def _default_tile_size() -> int:
 
 
 def _config(options: Train | Demo) -> dict[str, Any]:
-    config = {"data": DEMO, "downscale": 1, "test_every": 8, "white_background": False}
+    config = {"data": DEMO, "dataset_type": None, "downscale": 1, "test_every": 8, "white_background": False}
     config |= dataclasses.asdict(options)
     if config["data"] != DEMO:
         config["data"] = str(Path(config["data"]).expanduser().resolve())

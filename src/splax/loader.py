@@ -95,7 +95,7 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
     """What was looked for, and what to do, from what lies there."""
     names = FORMATS if dataset_type is None else (dataset_type,)
     looked_for = "; ".join(f"{name}: {FORMATS[name].files}" for name in names)
-    text = f"{path} is no dataset that splax reads. Looked for {looked_for}."
+    text = f"{path} is not a dataset that splax reads. Looked for {looked_for}."
     if not path.is_dir():
         return text
     if dataset_type is not None:

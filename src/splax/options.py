@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -16,11 +17,13 @@ class Data:
     """Which photos, and how they are read."""
 
     data: tyro.conf.Positional[Path]
-    """Folder with a transforms.json (instant-ngp, nerfstudio)."""
+    """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
+    dataset_type: Literal["transforms", "blender", "colmap", "llff", "rgbd"] | None = None
+    """Its format; by default found out."""
     downscale: float = 1.0
     """Make images smaller by this factor."""
     test_every: int = 8
-    """Hold out every how many-th view, by name; 0 for none."""
+    """Hold out every how many-th view, by name; 0 for none. Ignored where the data has test views."""
     white_background: bool = False
     """Composite transparent images on white instead of black."""
 

@@ -17,10 +17,11 @@ def read_npy(path: Path) -> np.ndarray:
             if file.read(6) != b"\x93NUMPY":
                 raise ValueError("not a .npy file")
         # Mapped first: the size that the header claims is checked against the file's before memory is taken.
-        array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        with np.errstate(over="raise"):
+            array = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror})") from error
-    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError, KeyError) as error:
+    except (ValueError, ArithmeticError, EOFError, TypeError, SyntaxError, MemoryError, KeyError) as error:
         raise ValueError("is damaged or truncated: numpy cannot read it as an array of numbers") from error
     if array.dtype.kind not in "fiu":
         raise ValueError("must hold real numbers")
