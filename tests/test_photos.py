@@ -122,6 +122,14 @@ def test_exif_counts_only_where_the_camera_says_so(tmp_path):
 # --- depths of pixels and alpha ----------------------------------------------------------------------
 
 
+def test_images_that_unpack_to_far_more_than_they_are_are_refused(tmp_path):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "bomb.png").write_bytes(data + b"\0" * 100_000)
+    with pytest.raises(ImageError, match="declares 12000 x 12000 pixels, too many for its 100,033 bytes"):
+        read_image(tmp_path / "bomb.png")
+
+
 def test_grey_with_alpha_and_16_bit_alpha(tmp_path):
     grey_alpha = np.dstack([np.full((4, 5), 100, np.uint8), np.full((4, 5), 51, np.uint8)])
     # OpenCV writes no such PNG; this is one row of filter 0 after the other.

@@ -1,5 +1,6 @@
 """The Trainer: it learns, repeats bit for bit, loses nothing to full buffers, and stops cleanly."""
 
+import dataclasses
 import signal
 from types import SimpleNamespace
 from typing import Any
@@ -433,11 +434,80 @@ def test_nothing_alive_is_an_error(scene):
         make_trainer(scene, gaussians)
 
 
-def test_views_of_different_sizes_are_refused(scene):
-    view = scene.train[0]
-    wide = splax.View(np.zeros((24, 40, 3), np.uint8), view.camera.resize(40, 24), "wide")
-    with pytest.raises(ValueError, match="one size"):
-        splax.Scene([view, wide], [])
+# --- masks and sizes -----------------------------------------------------------------------------------
+
+HEIGHT, WIDTH = 20, 26  # of the part that is kept
+
+
+def with_masks(scene, fill=None):
+    """The scene with all but the top left of its first views masked, and painted over with ``fill``."""
+
+    def masked(view):
+        mask = np.zeros(view.image.shape[:2], bool)
+        mask[:HEIGHT, :WIDTH] = True
+        image = view.image if fill is None else np.where(mask[..., None], view.image, np.uint8(fill))
+        return dataclasses.replace(view, image=image, mask=mask)
+
+    train = [masked(view) if index < 3 else view for index, view in enumerate(scene.train)]
+    return dataclasses.replace(scene, train=train, test=[masked(view) for view in scene.test])
+
+
+def cropped(scene):
+    """The same, cut off instead of masked."""
+
+    def crop(view):
+        camera = dataclasses.replace(view.camera, width=WIDTH, height=HEIGHT)
+        return splax.View(np.ascontiguousarray(view.image[:HEIGHT, :WIDTH]), camera, view.name)
+
+    train = [crop(view) if index < 3 else view for index, view in enumerate(scene.train)]
+    return dataclasses.replace(scene, train=train, test=[crop(view) for view in scene.test])
+
+
+@pytest.fixture(scope="module")
+def masked_reference(scene):
+    trainer = make_trainer(with_masks(scene))
+    trainer.fit(20)
+    return SimpleNamespace(params=params_of(trainer), scores=trainer.evaluate())
+
+
+def test_what_lies_under_a_mask_changes_nothing(scene, reference, masked_reference):
+    for fill in (0, 255):
+        trainer = make_trainer(with_masks(scene, fill))
+        trainer.fit(20)
+        assert_same(params_of(trainer), masked_reference.params)
+        assert trainer.evaluate() == masked_reference.scores
+    # But what is not masked does.
+    assert np.abs(masked_reference.params["means"] - reference.params["means"]).max() > 1e-4
+
+
+def test_views_of_several_sizes_train_as_if_masked(scene, masked_reference):
+    trainer = make_trainer(cropped(scene))
+    trainer.fit(20)
+    assert_same(params_of(trainer), masked_reference.params)
+    # Scores are of the photos alone, of whatever size. How Gaussians far to the side are projected depends on the
+    # image's width and height, a little.
+    scores = trainer.evaluate()
+    assert scores["psnr"] == pytest.approx(masked_reference.scores["psnr"], abs=0.01)
+    assert scores["ssim"] == pytest.approx(masked_reference.scores["ssim"], abs=1e-3)
+
+
+def test_the_loss_of_a_subclass_sees_black_where_the_photo_is_masked(scene):
+    class Watching(splax.Trainer):
+        def loss(self, model, output, target):
+            outside = output.image[HEIGHT:].sum() + output.image[:, WIDTH:].sum() + target[HEIGHT:].sum()
+            return jnp.abs(output.image - target).mean() + 1e6 * outside
+
+    scene = dataclasses.replace(with_masks(scene, 255), train=with_masks(scene, 255).train[:3])
+    trainer = make_dense_trainer(scene, cls=Watching)
+    trainer.fit(2)
+    assert trainer.history[-1].loss < 1
+
+
+def test_masked_scores_agree_with_numpy(scene):
+    trainer = make_trainer(with_masks(scene, 255))
+    for view, view_psnr, _, image in trainer.evaluate_views():
+        error = (image - view.image / 255)[:HEIGHT, :WIDTH]
+        assert view_psnr == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-3)
 
 
 @pytest.mark.parametrize(

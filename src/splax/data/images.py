@@ -15,6 +15,10 @@ from splax.data.npy_file import read_npy
 
 MAX_PIXELS = 1 << 28  # 268 megapixels, more than any camera takes
 MAX_BYTES = 1 << 30
+# A small file may claim at most this many pixels, or so many for each of its bytes: photos take over a tenth of a
+# byte each, flat drawings less.
+SMALL_PIXELS = 1 << 26
+PIXELS_PER_BYTE = 128
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Start-of-frame markers of JPEG hold the size: C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
@@ -92,6 +96,8 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h 
     width, height = image_size(data)
     if width * height > MAX_PIXELS:
         raise ImageError(f"declares {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
+    if width * height > max(SMALL_PIXELS, PIXELS_PER_BYTE * len(data)):
+        raise ImageError(f"declares {width} x {height} pixels, too many for its {len(data):,} bytes")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
