@@ -15,12 +15,14 @@ from splax.data.npy_file import read_npy
 
 MAX_PIXELS = 1 << 28  # 268 megapixels, more than any camera takes
 MAX_BYTES = 1 << 30
-# A small file may claim at most this many pixels, or so many for each of its bytes: photos take over a tenth of a
-# byte each, flat drawings less.
-SMALL_PIXELS = 1 << 26
-PIXELS_PER_BYTE = 128
+# What a small file may unpack to, and a large one for each of its bytes: no photo expands a hundredfold, but flat
+# masks do a thousandfold.
+SMALL_BYTES = 1 << 27
+MAX_EXPANSION = 128
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# By colour type, as OpenCV decodes them: grey, RGB, palette, grey and alpha, RGBA.
+_PNG_CHANNELS = {b"\0": 1, b"\2": 3, b"\3": 3, b"\4": 4, b"\6": 4}
 # Start-of-frame markers of JPEG hold the size: C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -96,7 +98,7 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h 
     width, height = image_size(data)
     if width * height > MAX_PIXELS:
         raise ImageError(f"declares {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
-    if width * height > max(SMALL_PIXELS, PIXELS_PER_BYTE * len(data)):
+    if width * height * _pixel_bytes(data) > max(SMALL_BYTES, MAX_EXPANSION * len(data)):
         raise ImageError(f"declares {width} x {height} pixels, too many for its {len(data):,} bytes")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -162,11 +164,11 @@ def image_size(data: bytes) -> tuple[int, int]:
     """Width and height that a PNG or JPEG file declares, without decoding it.
 
     Raises:
-        ImageError: if the bytes are neither, or end too early.
+        ImageError: if the bytes are neither, or no whole file.
     """
     try:
         if data.startswith(_PNG_SIGNATURE):
-            width, height = struct.unpack_from(">II", data, 16)
+            width, height = _png_size(data)
         elif data.startswith(b"\xff\xd8"):
             width, height = _jpeg_size(data)
         else:
@@ -176,6 +178,26 @@ def image_size(data: bytes) -> tuple[int, int]:
     if width == 0 or height == 0:
         raise ImageError(f"declares {width} x {height} pixels")
     return width, height
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    position = len(_PNG_SIGNATURE)
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if position + 12 + length > len(data):
+            # OpenCV 5 would take as much memory as the chunk claims.
+            raise ImageError("is damaged: a part of it is longer than the file")
+        if kind == b"IEND":
+            return struct.unpack_from(">II", data, 16)
+        position += 12 + length
+
+
+def _pixel_bytes(data: bytes) -> int:
+    """Memory that a pixel takes once decoded, for a file whose header was read."""
+    if not data.startswith(_PNG_SIGNATURE):
+        return 3
+    depth, color = data[24:25], data[25:26]
+    return _PNG_CHANNELS.get(color, 4) * (2 if depth == b"\x10" else 1)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
