@@ -16,6 +16,7 @@ from splax.data.exif import orientation, turn
 from splax.data.images import ImageError, downscale_mask, read_depth, read_image, read_mask, resize_nearest
 from splax.data.npy_file import read_npy
 from splax.data.points import read_ply_points
+from splax.data.scene import describe_scene
 from splax.loader import load_dataset
 
 WIDTH, HEIGHT = 64, 48
@@ -118,7 +119,7 @@ def test_exif_counts_only_where_the_camera_says_so(tmp_path):
     write_scene(tmp_path, names=("a.jpg",), image=gradient())
     path = tmp_path / "images" / "a.jpg"
     path.write_bytes(with_exif(path.read_bytes(), tiff(6, ">")))
-    stored = read_image(path)
+    stored = read_image(path).image
     # COLMAP and others ignore it, so their cameras are of the stored shape.
     np.testing.assert_array_equal(load_view(tmp_path).image, stored)
     meta = json.loads((tmp_path / "transforms.json").read_text())
@@ -157,10 +158,29 @@ def test_grey_with_alpha_and_16_bit_alpha(tmp_path):
     # OpenCV writes no such PNG; this is one row of filter 0 after the other.
     rows = b"".join(b"\0" + row.tobytes() for row in grey_alpha)
     write_png(tmp_path / "la.png", (5, 4, 4), zlib.compress(rows))
-    assert (read_image(tmp_path / "la.png") == 20).all()  # 100 * 51 / 255
-    assert (read_image(tmp_path / "la.png", white_background=True) == 224).all()
+    assert (read_image(tmp_path / "la.png").image == 20).all()  # 100 * 51 / 255
+    image, alpha = read_image(tmp_path / "la.png", white_background=True)
+    assert (image == 224).all() and (alpha == 51).all()
     write_image(tmp_path / "deep.png", np.full((4, 5, 4), (0, 0, 0xFFFF, 0x3333), np.uint16))
-    assert (read_image(tmp_path / "deep.png") == (51, 0, 0)).all()
+    image, alpha = read_image(tmp_path / "deep.png")
+    assert (image == (51, 0, 0)).all() and (alpha == 0x33).all()
+
+
+def test_alpha_goes_where_the_image_goes(tmp_path):
+    # White on black: the image is its own alpha, whatever is done to both.
+    pixels = np.dstack([np.full((HEIGHT, WIDTH, 3), 255, np.uint8), gradient()[..., 0]])
+    write_scene(tmp_path, meta={"k1": -0.2, "fl_x": 60.0}, image=pixels)
+    for downscale in (1, 2, 1.7):
+        view = load_view(tmp_path, downscale=downscale)
+        assert view.alpha.dtype == np.uint8
+        assert np.abs(view.image - view.alpha[..., None].astype(int)).max() <= 1
+    assert "alpha     1 of 1 views are transparent in places" in describe_scene(load_dataset(tmp_path))
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_opaque_images_have_no_alpha(tmp_path, channels):
+    write_scene(tmp_path, image=np.full((HEIGHT, WIDTH, channels), 255, np.uint8))
+    assert load_view(tmp_path).alpha is None
 
 
 # --- masks -------------------------------------------------------------------------------------------

@@ -503,6 +503,65 @@ def test_the_loss_of_a_subclass_sees_black_where_the_photo_is_masked(scene):
     assert trainer.history[-1].loss < 1
 
 
+# --- backgrounds ---------------------------------------------------------------------------------------
+
+
+def on(scene, background):
+    """The scene with a disc of each photo opaque, faded out to a background."""
+
+    def faded(view):
+        y, x = np.mgrid[: view.camera.height, : view.camera.width]
+        alpha = (255 * np.clip(2 - np.hypot(x - 16, y - 12) / 6, 0, 1)).astype(np.uint8)
+        share = alpha[..., None] / 255
+        image = np.rint(view.image * share + 255 * np.array(background) * (1 - share)).astype(np.uint8)
+        return dataclasses.replace(view, image=image, alpha=alpha)
+
+    train, test = ([faded(view) for view in views] for views in (scene.train, scene.test))
+    return dataclasses.replace(scene, train=train, test=test, background=background)
+
+
+def test_a_background_of_the_run_replaces_that_of_the_photos(scene):
+    red = (1.0, 0.25, 0.0)
+    expected = make_trainer(on(scene, red)).evaluate()
+    replaced = make_trainer(on(scene, (0.0, 0.0, 0.0)), background=red)
+    assert replaced.evaluate()["psnr"] == pytest.approx(expected["psnr"], abs=0.01)
+    assert replaced.evaluate()["ssim"] == pytest.approx(expected["ssim"], abs=1e-3)
+    # And in training: the photos differ by rounding to 8 bits.
+    trainers = [
+        make_dense_trainer(on(scene, red)),
+        make_dense_trainer(on(scene, (0.0, 0.0, 0.0)), background=red),
+    ]
+    for trainer in trainers:
+        trainer.fit(1)
+    assert trainers[0].history[0].loss == pytest.approx(trainers[1].history[0].loss, rel=5e-3)
+
+
+def test_random_backgrounds_are_those_of_rendering_and_photo(scene):
+    # All transparent, and next to nothing in front: whatever the background, there is no difference.
+    gaussians = make_gaussians(scene)
+    gaussians.logit_opacities[...] = jnp.full(200, -12.0)
+    clear = [
+        dataclasses.replace(v, image=np.zeros_like(v.image), alpha=np.zeros(v.image.shape[:2], np.uint8))
+        for v in scene.train
+    ]
+    trainer = make_trainer(dataclasses.replace(scene, train=clear), gaussians, background="random")
+    trainer.fit(20)
+    assert trainer.history[-1].loss < 1e-3
+    assert trainer.history[-1].psnr > 50
+
+
+def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
+    trainers = [make_trainer(scene, background="random") for _ in range(2)]
+    colors = [np.array(trainers[0]._background_at(jnp.asarray(step))) for step in range(100)]
+    assert np.ptp(colors, axis=0).min() > 0.9 and np.mean(colors) == pytest.approx(0.5, abs=0.1)
+    trainers[0].fit(6)
+    trainers[1].fit(2)
+    trainers[1].fit(4)
+    assert_same(params_of(trainers[0]), params_of(trainers[1]))
+    # Scores are on the scene's background.
+    assert trainers[0].evaluate() == make_trainer(scene, trainers[0].model.gaussians).evaluate()
+
+
 def test_masked_scores_agree_with_numpy(scene):
     trainer = make_trainer(with_masks(scene, 255))
     for view, view_psnr, _, image in trainer.evaluate_views():

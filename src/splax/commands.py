@@ -119,7 +119,8 @@ def load_scene(options: dict[str, Any]) -> Scene:
 
 
 def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: float) -> int:
-    config = TrainConfig(steps=options.steps, seed=options.seed)
+    background = "random" if isinstance(options, Train) and options.random_background else None
+    config = TrainConfig(steps=options.steps, seed=options.seed, background=background)
     strategy = DefaultStrategy(max_gaussians=options.max_gaussians)
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
     model = SplatModel(_initial_gaussians(scene, options, extent), TileRasterizer(tile_size))

@@ -47,6 +47,8 @@ class Train(Data):
     """Densify to at most this many."""
     sh_degree: int = 3
     """Degree of view-dependent colour, 0 to 3."""
+    random_background: bool = False
+    """A new background for each step, so that what is transparent in the images stays empty."""
     seed: int = 0
     """Of the initial Gaussians, the order of views and densification."""
     tile_size: int | None = None

@@ -31,8 +31,8 @@ class Undistorter:
         self.K = inner_intrinsics(lens)
         self._map = _pixel_map(lens, self.K)
 
-    def image(self, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The photo as a pinhole camera with ``self.K`` would have taken it."""
+    def image(self, image: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
+        """The photo, or its alpha, as a pinhole camera with ``self.K`` would have taken it."""
         import cv2
 
         # Replicate: rounding may leave the image by a ten-thousandth of a pixel.

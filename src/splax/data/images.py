@@ -5,6 +5,7 @@ The files are not trusted: their declared size is read and checked before anythi
 
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
@@ -31,10 +32,22 @@ class ImageError(ValueError):
     """A file that is not a usable image; the message says why, without the file's name."""
 
 
+class Picture(NamedTuple):
+    """What an image file holds.
+
+    Attributes:
+        image: uint8 RGB on a background, [H, W, 3].
+        alpha: how opaque each pixel is, uint8 [H, W]; None if all are.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    alpha: UInt8[np.ndarray, "h w"] | None
+
+
 def read_image(
     path: Path, *, size: tuple[float, float] | None = None, white_background: bool = False
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a PNG or JPEG file as uint8 RGB, [H, W, 3].
+) -> Picture:
+    """Reads a PNG or JPEG file.
 
     Grey images become RGB, 16 bits are cut to 8, transparent pixels (straight alpha) are composited on
     black or white. The rotation noted in EXIF is ignored, as structure-from-motion tools do, unless only
@@ -53,7 +66,7 @@ def read_image(
     height, width = pixels.shape[:2]
     if size is not None and not same_shape((width, height), size) and same_shape((height, width), size):
         pixels = turn(pixels, orientation(data))
-    return to_rgb(pixels, white_background=white_background)
+    return Picture(to_rgb(pixels, white_background=white_background), _alpha(pixels))
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
@@ -118,8 +131,7 @@ def to_rgb(
         pixels: [H, W], [H, W, 3] or [H, W, 4].
         white_background: composite transparent pixels on white instead of black.
     """
-    if pixels.dtype == np.uint16:
-        pixels = (pixels >> 8).astype(np.uint8)
+    pixels = _to_bytes(pixels)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
     rgb = pixels[..., 2::-1]
@@ -130,9 +142,22 @@ def to_rgb(
     return np.ascontiguousarray(rgb)
 
 
+def _to_bytes(pixels: UInt8[np.ndarray, "*n"] | UInt16[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n"]:
+    return (pixels >> 8).astype(np.uint8) if pixels.dtype == np.uint16 else np.asarray(pixels, np.uint8)
+
+
+def _alpha(
+    pixels: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"],
+) -> UInt8[np.ndarray, "h w"] | None:
+    if pixels.ndim == 2 or pixels.shape[-1] < 4:
+        return None
+    alpha = _to_bytes(np.ascontiguousarray(pixels[..., 3]))
+    return None if (alpha == 255).all() else alpha
+
+
 def downscale_image(
-    image: UInt8[np.ndarray, "h w 3"], width: int, height: int
-) -> UInt8[np.ndarray, "height width 3"]:
+    image: UInt8[np.ndarray, "h w *c"], width: int, height: int
+) -> UInt8[np.ndarray, "height width *c"]:
     """Averages the image over the area of each new pixel."""
     import cv2
 

@@ -20,6 +20,7 @@ from splax.cameras import Camera
 from splax.data.distortion import Undistorter
 from splax.data.images import (
     ImageError,
+    Picture,
     downscale_image,
     downscale_mask,
     read_depth,
@@ -97,12 +98,14 @@ class _Pixels(NamedTuple):
     """What one photo holds, all of one size."""
 
     image: UInt8[np.ndarray, "h w 3"]
+    alpha: UInt8[np.ndarray, "h w"] | None
     mask: Bool[np.ndarray, "h w"] | None
     depth: Float32[np.ndarray, "h w"] | None
 
     def apply(self, image: Callable, mask: Callable, depth: Callable) -> "_Pixels":
         return _Pixels(
             image(self.image),
+            None if self.alpha is None else image(self.alpha),
             None if self.mask is None else mask(self.mask),
             None if self.depth is None else depth(self.depth),
         )
@@ -218,34 +221,35 @@ def _read_view(photo: Photo, options: Options, undistorter: Callable[[Lens], Und
         width=size[0],
         height=size[1],
     )
-    return View(pixels.image, camera, photo.name, mask=pixels.mask, depth=pixels.depth)
+    image, alpha, mask, depth = pixels
+    return View(image, camera, photo.name, mask=mask, depth=depth, alpha=alpha)
 
 
 def _read_pixels(photo: Photo, options: Options) -> tuple[_Pixels, float]:
     """The files of a photo, all at the size of the image, and what is left of the downscaling."""
-    image, downscale = _read_small(photo, options), 1.0
-    if image is None and photo.path == photo.small:
+    picture, downscale = _read_small(photo, options), 1.0
+    if picture is None and photo.path == photo.small:
         raise ImageError(f"there is only a copy in {photo.path.parent.name}, not of that part of the size")
-    if image is None:
-        image = read_image(photo.path, size=photo.size, white_background=options.white_background)
+    if picture is None:
+        picture = read_image(photo.path, size=photo.size, white_background=options.white_background)
         downscale = options.downscale
-    size = image.shape[1], image.shape[0]
+    size = picture.image.shape[1], picture.image.shape[0]
     mask = depth = None
     if photo.mask is not None:
         mask = _fitted(photo.mask, read_mask, size, "mask")
     if photo.depth is not None:
         depth = _fitted(photo.depth, lambda path: read_depth(path, photo.depth_unit), size, "depth image")
-    return _Pixels(image, mask, depth), downscale
+    return _Pixels(picture.image, picture.alpha, mask, depth), downscale
 
 
-def _read_small(photo: Photo, options: Options) -> UInt8[np.ndarray, "h w 3"] | None:
+def _read_small(photo: Photo, options: Options) -> Picture | None:
     """The smaller copy, if there is one and it is exactly as much smaller as is asked for."""
     if photo.small is None or photo.size is None:
         return None
-    image = read_image(photo.small, size=photo.size, white_background=options.white_background)
+    picture = read_image(photo.small, size=photo.size, white_background=options.white_background)
     exact = np.array(photo.size) / options.downscale
     # Programs round sizes up, down or to the nearest.
-    return image if (np.abs(np.array(image.shape[1::-1]) - exact) < 1).all() else None
+    return picture if (np.abs(np.array(picture.image.shape[1::-1]) - exact) < 1).all() else None
 
 
 def _fitted(path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int], what: str) -> np.ndarray:

@@ -27,10 +27,12 @@ class View:
         name: unique in its scene; the path below the image folder for photos, such as ``"0001.jpg"``.
         mask: true where the image is to be used, [H, W]; None: everywhere.
         depth: camera-space z in world units, float32 [H, W], 0 where unknown; None: unknown everywhere.
+        alpha: how opaque the photo is, uint8 [H, W], 255 where nothing shines through; None: 255 everywhere.
+            ``image`` is on the scene's background already.
 
     Raises:
-        ValueError: if the image is not uint8 [H, W, 3], or the camera, the mask or the depth is of another
-            size or type.
+        ValueError: if the image is not uint8 [H, W, 3], or the camera, the mask, the depth or alpha is of
+            another size or type.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -38,6 +40,7 @@ class View:
     name: str
     mask: Bool[np.ndarray, "h w"] | None = None
     depth: Float32[np.ndarray, "h w"] | None = None
+    alpha: UInt8[np.ndarray, "h w"] | None = None
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[-1] != 3:
@@ -51,7 +54,7 @@ class View:
                 f"View {self.name!r}: needs one camera of the image's size; the image has height, width "
                 f"{self.image.shape[:2]}, the camera {size} and viewmat {list(self.camera.viewmat.shape)}."
             )
-        for name, dtype in (("mask", np.bool_), ("depth", np.float32)):
+        for name, dtype in (("mask", np.bool_), ("depth", np.float32), ("alpha", np.uint8)):
             values = getattr(self, name)
             if values is not None and (values.dtype != dtype or values.shape != size):
                 raise ValueError(
@@ -177,6 +180,7 @@ def describe_scene(scene: Scene) -> str:
         f"center    ({center}), median camera distance {scene.radius:.3f}",
         f"extent    {scene.extent:.3f}",
         f"points    {_describe_points(scene)}",
+        f"alpha     {_describe_alpha(views)}",
         f"masks     {_describe_masks(views)}",
         f"depth     {_describe_depth(views)}",
         *(f"warning   {warning}" for warning in scene.warnings),
@@ -197,6 +201,11 @@ def _describe_points(scene: Scene) -> str:
     if scene.points is None:
         return "none"
     return f"{len(scene.points):,}, {'without' if scene.point_colors is None else 'with'} colours"
+
+
+def _describe_alpha(views: Sequence[View]) -> str:
+    count = sum(view.alpha is not None for view in views)
+    return f"{count} of {len(views)} views are transparent in places" if count else "none"
 
 
 def _describe_masks(views: Sequence[View]) -> str:

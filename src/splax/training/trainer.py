@@ -34,12 +34,14 @@ from splax.training.optimizers import make_optimizer
 from splax.training.progress import Progress, StepMetrics
 from splax.training.schedules import used_sh_degree, view_order
 from splax.training.state import TrainState, grow, init_state, refine
-from splax.training.targets import Targets, canvas_cameras, make_targets
+from splax.training.targets import Targets, canvas_cameras, make_targets, on_background
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
 _MAX_STEPS_PER_CALL = 100
 # A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
 _SECONDS_PER_CALL = 2.0
+# Sets the random backgrounds apart from other uses of the seed.
+_BACKGROUND_STREAM = 0xBAC6
 # Room in the intersection buffer beyond what was counted.
 _ISECT_MARGIN = 1.25
 
@@ -99,8 +101,9 @@ class Trainer:
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
         self._state = init_state(model, self.optimizer, self.strategy, self.config.seed)
-        background = scene.background if self.config.background is None else self.config.background
-        self._background = jnp.asarray(background, jnp.float32)
+        self._scene_background = jnp.asarray(scene.background, jnp.float32)
+        fixed = isinstance(self.config.background, tuple)
+        self._background = jnp.asarray(self.config.background) if fixed else self._scene_background
         self._cameras = canvas_cameras(scene.train)
         self._first_sh_degree = used_sh_degree(model.gaussians)
         self._targets: Targets | None = None
@@ -199,6 +202,8 @@ class Trainer:
         for view in self.scene.test if views is None else views:
             image = jnp.clip(self.model(view.camera, background=self._background).image, 0, 1)
             target = jnp.asarray(view.image, image.dtype) / 255
+            alpha = None if view.alpha is None else jnp.asarray(view.alpha)
+            target = on_background(target, alpha, self._scene_background, self._background)
             mask = None if view.mask is None else jnp.asarray(view.mask)
             yield view, float(psnr(image, target, mask)), float(ssim(image, target, mask)), np.asarray(image)
 
@@ -224,9 +229,8 @@ class Trainer:
             state, done, _, metrics = carry
             view = order[done]
             camera = jax.tree.map(lambda x: x[view], cameras)
-            target, mask = jax.tree.map(lambda x: x[view], targets)
-            target = target.astype(jnp.float32) / 255
-            state, made, now = self._train_step(state, camera, target, mask, isect_capacity)
+            target = jax.tree.map(lambda x: x[view], targets)
+            state, made, now = self._train_step(state, camera, target, isect_capacity)
             metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
             return state, done + made, made, metrics
 
@@ -242,17 +246,20 @@ class Trainer:
         self,
         state: TrainState,
         camera: Camera,
-        target: Float[Array, "h w 3"],
-        mask: Bool[Array, "h w"] | None,
+        targets: Targets,
         isect_capacity: int,
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made."""
+        photo, mask, alpha = targets  # of one view
+        background = self._background_at(state.step)
+        target = photo.astype(jnp.float32) / 255
+        target = on_background(target, alpha, self._scene_background, background)
         if mask is not None:
             target = jnp.where(mask[..., None], target, 0)
 
         def objective(params, offset):
             model = self._model_at(state._replace(params=params), isect_capacity)
-            output = model(camera, background=self._background, means2d_offset=offset)
+            output = model(camera, background=background, means2d_offset=offset)
             if mask is not None:
                 output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
             return self.loss(model, output, target), output
@@ -277,6 +284,13 @@ class Trainer:
         state = jax.lax.cond(made, update, lambda: state)
         image = jnp.clip(output.image, 0, 1)
         return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite)
+
+    def _background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:
+        """What lies behind everything at a step of training."""
+        if self.config.background != "random":
+            return self._background
+        key = jax.random.fold_in(jax.random.key(self.config.seed), _BACKGROUND_STREAM)
+        return jax.random.uniform(jax.random.fold_in(key, step), (3,))
 
     def _model_at(self, state: TrainState, isect_capacity: int) -> SplatModel:
         """The model of this state, inside jit."""
