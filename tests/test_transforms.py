@@ -2,9 +2,11 @@
 
 import json
 import math
+import random
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -435,6 +437,58 @@ def test_files_that_are_no_transforms_are_refused(tmp_path, text, message):
     (tmp_path / "transforms.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_dataset(tmp_path)
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    1e308,
+    math.nan,
+    math.inf,
+    "",
+    "..",
+    "x" * 5000,
+    "\ud800",
+    "a\0b",
+    1 << 70,
+    [],
+    {},
+    [[]],
+]
+
+
+def spoil(value: Any, rng: random.Random) -> None:
+    """Puts something odd somewhere into nested lists and objects, or takes something out."""
+    while isinstance(value, dict | list) and value:
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        if not isinstance(value[key], dict | list) or rng.random() < 0.3:
+            if rng.random() < 0.2:
+                del value[key]
+            else:
+                value[key] = rng.choice(ODD)
+            return
+        value = value[key]
+
+
+@pytest.mark.filterwarnings("ignore:.*left out.*", "ignore:.*has no points.*")
+def test_spoiled_json_never_does_more_than_a_value_error(tmp_path):
+    meta = {"ply_file_path": "none.ply", "applied_transform": IDENTITY, "camera_model": "OPENCV", "k1": 0.0}
+    write_image(tmp_path / "mask.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
+    path = write_scene(tmp_path, meta=meta, frame={"mask_path": "mask.png"}) / "transforms.json"
+    data, rng, refused = path.read_text(), random.Random(0), 0
+    for _ in range(300):
+        content = json.loads(data)
+        for _ in range(rng.randint(1, 3)):
+            spoil(content, rng)
+        path.write_text(json.dumps(content))
+        try:
+            load_dataset(tmp_path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(path) in str(error)
+    assert 50 < refused < 280
 
 
 def test_binary_json_is_refused(tmp_path):
