@@ -288,6 +288,28 @@ def test_views_are_sorted_by_name_whatever_their_order_in_the_file(tmp_path):
     assert [view.name for view in scene.train] == ["1.png", "2.png", "3.png", "5.png", "6.png", "7.png"]
 
 
+@pytest.mark.parametrize(
+    ("meta", "train", "test"),
+    [
+        ({"test_filenames": ["images/b.png"]}, ["a.png", "c.png", "d.png"], ["b.png"]),
+        ({"val_filenames": ["./images/d.png"], "test_filenames": []}, ["a.png", "b.png", "c.png"], ["d.png"]),
+        (
+            {
+                "train_filenames": ["images/a.png"],
+                "val_filenames": ["images/c.png"],
+                "test_filenames": ["images/b.png"],
+            },
+            ["a.png"],
+            ["b.png"],
+        ),
+    ],
+)
+def test_a_split_in_the_file_is_kept(tmp_path, meta, train, test):
+    scene = load_dataset(write_scene(tmp_path, [f"images/{name}.png" for name in "abcd"], meta=meta))
+    assert [view.name for view in scene.train] == train
+    assert [view.name for view in scene.test] == test
+
+
 # --- frames left out ---------------------------------------------------------------------------------
 
 
@@ -405,6 +427,7 @@ NOT_A_NUMBER = [[1, 0, 0, math.nan], *IDENTITY[1:]]
         (set_globals(fl_x=None, fl_y=None), "no focal length"),
         (set_globals(fl_x=None, fl_y=None, camera_angle_x=4.0), "between 0 and pi"),
         (set_globals(cx=math.inf), "cx must be a finite number"),
+        (set_globals(test_filenames=5), "test_filenames must be a list of file names, got 5"),
         (set_globals(w=0.0), "w and h must be the image size"),
         (set_globals(w=48.0, h=64.0), "48 x 64 pixels but the image is 64 x 48"),
         (set_globals(k4=0.01), "k4 = 0.01 is not supported.*Undistort"),

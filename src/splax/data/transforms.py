@@ -12,7 +12,7 @@ Errors and omissions name the file, the frame, what was found, and what to do.
 
 import os
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,14 @@ def load_transforms(json_path: Path, options: Options) -> Scene:
     notes: list[str] = []
     meta, photos = read_frames(json_path, options, left_out)
     points = _read_points(meta, json_path, notes)
+    train, test = _split(meta, photos, json_path)
     return read_scene(
-        photos,
+        train,
         options,
         source=json_path,
         dataset_type="transforms",
         left_out=left_out,
+        test_photos=test,
         points=points,
         notes=notes,
     )
@@ -163,6 +165,32 @@ def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
     if path is None:
         raise ImageError(f"its {key} is no file")
     return path
+
+
+def _split(
+    meta: dict[str, Any], photos: list[Photo], json_path: Path
+) -> tuple[list[Photo], list[Photo] | None]:
+    """Training and test views as nerfstudio's ``test_filenames`` (else ``val_filenames``) say; None: they do not.
+
+    ``train_filenames``, where given, leaves out all others.
+    """
+    held_out = _named_views(meta, "test_filenames", json_path) or _named_views(
+        meta, "val_filenames", json_path
+    )
+    if not held_out:
+        return photos, None
+    trained_on = _named_views(meta, "train_filenames", json_path)
+    test = [photo for photo in photos if photo.name in held_out]
+    rest = [photo for photo in photos if photo.name not in held_out]
+    return [photo for photo in rest if not trained_on or photo.name in trained_on], test
+
+
+def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
+    """Names of views from a list of file names."""
+    names = meta.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{json_path}: {key} must be a list of file names, got {shorten(names)}.")
+    return {PurePosixPath(name).as_posix().removeprefix("images/") for name in names}
 
 
 def _depth_unit(both: dict[str, Any], label: str) -> float:
