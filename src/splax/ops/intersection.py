@@ -56,10 +56,10 @@ def tile_bounds(projection: Projection, *, width: int, height: int, tile_size: i
 
 def count_isects(projection: Projection, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
-    return _total(tile_bounds(projection, width=width, height=height, tile_size=tile_size).counts)
+    return saturating_sum(tile_bounds(projection, width=width, height=height, tile_size=tile_size).counts)
 
 
-def _total(counts: Int[Array, " n"]) -> Int[Array, ""]:
+def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
     """Sum that saturates at the largest int32 instead of wrapping."""
     largest = jnp.iinfo(jnp.int32).max
     wraps = counts.astype(jnp.float32).sum() > 0.999 * largest
@@ -93,7 +93,7 @@ def intersect_tiles(
     tile = jnp.where(pairs < ends[-1], tile, num_tiles)  # the unused end of the buffer sorts last
     tile, rank = _sort_by_tile(tile, rank, num_tiles, num_gaussians)
     offsets = jnp.searchsorted(tile, jnp.arange(num_tiles + 1)).astype(jnp.int32)
-    return Intersections(order[rank].astype(jnp.int32), offsets, _total(counts))
+    return Intersections(order[rank].astype(jnp.int32), offsets, saturating_sum(counts))
 
 
 def _sort_by_tile(tile, rank, num_tiles, num_gaussians):
