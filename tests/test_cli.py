@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import write_transforms
+from helpers import write_image, write_transforms
+from test_colmap import write_dataset
 
 import splax
 from splax import cli, commands
@@ -146,6 +147,16 @@ def test_info_prints_what_is_there(data, capsys):
     assert "8: 7 train, 1 test" in output and "16 x 12 pixels" in output and "extent" in output
 
 
+def test_info_prints_format_points_masks_and_depth(tmp_path, capsys):
+    root = write_dataset(tmp_path / "colmap")
+    write_image(root / "masks" / "a.png", np.full((48, 64), 255, np.uint8))
+    assert run("info", root, "--dataset-type", "colmap") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "format    colmap" in lines and "points    2, with colours" in lines and "depth     none" in lines
+    assert "masks     1 of 2 views; they leave 100.0% of the pixels" in lines
+    assert_refused(run("info", root, "--dataset-type", "llff"), capsys, "poses_bounds.npy", "type 'colmap'")
+
+
 def test_demo_needs_no_data(monkeypatch, tmp_path, demo_scene, capsys):
     monkeypatch.setattr(commands, "make_demo_scene", lambda: demo_scene)
     assert run("demo", "--out", tmp_path / "demo", *FAST) == 0
@@ -270,7 +281,7 @@ def corrupt_all(folder: Path) -> None:
 
 
 SPOILED = {
-    "no json": (lambda f: (f / "transforms.json").unlink(), ["no transforms.json"]),
+    "no json": (lambda f: (f / "transforms.json").unlink(), ["Looked for transforms: transforms.json"]),
     "malformed json": (lambda f: (f / "transforms.json").write_text('{"frames": [}'), ["not valid json"]),
     "not an object": (lambda f: (f / "transforms.json").write_text("[]"), ["json object"]),
     "no frames": (lambda f: (f / "transforms.json").write_text("{}"), ["'frames' must be a list"]),
