@@ -1,5 +1,7 @@
 """The kernels for NVIDIA GPUs, interpreted on a CPU, against plain XLA; on a GPU see test_gpu.py."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,9 +59,9 @@ def test_image_and_gradients_equal_plain_xlas():
 
     def draw(means2d, conics, opacities, colors):
         splats = Splats(means2d, conics, opacities, colors)
-        return rasterize(splats, projection.radii, projection.depths, Tiling(*SIZE), capacity, INTERPRETED)[
-            :2
-        ]
+        radii, depths = projection.radii, projection.depths
+        drawn: Any = rasterize(splats, radii, depths, Tiling(*SIZE), capacity, INTERPRETED)
+        return drawn[:2]
 
     args = (projection.means2d, projection.conics, opacities, colors)
     expected, expected_vjp = jax.vjp(draw_plainly, *args)
