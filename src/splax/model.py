@@ -39,11 +39,17 @@ class SplatModel(nnx.Module):
         means2d_offset: Float[Array, "n 2"] | None = None,
     ) -> RenderOutput:
         """Renders ``camera``; see :meth:`TileRasterizer.__call__`."""
-        gaussians = self.gaussians.drawable()
+        if self._has_kernels_for(camera):
+            gaussians, colors = self.gaussians, None
+        else:
+            gaussians = self.gaussians.drawable()
+            colors = self.colors(gaussians, camera)
         return self.rasterizer(
-            gaussians,
-            camera,
-            colors=self.colors(gaussians, camera),
-            background=background,
-            means2d_offset=means2d_offset,
+            gaussians, camera, colors=colors, background=background, means2d_offset=means2d_offset
         )
+
+    def _has_kernels_for(self, camera: Camera) -> bool:
+        """Whether the rasterizer can leave out nothing and compute the colours by itself, faster."""
+        own_colors = type(self).colors is SplatModel.colors
+        known = type(self.rasterizer).__call__ is TileRasterizer.__call__
+        return own_colors and known and self.rasterizer.has_kernels_for(self.gaussians, camera)

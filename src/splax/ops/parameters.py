@@ -1,4 +1,4 @@
-"""A scene and the settings of one rendering as plain arrays and numbers, for code below the classes."""
+"""What goes into one rendering and comes out of it as plain arrays and numbers, for code below the classes."""
 
 from typing import NamedTuple
 
@@ -38,3 +38,21 @@ class DrawSettings(NamedTuple):
     radius_clip: float
     antialiased: bool
     render_depth: bool
+
+
+class Rendered(NamedTuple):
+    """One view.
+
+    Attributes:
+        channels: without background, and depth last if it is rendered, [H, W, C].
+        alpha: [H, W].
+        means2d: centres in pixels, [N, 2].
+        radii: half extents in pixels, [N, 2]; 0 where culled.
+        num_isects: number of pairs; above the capacity the image is incomplete.
+    """
+
+    channels: Float[Array, "h w c"]
+    alpha: Float[Array, "h w"]
+    means2d: Float[Array, "n 2"]
+    radii: Float[Array, "n 2"]
+    num_isects: Int[Array, ""]

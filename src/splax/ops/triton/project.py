@@ -23,7 +23,7 @@ from splax.ops.projection import (
 )
 from splax.ops.spherical_harmonics import SH_C0, band_of, sh_bases_at, sh_degree_of
 from splax.ops.triton.prepare import Prepared, form_gradients, form_of, tiles_of
-from splax.ops.triton.tiling import FORM, Form, Tiling
+from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 _RGB = 3
@@ -182,7 +182,9 @@ def project_gradients(
 
             v_color = []
             for q in range(_RGB):
-                bits = lax.bitcast_convert_type(load(attributes, gaussian * width + FORM + q, drawn), jnp.int32)
+                bits = lax.bitcast_convert_type(
+                    load(attributes, gaussian * width + FORM + q, drawn), jnp.int32
+                )
                 # The derivative of max(x, 0): where x is 0, JAX takes a half.
                 slope = jnp.where(bits > 0, 1.0, jnp.where(bits == 0, 0.5, 0.0))
                 v_color.append(slope * sum_of(FORM + q))
@@ -227,7 +229,8 @@ def project_gradients(
     aliases = {len(args) + i: i for i in range(len(empty))}
     *grads, v_offset = warp.launch(kernel, (-(-num // LANES),), shapes, *args, *empty, aliases=aliases)
     grads = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=True)]
-    return Parameters(*grads, None, None), v_offset.reshape(num, 2)  # pyright: ignore[reportArgumentType]
+    untrained = {"alive": None, "active_sh_degree": None}
+    return Parameters(*grads, **untrained), v_offset.reshape(num, 2)  # pyright: ignore
 
 
 def _inputs(params: Parameters, viewmat: jax.Array, intrinsics: jax.Array) -> list[jax.Array]:
@@ -245,7 +248,9 @@ def _inputs(params: Parameters, viewmat: jax.Array, intrinsics: jax.Array) -> li
 def _read_view(camera, tiling: Tiling) -> _View:
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
-    return _View(Pinhole(rows, *numbers[12:16], tiling.width, tiling.height), numbers[16:19], numbers[19:])
+    fx, fy, cx, cy = numbers[12:16]
+    pinhole = Pinhole(rows, fx, fy, cx, cy, tiling.width, tiling.height)
+    return _View(pinhole, numbers[16:19], numbers[19:])
 
 
 def _read_geometry(refs, gaussian, mask) -> _Geometry:

@@ -57,9 +57,7 @@ class Drawn(NamedTuple):
     alpha: jax.Array
 
 
-def draw_and_save(
-    prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp
-) -> Drawn:
+def draw_and_save(prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp) -> Drawn:
     """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`rasterize`'s."""
     lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=True)
     image, alpha, checkpoints = draw(lists, prepared.attributes, tiling, warp, save=True)

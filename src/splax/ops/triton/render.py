@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from splax.ops.parameters import DrawSettings, Parameters
+from splax.ops.parameters import DrawSettings, Parameters, Rendered
 from splax.ops.triton.forward import draw
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared
@@ -17,24 +17,6 @@ from splax.ops.triton.project import project, project_gradients
 from splax.ops.triton.rasterize import Drawn, draw_and_save, sum_gradients
 from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import Warp
-
-
-class Rendered(NamedTuple):
-    """One view.
-
-    Attributes:
-        channels: colours, and depth if it is rendered, without background, [H, W, 3 or 4].
-        alpha: [H, W].
-        means2d: centres in pixels, [N, 2].
-        radii: half extents in pixels, [N, 2]; 0 where culled.
-        num_isects: number of pairs; above the capacity the image is incomplete.
-    """
-
-    channels: jax.Array
-    alpha: jax.Array
-    means2d: jax.Array
-    radii: jax.Array
-    num_isects: jax.Array
 
 
 class Job(NamedTuple):
@@ -92,32 +74,35 @@ def _render_fwd(params, viewmat, intrinsics, offset, job):
     args = jax.tree.map(lambda primal: primal.value, (params, viewmat, intrinsics, offset))
     if camera_moves:
         return jax.vjp(job.unfused, *args)
-    projected = project(*args, job.settings, job.tiling, job.warp)
-    drawn = draw_and_save(projected.prepared, projected.depths, job.tiling, job.capacity, job.warp)
-    rendered = Rendered(
-        drawn.image, drawn.alpha, projected.means2d, projected.radii, drawn.lists.num_isects
+    params, viewmat, intrinsics, offset = args
+    prepared, depths, means2d, radii = project(
+        params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
     )
-    return rendered, _Saved(*args[:3], projected.prepared, drawn)
+    drawn = draw_and_save(prepared, depths, job.tiling, job.capacity, job.warp)
+    rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
+    return rendered, _Saved(params, viewmat, intrinsics, prepared, drawn)
 
 
 def _render_bwd(job, saved, cotangents):
     cotangents = Rendered(*(_instantiate(v) for v in cotangents))
     if not isinstance(saved, _Saved):
         return saved(cotangents)
-    sums = sum_gradients(saved.drawn, cotangents.channels, cotangents.alpha, job.tiling, job.warp)
+    params, viewmat, intrinsics, prepared, drawn = saved
+    sums = sum_gradients(drawn, cotangents.channels, cotangents.alpha, job.tiling, job.warp)
     v_params, v_offset = project_gradients(
-        *saved[:4], sums, cotangents.means2d, job.settings, job.tiling, job.warp
+        params, viewmat, intrinsics, prepared, sums, cotangents.means2d, job.settings, job.tiling, job.warp
     )
     return v_params, None, None, v_offset
 
 
-def _instantiate(cotangent):
+def _instantiate(cotangent: Any) -> Any:
     """Zeros for a zero that was only a symbol."""
     if not isinstance(cotangent, SymbolicZero):
         return cotangent
-    if jnp.issubdtype(cotangent.dtype, jnp.floating):
-        return jnp.zeros(cotangent.shape, cotangent.dtype)
-    return np.zeros(cotangent.shape, jax.dtypes.float0)
+    aval: Any = cotangent.aval
+    if jnp.issubdtype(aval.dtype, jnp.floating):
+        return jnp.zeros(aval.shape, aval.dtype)
+    return np.zeros(aval.shape, jax.dtypes.float0)
 
 
 render.defvjp(_render_fwd, _render_bwd, symbolic_zeros=True)
