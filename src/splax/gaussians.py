@@ -20,7 +20,7 @@ INITIAL_OPACITY = 0.1
 # Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).
 _MIN_SPACING = 1e-7**0.5
 # What a subclass may override to be drawn in another way.
-_DRAWN_BY = ("scales", "opacities", "renderable", "drawable", "colors", "parameters")
+_DRAWN_BY = ("scales", "opacities", "renderable", "drawable", "colors")
 
 
 # Not typing.Self: beartype checks methods one by one in the tests, and Self means nothing to it there.
@@ -199,11 +199,6 @@ class Gaussians(nnx.Module):
         return jax.nn.sigmoid(self.logit_opacities[...])
 
     @property
-    def parameters(self) -> Parameters:
-        """The stored arrays, as they are."""
-        return Parameters(**{name: getattr(self, name)[...] for name in Parameters._fields})
-
-    @property
     def renderable(self) -> Bool[Array, " n"]:
         """Rows that can be drawn: alive, finite in every Param, of a rotation that is one."""
         params = jax.tree.leaves(nnx.as_pure(nnx.state(self, nnx.Param)))
@@ -267,6 +262,11 @@ class Gaussians(nnx.Module):
         graphdef, params, rest = nnx.split(self, nnx.Param, ...)
         # tree.map also makes new Variables; merging `rest` as it is would share them with this object.
         return nnx.merge(graphdef, jax.tree.map(function, params), jax.tree.map(lambda x: x, rest))
+
+
+def parameters_of(gaussians: Gaussians) -> Parameters:
+    """The stored arrays, as they are."""
+    return Parameters(**{name: getattr(gaussians, name)[...] for name in Parameters._fields})
 
 
 def has_own_parts_only(gaussians: Gaussians) -> bool:

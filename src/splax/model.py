@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians
-from splax.rasterizer import RenderOutput, TileRasterizer
+from splax.rasterizer import RenderOutput, TileRasterizer, has_kernels_for
 
 
 class SplatModel(nnx.Module):
@@ -49,7 +49,7 @@ class SplatModel(nnx.Module):
         )
 
     def _has_kernels_for(self, camera: Camera) -> bool:
-        """Whether the rasterizer can leave out nothing and compute the colours by itself, faster."""
-        own_colors = type(self).colors is SplatModel.colors
-        known = type(self.rasterizer).__call__ is TileRasterizer.__call__
-        return own_colors and known and self.rasterizer.has_kernels_for(self.gaussians, camera)
+        """Whether the rasterizer is faster if it computes the colours by itself, with the same result."""
+        return type(self).colors is SplatModel.colors and has_kernels_for(
+            self.rasterizer, self.gaussians, camera
+        )

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
-from splax.gaussians import Gaussians, has_own_parts_only
+from splax.gaussians import Gaussians, has_own_parts_only, parameters_of
 from splax.ops.parameters import DrawSettings, Rendered
 from splax.ops.projection import (
     EPS2D,
@@ -31,8 +31,8 @@ from splax.ops.rasterization import (
 )
 
 TILE_SIZES = (4, 8, 16, 32)
-# Methods that a subclass may override to project in another way.
-_PROJECTED_BY = ("project", "_drawn_opacities")
+# Methods that a subclass may override to draw in another way.
+_DRAWN_BY = ("__call__", "project", "_drawn_opacities")
 
 
 class RenderOutput(NamedTuple):
@@ -165,7 +165,7 @@ class TileRasterizer(nnx.Module):
             ValueError: on shapes that do not match, or under ``jit`` without ``isect_capacity``.
         """
         if colors is None:
-            if self.has_kernels_for(gaussians, camera):
+            if has_kernels_for(self, gaussians, camera):
                 _check_background(background, 3)
                 return self._render_fused(gaussians, camera, background, means2d_offset)
             gaussians = gaussians.drawable()
@@ -189,23 +189,6 @@ class TileRasterizer(nnx.Module):
             render_depth=self.render_depth,
         )
 
-    def has_kernels_for(self, gaussians: Gaussians, camera: Camera) -> bool:
-        """Whether Gaussians in their own colours are drawn by kernels alone, from parameters to pixels.
-
-        The kernels know what Gaussians do, not what a subclass makes of it; and to size a buffer, projections
-        must be counted first.
-        """
-        if self.implementation not in (None, "triton") or self.isect_capacity is None:
-            return False
-        own = all(getattr(type(self), name) is getattr(TileRasterizer, name) for name in _PROJECTED_BY)
-        size = ImageSize(camera.width, camera.height, self.tile_size)
-        dtype = jnp.promote_types(camera.viewmat.dtype, camera.K.dtype)
-        return (
-            own
-            and has_own_parts_only(gaussians)
-            and can_render(gaussians.parameters, dtype, size, self.implementation)
-        )
-
     def _render_fused(
         self,
         gaussians: Gaussians,
@@ -216,7 +199,7 @@ class TileRasterizer(nnx.Module):
         assert self.isect_capacity is not None
         settings = DrawSettings(**{name: getattr(self, name) for name in DrawSettings._fields})
         return _render_fused(
-            gaussians.parameters,
+            parameters_of(gaussians),
             camera.viewmat,
             camera.K,
             means2d_offset,
@@ -272,6 +255,22 @@ class TileRasterizer(nnx.Module):
                 "RenderOutput.overflow."
             ) from error
         return round_capacity(needed)
+
+
+def has_kernels_for(rasterizer: TileRasterizer, gaussians: Gaussians, camera: Camera) -> bool:
+    """Whether Gaussians in their own colours are drawn by kernels alone, from parameters to pixels.
+
+    The kernels know what our classes do, not what a subclass makes of it; and to size a buffer, projections must
+    be counted first.
+    """
+    if rasterizer.implementation not in (None, "triton") or rasterizer.isect_capacity is None:
+        return False
+    own = all(getattr(type(rasterizer), name) is getattr(TileRasterizer, name) for name in _DRAWN_BY)
+    if not own or not has_own_parts_only(gaussians):
+        return False
+    size = ImageSize(camera.width, camera.height, rasterizer.tile_size)
+    dtype = jnp.promote_types(camera.viewmat.dtype, camera.K.dtype)
+    return can_render(parameters_of(gaussians), dtype, size, rasterizer.implementation)
 
 
 def round_capacity(needed: int) -> int:
