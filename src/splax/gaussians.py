@@ -12,12 +12,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
+from splax.ops.parameters import Parameters
 from splax.ops.projection import finite_rows
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, eval_sh, num_sh_bases, rgb_to_sh0, sh_degree_of
 
 INITIAL_OPACITY = 0.1
 # Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).
 _MIN_SPACING = 1e-7**0.5
+# What a subclass may override to be drawn in another way.
+_DRAWN_BY = ("scales", "opacities", "renderable", "drawable", "colors")
 
 
 # Not typing.Self: beartype checks methods one by one in the tests, and Self means nothing to it there.
@@ -259,6 +262,17 @@ class Gaussians(nnx.Module):
         graphdef, params, rest = nnx.split(self, nnx.Param, ...)
         # tree.map also makes new Variables; merging `rest` as it is would share them with this object.
         return nnx.merge(graphdef, jax.tree.map(function, params), jax.tree.map(lambda x: x, rest))
+
+
+def parameters_of(gaussians: Gaussians) -> Parameters:
+    """The stored arrays, as they are."""
+    return Parameters(**{name: getattr(gaussians, name)[...] for name in Parameters._fields})
+
+
+def has_own_parts_only(gaussians: Gaussians) -> bool:
+    """Whether no subclass changes what is drawn or from what: overrides of methods, Params more or fewer."""
+    same = all(getattr(type(gaussians), name) is getattr(Gaussians, name) for name in _DRAWN_BY)
+    return same and set(nnx.state(gaussians, nnx.Param)) == set(Parameters._fields[:6])
 
 
 def neighbor_spacing(points: Float[np.ndarray, "n 3"], neighbors: int = 3) -> Float[np.ndarray, " n"]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians
-from splax.rasterizer import RenderOutput, TileRasterizer
+from splax.rasterizer import RenderOutput, TileRasterizer, has_kernels_for
 
 
 class SplatModel(nnx.Module):
@@ -39,11 +39,17 @@ class SplatModel(nnx.Module):
         means2d_offset: Float[Array, "n 2"] | None = None,
     ) -> RenderOutput:
         """Renders ``camera``; see :meth:`TileRasterizer.__call__`."""
-        gaussians = self.gaussians.drawable()
+        if self._has_kernels_for(camera):
+            gaussians, colors = self.gaussians, None
+        else:
+            gaussians = self.gaussians.drawable()
+            colors = self.colors(gaussians, camera)
         return self.rasterizer(
-            gaussians,
-            camera,
-            colors=self.colors(gaussians, camera),
-            background=background,
-            means2d_offset=means2d_offset,
+            gaussians, camera, colors=colors, background=background, means2d_offset=means2d_offset
+        )
+
+    def _has_kernels_for(self, camera: Camera) -> bool:
+        """Whether the rasterizer is faster if it computes the colours by itself, with the same result."""
+        return type(self).colors is SplatModel.colors and has_kernels_for(
+            self.rasterizer, self.gaussians, camera
         )

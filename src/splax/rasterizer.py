@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
-from splax.gaussians import Gaussians
+from splax.gaussians import Gaussians, has_own_parts_only, parameters_of
 from splax.ops.intersection import TileLayout
+from splax.ops.parameters import DrawSettings, Rendered
 from splax.ops.projection import (
     EPS2D,
     FAR_PLANE,
@@ -20,9 +21,18 @@ from splax.ops.projection import (
     Projection,
     project_gaussians,
 )
-from splax.ops.rasterization import Implementation, check_implementation, count_pairs, rasterize
+from splax.ops.rasterization import (
+    Implementation,
+    can_render,
+    check_implementation,
+    count_pairs,
+    rasterize,
+    render,
+)
 
 TILE_SIZES = (4, 8, 16, 32)
+# Methods that a subclass may override to draw in another way.
+_DRAWN_BY = ("__call__", "project", "_drawn_opacities")
 
 
 class RenderOutput(NamedTuple):
@@ -155,14 +165,14 @@ class TileRasterizer(nnx.Module):
             ValueError: on shapes that do not match, or under ``jit`` without ``isect_capacity``.
         """
         if colors is None:
+            if has_kernels_for(self, gaussians, camera):
+                _check_background(background, 3)
+                return self._render_fused(gaussians, camera, background, means2d_offset)
             gaussians = gaussians.drawable()
             colors = gaussians.colors(camera)
         if colors.ndim != 2 or colors.shape[0] != gaussians.capacity:
             raise ValueError(f"colors must be [{gaussians.capacity}, C], got shape {colors.shape}.")
-        if background is not None and jnp.shape(background) != colors.shape[1:]:
-            raise ValueError(
-                f"background must be [{colors.shape[1]}], one value per channel, got {jnp.shape(background)}."
-            )
+        _check_background(background, colors.shape[1])
         projection = self.project(gaussians, camera)
         opacities = self._drawn_opacities(gaussians, projection)
         if means2d_offset is not None:
@@ -177,6 +187,27 @@ class TileRasterizer(nnx.Module):
             isect_capacity=self.isect_capacity or self._fit_capacity(projection, opacities, size),
             implementation=self.implementation,
             render_depth=self.render_depth,
+        )
+
+    def _render_fused(
+        self,
+        gaussians: Gaussians,
+        camera: Camera,
+        background: Float[Array, " c"] | None,
+        means2d_offset: Float[Array, "n 2"] | None,
+    ) -> RenderOutput:
+        assert self.isect_capacity is not None
+        settings = DrawSettings(**{name: getattr(self, name) for name in DrawSettings._fields})
+        return _render_fused(
+            parameters_of(gaussians),
+            camera.viewmat,
+            camera.K,
+            means2d_offset,
+            background,
+            size=TileLayout(camera.width, camera.height, self.tile_size),
+            settings=settings,
+            isect_capacity=self.isect_capacity,
+            implementation=self.implementation,
         )
 
     def project(self, gaussians: Gaussians, camera: Camera) -> Projection:
@@ -226,6 +257,22 @@ class TileRasterizer(nnx.Module):
         return round_capacity(needed)
 
 
+def has_kernels_for(rasterizer: TileRasterizer, gaussians: Gaussians, camera: Camera) -> bool:
+    """Whether Gaussians in their own colours are drawn by kernels alone, from parameters to pixels.
+
+    The kernels know what our classes do, not what a subclass makes of it; and to size a buffer, projections must
+    be counted first.
+    """
+    if rasterizer.implementation not in (None, "triton") or rasterizer.isect_capacity is None:
+        return False
+    own = all(getattr(type(rasterizer), name) is getattr(TileRasterizer, name) for name in _DRAWN_BY)
+    if not own or not has_own_parts_only(gaussians):
+        return False
+    size = TileLayout(camera.width, camera.height, rasterizer.tile_size)
+    dtype = jnp.promote_types(camera.viewmat.dtype, camera.K.dtype)
+    return can_render(parameters_of(gaussians), dtype, size, rasterizer.implementation)
+
+
 def round_capacity(needed: int) -> int:
     """The next size of a coarse grid (four per doubling), so that similar views share a compiled program.
 
@@ -269,6 +316,51 @@ def _rasterize(
         isect_capacity=isect_capacity,
         implementation=implementation,
     )
+    return _output(
+        Rendered(image, alpha, projection.means2d, projection.radii, num_isects),
+        background,
+        isect_capacity=isect_capacity,
+        render_depth=render_depth,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("size", "settings", "isect_capacity", "implementation"))
+def _render_fused(
+    params, viewmat, K, means2d_offset, background, *, size, settings, isect_capacity, implementation
+):
+    """From stored parameters to pixels in kernels alone."""
+    unfused = functools.partial(_render_unfused, size=size, settings=settings, isect_capacity=isect_capacity)
+    rendered = render(
+        params,
+        viewmat,
+        K,
+        means2d_offset,
+        size,
+        settings,
+        isect_capacity=isect_capacity,
+        implementation=implementation,
+        unfused=unfused,
+    )
+    return _output(rendered, background, isect_capacity=isect_capacity, render_depth=settings.render_depth)
+
+
+def _render_unfused(params, viewmat, K, means2d_offset, *, size, settings, isect_capacity, implementation):
+    """What :func:`_render_fused` computes, in separate steps."""
+    gaussians = Gaussians(*params[:6], alive=params.alive)
+    gaussians.active_sh_degree[...] = params.active_sh_degree
+    gaussians = gaussians.drawable()
+    camera = Camera(viewmat=viewmat, K=K, width=size.width, height=size.height)
+    rasterizer = TileRasterizer(size.tile_size, implementation, isect_capacity, **settings._asdict())
+    output = rasterizer(gaussians, camera, colors=gaussians.colors(camera), means2d_offset=means2d_offset)
+    channels = output.image
+    if settings.render_depth:
+        channels = jnp.concatenate([channels, output.accumulated_depth[..., None]], axis=-1)
+    return Rendered(channels, output.alpha, output.means2d, output.radii, output.num_isects)
+
+
+def _output(rendered: Rendered, background, *, isect_capacity, render_depth) -> RenderOutput:
+    """The parts of a view as users get them; depth, if there, is the last channel."""
+    image, alpha, means2d, radii, num_isects = rendered
     image, depth = (image[..., :-1], image[..., -1]) if render_depth else (image, jnp.zeros_like(alpha))
     if background is not None:
         image = image + (1 - alpha)[..., None] * background
@@ -276,11 +368,18 @@ def _rasterize(
         image=image,
         alpha=alpha,
         accumulated_depth=depth,
-        means2d=projection.means2d,
-        radii=projection.radii,
+        means2d=means2d,
+        radii=radii,
         num_isects=num_isects,
         isect_capacity=jnp.asarray(isect_capacity, jnp.int32),
     )
+
+
+def _check_background(background, num_channels):
+    if background is not None and jnp.shape(background) != (num_channels,):
+        raise ValueError(
+            f"background must be [{num_channels}], one value per channel, got {jnp.shape(background)}."
+        )
 
 
 def _where_visible(projection, values):

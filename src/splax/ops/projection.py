@@ -5,7 +5,8 @@ Jacobian. Every quantity is kept as separate [N] arrays (structure of arrays): X
 into a few passes over memory, where small matrices per Gaussian would be stored and reloaded.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,78 +84,154 @@ def project_gaussians(
         far_plane: largest depth.
         radius_clip: cull Gaussians whose radius in pixels is not above this.
     """
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    depths = _transform_row(viewmat[2], means)
-    valid = finite_rows(means, quats, scales, opacities) & (depths > near_plane) & (depths < far_plane)
-    valid &= (quats != 0).any(axis=1) & (opacities >= ALPHA_THRESHOLD)
-    sigma_pixels = scales.max(axis=1) * jnp.maximum(fx, fy) / jnp.where(depths > near_plane, depths, 1)
-    valid &= sigma_pixels < _MAX_SIGMA_PIXELS
+    view = Pinhole(list(viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height)
+    valid = finite_rows(means, quats, scales, opacities) & (quats != 0).any(axis=1)
+    depths = _transform_row(view.rows[2], _columns(means))
+    valid &= is_projectable(depths, scales.max(axis=1), opacities, view, near_plane, far_plane)
     if alive is not None:
         valid &= alive
 
     # Invalid rows are replaced before any arithmetic, so neither values nor gradients can be NaN.
-    inside = jax.lax.stop_gradient(_point_on_axis(viewmat))
+    inside = jax.lax.stop_gradient(point_on_axis(viewmat))
     means = jnp.where(valid[:, None], means, inside)
     quats = jnp.where(valid[:, None], quats, jnp.array([1, 0, 0, 0], quats.dtype))
     scales = jnp.where(valid[:, None], scales, 1)
     opacities = jnp.where(valid, opacities, 1)
 
-    x, y, z = (_transform_row(row, means) for row in viewmat[:3])
-    means2d = jnp.stack([fx * x / z + cx, fy * y / z + cy], axis=-1)
-    rows = _projected_axes(x / z, y / z, z, quats, scales, viewmat, K, width, height)
+    # Normalised before they are split: on a CPU the gradient is then eight times as fast.
+    quats = quats * jax.lax.rsqrt((quats * quats).sum(axis=1, keepdims=True))
+    ellipses = project_columns(_columns(means), list(quats.T), _columns(scales), view, eps2d)
+    radii = jax.lax.stop_gradient(half_extents(ellipses, opacities))
+    valid &= is_in_image(ellipses, radii, view, radius_clip)
+    return Projection(
+        means2d=jnp.stack([ellipses.x, ellipses.y], axis=-1),
+        conics=jnp.stack(ellipses.conic, axis=-1),
+        depths=ellipses.depth,
+        radii=jnp.where(valid[:, None], jnp.stack(radii, axis=-1), 0),
+        compensations=ellipses.compensation,
+    )
+
+
+class Pinhole(NamedTuple):
+    """A camera as separate numbers.
+
+    What follows takes and gives lists of numbers or arrays of one shape, one a component, so that kernels, whose
+    variables are single registers, share the formulas.
+
+    Attributes:
+        rows: the upper three of ``viewmat``, four numbers each.
+        fx: focal length in pixels.
+        fy: the same of y.
+        cx: principal point in pixels.
+        cy: the same of y.
+        width: image width in pixels.
+        height: image height in pixels.
+    """
+
+    rows: Sequence[Any]
+    fx: Any
+    fy: Any
+    cx: Any
+    cy: Any
+    width: int
+    height: int
+
+
+class Ellipses(NamedTuple):
+    """2D Gaussians as :class:`Projection` has them, one array a component.
+
+    Attributes:
+        x: centre in pixels.
+        y: the same of y.
+        depth: camera-space z.
+        conic: a, b and c.
+        variances: of x and y, px^2, after the low-pass filter.
+        compensation: see :class:`Projection`.
+    """
+
+    x: jax.Array
+    y: jax.Array
+    depth: jax.Array
+    conic: tuple[jax.Array, jax.Array, jax.Array]
+    variances: tuple[jax.Array, jax.Array]
+    compensation: jax.Array
+
+
+def is_projectable(depth, largest_scale, opacity, view: Pinhole, near_plane: float, far_plane: float):
+    """Whether finite Gaussians of these camera-space depths can be projected and are worth it."""
+    in_front = depth > near_plane
+    sigma_pixels = largest_scale * jnp.maximum(view.fx, view.fy) / jnp.where(in_front, depth, 1)
+    drawn = (opacity >= ALPHA_THRESHOLD) & (sigma_pixels < _MAX_SIGMA_PIXELS)
+    return in_front & (depth < far_plane) & drawn
+
+
+def project_columns(means, unit_quats, scales, view: Pinhole, eps2d: float) -> Ellipses:
+    """Projects Gaussians that :func:`is_projectable` lets pass; three, four and three arrays."""
+    x, y, z = (_transform_row(row, means) for row in view.rows)
+    rows = _projected_axes(x / z, y / z, z, unit_quats, scales, view)
     xx, xy, yy = _dot(rows[0], rows[0]), _dot(rows[0], rows[1]), _dot(rows[1], rows[1])
     # Lagrange's identity: no cancellation, so thin needles keep a positive determinant in float32.
     det_sharp = _squared_cross(rows[0], rows[1])
     det = det_sharp + eps2d * (xx + yy) + eps2d**2
     xx, yy = xx + eps2d, yy + eps2d
-    conics = jnp.stack([yy / det, -xy / det, xx / det], axis=-1)
-
-    reach = jnp.minimum(MAX_SIGMAS, jnp.sqrt(2 * jnp.log(jnp.maximum(opacities / ALPHA_THRESHOLD, 1))))
-    radii = jax.lax.stop_gradient(reach[:, None] * jnp.sqrt(jnp.stack([xx, yy], axis=-1)))
-    size = jnp.array([width, height], means.dtype)
-    valid &= (radii.max(axis=1) > radius_clip) & ((means2d + radii > 0) & (means2d - radii < size)).all(
-        axis=1
-    )
-    return Projection(
-        means2d=means2d,
-        conics=conics,
-        depths=z,
-        radii=jnp.where(valid[:, None], radii, 0),
-        compensations=_safe_sqrt(det_sharp / det),
+    return Ellipses(
+        x=view.fx * x / z + view.cx,
+        y=view.fy * y / z + view.cy,
+        depth=z,
+        conic=(yy / det, -xy / det, xx / det),
+        variances=(xx, yy),
+        compensation=_safe_sqrt(det_sharp / det),
     )
 
 
-def _transform_row(row: Float[Array, "4"], means: Float[Array, "n 3"]) -> Float[Array, " n"]:
-    """One coordinate of the transformed centres; not a matrix product, whose precision may be low on a GPU."""
-    return row[0] * means[:, 0] + row[1] * means[:, 1] + row[2] * means[:, 2] + row[3]
+def half_extents(ellipses: Ellipses, opacity) -> tuple[jax.Array, jax.Array]:
+    """Half width and height, pixels, of the box that holds all pixel centres where alpha is 1/255 or more."""
+    reach = jnp.minimum(MAX_SIGMAS, jnp.sqrt(2 * jnp.log(jnp.maximum(opacity / ALPHA_THRESHOLD, 1))))
+    xx, yy = ellipses.variances
+    return reach * jnp.sqrt(xx), reach * jnp.sqrt(yy)
 
 
-def _point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, "3"]:
+def is_in_image(ellipses: Ellipses, radii, view: Pinhole, radius_clip: float):
+    """Whether boxes of these half extents are large enough and overlap the image."""
+    radius_x, radius_y = radii
+    in_x = (ellipses.x + radius_x > 0) & (ellipses.x - radius_x < view.width)
+    in_y = (ellipses.y + radius_y > 0) & (ellipses.y - radius_y < view.height)
+    return (jnp.maximum(radius_x, radius_y) > radius_clip) & in_x & in_y
+
+
+def point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, "3"]:
     """A point one unit in front of the camera."""
     offset = jnp.array([0, 0, 1], viewmat.dtype) - viewmat[:3, 3]
     return (viewmat[:3, :3] * offset[:, None]).sum(axis=0)
 
 
-def _projected_axes(u, v, z, quats, scales, viewmat, K, width, height):
-    """The two rows, three [N] arrays each, of J W R S: covariance in pixels is their Gram matrix."""
-    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+def _columns(x: Float[Array, "n d"]) -> list[Float[Array, " n"]]:
+    return [x[:, i] for i in range(x.shape[1])]
+
+
+def _transform_row(row, means):
+    """One coordinate of the transformed centres; not a matrix product, whose precision may be low on a GPU."""
+    return row[0] * means[0] + row[1] * means[1] + row[2] * means[2] + row[3]
+
+
+def _projected_axes(u, v, z, unit_quats, scales, view: Pinhole):
+    """The two rows, three arrays each, of J W R S: covariance in pixels is their Gram matrix."""
+    fx, fy, cx, cy = view.fx, view.fy, view.cx, view.cy
     # The linearisation is poor far off the image; gsplat's clamp, 0.3 of half the field of view beyond it.
-    margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
-    u = jnp.clip(u, -(cx / fx + margin_x), (width - cx) / fx + margin_x)
-    v = jnp.clip(v, -(cy / fy + margin_y), (height - cy) / fy + margin_y)
-    jacobian_x = [fx / z * (viewmat[0, i] - u * viewmat[2, i]) for i in range(3)]
-    jacobian_y = [fy / z * (viewmat[1, i] - v * viewmat[2, i]) for i in range(3)]
-    rotation = _rotation_columns(quats)
+    margin_x, margin_y = 0.15 * view.width / fx, 0.15 * view.height / fy
+    u = jnp.clip(u, -(cx / fx + margin_x), (view.width - cx) / fx + margin_x)
+    v = jnp.clip(v, -(cy / fy + margin_y), (view.height - cy) / fy + margin_y)
+    jacobian_x = [fx / z * (view.rows[0][i] - u * view.rows[2][i]) for i in range(3)]
+    jacobian_y = [fy / z * (view.rows[1][i] - v * view.rows[2][i]) for i in range(3)]
+    rotation = _rotation_columns(unit_quats)
     return [
-        [scales[:, j] * _dot(jacobian, rotation[j]) for j in range(3)]
-        for jacobian in (jacobian_x, jacobian_y)
+        [scales[j] * _dot(jacobian, rotation[j]) for j in range(3)] for jacobian in (jacobian_x, jacobian_y)
     ]
 
 
-def _rotation_columns(quats: Float[Array, "n 4"]) -> list[list[Float[Array, " n"]]]:
+def _rotation_columns(unit_quats):
     """Columns of the rotation matrices; as :func:`quaternions.quat_to_rotmat`, one array an entry."""
-    # Normalised before it is split: on a CPU the gradient is then eight times as fast.
-    w, x, y, z = (quats * jax.lax.rsqrt((quats * quats).sum(axis=1, keepdims=True))).T
+    w, x, y, z = unit_quats
     return [
         [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
         [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)],

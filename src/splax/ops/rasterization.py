@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from splax.ops._rasterize_lanes import composite_vjp
 from splax.ops._rasterize_xla import composite
 from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles
+from splax.ops.parameters import DrawSettings, Parameters, Rendered
 from splax.ops.projection import Projection
 
 # "xla": plain JAX, differentiable in every mode and order. "xla_vjp": the same image, faster reverse mode.
@@ -22,6 +23,8 @@ TRITON_TILE_SIZES = (8, 16, 32)
 _TRITON_CHANNELS = 64
 # Gaussians that a kernel can number.
 _TRITON_GAUSSIANS = 2**28
+# Elements of an array that a kernel can number.
+_TRITON_ELEMENTS = 2**31
 
 
 def rasterize(
@@ -69,6 +72,64 @@ def count_pairs(
     plain = functools.partial(_count_xla, size=size)
     kernels = functools.partial(_count_triton, size=size)
     return _dispatch(implementation, kernels, plain, size, projection, opacities)
+
+
+def can_render(
+    params: Parameters, camera_dtype: Any, size: TileLayout, implementation: Implementation | None
+) -> bool:
+    """Whether :func:`render` has kernels for this, here."""
+    if implementation not in (None, "triton") or not _has_cuda():
+        return False
+    arrays = params[:6]
+    fits = all(x.dtype == jnp.float32 for x in arrays) and max(x.size for x in arrays) < _TRITON_ELEMENTS
+    return fits and camera_dtype == jnp.float32 and _triton_obstacle(size, params.means) is None
+
+
+def render(
+    params: Parameters,
+    viewmat: Float[Array, "4 4"],
+    K: Float[Array, "3 3"],
+    means2d_offset: Float[Array, "n 2"] | None,
+    size: TileLayout,
+    settings: DrawSettings,
+    *,
+    isect_capacity: int,
+    implementation: Implementation | None,
+    unfused: Callable[..., Rendered],
+) -> Rendered:
+    """Renders stored Gaussians in their own colours in kernels alone; only where :func:`can_render`.
+
+    Args:
+        params: the Gaussians.
+        viewmat: world-to-camera.
+        K: intrinsics in pixels.
+        means2d_offset: added to the projected centres, pixels.
+        size: of the image and its tiles.
+        settings: of the rasterizer.
+        isect_capacity: room for (tile, Gaussian) pairs.
+        implementation: None lets the platform that the arrays are on decide.
+        unfused: the same function of the first four arguments in separate steps, for other platforms and for
+            gradients of the camera; takes ``implementation`` too.
+    """
+    from splax.ops.triton import render as triton
+
+    job = triton.Job(
+        settings,
+        triton.Tiling(*size),
+        isect_capacity,
+        triton.Warp(interpret=False),
+        functools.partial(unfused, implementation="triton"),
+    )
+
+    def kernels(*args):
+        return cast(Rendered, triton.render(*args, job))
+
+    args = (params, viewmat, K, means2d_offset)
+    if implementation == "triton":
+        return kernels(*args)
+    # Computed again in its backward pass, so that it adds nothing to what is kept between the two.
+    plain = jax.checkpoint(functools.partial(unfused, implementation=None))
+    return lax.platform_dependent(*args, cuda=kernels, default=plain)
 
 
 def check_implementation(implementation: str | None) -> None:

@@ -45,7 +45,11 @@ def sh0_to_rgb(sh0: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
 
 def sh_bases(degree: int, directions: Float[Array, "*batch 3"]) -> list[Float[Array, "*batch"]]:
     """Basis functions without the constant one, at unit directions: a list of (degree + 1)^2 - 1 arrays."""
-    x, y, z = directions[..., 0], directions[..., 1], directions[..., 2]
+    return sh_bases_at(degree, directions[..., 0], directions[..., 1], directions[..., 2])
+
+
+def sh_bases_at(degree: int, x, y, z) -> list:
+    """:func:`sh_bases` of separate coordinates."""
     xx, yy, zz = x * x, y * y, z * z
     bases = []
     if degree >= 1:
@@ -71,6 +75,11 @@ def sh_bases(degree: int, directions: Float[Array, "*batch 3"]) -> list[Float[Ar
     return bases
 
 
+def band_of(index: int) -> int:
+    """Degree of the basis function that :func:`sh_bases` has at ``index``: bands begin at 0, 3 and 8."""
+    return int((index + 1) ** 0.5)
+
+
 def eval_sh(
     sh0: Float[Array, "n 1 c"],
     shN: Float[Array, "n k c"],
@@ -91,7 +100,6 @@ def eval_sh(
         directions = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
     for index, basis in enumerate(sh_bases(degree, directions)):
         if active_degree is not None:
-            band = int((index + 1) ** 0.5)  # bands begin at bases 1, 4 and 9
-            basis = jnp.where(band <= active_degree, basis, 0)
+            basis = jnp.where(band_of(index) <= active_degree, basis, 0)
         color = color + basis[:, None] * shN[:, index]
     return jnp.maximum(color + 0.5, 0)

@@ -63,25 +63,13 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
 
         x, y = columns_of(means2d, 2)
         conic_a, conic_b, conic_c = columns_of(conics, 3)
-        opacity = jnp.maximum(load(opacities, gaussian, exists), _LEAST_OPACITY)
-        form = Form(
-            x, y, -0.5 / _LN2 * conic_a, -1 / _LN2 * conic_b, -0.5 / _LN2 * conic_c, jnp.log2(opacity)
-        )
+        form = form_of(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
         for q, value in enumerate((*form, *columns_of(channels, num_channels))):
             store(attributes, gaussian * width + q, value, exists)
-
-        radius_x, radius_y = columns_of(radii, 2)
-        visible = (radius_x > 0) & (radius_y > 0)
-        left, columns = _tiles_between(x, radius_x, tiling.columns, tiling.tile_size)
-        top, rows = _tiles_between(y, radius_y, tiling.rows, tiling.tile_size)
-        rows = jnp.where(visible, rows, 0)
-        for q, value in enumerate((left, top, columns, rows)):
+        box, count = tiles_of(form, columns_of(radii, 2), tiling)
+        for q, value in enumerate(box):
             store(boxes, gaussian * 4 + q, value, exists)
-
-        def add(i, count):
-            return count + jnp.where(i < rows, tile_span(form, left, columns, top + i, tiling)[1], 0)
-
-        store(counts, gaussian, lax.fori_loop(0, jnp.max(rows), add, full(0)), exists)
+        store(counts, gaussian, count, exists)
 
     shapes = [
         jax.ShapeDtypeStruct((num * width,), jnp.float32),
@@ -93,6 +81,34 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
         args[3] = args[2]  # kernels take no empty arrays; this one is not read
     attributes, boxes, counts = warp.launch(kernel, (-(-num // LANES),), shapes, *args)
     return Prepared(attributes.reshape(num, width), boxes.reshape(num, 4), counts)
+
+
+def form_of(x, y, conic, opacity) -> Form:
+    """The :class:`Form` of Gaussians with these centres, conics and opacities."""
+    a, b, c = conic
+    top = jnp.log2(jnp.maximum(opacity, _LEAST_OPACITY))
+    return Form(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
+
+
+def tiles_of(form: Form, radii, tiling: Tiling):
+    """Box of tiles (left, top, columns, rows) within the radii, and how many of it the ellipse reaches."""
+    radius_x, radius_y = radii
+    visible = (radius_x > 0) & (radius_y > 0)
+    left, columns = _tiles_between(form.mean_x, radius_x, tiling.columns, tiling.tile_size)
+    top, rows = _tiles_between(form.mean_y, radius_y, tiling.rows, tiling.tile_size)
+    rows = jnp.where(visible, rows, 0)
+
+    def add(i, count):
+        return count + jnp.where(i < rows, tile_span(form, left, columns, top + i, tiling)[1], 0)
+
+    return (left, top, columns, rows), lax.fori_loop(0, jnp.max(rows), add, full(0))
+
+
+def form_gradients(form: Form, moments) -> Form:
+    """Cotangents of a :class:`Form` from the six moments that the backward pass sums over pixels."""
+    s, sx, sy, sxx, sxy, syy = moments
+    v_x, v_y = -(2 * form.a * sx + form.b * sy), -(form.b * sx + 2 * form.c * sy)
+    return Form(*(_LN2 * v for v in (v_x, v_y, sxx, sxy, syy, s)))
 
 
 def _tiles_between(mean, radius, tiles, tile_size):
@@ -110,16 +126,23 @@ def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splat
     def kernel(sums, attributes, v_means2d, v_conics, v_opacities, v_channels):
         gaussian = pl.program_id(0) * LANES + lanes()
         exists = gaussian < num
-        s, sx, sy, sxx, sxy, syy, *values = (load(sums, q * num + gaussian, exists) for q in range(width))
+        moments = [load(sums, q * num + gaussian, exists) for q in range(FORM)]
         form = Form(*(load(attributes, gaussian * width + q, exists) for q in range(FORM)))
-        opacity = jnp.exp2(form.top)
-        v_x, v_y = -(2 * form.a * sx + form.b * sy), -(form.b * sx + 2 * form.c * sy)
-        store(v_means2d, gaussian * 2, _LN2 * v_x, exists)
-        store(v_means2d, gaussian * 2 + 1, _LN2 * v_y, exists)
-        for q, value in enumerate((-0.5 * sxx, -sxy, -0.5 * syy)):
+        v_form = form_gradients(form, moments)
+        store(v_means2d, gaussian * 2, v_form.mean_x, exists)
+        store(v_means2d, gaussian * 2 + 1, v_form.mean_y, exists)
+        # The derivatives of `form_of`.
+        v_conic = (-0.5 / _LN2 * v_form.a, -1 / _LN2 * v_form.b, -0.5 / _LN2 * v_form.c)
+        for q, value in enumerate(v_conic):
             store(v_conics, gaussian * 3 + q, value, exists)
-        v_opacity = jnp.where(form.top > math.log2(_LEAST_OPACITY) + 1e-3, s / opacity, 0)
-        store(v_opacities, gaussian, v_opacity, exists)
+        v_opacity = v_form.top / (_LN2 * jnp.exp2(form.top))
+        store(
+            v_opacities,
+            gaussian,
+            jnp.where(form.top > math.log2(_LEAST_OPACITY) + 1e-3, v_opacity, 0),
+            exists,
+        )
+        values = [load(sums, q * num + gaussian, exists) for q in range(FORM, width)]
         for q, value in enumerate(values):
             store(v_channels, gaussian * num_channels + q, value, exists)
 

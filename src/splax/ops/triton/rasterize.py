@@ -1,14 +1,15 @@
 """Binning and compositing with a backward pass of their own: the door to the kernels of this folder."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from splax.ops.triton.backward import CHANNELS_PER_PASS, pair_gradients
-from splax.ops.triton.forward import draw
-from splax.ops.triton.intersection import make_lists
-from splax.ops.triton.prepare import Splats, prepare, splat_gradients
+from splax.ops.triton.forward import Checkpoints, draw
+from splax.ops.triton.intersection import TileLists, make_lists
+from splax.ops.triton.prepare import Prepared, Splats, prepare, splat_gradients
 from splax.ops.triton.rows import sum_rows
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import Warp
@@ -38,16 +39,52 @@ def rasterize(
     return image, alpha, lists.num_isects
 
 
-def _rasterize_fwd(splats, radii, depths, tiling, capacity, warp):
-    prepared = prepare(splats, radii, tiling, warp)
+class Drawn(NamedTuple):
+    """An image, and what its backward pass needs.
+
+    Attributes:
+        attributes: of each Gaussian, as :class:`prepare.Prepared` has them.
+        lists: pairs of each tile, with slots.
+        checkpoints: states of pixels.
+        image: channels, [H, W, C].
+        alpha: [H, W].
+    """
+
+    attributes: jax.Array
+    lists: TileLists
+    checkpoints: Checkpoints
+    image: jax.Array
+    alpha: jax.Array
+
+
+def draw_and_save(prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp) -> Drawn:
+    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`rasterize`'s."""
     lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=True)
     image, alpha, checkpoints = draw(lists, prepared.attributes, tiling, warp, save=True)
-    return (image, alpha, lists.num_isects), (prepared.attributes, lists, checkpoints, image, alpha)
+    assert checkpoints is not None
+    return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
+
+
+def _rasterize_fwd(splats, radii, depths, tiling, capacity, warp):
+    prepared = prepare(splats, radii, tiling, warp)
+    drawn = draw_and_save(prepared, depths, tiling, capacity, warp)
+    return (drawn.image, drawn.alpha, drawn.lists.num_isects), drawn
 
 
 def _rasterize_bwd(tiling, capacity, warp, residuals, cotangents):
-    attributes, lists, checkpoints, image, alpha = residuals
     v_image, v_alpha, _ = cotangents
+    sums = sum_gradients(residuals, v_image, v_alpha, tiling, warp)
+    return splat_gradients(sums, residuals.attributes, warp), None, None
+
+
+rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
+
+
+def sum_gradients(
+    drawn: Drawn, v_image: jax.Array, v_alpha: jax.Array, tiling: Tiling, warp: Warp
+) -> jax.Array:
+    """Moments and channels of each Gaussian, [6 + C, N], summed over pixels; see :func:`pair_gradients`."""
+    attributes, lists, checkpoints, image, alpha = drawn
     num_channels = image.shape[-1]
     passes = []
     # An image without channels still has an alpha.
@@ -68,8 +105,4 @@ def _rasterize_bwd(tiling, capacity, warp, residuals, cotangents):
         passes.append(sum_rows(rows, lists.first * tiling.blocks, lists.counts * tiling.blocks, warp))
     # Every pass adds to the six moments and has channels of its own.
     moments = functools.reduce(jnp.add, [sums[:FORM] for sums in passes])
-    sums = jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])
-    return splat_gradients(sums, attributes, warp), None, None
-
-
-rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
+    return jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])

@@ -1,0 +1,58 @@
+"""What goes into one rendering and comes out of it as plain arrays and numbers, for code below the classes."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Parameters(NamedTuple):
+    """Gaussians as they are stored; see :class:`splax.Gaussians`.
+
+    Attributes:
+        means: centres in the world, [N, 3].
+        quats: rotations wxyz, unnormalised, [N, 4].
+        log_scales: [N, 3].
+        logit_opacities: [N].
+        sh0: degree 0 colour coefficients, [N, 1, 3].
+        shN: the other coefficients, [N, K, 3].
+        alive: rows that exist, [N].
+        active_sh_degree: bands above it are left out.
+    """
+
+    means: Float[Array, "n 3"]
+    quats: Float[Array, "n 4"]
+    log_scales: Float[Array, "n 3"]
+    logit_opacities: Float[Array, " n"]
+    sh0: Float[Array, "n 1 3"]
+    shN: Float[Array, "n k 3"]
+    alive: Bool[Array, " n"]
+    active_sh_degree: Int[Array, ""]
+
+
+class DrawSettings(NamedTuple):
+    """Static settings of :class:`splax.TileRasterizer`, by the names they have there."""
+
+    eps2d: float
+    near_plane: float
+    far_plane: float
+    radius_clip: float
+    antialiased: bool
+    render_depth: bool
+
+
+class Rendered(NamedTuple):
+    """One view.
+
+    Attributes:
+        channels: without background, and depth last if it is rendered, [H, W, C].
+        alpha: [H, W].
+        means2d: centres in pixels, [N, 2].
+        radii: half extents in pixels, [N, 2]; 0 where culled.
+        num_isects: number of pairs; above the capacity the image is incomplete.
+    """
+
+    channels: Float[Array, "h w c"]
+    alpha: Float[Array, "h w"]
+    means2d: Float[Array, "n 2"]
+    radii: Float[Array, "n 2"]
+    num_isects: Int[Array, ""]

@@ -1,0 +1,261 @@
+"""The kernels from stored parameters to rows and back, interpreted on a CPU, against the same in plain XLA."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import GAUSSIAN_PARAMS, make_camera, make_gaussians
+
+import splax
+from splax.ops import rasterization
+from splax.ops.parameters import DrawSettings, Parameters, Rendered
+from splax.ops.spherical_harmonics import SH_C0
+from splax.ops.triton import render as triton
+from splax.ops.triton.prepare import Splats, form_gradients, form_of, prepare
+from splax.ops.triton.project import project, project_gradients
+from splax.ops.triton.tiling import Form, Tiling
+from splax.ops.triton.warp import Warp
+from splax.rasterizer import has_kernels_for
+
+NUM = 64
+TILING = Tiling(width=24, height=20, tile_size=8)
+CAMERA = make_camera(TILING.width, TILING.height)
+SETTINGS = DrawSettings(
+    eps2d=0.3, near_plane=0.01, far_plane=1e10, radius_clip=0.0, antialiased=False, render_depth=True
+)
+INTERPRETED = Warp(interpret=True)
+# What is compiled here runs once.
+jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def make_parameters(sh_degree: int, active_degree: int) -> Parameters:
+    """Gaussians of which ten cannot be drawn: not finite, dead, without a rotation, behind the camera, outside."""
+    params = make_gaussians(NUM, sh_degree=sh_degree)
+    params["log_scales"] -= 0.5
+    for row, name in enumerate(GAUSSIAN_PARAMS):
+        if params[name].size:
+            params[name].reshape(NUM, -1)[row, -1] = (np.nan, np.inf)[row % 2]
+    params["quats"][6] = 0
+    params["means"][7] = 3 * np.asarray(CAMERA.position)
+    params["means"][8, 2] += 6
+    # A colour of exactly zero, where max(x, 0) has no derivative, and one below.
+    params["sh0"][10:12] = -0.5 / SH_C0
+    params["sh0"][11] -= 0.1
+    params["shN"][10:12] = 0
+    alive = np.arange(NUM) != 9
+    params |= {"alive": alive, "active_sh_degree": np.int32(active_degree)}
+    return Parameters(**{name: jnp.asarray(value) for name, value in params.items()})
+
+
+def splats_of(params: Parameters, offset, settings: DrawSettings):
+    """The splats, radii and depths that the separate steps of the rasterizer make."""
+    gaussians = splax.Gaussians(*params[:6], alive=params.alive)
+    gaussians.active_sh_degree[...] = params.active_sh_degree
+    gaussians = gaussians.drawable()
+    rasterizer = splax.TileRasterizer(TILING.tile_size, **settings._asdict())
+    projection = rasterizer.project(gaussians, CAMERA)
+    visible = (projection.radii > 0).all(axis=1)
+    opacities = gaussians.opacities * (projection.compensations if settings.antialiased else 1)
+    channels = gaussians.colors(CAMERA)
+    if settings.render_depth:
+        channels = jnp.concatenate([channels, projection.depths[:, None]], axis=1)
+    means2d = projection.means2d if offset is None else projection.means2d + offset
+    splats = Splats(means2d, projection.conics, jnp.where(visible, opacities, 0), channels)
+    return splats, projection.radii, projection.depths
+
+
+def rows_of(splats: Splats):
+    """Form and channels of each splat, one array a column."""
+    opacities = jnp.where(splats.opacities > 0, splats.opacities, 1)
+    form = form_of(splats.means2d[:, 0], splats.means2d[:, 1], tuple(splats.conics.T), opacities)
+    return [*form, *splats.channels.T]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(3, 1, SETTINGS), (0, 0, SETTINGS._replace(antialiased=True, render_depth=False))],
+    ids=["degree 3, depth", "degree 0, antialiased"],
+)
+def both(request):
+    """What the kernels and the separate steps make of the same Gaussians, forward and backward."""
+    sh_degree, active_degree, settings = request.param
+    params = make_parameters(sh_degree, active_degree)
+    rng = np.random.default_rng(0)
+    offset = jnp.asarray(rng.normal(size=(NUM, 2)), jnp.float32) if sh_degree else None
+    width = 6 + 3 + settings.render_depth
+    sums = jnp.asarray(rng.normal(size=(width, NUM)), jnp.float32)
+    v_means2d = jnp.asarray(rng.normal(size=(NUM, 2)), jnp.float32)
+    v_means2d = v_means2d.at[::2].set(0)
+
+    @jit_quickly
+    def fused(params, offset):
+        projected = project(params, CAMERA.viewmat, CAMERA.K, offset, settings, TILING, INTERPRETED)
+        grads = project_gradients(
+            params,
+            CAMERA.viewmat,
+            CAMERA.K,
+            projected.prepared,
+            sums,
+            v_means2d,
+            settings,
+            TILING,
+            INTERPRETED,
+        )
+        return projected, (*grads[0][:6], grads[1])
+
+    @jit_quickly
+    def unfused(params, offset):
+        splats, radii, depths = splats_of(params, offset, settings)
+        clean = Splats(*(jnp.where(jnp.isfinite(x), x, 0) for x in splats))
+        prepared = prepare(clean, radii, TILING, INTERPRETED)
+
+        def rows(floats, offset):
+            splats, _, _ = splats_of(Parameters(*floats, *params[6:]), offset, settings)
+            return rows_of(splats), splats.means2d
+
+        offset = jnp.zeros((NUM, 2)) if offset is None else offset
+        (columns, _), vjp = jax.vjp(rows, params[:6], offset)
+        drawn = prepared.counts > 0
+        v_form = form_gradients(Form(*columns[:6]), sums[:6])
+        v_columns = [jnp.where(drawn, v, 0) for v in (*v_form, *sums[6:])]
+        v_params, v_offset = vjp((v_columns, v_means2d))
+        return (prepared, depths, splats.means2d, radii), (*v_params, v_offset)
+
+    return fused(params, offset), unfused(params, offset)
+
+
+def test_rows_equal_those_of_the_separate_steps(both):
+    ((prepared, depths, means2d, radii), _), ((expected, wanted_depths, wanted_means2d, wanted_radii), _) = (
+        both
+    )
+    visible = np.asarray(wanted_radii > 0).all(axis=1)
+    assert 40 < visible.sum() <= NUM - 9
+    np.testing.assert_array_equal(np.asarray(radii > 0).all(axis=1), visible)
+    np.testing.assert_array_equal(prepared.counts, expected.counts)
+    np.testing.assert_array_equal(prepared.boxes[visible], expected.boxes[visible])
+    np.testing.assert_allclose(radii, wanted_radii, rtol=1e-5)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    close(prepared.attributes[visible], expected.attributes[visible])
+    close(depths[visible], wanted_depths[visible])
+    close(means2d[visible], wanted_means2d[visible])
+
+
+def test_gradients_equal_those_of_the_separate_steps(both):
+    ((prepared, _, _, _), grads), (_, expected) = both
+    for grad, wanted in zip(grads, expected, strict=True):
+        if grad.size:
+            np.testing.assert_allclose(grad, wanted, rtol=1e-3, atol=1e-4 * float(jnp.abs(wanted).max()))
+    # Where there is no cotangent of the centre either.
+    hidden = np.flatnonzero(np.asarray(prepared.counts) == 0)
+    for grad in grads:
+        assert not np.asarray(grad)[hidden[hidden % 2 == 0]].any()
+
+
+def test_the_kernels_can_be_lowered_for_a_gpu():
+    params = make_parameters(3, 3)
+    warp, view = Warp(interpret=False), (CAMERA.viewmat, CAMERA.K)
+
+    def there_and_back(params, offset):
+        projected = project(params, *view, offset, SETTINGS, TILING, warp)
+        sums = jnp.zeros((projected.prepared.attributes.shape[1], NUM))
+        return project_gradients(params, *view, projected.prepared, sums, offset, SETTINGS, TILING, warp)
+
+    traced = jax.jit(there_and_back).trace(params, jnp.zeros((NUM, 2)))
+    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_gradients_of_the_camera_take_the_separate_steps():
+    params = make_parameters(0, 0)
+
+    def unfused(params, viewmat, intrinsics, offset):
+        image = jnp.full((2, 2, 3), params.means[-1].sum() * viewmat.sum() * intrinsics.sum())
+        return Rendered(
+            image, image[..., 0], params.means[:, :2], params.means[:, :2], jnp.zeros((), jnp.int32)
+        )
+
+    job = triton.Job(SETTINGS, TILING, 8, INTERPRETED, unfused)
+
+    def loss(means, viewmat, intrinsics):
+        rendered: Any = triton.render(params._replace(means=means), viewmat, intrinsics, None, job)
+        return rendered[0].sum()
+
+    args = (params.means, CAMERA.viewmat, CAMERA.K)
+    v_means, v_viewmat, v_intrinsics = jax.grad(loss, argnums=(0, 1, 2))(*args)
+    total = float(params.means[-1].sum()) * 12
+    np.testing.assert_allclose(v_viewmat, total * float(CAMERA.K.sum()), rtol=1e-4)
+    np.testing.assert_allclose(v_intrinsics, total * float(CAMERA.viewmat.sum()), rtol=1e-4)
+    assert np.asarray(v_means[-1]).all()
+
+
+class BrighterModel(splax.SplatModel):
+    """Another colour."""
+
+    def colors(self, gaussians, camera):
+        return gaussians.colors(camera) + 0.1
+
+
+class FainterGaussians(splax.Gaussians):
+    """Another opacity."""
+
+    @property
+    def opacities(self):
+        return 0.5 * super().opacities
+
+
+class TaggedGaussians(splax.Gaussians):
+    """A Param more."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tags = nnx.Param(jnp.zeros(self.capacity))
+
+
+def test_only_what_nobody_overrides_is_drawn_by_kernels_alone(monkeypatch):
+    monkeypatch.setattr(rasterization, "_has_cuda", lambda: True)
+    params = {name: jnp.asarray(value) for name, value in make_gaussians(8, sh_degree=1).items()}
+    gaussians, rasterizer = splax.Gaussians(**params), splax.TileRasterizer(8, isect_capacity=64)
+    assert splax.SplatModel(gaussians, rasterizer)._has_kernels_for(CAMERA)
+    assert not BrighterModel(gaussians, rasterizer)._has_kernels_for(CAMERA)
+    for other in (FainterGaussians(**params), TaggedGaussians(**params)):
+        assert not has_kernels_for(rasterizer, other, CAMERA)
+    assert not has_kernels_for(splax.TileRasterizer(4, isect_capacity=64), gaussians, CAMERA)
+    assert not has_kernels_for(splax.TileRasterizer(8, "xla", 64), gaussians, CAMERA)
+    assert not has_kernels_for(splax.TileRasterizer(8), gaussians, CAMERA)
+
+
+def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(monkeypatch):
+    camera, offset = make_camera(8, 8), jnp.zeros((12, 2))
+    gaussians = splax.Gaussians(*(jnp.asarray(value) for value in make_gaussians(12).values()))
+
+    def loss(model, offset):
+        output = model(camera, means2d_offset=offset, background=jnp.ones(3))
+        return (output.image**2).sum(), output
+
+    def look_and_learn(implementation):
+        model = splax.SplatModel(gaussians, splax.TileRasterizer(8, implementation, 256))
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+        @jit_quickly
+        def grads(params, offset):
+            return jax.grad(
+                lambda params, offset: loss(nnx.merge(graphdef, params, rest), offset), (0, 1), has_aux=True
+            )(params, offset)
+
+        grads, output = grads(params, offset)
+        return [output.image, output.alpha, output.depth, *jax.tree.leaves(nnx.as_pure(grads))]
+
+    expected = look_and_learn("xla_vjp")
+    choose = jax.lax.platform_dependent
+    monkeypatch.setattr(rasterization, "_has_cuda", lambda: True)
+    monkeypatch.setattr(triton, "Warp", lambda interpret: INTERPRETED)
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, cuda, default: choose(*args, cpu=cuda, default=default)
+    )
+    for value, wanted in zip(look_and_learn(None), expected, strict=True):
+        if value.size:
+            atol = 1e-4 * float(jnp.abs(wanted).max())
+            np.testing.assert_allclose(value, wanted, rtol=1e-3, atol=atol)
