@@ -12,7 +12,7 @@ from workloads import Params, Workload
 from splax.gaussians import Gaussians
 from splax.ops.intersection import Intersections, intersect_tiles
 from splax.ops.projection import Projection
-from splax.ops.rasterization import rasterize_to_pixels
+from splax.ops.rasterization import ImageSize, rasterize_to_pixels
 from splax.rasterizer import TileRasterizer, round_capacity
 
 
@@ -21,7 +21,7 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
     params = {name: jnp.asarray(value) for name, value in workload.params.items()}
     camera, rasterizer = workload.camera, TileRasterizer(tile_size)
     capacity = round_capacity(int(rasterizer.count_isects(Gaussians(**params), camera)))
-    size: dict[str, Any] = {"width": camera.width, "height": camera.height, "tile_size": tile_size}
+    size = ImageSize(camera.width, camera.height, tile_size)
 
     def project(params: Params) -> tuple[Projection, Array, Array]:
         gaussians = Gaussians(**params).drawable()
@@ -39,7 +39,7 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
             jnp.where(visible[:, None], colors, 0),
             jnp.where(visible, opacities, 0),
             isects,
-            **size,
+            size,
         )[0]
 
     def composite_and_back(splats: Any, isects: Intersections) -> Any:
@@ -47,7 +47,7 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
         return image, pull(jnp.asarray(workload.v_image))
 
     splats = jax.jit(project)(params)
-    bin_tiles = jax.jit(functools.partial(intersect_tiles, isect_capacity=capacity, **size))
+    bin_tiles = jax.jit(functools.partial(intersect_tiles, isect_capacity=capacity, **size._asdict()))
     isects = bin_tiles(splats[0])
     stages = {
         "projection and colours": (project, params),

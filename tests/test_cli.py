@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -208,6 +209,25 @@ def test_nan_writes_what_is_good(data, tmp_path, monkeypatch, capsys):
     assert (out / "point_cloud.ply").is_file() and read_metrics(out)["steps"] == 1
 
 
+def test_convert_goes_by_the_names(finished, tmp_path, capsys):
+    ply, spz = finished / "point_cloud.ply", tmp_path / "new" / "a.spz"
+    assert run("convert", ply, spz) == 0
+    output = capsys.readouterr().out
+    assert "150 Gaussians of SH degree 1" in output and str(spz) in output and "MB" in output
+    assert splax.load_splats(spz).capacity == 150
+    assert_refused(run("convert", ply, spz), capsys, "there already", "--overwrite")
+    before = spz.read_bytes()
+    assert run("convert", ply, spz, "--overwrite", "--spz-version", 2) == 0
+    assert spz.read_bytes() != before
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("convert", spz, tmp_path / "a.splat") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("splax: warning: ") and "SH degree 1) was left out" in line
+    assert (tmp_path / "a.splat").stat().st_size == 150 * 32
+
+
 # --- bad input -----------------------------------------------------------------------------------------
 
 
@@ -315,6 +335,30 @@ def test_render_refuses_a_file_and_no_frames(finished, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+def test_convert_refuses_in_one_line(finished, tmp_path, capsys, monkeypatch):
+    ply, out = finished / "point_cloud.ply", tmp_path / "a.spz"
+    (tmp_path / "half.ply").write_bytes(ply.read_bytes()[:-100])
+    (tmp_path / "text.ply").write_text("hello")
+    (tmp_path / "empty.splat").touch()
+    for source, word in [
+        (tmp_path / "none.ply", "none.ply cannot be read: No such file"),
+        (tmp_path / "half.ply", "half.ply is truncated"),
+        (tmp_path / "text.ply", "text.ply is not a PLY"),
+        (tmp_path / "empty.splat", "holds no Gaussians"),
+        (tmp_path, "without meta.json"),
+        (finished / "config.json", "of no known kind"),
+    ]:
+        assert_refused(run("convert", source, out), capsys, word)
+    assert_refused(
+        run("convert", ply, tmp_path / "a.sog"), capsys, "a.sog cannot be written", ".compressed.ply"
+    )
+    assert_refused(run("convert", ply, ply / "a.spz"), capsys, "is not a folder")
+    assert_refused(run("convert", ply, out, "--spz-version", 9), capsys, "versions 2, 3 and 4, got 9")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    assert_refused(run("convert", ply, out, "--spz-version", 4), capsys, "pip install zstandard")
+    assert not out.exists()
+
+
 DAMAGE = {
     "malformed config": (lambda f: (f / "config.json").write_text("{"), ["config.json", "not valid json"]),
     "config of no scene": (lambda f: (f / "config.json").write_text("{}"), ["config.json", "'data'"]),
@@ -378,7 +422,7 @@ def test_the_parser_exits_with_2(arguments, word, capsys):
     assert word in captured.err and captured.out == "" and "Traceback" not in captured.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["convert", "--help"]])
 def test_help_is_quick_and_does_without_jax(arguments):
     code = (
         "import sys; from splax.cli import main\n"

@@ -15,10 +15,11 @@ from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
+from splax.io import formats
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.options import Demo, Eval, Info, Render, Train
+from splax.options import Convert, Demo, Eval, Info, Render, Train
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.default import DefaultStrategy
@@ -86,6 +87,23 @@ def render(options: Render) -> int:
         _say(f"Film: {options.out / 'orbit.mp4'}")
     except ImportError as error:
         _say(f"No film: {error}")
+    return 0
+
+
+def convert(options: Convert) -> int:
+    """Writes a splat file in another format."""
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(
+            f"{options.out} is there already; replace it with --overwrite, or give another name."
+        )
+    try:
+        arrays = formats.convert(options.source, options.out, spz_version=options.spz_version)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    kind = "antialiased Gaussians" if arrays.antialiased else "Gaussians"
+    size = options.out.stat().st_size / 1e6
+    _say(f"{arrays.num:,} {kind} of SH degree {arrays.sh_degree} in {options.source}")
+    _say(f"Wrote {options.out}, {size:.2f} MB")
     return 0
 
 

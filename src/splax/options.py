@@ -92,3 +92,17 @@ class Render:
     """Pictures of the orbit."""
     fps: int = 30
     """Frames per second of the film."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert a splat file: .ply, .compressed.ply, .splat, .spz; .sog is read."""
+
+    source: tyro.conf.Positional[Path]
+    """File to read, or the folder of an unpacked SOG."""
+    out: tyro.conf.Positional[Path]
+    """File to write; its name says in which format."""
+    spz_version: int = 3
+    """Version of .spz to write: 2, 3 or 4, which needs zstandard."""
+    overwrite: bool = False
+    """Replace the file if it is there."""

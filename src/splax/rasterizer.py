@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians
-from splax.ops.intersection import count_isects, intersect_tiles
 from splax.ops.projection import (
     EPS2D,
     FAR_PLANE,
@@ -20,7 +19,13 @@ from splax.ops.projection import (
     Projection,
     project_gaussians,
 )
-from splax.ops.rasterization import Implementation, check_implementation, rasterize_to_pixels
+from splax.ops.rasterization import (
+    ImageSize,
+    Implementation,
+    check_implementation,
+    count_pairs,
+    rasterize,
+)
 
 TILE_SIZES = (4, 8, 16, 32)
 
@@ -31,7 +36,8 @@ class RenderOutput(NamedTuple):
     Attributes:
         image: colours over the background, [H, W, C].
         alpha: 1 - transmittance, [H, W].
-        accumulated_depth: sum of weight times camera-space z, world units, [H, W]; 0 where nothing is.
+        accumulated_depth: sum of weight times camera-space z, world units, [H, W]; 0 where nothing is, or
+            everywhere if the rasterizer does not render depth.
         means2d: centres in pixels, [N, 2].
         radii: half width and height in pixels, [N, 2]; 0 where culled.
         num_isects: (tile, Gaussian) pairs of this view.
@@ -86,16 +92,19 @@ class TileRasterizer(nnx.Module):
     Args:
         tile_size: pixels per tile side; does not change the image.
         implementation: ``"xla"`` is plain JAX, for every derivative; ``"xla_vjp"`` the same with a faster
-            reverse mode, first order; None the fastest one of the platform.
+            reverse mode, first order; ``"triton"`` kernels for NVIDIA GPUs, first order too, float32; None the
+            fastest one of the platform.
         isect_capacity: rows of the buffer of pairs; None counts them (outside ``jit`` only).
         eps2d: low-pass filter added to the projected covariance, px^2.
         near_plane: least depth, world units.
         far_plane: largest depth, world units.
         radius_clip: cull Gaussians whose radius is not above this, px.
         antialiased: scale opacity by what the low-pass filter adds (Yu et al. 2024, Mip-Splatting).
+        render_depth: False saves the time of one channel; ``accumulated_depth`` is then 0.
 
     Raises:
         ValueError: on a tile size, implementation or capacity that does not exist.
+        NotImplementedError: when called, if the implementation that was named does not run on this platform.
     """
 
     def __init__(
@@ -109,6 +118,7 @@ class TileRasterizer(nnx.Module):
         far_plane: float = FAR_PLANE,
         radius_clip: float = 0.0,
         antialiased: bool = False,
+        render_depth: bool = True,
     ) -> None:
         if tile_size not in TILE_SIZES:
             raise ValueError(f"tile_size must be one of {TILE_SIZES} pixels, got {tile_size!r}.")
@@ -125,6 +135,7 @@ class TileRasterizer(nnx.Module):
         self.far_plane = far_plane
         self.radius_clip = radius_clip
         self.antialiased = antialiased
+        self.render_depth = render_depth
 
     def __call__(
         self,
@@ -158,21 +169,19 @@ class TileRasterizer(nnx.Module):
                 f"background must be [{colors.shape[1]}], one value per channel, got {jnp.shape(background)}."
             )
         projection = self.project(gaussians, camera)
-        opacities = gaussians.opacities
-        if self.antialiased:
-            opacities = opacities * projection.compensations
+        opacities = self._drawn_opacities(gaussians, projection)
         if means2d_offset is not None:
             projection = projection._replace(means2d=projection.means2d + means2d_offset)
+        size = ImageSize(camera.width, camera.height, self.tile_size)
         return _rasterize(
             projection,
             opacities,
             colors,
             background,
-            width=camera.width,
-            height=camera.height,
-            tile_size=self.tile_size,
-            isect_capacity=self.isect_capacity or self._fit_capacity(projection, camera),
+            size=size,
+            isect_capacity=self.isect_capacity or self._fit_capacity(projection, opacities, size),
             implementation=self.implementation,
+            render_depth=self.render_depth,
         )
 
     def project(self, gaussians: Gaussians, camera: Camera) -> Projection:
@@ -196,11 +205,21 @@ class TileRasterizer(nnx.Module):
     def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
         """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
         projection = self.project(gaussians, camera)
-        return _count(projection, width=camera.width, height=camera.height, tile_size=self.tile_size)
+        size = ImageSize(camera.width, camera.height, self.tile_size)
+        return self._count(projection, self._drawn_opacities(gaussians, projection), size)
 
-    def _fit_capacity(self, projection: Projection, camera: Camera) -> int:
-        projection = jax.lax.stop_gradient(projection)
-        count = _count(projection, width=camera.width, height=camera.height, tile_size=self.tile_size)
+    def _drawn_opacities(self, gaussians: Gaussians, projection: Projection) -> Float[Array, " n"]:
+        opacities = gaussians.opacities
+        return opacities * projection.compensations if self.antialiased else opacities
+
+    def _count(
+        self, projection: Projection, opacities: Float[Array, " n"], size: ImageSize
+    ) -> Int[Array, ""]:
+        projection, opacities = jax.lax.stop_gradient((projection, opacities))
+        return _count(projection, opacities, size=size, implementation=self.implementation)
+
+    def _fit_capacity(self, projection: Projection, opacities: Float[Array, " n"], size: ImageSize) -> int:
+        count = self._count(projection, opacities, size)
         try:
             needed = int(count)
         except jax.errors.ConcretizationTypeError as error:
@@ -231,31 +250,31 @@ _project = jax.jit(
     project_gaussians,
     static_argnames=("width", "height", "eps2d", "near_plane", "far_plane", "radius_clip"),
 )
-_count = jax.jit(count_isects, static_argnames=("width", "height", "tile_size"))
 
 
-@functools.partial(
-    jax.jit, static_argnames=("width", "height", "tile_size", "isect_capacity", "implementation")
-)
+@functools.partial(jax.jit, static_argnames=("size", "implementation"))
+def _count(projection, opacities, *, size, implementation):
+    opacities = _where_visible(projection, opacities)
+    return count_pairs(projection, opacities, size, implementation=implementation)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "isect_capacity", "implementation", "render_depth"))
 def _rasterize(
-    projection, opacities, colors, background, *, width, height, tile_size, isect_capacity, implementation
+    projection, opacities, colors, background, *, size, isect_capacity, implementation, render_depth
 ):
     """Bins and composites; colours and opacities of culled rows are never read."""
-    size = {"width": width, "height": height, "tile_size": tile_size}
-    isects = intersect_tiles(projection, isect_capacity=isect_capacity, **size)
-    visible = (projection.radii > 0).all(axis=1)
-    channels = jnp.concatenate([colors, projection.depths[:, None].astype(colors.dtype)], axis=1)
-    channels = jnp.where(visible[:, None], channels, 0)
-    image, alpha = rasterize_to_pixels(
-        projection.means2d,
-        projection.conics,
-        channels,
-        jnp.where(visible, opacities, 0),
-        isects,
+    channels = colors
+    if render_depth:
+        channels = jnp.concatenate([colors, projection.depths[:, None].astype(colors.dtype)], axis=1)
+    image, alpha, num_isects = rasterize(
+        projection,
+        _where_visible(projection, channels),
+        _where_visible(projection, opacities),
+        size,
+        isect_capacity=isect_capacity,
         implementation=implementation,
-        **size,
     )
-    image, depth = image[..., :-1], image[..., -1]
+    image, depth = (image[..., :-1], image[..., -1]) if render_depth else (image, jnp.zeros_like(alpha))
     if background is not None:
         image = image + (1 - alpha)[..., None] * background
     return RenderOutput(
@@ -264,6 +283,12 @@ def _rasterize(
         accumulated_depth=depth,
         means2d=projection.means2d,
         radii=projection.radii,
-        num_isects=isects.num_isects,
+        num_isects=num_isects,
         isect_capacity=jnp.asarray(isect_capacity, jnp.int32),
     )
+
+
+def _where_visible(projection, values):
+    """Values with 0 in culled rows."""
+    visible = (projection.radii > 0).all(axis=1)
+    return jnp.where(visible.reshape(-1, *[1] * (values.ndim - 1)), values, 0)

@@ -1,17 +1,95 @@
-"""The only door to the kernels: 2D Gaussians and tile lists to pixels."""
+"""The only door to the kernels: 2D Gaussians to pixels, by the implementation that was named or that fits."""
 
-from typing import Literal, cast, get_args
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int
 
 from splax.ops._rasterize_lanes import composite_vjp
 from splax.ops._rasterize_xla import composite
-from splax.ops.intersection import Intersections, TileLayout
+from splax.ops.intersection import (
+    Intersections,
+    TileLayout,
+    count_isects,
+    intersect_tiles,
+    saturating_sum,
+)
+from splax.ops.projection import Projection
 
 # "xla": plain JAX, differentiable in every mode and order. "xla_vjp": the same image, faster reverse mode.
-Implementation = Literal["xla", "xla_vjp"]
+# "triton": kernels for NVIDIA GPUs, first order reverse mode.
+Implementation = Literal["xla", "xla_vjp", "triton"]
+TRITON_TILE_SIZES = (8, 16, 32)
+# Channels that one program holds in registers; more are drawn in several passes.
+_TRITON_CHANNELS = 64
+# Gaussians that a kernel can number.
+_TRITON_GAUSSIANS = 2**28
+
+
+class ImageSize(NamedTuple):
+    """Static sizes, pixels."""
+
+    width: int
+    height: int
+    tile_size: int
+
+
+def rasterize(
+    projection: Projection,
+    colors: Float[Array, "n c"],
+    opacities: Float[Array, " n"],
+    size: ImageSize,
+    *,
+    isect_capacity: int,
+    implementation: Implementation | None = None,
+) -> tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]]:
+    """Lists the Gaussians of every tile and composites them front to back.
+
+    Args:
+        projection: 2D Gaussians; rows of radius 0 are left out.
+        colors: any number of channels.
+        opacities: in [0, 1]; finite in every row.
+        size: of the image and its tiles.
+        isect_capacity: room for (tile, Gaussian) pairs.
+        implementation: a name forces that path; None takes the fastest one of the platform.
+
+    Returns:
+        The channels without a background, alpha = 1 - transmittance, and the number of pairs; where that is
+        above ``isect_capacity`` the image is incomplete.
+
+    Raises:
+        ValueError: on an unknown implementation, or sizes that the named one cannot handle.
+        NotImplementedError: if the named one does not run here.
+    """
+    plain = functools.partial(
+        _rasterize_xla, size=size, capacity=isect_capacity, differentiable=implementation == "xla"
+    )
+    kernels = functools.partial(_rasterize_triton, size=size, capacity=isect_capacity)
+    return _dispatch(implementation, kernels, plain, size, projection, colors, opacities)
+
+
+def count_pairs(
+    projection: Projection,
+    opacities: Float[Array, " n"],
+    size: ImageSize,
+    *,
+    implementation: Implementation | None = None,
+) -> Int[Array, ""]:
+    """(tile, Gaussian) pairs that :func:`rasterize` needs room for; arguments as there."""
+    plain = functools.partial(_count_xla, size=size)
+    kernels = functools.partial(_count_triton, size=size)
+    return _dispatch(implementation, kernels, plain, size, projection, opacities)
+
+
+def check_implementation(implementation: str | None) -> None:
+    """Raises a ValueError if there is no implementation of that name."""
+    if implementation is not None and implementation not in get_args(Implementation):
+        names = ", ".join(repr(name) for name in get_args(Implementation))
+        raise ValueError(f"implementation must be one of {names} or None, got {implementation!r}.")
 
 
 def rasterize_to_pixels(
@@ -20,13 +98,11 @@ def rasterize_to_pixels(
     colors: Float[Array, "n c"],
     opacities: Float[Array, " n"],
     isects: Intersections,
+    size: ImageSize,
     *,
-    width: int,
-    height: int,
-    tile_size: int,
-    implementation: Implementation | None = None,
+    differentiable: bool = False,
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w"]]:
-    """Composites Gaussians front to back.
+    """Composites Gaussians front to back, in plain XLA.
 
     Args:
         means2d: centres in pixels.
@@ -34,37 +110,114 @@ def rasterize_to_pixels(
         colors: any number of channels.
         opacities: in [0, 1].
         isects: which Gaussians touch which tile.
-        width: image width in pixels.
-        height: image height in pixels.
-        tile_size: pixels per tile side, the one ``isects`` was made for.
-        implementation: a name forces that path; None takes the fastest one of the platform.
+        size: of the image and of the tiles that ``isects`` was made for.
+        differentiable: whether JAX differentiates it, in every mode and order, instead of the faster reverse
+            mode that is written by hand.
 
     Returns:
-        The channels without a background, and alpha = 1 - transmittance.
-
-    Raises:
-        ValueError: on an unknown implementation.
+        The channels without a background, and alpha.
     """
-    check_implementation(implementation)
+    layout = TileLayout(*size)
     if means2d.shape[0] == 0:
-        return jnp.zeros((height, width, colors.shape[1]), colors.dtype), jnp.zeros(
-            (height, width), colors.dtype
-        )
-    layout = TileLayout(width, height, tile_size)
+        blank = jnp.zeros((size.height, size.width, colors.shape[1] + 1), colors.dtype)
+        return blank[..., :-1], blank[..., -1]
     attributes = jnp.concatenate([means2d, conics, opacities[:, None], colors], axis=1).T
-    if implementation == "xla":
-        tiles = composite(attributes, isects, layout)
-    else:
-        tiles = cast(Array, composite_vjp(attributes, isects, layout))
+    draw = composite if differentiable else composite_vjp
+    tiles = cast(Array, draw(attributes, isects, layout))
     columns, rows = layout.grid
-    image = tiles.reshape(rows, columns, colors.shape[1] + 1, tile_size, tile_size)
-    image = jnp.transpose(image, (0, 3, 1, 4, 2)).reshape(rows * tile_size, columns * tile_size, -1)
-    image = jax.lax.slice(image, (0, 0, 0), (height, width, image.shape[2]))
+    tile = size.tile_size
+    image = tiles.reshape(rows, columns, colors.shape[1] + 1, tile, tile)
+    image = jnp.transpose(image, (0, 3, 1, 4, 2)).reshape(rows * tile, columns * tile, -1)
+    image = lax.slice(image, (0, 0, 0), (size.height, size.width, image.shape[2]))
     return image[..., :-1], image[..., -1]
 
 
-def check_implementation(implementation: str | None) -> None:
-    """Raises a ValueError if there is no implementation of that name."""
-    if implementation is not None and implementation not in get_args(Implementation):
-        names = ", ".join(repr(name) for name in get_args(Implementation))
-        raise ValueError(f"implementation must be one of {names} or None, got {implementation!r}.")
+def _dispatch(
+    implementation: Implementation | None,
+    kernels: Callable[..., Any],
+    plain: Callable[..., Any],
+    size: ImageSize,
+    projection: Projection,
+    *arrays: Array,
+) -> Any:
+    """Calls the kernels where they are named or the platform has them, the plain form elsewhere."""
+    check_implementation(implementation)
+    obstacle = _triton_obstacle(size, projection.means2d)
+    if implementation == "triton":
+        if obstacle is not None:
+            raise ValueError(f"implementation='triton' {obstacle}; or use implementation=None.")
+        if not _has_cuda():
+            raise NotImplementedError(
+                "implementation='triton' needs an NVIDIA GPU and a JAX installed for it (pip install "
+                f"'jax[cuda13]'), but JAX sees only {jax.devices()}; use implementation=None, which fits the "
+                "platform."
+            )
+        return kernels(projection, *arrays)
+    if implementation is None and obstacle is None and _has_cuda():
+        return lax.platform_dependent(projection, *arrays, cuda=kernels, default=plain)
+    return plain(projection, *arrays)
+
+
+@functools.cache
+def _has_cuda() -> bool:
+    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
+
+
+def _triton_obstacle(size: ImageSize, means2d: Array) -> str | None:
+    """What the kernels cannot do, with its cure; None if they can do all."""
+    if size.tile_size not in TRITON_TILE_SIZES:
+        return f"draws tiles of {TRITON_TILE_SIZES} pixels, not {size.tile_size}: pass one of these"
+    if means2d.dtype != jnp.float32:
+        return f"computes in float32, but the Gaussians are {means2d.dtype}: cast them"
+    if not 0 < means2d.shape[0] < _TRITON_GAUSSIANS:
+        return f"draws 1 to {_TRITON_GAUSSIANS - 1} Gaussians, got {means2d.shape[0]}"
+    return None
+
+
+def _rasterize_xla(projection, colors, opacities, *, size, capacity, differentiable):
+    isects = intersect_tiles(projection, isect_capacity=capacity, **size._asdict())
+    image, alpha = rasterize_to_pixels(
+        projection.means2d,
+        projection.conics,
+        colors,
+        opacities,
+        isects,
+        size,
+        differentiable=differentiable,
+    )
+    return image, alpha, isects.num_isects
+
+
+def _count_xla(projection, opacities, *, size):
+    del opacities
+    return count_isects(projection, **size._asdict())
+
+
+def _rasterize_triton(projection, colors, opacities, *, size, capacity):
+    from splax.ops.triton import rasterize as triton
+
+    radii, depths = lax.stop_gradient((projection.radii, projection.depths))
+    image: list[Array] = []
+    alpha: Array | None = None
+    num_isects: Array | None = None
+    for begin in range(0, max(colors.shape[1], 1), _TRITON_CHANNELS):
+        splats = triton.Splats(
+            projection.means2d, projection.conics, opacities, colors[:, begin : begin + _TRITON_CHANNELS]
+        )
+        tiling, warp = triton.Tiling(*size), triton.Warp(interpret=False)
+        drawn = cast(
+            tuple[Array, Array, Array], triton.rasterize(splats, radii, depths, tiling, capacity, warp)
+        )
+        image.append(drawn[0])
+        if begin == 0:  # later passes draw the same alpha; only one of them carries its gradient
+            _, alpha, num_isects = drawn
+    return jnp.concatenate(image, axis=-1), alpha, num_isects
+
+
+def _count_triton(projection, opacities, *, size):
+    from splax.ops.triton import prepare
+
+    projection, opacities = lax.stop_gradient((projection, opacities))
+    splats = prepare.Splats(projection.means2d, projection.conics, opacities, projection.means2d[:, :0])
+    tiling, warp = prepare.Tiling(*size), prepare.Warp(interpret=False)
+    return saturating_sum(prepare.prepare(splats, projection.radii, tiling, warp).counts)

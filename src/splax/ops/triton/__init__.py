@@ -1,0 +1,1 @@
+"""The renderer's kernels for NVIDIA GPUs, in Pallas Triton."""

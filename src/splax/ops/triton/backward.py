@@ -1,0 +1,184 @@
+"""Gradients of the Gaussians' rows: one warp a bucket of a tile, eight pixels a lane.
+
+A warp starts from the stored state of its bucket and walks it in the order of the forward pass: what comes behind
+a Gaussian is the pixel's total less the running sum (no divisions by small numbers, no second order of walking).
+
+The pixels' contributions to a Gaussian are summed within the warp and written to a row that belongs to that pair
+alone; the rows of one Gaussian lie side by side and are summed last. So no atomics are needed, which is faster
+(Pallas orders all memory around each) and gives the same bits in every run.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints
+from splax.ops.triton.intersection import TileLists
+from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, pixels_of
+from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
+
+# Channels that one pass differentiates; more take several passes.
+CHANNELS_PER_PASS = 8
+
+
+def pair_gradients(
+    lists: TileLists,
+    attributes: jax.Array,
+    checkpoints: Checkpoints,
+    image: jax.Array,
+    alpha: jax.Array,
+    v_image: jax.Array,
+    v_alpha: jax.Array | None,
+    channels: range,
+    tiling: Tiling,
+    warp: Warp,
+) -> jax.Array:
+    """Sums over the pixels of each pair, [M * blocks, 6 + channels] by slot.
+
+    Six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d alpha, then weight
+    times cotangent for each channel. Contributions of several sets of channels add up.
+
+    Args:
+        lists: pairs of each tile, with slots.
+        attributes: :class:`Form` and channels of each Gaussian, [N, 6 + C].
+        checkpoints: from the forward pass.
+        image: what the forward pass drew, [H, W, C].
+        alpha: the same, [H, W].
+        v_image: cotangent of ``image``.
+        v_alpha: cotangent of ``alpha``; None counts as zero.
+        channels: which of the channels to differentiate.
+        tiling: static sizes.
+        warp: how kernels run.
+    """
+    assert lists.slots is not None
+    stride, total_channels = attributes.shape[1], image.shape[-1]
+    parts = tiling.subtiles // tiling.blocks
+    state_size = (1 + total_channels) * tiling.num_pixels
+    num_checkpoints = checkpoints.tile.shape[0]
+    width = FORM + len(channels)
+    if v_alpha is None:
+        v_alpha = jnp.zeros_like(alpha)
+
+    def kernel(ids, slots, offsets, attributes, states, owner, starts, walked, *refs):
+        image, alpha, v_image, v_alpha, _, out = refs
+        block, program = pl.program_id(0), pl.program_id(1)
+        checkpoint = jnp.maximum(program - tiling.num_tiles, 0)
+        resumes = program >= tiling.num_tiles
+
+        @pl.when(~resumes | (checkpoint < starts[tiling.num_tiles]))
+        def _():
+            tile = jnp.where(resumes, owner[checkpoint], program)
+            nth = jnp.where(resumes, checkpoint - starts[tile] + 1, 0)
+            begin = offsets[tile] + nth * BUCKET_SIZE
+            end = jnp.minimum(begin + BUCKET_SIZE, offsets[tile + 1])
+
+            def cotangents_at(place, inside):
+                return [load(v_image, place * total_channels + q, inside) for q in channels]
+
+            def pixel_totals(place, inside, cotangents, v_alpha_here):
+                """Sum of what a pixel shows times its cotangent."""
+                shown = [load(image, place * total_channels + q, inside) for q in channels]
+                products = [v * value for v, value in zip(cotangents, shown, strict=True)]
+                return sum(products, v_alpha_here * load(alpha, place, inside))
+
+            def read(part):
+                subtile = block * parts + part
+                pixels = pixels_of(tile, subtile, tiling)
+                reached = full(nth * BUCKET_SIZE < walked[tile * tiling.subtiles + subtile]) != 0
+                resumed = full(resumes) != 0
+                cotangents, state = [], []
+                for inside, place, local in zip(pixels.inside, pixels.image, pixels.tile, strict=True):
+                    v, v_a = cotangents_at(place, inside), load(v_alpha, place, inside)
+                    at, stored = checkpoint * state_size + local, resumed & reached
+                    new = jnp.where(inside & reached, 1.0, 0.0)
+                    transmittance = jnp.where(resumed, load(states, at, stored), new)
+                    behind = pixel_totals(place, inside, v, v_a) - v_a * (1 - transmittance)
+                    for q, v_q in zip(channels, v, strict=True):
+                        behind -= v_q * load(states, at + (1 + q) * tiling.num_pixels, stored)
+                    cotangents.append((v_a, v))
+                    state.append((transmittance, behind))
+                return pixels, cotangents, state
+
+            read_parts = [read(part) for part in range(parts)]
+            pixels_and_cotangents = [(pixels, cotangents) for pixels, cotangents, _ in read_parts]
+
+            def differentiate(part, form, values, carry):
+                """Walks the pixels of a subtile past one Gaussian, adding to its sums."""
+                (pixels, cotangents), (state, sums) = pixels_and_cotangents[part], carry
+                s, sx, sy, sxx, sxy, syy, *v_values = sums
+                after = []
+                for x in pixels.x:
+                    dx = x - form.mean_x
+                    in_x, cross = form.a * dx * dx + form.top, form.b * dx
+                    line, line_y = zeros(), zeros()
+                    for y in pixels.y:
+                        transmittance, behind = state[len(after)]
+                        v_a, v = cotangents[len(after)]
+                        dy = y - form.mean_y
+                        power = (form.c * dy + cross) * dy + in_x
+                        touches = (power >= LOG2_THRESHOLD) & (power <= form.top)
+                        raw = warp.exp2(power)
+                        opacity = jnp.minimum(raw, MAX_ALPHA)
+                        weight = jnp.where(touches, opacity * transmittance, 0)
+                        left = transmittance - weight
+                        goes_on = left > MIN_TRANSMITTANCE
+                        weight = jnp.where(goes_on, weight, 0)
+                        g = sum((v_q * value for v_q, value in zip(v, values, strict=True)), v_a)
+                        behind = behind - weight * g
+                        slope = transmittance * g - behind * warp.reciprocal(1 - opacity)
+                        smooth = touches & goes_on & (raw < MAX_ALPHA)
+                        v_power = jnp.where(smooth, opacity * slope, 0)
+                        after.append((jnp.where(goes_on, left, 0), behind))
+                        v_y = v_power * dy
+                        line, line_y, syy = line + v_power, line_y + v_y, syy + v_y * dy
+                        v_values = [u + weight * v_q for u, v_q in zip(v_values, v, strict=True)]
+                    v_x = line * dx
+                    s, sx, sy = s + line, sx + v_x, sy + line_y
+                    sxx, sxy = sxx + v_x * dx, sxy + line_y * dx
+                return after, [s, sx, sy, sxx, sxy, syy, *v_values]
+
+            def step(pair, slot, states):
+                packed = ids[pair]
+                place = (packed & ID_MASK) * stride
+                form = Form(*(attributes[place + q] for q in range(FORM)))
+                values = [attributes[place + FORM + q] for q in channels]
+                sums, after = [zeros()] * width, []
+                for part in range(parts):
+                    reaches = (packed >> (ID_BITS + block * parts + part)) & 1
+                    change = functools.partial(differentiate, part, form, values)
+                    state, sums = lax.cond(reaches != 0, change, lambda carry: carry, (states[part], sums))
+                    after.append(state)
+                total, which = warp.sum_each(sums)
+                store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
+                return after
+
+            def walk(carry):
+                first, states = carry
+                pair = first + lanes()
+                slot = load(slots, pair, pair < end)
+
+                def one(k, states):
+                    return step(first + k, warp.from_lane(slot, full(k)), states)
+
+                states = lax.fori_loop(0, jnp.minimum(end - first, LANES), one, states)
+                return first + LANES, states
+
+            def unfinished(carry):
+                first, states = carry
+                open_ = functools.reduce(jnp.maximum, [pixel[0] for state in states for pixel in state])
+                return (first < end) & (jnp.max(open_) > 0)
+
+            lax.while_loop(unfinished, walk, (begin, [state for _, _, state in read_parts]))
+
+    # Pairs behind finished pixels are never walked: their rows stay 0.
+    empty = jnp.zeros(lists.ids.shape[0] * tiling.blocks * width, jnp.float32)
+    args = (lists.ids, lists.slots, lists.offsets, attributes.reshape(-1), *checkpoints)
+    args += (*(x.reshape(-1) for x in (image, alpha, v_image, v_alpha)), empty)
+    grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
+    shape = jax.ShapeDtypeStruct(empty.shape, jnp.float32)
+    out = warp.launch(kernel, grid, shape, *args, aliases={len(args) - 1: 0})
+    return out.reshape(-1, width)

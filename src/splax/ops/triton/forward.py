@@ -1,0 +1,186 @@
+"""Draws tiles: one warp a subtile, two pixels a lane.
+
+A warp reads its tile's list 32 pairs at a time, lets the lanes vote which of them reach its subtile, and blends
+just those. Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for the backward pass to start
+from.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.triton.intersection import TileLists
+from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, pixels_of
+from splax.ops.triton.warp import LANES, Warp, full, lanes, load, lowest_bit, store, zeros
+
+# Pairs between two stored states; a multiple of 32. Shorter buckets give the backward pass more programs, longer
+# ones less memory.
+BUCKET_SIZE = 128
+# Gaussians blended per turn of the loop, so that the loads of one hide behind the arithmetic of the other.
+_UNROLL = 4
+# Lists longer than this are drawn first.
+_LONG_LIST = 1024
+
+
+class Checkpoints(NamedTuple):
+    """States of pixels between buckets; the first bucket of a tile starts from nothing and has none.
+
+    Attributes:
+        states: transmittance (0 where finished) and channels, [checkpoints, 1 + C, pixels of a tile], flat.
+        tile: tile of each checkpoint, [checkpoints].
+        starts: first checkpoint of each tile, [T + 1].
+        walked: pairs that each subtile went through before all its pixels were finished, [T * subtiles].
+    """
+
+    states: jax.Array
+    tile: jax.Array
+    starts: jax.Array
+    walked: jax.Array
+
+
+def num_checkpoints(capacity: int) -> int:
+    """Checkpoints that ``capacity`` pairs can need."""
+    return max(1, capacity // BUCKET_SIZE)
+
+
+def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *, save: bool):
+    """Composites all tiles.
+
+    Args:
+        lists: pairs of each tile.
+        attributes: :class:`Form` and channels of each Gaussian, [N, 6 + C].
+        tiling: static sizes.
+        warp: how kernels run.
+        save: whether to store checkpoints.
+
+    Returns:
+        Channels [H, W, C], alpha [H, W], and the checkpoints or None.
+    """
+    stride, num_channels = attributes.shape[1], attributes.shape[1] - FORM
+    starts = _checkpoint_starts(lists.offsets) if save else lists.offsets
+    state_size = (1 + num_channels) * tiling.num_pixels
+
+    def kernel(ids, offsets, starts, order, attributes, image, alpha_out, *saved):
+        subtile, tile = pl.program_id(0), order[pl.program_id(1)]
+        begin, end = offsets[tile], offsets[tile + 1]
+        pixels = pixels_of(tile, subtile, tiling)
+
+        def blend(gaussian, valid, state):
+            place = gaussian * stride
+            form = Form(*(load(attributes, place + q) for q in range(FORM)))
+            channels = [load(attributes, place + FORM + q) for q in range(num_channels)]
+            after = []
+            for x in pixels.x:
+                dx = x - form.mean_x
+                in_x, cross = form.a * dx * dx + form.top, form.b * dx
+                for y in pixels.y:
+                    transmittance, alpha_sum, *color = state[len(after)]
+                    dy = y - form.mean_y
+                    power = (form.c * dy + cross) * dy + in_x
+                    touches = valid & (power >= LOG2_THRESHOLD) & (power <= form.top)
+                    alpha = jnp.minimum(warp.exp2(power), MAX_ALPHA)
+                    weight = jnp.where(touches, alpha * transmittance, 0)
+                    left = transmittance - weight
+                    goes_on = left > MIN_TRANSMITTANCE
+                    weight = jnp.where(goes_on, weight, 0)
+                    color = [value + weight * channel for value, channel in zip(color, channels, strict=True)]
+                    after.append((jnp.where(goes_on, left, 0), alpha_sum + weight, *color))
+            return after
+
+        def walk(carry):
+            first, state = carry
+            if save:
+                _store_state(saved[0], state, pixels, first - begin, starts[tile], state_size, tiling)
+            pair = first + lanes()
+            packed = load(ids, pair, pair < end)
+            bits = warp.ballot((packed >> (ID_BITS + subtile)) & 1)
+
+            def blend_some(_, carry):
+                bits, state = carry
+                chosen = []
+                for _ in range(_UNROLL):
+                    lane = lowest_bit(bits) & (LANES - 1)
+                    chosen.append((warp.from_lane(packed, lane) & ID_MASK, bits != 0))
+                    bits = bits & (bits - 1)
+                for gaussian, valid in chosen:
+                    state = blend(gaussian, valid, state)
+                return bits, state
+
+            turns = (jnp.max(lax.population_count(bits)) + _UNROLL - 1) // _UNROLL
+            _, state = lax.fori_loop(0, turns, blend_some, (bits, state))
+            return first + LANES, state
+
+        def unfinished(carry):
+            first, state = carry
+            return (first < end) & (jnp.max(functools.reduce(jnp.maximum, [pixel[0] for pixel in state])) > 0)
+
+        start = [(jnp.where(inside, 1.0, 0.0), *([zeros()] * (1 + num_channels))) for inside in pixels.inside]
+        first, state = lax.while_loop(unfinished, walk, (begin, start))
+        for (_, alpha_sum, *color), inside, place in zip(state, pixels.inside, pixels.image, strict=True):
+            store(alpha_out, place, alpha_sum, inside)
+            for q, value in enumerate(color):
+                store(image, place * num_channels + q, value, inside)
+        if save:
+            _, owner, walked = saved
+            walked[tile * tiling.subtiles + subtile] = first - begin
+            pl.when(subtile == 0)(lambda: _name_checkpoints(owner, tile, starts))
+
+    num_pixels, capacity = tiling.width * tiling.height, lists.ids.shape[0]
+    shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
+    if save:
+        room = num_checkpoints(capacity)
+        shapes += [((room * state_size,), jnp.float32), ((room,), jnp.int32)]
+        shapes += [((tiling.num_tiles * tiling.subtiles,), jnp.int32)]
+    image, alpha, *saved = warp.launch(
+        kernel,
+        (tiling.subtiles, tiling.num_tiles),
+        [jax.ShapeDtypeStruct(*shape) for shape in shapes],
+        lists.ids,
+        lists.offsets,
+        starts,
+        _long_lists_first(lists.offsets),
+        attributes.reshape(-1),
+    )
+    image = image.reshape(tiling.height, tiling.width, num_channels)
+    checkpoints = Checkpoints(saved[0], saved[1], starts, saved[2]) if save else None
+    return image, alpha.reshape(tiling.height, tiling.width), checkpoints
+
+
+def _long_lists_first(offsets):
+    """Order of the tiles that lets the longest lists not begin last, when nothing runs beside them any more."""
+    long = (offsets[1:] - offsets[:-1]) > _LONG_LIST
+    nth_long = jnp.cumsum(long, dtype=jnp.int32)
+    tiles = jnp.arange(long.shape[0], dtype=jnp.int32)
+    place = jnp.where(long, nth_long - 1, nth_long[-1] + tiles - nth_long)
+    return jnp.zeros_like(tiles).at[place].set(tiles, unique_indices=True)
+
+
+def _checkpoint_starts(offsets):
+    counts = jnp.maximum(-(-(offsets[1:] - offsets[:-1]) // BUCKET_SIZE) - 1, 0)
+    return jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts, dtype=jnp.int32)])
+
+
+def _store_state(states, state, pixels, walked, start, state_size, tiling):
+    """Stores the pixels where a bucket begins, other than the tile's first."""
+
+    @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
+    def _():
+        base = (start + walked // BUCKET_SIZE - 1) * state_size
+        for (transmittance, _, *color), place in zip(state, pixels.tile, strict=True):
+            for q, value in enumerate((transmittance, *color)):
+                store(states, base + q * tiling.num_pixels + place, value)
+
+
+def _name_checkpoints(owner, tile, starts):
+    """Writes the tile's number to its checkpoints."""
+
+    def some(place):
+        store(owner, place + lanes(), full(tile), place + lanes() < starts[tile + 1])
+        return place + LANES
+
+    lax.while_loop(lambda place: place < starts[tile + 1], some, starts[tile])

@@ -1,0 +1,154 @@
+"""Tile lists: the two sorts of :mod:`splax.ops.intersection`, with kernels between them.
+
+Only tiles that the ellipse of a Gaussian reaches are listed, not the whole box around it. A pair carries, above
+the number of its Gaussian, one bit for each subtile that the ellipse reaches.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops.intersection import saturating_sum
+from splax.ops.triton.footprint import reaches_box, tile_span
+from splax.ops.triton.prepare import Prepared
+from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
+from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
+
+_SLOTS_PER_LANE = 4
+
+
+class TileLists(NamedTuple):
+    """(tile, Gaussian) pairs, sorted by tile and within a tile by depth.
+
+    A pair's slot is its place before the tile sort, where the pairs of one Gaussian lie side by side.
+
+    Attributes:
+        ids: subtile bits above the number of the Gaussian, [M] int32.
+        slots: slot of each pair, [M]; None if they were not asked for.
+        offsets: first pair of each tile, [T + 1].
+        first: first slot of each Gaussian, [N].
+        counts: pairs of each Gaussian, [N].
+        num_isects: pairs there are; above M the lists are incomplete.
+    """
+
+    ids: jax.Array
+    slots: jax.Array | None
+    offsets: jax.Array
+    first: jax.Array
+    counts: jax.Array
+    num_isects: jax.Array
+
+
+def make_lists(
+    prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp, *, with_slots: bool
+) -> TileLists:
+    """Lists of all tiles, front to back; equal depths in the order of the rows.
+
+    Args:
+        prepared: the Gaussians.
+        depths: camera-space z, [N]; positive where not culled.
+        tiling: static sizes.
+        capacity: room for pairs.
+        warp: how kernels run.
+        with_slots: whether the slot of each pair is needed.
+    """
+    counts, num = prepared.counts, depths.shape[0]
+    # Positive floats are ordered as their bits are, and integers sort faster.
+    keys = lax.bitcast_convert_type(jnp.where(counts > 0, depths, jnp.inf), jnp.uint32)
+    _, order = lax.sort((keys, jnp.arange(num, dtype=jnp.int32)), num_keys=1, is_stable=True)
+    ends = jnp.cumsum(counts[order], dtype=jnp.int32)
+    first = jnp.zeros(num, jnp.int32).at[order].set(ends - counts[order], unique_indices=True)
+    tiles, ids = _emit(ends, order, first, prepared, tiling, capacity, warp)
+    if with_slots:
+        tiles, slots = lax.sort((tiles, jnp.arange(capacity, dtype=jnp.int32)), num_keys=1, is_stable=True)
+        ids = ids[slots]
+    else:
+        slots = None
+        tiles, ids = lax.sort((tiles, ids), num_keys=1, is_stable=True)
+    offsets = _tile_offsets(tiles, tiling.num_tiles, warp)
+    return TileLists(ids, slots, offsets, first, counts, saturating_sum(counts))
+
+
+def _emit(ends, order, first, prepared, tiling, capacity, warp):
+    """Tile and id of each slot; those without a pair get the tile behind the last one."""
+    num, stride = prepared.attributes.shape
+    # 16-bit keys sort twice as fast.
+    key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
+    slots = LANES * _SLOTS_PER_LANE
+
+    def kernel(ends, order, first, attributes, boxes, tiles, ids):
+        total = ends[num - 1]
+        base = pl.program_id(0) * slots
+
+        def write(step, _):
+            slot = base + step * LANES + lanes()
+            exists = slot < total
+            rank = jnp.minimum(_lower_bound(ends, num, slot + 1), num - 1)
+            gaussian = load(order, rank)
+            form = Form(*(load(attributes, gaussian * stride + q) for q in range(FORM)))
+            left, top, columns, rows = (load(boxes, gaussian * 4 + q) for q in range(4))
+            bottom = top + rows
+
+            def down(carry):
+                row, nth, _, span = carry
+                passed = (nth >= span) & (row < bottom)
+                nth, row = jnp.where(passed, nth - span, nth), jnp.where(passed, row + 1, row)
+                return (row, nth, *tile_span(form, left, columns, row, tiling))
+
+            nth = slot - load(first, gaussian)
+            start = (top, nth, *tile_span(form, left, columns, top, tiling))
+            row, nth, column, span = lax.while_loop(
+                lambda carry: (
+                    jnp.max((exists & (carry[1] >= carry[3]) & (carry[0] < bottom)).astype(jnp.int32)) > 0
+                ),
+                down,
+                start,
+            )
+            column = column + nth
+            bits = _subtile_bits(form, column, row, tiling)
+            found = exists & (nth < span) & (row < bottom) & (bits != 0)
+            tile = jnp.where(found, row * tiling.columns + column, tiling.num_tiles)
+            store(tiles, slot, tile.astype(key), slot < capacity)
+            store(ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
+            return 0
+
+        lax.fori_loop(0, _SLOTS_PER_LANE, write, 0)
+
+    shapes = [jax.ShapeDtypeStruct((capacity,), key), jax.ShapeDtypeStruct((capacity,), jnp.int32)]
+    args = (ends, order, first, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
+    return warp.launch(kernel, (-(-capacity // slots),), shapes, *args)
+
+
+def _subtile_bits(form, column, row, tiling):
+    side, size = tiling.subtile, tiling.tile_size
+    bits = full(0)
+    for subtile in range(tiling.subtiles):
+        x = column * size + (subtile % (size // side)) * side
+        y = row * size + (subtile // (size // side)) * side
+        bits |= reaches_box(form, x, y, side).astype(jnp.int32) << subtile
+    return bits
+
+
+def _tile_offsets(tiles, num_tiles, warp):
+    def kernel(tiles, offsets):
+        tile = pl.program_id(0) * LANES + lanes()
+        store(offsets, tile, _lower_bound(tiles, tiles.shape[0], tile), tile <= num_tiles)
+
+    shape = jax.ShapeDtypeStruct((num_tiles + 1,), jnp.int32)
+    return warp.launch(kernel, (num_tiles // LANES + 1,), shape, tiles)
+
+
+def _lower_bound(values, length, targets):
+    """First index whose value is not below the target; ``length`` if there is none."""
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        below = load(values, jnp.minimum(middle, length - 1)).astype(jnp.int32) < targets
+        below &= low < high
+        return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+
+    return lax.fori_loop(0, int(length).bit_length(), halve, (full(0), full(length)))[0]

@@ -1,0 +1,75 @@
+"""Binning and compositing with a backward pass of their own: the door to the kernels of this folder."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from splax.ops.triton.backward import CHANNELS_PER_PASS, pair_gradients
+from splax.ops.triton.forward import draw
+from splax.ops.triton.intersection import make_lists
+from splax.ops.triton.prepare import Splats, prepare, splat_gradients
+from splax.ops.triton.rows import sum_rows
+from splax.ops.triton.tiling import FORM, Tiling
+from splax.ops.triton.warp import Warp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def rasterize(
+    splats: Splats, radii: jax.Array, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Lists the pairs of each tile and composites them.
+
+    Args:
+        splats: projected Gaussians.
+        radii: half extents in pixels, [N, 2]; 0 where culled.
+        depths: camera-space z, [N]; only their order counts.
+        tiling: static sizes.
+        capacity: room for pairs.
+        warp: how kernels run.
+
+    Returns:
+        Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
+        image is incomplete.
+    """
+    prepared = prepare(splats, radii, tiling, warp)
+    lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=False)
+    image, alpha, _ = draw(lists, prepared.attributes, tiling, warp, save=False)
+    return image, alpha, lists.num_isects
+
+
+def _rasterize_fwd(splats, radii, depths, tiling, capacity, warp):
+    prepared = prepare(splats, radii, tiling, warp)
+    lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=True)
+    image, alpha, checkpoints = draw(lists, prepared.attributes, tiling, warp, save=True)
+    return (image, alpha, lists.num_isects), (prepared.attributes, lists, checkpoints, image, alpha)
+
+
+def _rasterize_bwd(tiling, capacity, warp, residuals, cotangents):
+    attributes, lists, checkpoints, image, alpha = residuals
+    v_image, v_alpha, _ = cotangents
+    num_channels = image.shape[-1]
+    passes = []
+    # An image without channels still has an alpha.
+    for begin in range(0, max(num_channels, 1), CHANNELS_PER_PASS):
+        channels = range(begin, min(begin + CHANNELS_PER_PASS, num_channels))
+        rows = pair_gradients(
+            lists,
+            attributes,
+            checkpoints,
+            image,
+            alpha,
+            v_image,
+            v_alpha if begin == 0 else None,
+            channels,
+            tiling,
+            warp,
+        )
+        passes.append(sum_rows(rows, lists.first * tiling.blocks, lists.counts * tiling.blocks, warp))
+    # Every pass adds to the six moments and has channels of its own.
+    moments = functools.reduce(jnp.add, [sums[:FORM] for sums in passes])
+    sums = jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])
+    return splat_gradients(sums, attributes, warp), None, None
+
+
+rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)

@@ -1,0 +1,142 @@
+"""One warp as a vector of 32 lanes.
+
+A kernel whose programs are single warps and whose arrays all have shape [32] holds one element per thread: it is
+written as CUDA would be, one register a variable. Moving values between lanes, for which Pallas has no name, is
+one PTX instruction each. Interpreted, the same functions are plain JAX, so that kernels run on a CPU in the tests.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+LANES = 32
+_ALL = "0xffffffff"
+
+
+def lanes() -> jax.Array:
+    """The index of each lane."""
+    return lax.iota(jnp.int32, LANES)
+
+
+def full(value) -> jax.Array:
+    """The same integer in every lane."""
+    return jnp.full(LANES, value, jnp.int32)
+
+
+def zeros() -> jax.Array:
+    """The float 0 in every lane."""
+    return jnp.zeros(LANES, jnp.float32)
+
+
+def load(ref, index, mask=None) -> jax.Array:
+    """Elements of a flat array, 0 where the mask is off."""
+    return plgpu.load(ref.at[index], mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
+
+
+def store(ref, index, value, mask=None) -> None:
+    """Writes elements of a flat array where the mask is on."""
+    plgpu.store(ref.at[index], value, mask=mask)
+
+
+def lowest_bit(bits: jax.Array) -> jax.Array:
+    """Index of the lowest bit that is set; 32 if there is none."""
+    return lax.population_count((bits & -bits) - 1)
+
+
+class Warp(NamedTuple):
+    """What lanes do together."""
+
+    interpret: bool
+
+    def from_lane(self, x: jax.Array, lane: jax.Array) -> jax.Array:
+        """The value of ``x`` in another lane."""
+        if self.interpret:
+            return x[lane]
+        kind = _register(x)
+        return _asm(f"shfl.sync.idx.b32 $0, $1, $2, 31, {_ALL};", f"={kind},{kind},r", x.dtype, x, lane)
+
+    def across(self, x: jax.Array, distance: int) -> jax.Array:
+        """The value of ``x`` in the lane whose index differs in the bit ``distance``."""
+        if self.interpret:
+            return x[lanes() ^ distance]
+        kind = _register(x)
+        return _asm(f"shfl.sync.bfly.b32 $0, $1, {distance}, 31, {_ALL};", f"={kind},{kind}", x.dtype, x)
+
+    def ballot(self, flag: jax.Array) -> jax.Array:
+        """The lanes where ``flag`` is true, as bits of an int32 that all lanes get."""
+        flag = flag.astype(jnp.int32)
+        if self.interpret:
+            return full((flag << lanes()).sum(dtype=jnp.int32))
+        ask = f"{{ .reg .pred p; setp.ne.s32 p, $1, 0; vote.sync.ballot.b32 $0, p, {_ALL}; }}"
+        return _asm(ask, "=r,r", jnp.int32, flag)
+
+    def exp2(self, x: jax.Array) -> jax.Array:
+        """2^x, within two units in the last place."""
+        return jnp.exp2(x) if self.interpret else _asm("ex2.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
+
+    def reciprocal(self, x: jax.Array) -> jax.Array:
+        """1 / x, within one unit in the last place."""
+        return 1 / x if self.interpret else _asm("rcp.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
+
+    def sum_each(self, values: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """Sums each of up to 32 values over the lanes, all at once.
+
+        At each step half of the values change places between half of the lanes: n sums take about n shuffles
+        instead of 5 n, and each sum ends in a lane of its own, where one store writes all of them.
+
+        Returns:
+            The sums, and which value each lane's sum is of; neighbours may hold the same one.
+        """
+        slots = 1 << (len(values) - 1).bit_length()
+        kept: list[jax.Array | None] = [*values, *([None] * (slots - len(values)))]
+        distance = LANES // 2
+        while len(kept) > 1:
+            upper, half = (lanes() & distance) != 0, len(kept) // 2
+            kept = [
+                self._exchange(a, b, upper, distance) for a, b in zip(kept[:half], kept[half:], strict=True)
+            ]
+            distance //= 2
+        (total,) = kept
+        assert total is not None
+        while distance:
+            total = total + self.across(total, distance)
+            distance //= 2
+        return total, lanes() // (LANES // slots)
+
+    def _exchange(self, a, b, upper, distance):
+        """Lower lanes keep the sum of ``a``, upper ones that of ``b``."""
+        if a is None:
+            return None
+        if b is None:
+            return a + self.across(a, distance)
+        sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
+        return kept + self.across(sent, distance)
+
+    def launch(self, kernel, grid: tuple[int, ...], out_shape, *args, aliases: dict[int, int] | None = None):
+        """Runs one-warp programs over flat arrays."""
+        anywhere = pl.BlockSpec(memory_space=pl.ANY)
+        return pl.pallas_call(
+            kernel,
+            grid=grid,
+            out_shape=out_shape,
+            in_specs=[anywhere] * len(args),
+            out_specs=jax.tree.map(lambda _: anywhere, out_shape),
+            input_output_aliases=aliases or {},
+            compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
+            interpret=self.interpret,
+        )(*args)
+
+
+def _register(x: jax.Array) -> str:
+    return "f" if x.dtype == jnp.float32 else "r"
+
+
+def _asm(instruction: str, constraints: str, dtype, *args: jax.Array) -> jax.Array:
+    result = jax.ShapeDtypeStruct(args[0].shape, dtype)
+    return plgpu.elementwise_inline_asm(
+        instruction, args=args, constraints=constraints, pack=1, result_shape_dtypes=[result]
+    )[0]

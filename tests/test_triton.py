@@ -1,0 +1,111 @@
+"""The kernels for NVIDIA GPUs, interpreted on a CPU, against plain XLA; on a GPU see test_gpu.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from splax.ops.intersection import count_isects
+from splax.ops.projection import project_gaussians
+from splax.ops.rasterization import ImageSize
+from splax.ops.rasterization import rasterize as rasterize_xla
+from splax.ops.triton.prepare import Splats, prepare
+from splax.ops.triton.rasterize import rasterize
+from splax.ops.triton.rows import sum_rows
+from splax.ops.triton.tiling import Tiling
+from splax.ops.triton.warp import LANES, Warp, lanes, load, store
+
+INTERPRETED = Warp(interpret=True)
+SIZE = ImageSize(width=40, height=33, tile_size=16)
+
+
+def project(num: int = 300):
+    """Gaussians in front of a camera, with their opacities, three colours each, and a few culled ones."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(loc=(0, 0, 4), size=(num, 3))
+    means[:5, 2] = -1
+    intrinsics = np.array([[40, 0, 20], [0, 40, 16], [0, 0, 1]])
+    arrays = (
+        means,
+        rng.normal(size=(num, 4)),
+        0.05 * rng.uniform(0.2, 3, (num, 3)),
+        rng.uniform(0.05, 1, num),
+    )
+    arrays = tuple(jnp.asarray(x, jnp.float32) for x in (*arrays, np.eye(4), intrinsics))
+    projection = project_gaussians(*arrays, width=SIZE.width, height=SIZE.height)
+    visible = (projection.radii > 0).all(axis=1)
+    colors = jnp.asarray(rng.uniform(size=(num, 3)), jnp.float32)
+    return projection, jnp.where(visible, arrays[3], 0), jnp.where(visible[:, None], colors, 0)
+
+
+def test_image_and_gradients_equal_plain_xlas():
+    projection, opacities, colors = project()
+    capacity = int(count_isects(projection, **SIZE._asdict()))
+    rng = np.random.default_rng(1)
+    shape = (SIZE.height, SIZE.width)
+    cotangents = (
+        jnp.asarray(rng.normal(size=(*shape, 3)), jnp.float32),
+        jnp.asarray(rng.normal(size=shape), jnp.float32),
+    )
+
+    def draw_plainly(means2d, conics, opacities, colors):
+        moved = projection._replace(means2d=means2d, conics=conics)
+        return rasterize_xla(
+            moved, colors, opacities, SIZE, isect_capacity=capacity, implementation="xla_vjp"
+        )[:2]
+
+    def draw(means2d, conics, opacities, colors):
+        splats = Splats(means2d, conics, opacities, colors)
+        return rasterize(splats, projection.radii, projection.depths, Tiling(*SIZE), capacity, INTERPRETED)[
+            :2
+        ]
+
+    args = (projection.means2d, projection.conics, opacities, colors)
+    expected, expected_vjp = jax.vjp(draw_plainly, *args)
+    drawn, vjp = jax.vjp(draw, *args)
+    for image, wanted in zip(drawn, expected, strict=True):
+        np.testing.assert_allclose(image, wanted, atol=1e-5)
+    for gradient, wanted in zip(vjp(cotangents), expected_vjp(cotangents), strict=True):
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-3, atol=1e-4 * float(jnp.abs(wanted).max()))
+
+
+def test_only_tiles_that_an_ellipse_reaches_are_counted():
+    projection, opacities, colors = project()
+    splats = Splats(projection.means2d, projection.conics, opacities, colors)
+    counts = np.asarray(prepare(splats, projection.radii, Tiling(*SIZE), INTERPRETED).counts)
+    y, x = np.mgrid[: SIZE.height, : SIZE.width] + 0.5
+    for gaussian in range(len(counts)):
+        dx, dy = x - float(projection.means2d[gaussian, 0]), y - float(projection.means2d[gaussian, 1])
+        a, b, c = np.asarray(projection.conics[gaussian], np.float64)
+        touched = float(opacities[gaussian]) * np.exp(-0.5 * (a * dx**2 + c * dy**2) - b * dx * dy) >= 1 / 255
+        tiles = {(int(i // 16), int(j // 16)) for i, j in np.argwhere(touched)}
+        assert counts[gaussian] >= len(tiles)
+        assert counts[gaussian] <= len(tiles) + 2  # an ellipse can reach between pixel centres
+    assert (counts[:5] == 0).all()
+
+
+def test_sum_rows_adds_short_and_long_lists():
+    counts = np.array([0, 3, 70, 200, 1, 0, 64, 65] * 5, np.int32)
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int32)
+    rows = np.random.default_rng(0).normal(size=(counts.sum(), 3)).astype(np.float32)
+    sums = sum_rows(jnp.asarray(rows), jnp.asarray(first), jnp.asarray(counts), INTERPRETED)
+    expected = [rows[i : i + n].astype(np.float64).sum(axis=0) for i, n in zip(first, counts, strict=True)]
+    np.testing.assert_allclose(np.asarray(sums).T, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("num", [1, 5, 9, 16, 20])
+def test_sum_each_gives_every_lane_the_sum_it_names(num):
+    values = np.random.default_rng(num).normal(size=(num, LANES)).astype(np.float32)
+
+    def kernel(values, sums, which):
+        total, slot = INTERPRETED.sum_each([load(values, q * LANES + lanes()) for q in range(num)])
+        store(sums, lanes(), total)
+        store(which, lanes(), slot)
+
+    shapes = [jax.ShapeDtypeStruct((LANES,), jnp.float32), jax.ShapeDtypeStruct((LANES,), jnp.int32)]
+    sums, which = INTERPRETED.launch(kernel, (1,), shapes, jnp.asarray(values).reshape(-1))
+    named = np.asarray(which) < num
+    assert set(np.asarray(which)[named]) == set(range(num))
+    np.testing.assert_allclose(
+        np.asarray(sums)[named], values.sum(axis=1)[np.asarray(which)[named]], atol=1e-5
+    )
