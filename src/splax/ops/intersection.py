@@ -217,8 +217,8 @@ def _fold_spans(
 
     zero = jnp.zeros((), jnp.int32)
     _, total, state = jax.lax.while_loop(lambda carry: carry[0] < ends[-1], step, (zero, zero, state))
-    wraps = ellipses.rows.astype(jnp.float32).sum() > 0.999 * _MAX_INT32
-    return jnp.where(wraps, _MAX_INT32, total), state
+    # Where there are more spans than integers, there are more pairs too.
+    return jnp.where(saturating_sum(ellipses.rows) == _MAX_INT32, _MAX_INT32, total), state
 
 
 def _spans(ellipses, ends, index, nth, layout) -> Spans:
