@@ -101,6 +101,12 @@ def count_isects(projection: Projection, *, width: int, height: int, tile_size: 
     return _fold_spans(_touched_ellipses(projection, layout), layout, lambda state, *_: state, ())[0]
 
 
+def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
+    """Sum that stays at the largest int32 instead of wrapping."""
+    wraps = counts.astype(jnp.float32).sum() > 0.999 * _MAX_INT32
+    return jnp.where(wraps, _MAX_INT32, counts.sum(dtype=jnp.int32))
+
+
 def intersect_tiles(
     projection: Projection, *, width: int, height: int, tile_size: int, isect_capacity: int
 ) -> Intersections:

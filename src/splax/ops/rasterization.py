@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from splax.ops._rasterize_lanes import composite_vjp
 from splax.ops._rasterize_xla import composite
-from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles
+from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles, saturating_sum
 from splax.ops.parameters import DrawSettings, Parameters, Rendered
 from splax.ops.projection import Projection
 
@@ -261,9 +261,9 @@ def _rasterize_triton(projection, colors, opacities, *, size, capacity):
 
 
 def _count_triton(projection, opacities, *, size):
-    from splax.ops.triton import intersection, prepare
+    from splax.ops.triton import prepare
 
     projection, opacities = lax.stop_gradient((projection, opacities))
     splats = prepare.Splats(projection.means2d, projection.conics, opacities, projection.means2d[:, :0])
     tiling, warp = prepare.Tiling(*size), prepare.Warp(interpret=False)
-    return intersection.saturating_sum(prepare.prepare(splats, projection.radii, tiling, warp).counts)
+    return saturating_sum(prepare.prepare(splats, projection.radii, tiling, warp).counts)

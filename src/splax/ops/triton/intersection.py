@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from splax.ops.intersection import saturating_sum
 from splax.ops.triton.footprint import reaches_box, tile_span
 from splax.ops.triton.prepare import Prepared
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
@@ -69,13 +70,6 @@ def make_lists(
         tiles, ids = lax.sort((tiles, ids), num_keys=1, is_stable=True)
     offsets = _tile_offsets(tiles, tiling.num_tiles, warp)
     return TileLists(ids, slots, offsets, first, counts, saturating_sum(counts))
-
-
-def saturating_sum(counts: jax.Array) -> jax.Array:
-    """Sum that stays at the largest int32 instead of wrapping."""
-    largest = jnp.iinfo(jnp.int32).max
-    wraps = counts.astype(jnp.float32).sum() > 0.999 * largest
-    return jnp.where(wraps, largest, counts.sum()).astype(jnp.int32)
 
 
 def _emit(ends, order, first, prepared, tiling, capacity, warp):
