@@ -1,6 +1,7 @@
 """The kernels from stored parameters to rows and back, interpreted on a CPU, against the same in plain XLA."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -179,7 +180,8 @@ def test_gradients_of_the_camera_take_the_separate_steps():
     job = triton.Job(SETTINGS, TILING, 8, INTERPRETED, unfused)
 
     def loss(means, viewmat, intrinsics):
-        return triton.render(params._replace(means=means), viewmat, intrinsics, None, job)[0].sum()
+        rendered: Any = triton.render(params._replace(means=means), viewmat, intrinsics, None, job)
+        return rendered.channels.sum()
 
     args = (params.means, CAMERA.viewmat, CAMERA.K)
     v_means, v_viewmat, v_intrinsics = jax.grad(loss, argnums=(0, 1, 2))(*args)

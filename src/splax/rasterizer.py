@@ -263,10 +263,8 @@ def has_kernels_for(rasterizer: TileRasterizer, gaussians: Gaussians, camera: Ca
     The kernels know what our classes do, not what a subclass makes of it; and to size a buffer, projections must
     be counted first.
     """
-    if rasterizer.implementation not in (None, "triton") or rasterizer.isect_capacity is None:
-        return False
-    own = all(getattr(type(rasterizer), name) is getattr(TileRasterizer, name) for name in _DRAWN_BY)
-    if not own or not has_own_parts_only(gaussians):
+    own = all(getattr(type(rasterizer), name, None) is getattr(TileRasterizer, name) for name in _DRAWN_BY)
+    if not own or rasterizer.isect_capacity is None or not has_own_parts_only(gaussians):
         return False
     size = ImageSize(camera.width, camera.height, rasterizer.tile_size)
     dtype = jnp.promote_types(camera.viewmat.dtype, camera.K.dtype)

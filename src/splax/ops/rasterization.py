@@ -86,9 +86,7 @@ def count_pairs(
     return _dispatch(implementation, kernels, plain, size, projection, opacities)
 
 
-def can_render(
-    params: Parameters, camera_dtype: Any, size: ImageSize, implementation: Implementation | None
-) -> bool:
+def can_render(params: Parameters, camera_dtype: Any, size: ImageSize, implementation: str | None) -> bool:
     """Whether :func:`render` has kernels for this, here."""
     if implementation not in (None, "triton") or not _has_cuda():
         return False
