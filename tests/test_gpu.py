@@ -166,6 +166,47 @@ def test_more_than_65535_tiles():
     assert (np.abs(image - expected) > 1e-5).mean() < 1e-3
 
 
+def draw_and_differentiate(device, implementation, isect_capacity):
+    """Image, and gradients of the Params and the projected centres: all that training needs."""
+    with jax.default_device(device):
+        model = make_model(implementation)
+        model.rasterizer.isect_capacity = isect_capacity
+        # Rows that cannot be drawn: not finite, dead, without a rotation, behind the camera.
+        gaussians = model.gaussians
+        for row, name in enumerate(("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")):
+            param = getattr(gaussians, name)
+            param[...] = param[...].at[(row,) + (0,) * (param.ndim - 1)].set(jnp.nan)
+        gaussians.shN[...] = gaussians.shN[...] + 0.1 * jax.random.normal(
+            jax.random.key(2), gaussians.shN.shape
+        )
+        gaussians.alive[...] = gaussians.alive[...].at[6].set(False)
+        gaussians.quats[...] = gaussians.quats[...].at[7].set(0)
+        gaussians.means[...] = gaussians.means[...].at[8].set(jnp.array([0.0, -9.0, 1.0]))
+        gaussians.active_sh_degree[...] = jnp.asarray(2)
+        weights = jnp.asarray(np.random.default_rng(0).normal(size=(50, 75, 3)), jnp.float32)
+
+        @nnx.jit
+        def grads(model, offset):
+            def loss(model, offset):
+                output = model(CAMERA, means2d_offset=offset, background=jnp.ones(3))
+                return (output.image * weights).sum() + (output.depth * weights[..., 0]).sum(), output.image
+
+            return nnx.grad(loss, argnums=(0, 1), has_aux=True)(model, offset)
+
+        grads, image = grads(model, jnp.zeros((2_000, 2)))
+        return np.asarray(image), [np.asarray(x) for x in jax.tree.leaves(nnx.as_pure(grads))]
+
+
+def test_kernels_alone_give_the_image_and_gradients_of_separate_steps():
+    image, grads = draw_and_differentiate(jax.devices("gpu")[0], None, 100_000)
+    expected, expected_grads = draw_and_differentiate(jax.devices("cpu")[0], "xla_vjp", 100_000)
+    assert (np.abs(image - expected) > 1e-4).mean() < 1e-3
+    for grad in grads:
+        assert np.isfinite(grad).all()
+        assert not grad[:9].any()
+    assert_gradients_close(grads, expected_grads)
+
+
 def test_training_learns_and_densifies():
     scene = splax.make_demo_scene(num_train=12, num_test=2, width=64, height=48)
     gaussians = splax.Gaussians.random(

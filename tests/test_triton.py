@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from splax.ops.intersection import TileLayout, count_isects
+from splax.ops.parameters import Splats
 from splax.ops.projection import project_gaussians
 from splax.ops.rasterization import rasterize as rasterize_xla
 from splax.ops.triton.forward import BUCKET_SIZE
-from splax.ops.triton.prepare import Splats, prepare
+from splax.ops.triton.prepare import prepare
 from splax.ops.triton.rasterize import rasterize
 from splax.ops.triton.rows import sum_rows
 from splax.ops.triton.tiling import Tiling

@@ -271,7 +271,7 @@ def parameters_of(gaussians: Gaussians) -> Parameters:
 
 def has_own_parts_only(gaussians: Gaussians) -> bool:
     """Whether no subclass changes what is drawn or from what: overrides of methods, Params more or fewer."""
-    same = all(getattr(type(gaussians), name) is getattr(Gaussians, name) for name in _DRAWN_BY)
+    same = all(getattr(type(gaussians), name, None) is getattr(Gaussians, name) for name in _DRAWN_BY)
     return same and set(nnx.state(gaussians, nnx.Param)) == set(Parameters._fields[:6])
 
 

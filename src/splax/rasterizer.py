@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from splax.cameras import Camera
 from splax.gaussians import Gaussians, has_own_parts_only, parameters_of
 from splax.ops.intersection import TileLayout
-from splax.ops.parameters import DrawSettings, Rendered
+from splax.ops.parameters import DrawSettings, Rendered, Splats
 from splax.ops.projection import (
     EPS2D,
     FAR_PLANE,
@@ -263,10 +263,8 @@ def has_kernels_for(rasterizer: TileRasterizer, gaussians: Gaussians, camera: Ca
     The kernels know what our classes do, not what a subclass makes of it; and to size a buffer, projections must
     be counted first.
     """
-    if rasterizer.implementation not in (None, "triton") or rasterizer.isect_capacity is None:
-        return False
-    own = all(getattr(type(rasterizer), name) is getattr(TileRasterizer, name) for name in _DRAWN_BY)
-    if not own or not has_own_parts_only(gaussians):
+    own = all(getattr(type(rasterizer), name, None) is getattr(TileRasterizer, name) for name in _DRAWN_BY)
+    if not own or rasterizer.isect_capacity is None or not has_own_parts_only(gaussians):
         return False
     size = TileLayout(camera.width, camera.height, rasterizer.tile_size)
     dtype = jnp.promote_types(camera.viewmat.dtype, camera.K.dtype)
@@ -329,7 +327,7 @@ def _render_fused(
     params, viewmat, K, means2d_offset, background, *, size, settings, isect_capacity, implementation
 ):
     """From stored parameters to pixels in kernels alone."""
-    unfused = functools.partial(_render_unfused, size=size, settings=settings, isect_capacity=isect_capacity)
+    unfused = functools.partial(render_unfused, size=size, settings=settings, isect_capacity=isect_capacity)
     rendered = render(
         params,
         viewmat,
@@ -340,15 +338,14 @@ def _render_fused(
         isect_capacity=isect_capacity,
         implementation=implementation,
         unfused=unfused,
+        splat=functools.partial(splat, size=size, settings=settings),
     )
     return _output(rendered, background, isect_capacity=isect_capacity, render_depth=settings.render_depth)
 
 
-def _render_unfused(params, viewmat, K, means2d_offset, *, size, settings, isect_capacity, implementation):
+def render_unfused(params, viewmat, K, means2d_offset, *, size, settings, isect_capacity, implementation):
     """What :func:`_render_fused` computes, in separate steps."""
-    gaussians = Gaussians(*params[:6], alive=params.alive)
-    gaussians.active_sh_degree[...] = params.active_sh_degree
-    gaussians = gaussians.drawable()
+    gaussians = _gaussians_of(params)
     camera = Camera(viewmat=viewmat, K=K, width=size.width, height=size.height)
     rasterizer = TileRasterizer(size.tile_size, implementation, isect_capacity, **settings._asdict())
     output = rasterizer(gaussians, camera, colors=gaussians.colors(camera), means2d_offset=means2d_offset)
@@ -356,6 +353,25 @@ def _render_unfused(params, viewmat, K, means2d_offset, *, size, settings, isect
     if settings.render_depth:
         channels = jnp.concatenate([channels, output.accumulated_depth[..., None]], axis=-1)
     return Rendered(channels, output.alpha, output.means2d, output.radii, output.num_isects)
+
+
+def splat(params, viewmat, K, *, size, settings):
+    """Projected Gaussians with their colours, in separate steps."""
+    gaussians = _gaussians_of(params)
+    camera = Camera(viewmat=viewmat, K=K, width=size.width, height=size.height)
+    rasterizer = TileRasterizer(size.tile_size, **settings._asdict())
+    projection = rasterizer.project(gaussians, camera)
+    channels = gaussians.colors(camera)
+    if settings.render_depth:
+        channels = jnp.concatenate([channels, projection.depths[:, None]], axis=1)
+    opacities = rasterizer._drawn_opacities(gaussians, projection)
+    return Splats(projection.means2d, projection.conics, opacities, channels)
+
+
+def _gaussians_of(params):
+    gaussians = Gaussians(*params[:6], alive=params.alive)
+    gaussians.active_sh_degree[...] = params.active_sh_degree
+    return gaussians.drawable()
 
 
 def _output(rendered: Rendered, background, *, isect_capacity, render_depth) -> RenderOutput:

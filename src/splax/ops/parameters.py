@@ -40,6 +40,22 @@ class DrawSettings(NamedTuple):
     render_depth: bool
 
 
+class Splats(NamedTuple):
+    """Projected Gaussians.
+
+    Attributes:
+        means2d: centres in pixels.
+        conics: inverse 2D covariances (a, b, c) of [[a, b], [b, c]].
+        opacities: as they are drawn.
+        channels: colours, and depth last if it is rendered.
+    """
+
+    means2d: Float[Array, "n 2"]
+    conics: Float[Array, "n 3"]
+    opacities: Float[Array, " n"]
+    channels: Float[Array, "n c"]
+
+
 class Rendered(NamedTuple):
     """One view.
 

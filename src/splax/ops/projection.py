@@ -86,7 +86,7 @@ def project_gaussians(
     """
     view = Pinhole(list(viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height)
     valid = finite_rows(means, quats, scales, opacities) & (quats != 0).any(axis=1)
-    depths = _transform_row(view.rows[2], _columns(means))
+    depths = transform_row(view.rows[2], _columns(means))
     valid &= is_projectable(depths, scales.max(axis=1), opacities, view, near_plane, far_plane)
     if alive is not None:
         valid &= alive
@@ -167,7 +167,7 @@ def is_projectable(depth, largest_scale, opacity, view: Pinhole, near_plane: flo
 
 def project_columns(means, unit_quats, scales, view: Pinhole, eps2d: float) -> Ellipses:
     """Projects Gaussians that :func:`is_projectable` lets pass; three, four and three arrays."""
-    x, y, z = (_transform_row(row, means) for row in view.rows)
+    x, y, z = (transform_row(row, means) for row in view.rows)
     rows = _projected_axes(x / z, y / z, z, unit_quats, scales, view)
     xx, xy, yy = _dot(rows[0], rows[0]), _dot(rows[0], rows[1]), _dot(rows[1], rows[1])
     # Lagrange's identity: no cancellation, so thin needles keep a positive determinant in float32.
@@ -209,7 +209,7 @@ def _columns(x: Float[Array, "n d"]) -> list[Float[Array, " n"]]:
     return [x[:, i] for i in range(x.shape[1])]
 
 
-def _transform_row(row, means):
+def transform_row(row, means):
     """One coordinate of the transformed centres; not a matrix product, whose precision may be low on a GPU."""
     return row[0] * means[0] + row[1] * means[1] + row[2] * means[2] + row[3]
 

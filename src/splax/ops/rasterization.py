@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from splax.ops._rasterize_lanes import composite_vjp
 from splax.ops._rasterize_xla import composite
 from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles, saturating_sum
-from splax.ops.parameters import DrawSettings, Parameters, Rendered
+from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
 from splax.ops.projection import Projection
 
 # "xla": plain JAX, differentiable in every mode and order. "xla_vjp": the same image, faster reverse mode.
@@ -74,9 +74,7 @@ def count_pairs(
     return _dispatch(implementation, kernels, plain, size, projection, opacities)
 
 
-def can_render(
-    params: Parameters, camera_dtype: Any, size: TileLayout, implementation: Implementation | None
-) -> bool:
+def can_render(params: Parameters, camera_dtype: Any, size: TileLayout, implementation: str | None) -> bool:
     """Whether :func:`render` has kernels for this, here."""
     if implementation not in (None, "triton") or not _has_cuda():
         return False
@@ -96,6 +94,7 @@ def render(
     isect_capacity: int,
     implementation: Implementation | None,
     unfused: Callable[..., Rendered],
+    splat: Callable[..., Splats],
 ) -> Rendered:
     """Renders stored Gaussians in their own colours in kernels alone; only where :func:`can_render`.
 
@@ -108,8 +107,10 @@ def render(
         settings: of the rasterizer.
         isect_capacity: room for (tile, Gaussian) pairs.
         implementation: None lets the platform that the arrays are on decide.
-        unfused: the same function of the first four arguments in separate steps, for other platforms and for
-            gradients of the camera; takes ``implementation`` too.
+        unfused: the same function of the first four arguments in separate steps, for other platforms; takes
+            ``implementation`` too.
+        splat: projected Gaussians as a function of the first three, in separate steps, for the camera's
+            gradients.
     """
     from splax.ops.triton import render as triton
 
@@ -118,7 +119,7 @@ def render(
         triton.Tiling(*size),
         isect_capacity,
         triton.Warp(interpret=False),
-        functools.partial(unfused, implementation="triton"),
+        splat,
     )
 
     def kernels(*args):
@@ -247,7 +248,7 @@ def _rasterize_triton(projection, colors, opacities, *, size, capacity):
     alpha: Array | None = None
     num_isects: Array | None = None
     for begin in range(0, max(colors.shape[1], 1), _TRITON_CHANNELS):
-        splats = triton.Splats(
+        splats = Splats(
             projection.means2d, projection.conics, opacities, colors[:, begin : begin + _TRITON_CHANNELS]
         )
         tiling, warp = triton.Tiling(*size), triton.Warp(interpret=False)
@@ -264,6 +265,6 @@ def _count_triton(projection, opacities, *, size):
     from splax.ops.triton import prepare
 
     projection, opacities = lax.stop_gradient((projection, opacities))
-    splats = prepare.Splats(projection.means2d, projection.conics, opacities, projection.means2d[:, :0])
+    splats = Splats(projection.means2d, projection.conics, opacities, projection.means2d[:, :0])
     tiling, warp = prepare.Tiling(*size), prepare.Warp(interpret=False)
     return saturating_sum(prepare.prepare(splats, projection.radii, tiling, warp).counts)

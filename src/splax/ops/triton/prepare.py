@@ -11,28 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from splax.ops.parameters import Splats
 from splax.ops.triton.footprint import tile_span
 from splax.ops.triton.tiling import FORM, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 _LN2 = math.log(2)
 _LEAST_OPACITY = 1e-10
-
-
-class Splats(NamedTuple):
-    """Projected Gaussians.
-
-    Attributes:
-        means2d: centres in pixels, [N, 2].
-        conics: inverse 2D covariances (a, b, c), [N, 3].
-        opacities: [N].
-        channels: [N, C].
-    """
-
-    means2d: jax.Array
-    conics: jax.Array
-    opacities: jax.Array
-    channels: jax.Array
 
 
 class Prepared(NamedTuple):

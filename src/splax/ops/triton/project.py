@@ -13,16 +13,21 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.parameters import DrawSettings, Parameters
-from splax.ops.projection import (
-    Pinhole,
-    half_extents,
-    is_in_image,
-    is_projectable,
-    point_on_axis,
-    project_columns,
+from splax.ops.projection import half_extents, is_in_image
+from splax.ops.spherical_harmonics import SH_C0
+from splax.ops.triton.geometry import (
+    active_bases,
+    direction_to,
+    dot,
+    inputs,
+    is_finite,
+    is_valid,
+    neutral_where_not,
+    read_geometry,
+    read_view,
+    splat,
 )
-from splax.ops.spherical_harmonics import SH_C0, band_of, sh_bases_at, sh_degree_of
-from splax.ops.triton.prepare import Prepared, form_gradients, form_of, tiles_of
+from splax.ops.triton.prepare import Prepared, form_gradients, tiles_of
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
@@ -44,23 +49,6 @@ class Projected(NamedTuple):
     depths: jax.Array
     means2d: jax.Array
     radii: jax.Array
-
-
-class _Geometry(NamedTuple):
-    """The stored parameters of the lanes' Gaussians that say where they are."""
-
-    mean: list[jax.Array]
-    quat: list[jax.Array]
-    log_scale: list[jax.Array]
-    logit_opacity: jax.Array
-
-
-class _View(NamedTuple):
-    """A camera as the kernels hold it: its numbers, its centre and a point in front of it."""
-
-    pinhole: Pinhole
-    position: list[jax.Array]
-    inside: list[jax.Array]
 
 
 def project(
@@ -91,15 +79,15 @@ def project(
         *offsets, attributes, boxes, counts, depths, means2d, radii = refs
         gaussian = pl.program_id(0) * LANES + lanes()
         exists = gaussian < num
-        view = _read_view(camera, tiling)
-        geometry = _read_geometry((means, quats, log_scales, logits), gaussian, exists)
-        valid = (load(alive, gaussian, exists) != 0) & _is_valid(geometry, view, settings)
-        form, depth, ellipses, opacity = _splat(_neutral(geometry, valid, view), view, settings)
+        view = read_view(camera, tiling)
+        geometry = read_geometry((means, quats, log_scales, logits), gaussian, exists)
+        valid = (load(alive, gaussian, exists) != 0) & is_valid(geometry, view, settings)
+        form, depth, ellipses, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
         reach = half_extents(ellipses, opacity)
         valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
 
-        direction = _direction(geometry.mean, view)
-        bases = _active_bases(direction, num_bases, load(active_degree, full(0)))
+        direction = direction_to(geometry.mean, view)
+        bases = active_bases(direction, num_bases, load(active_degree, full(0)))
         color, finite = _color(sh0, shN, bases, gaussian, valid)
         valid &= finite
 
@@ -121,7 +109,7 @@ def project(
     sizes = [(num * width, jnp.float32), (num * 4, jnp.int32), (num, jnp.int32)]
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
-    args = [*_inputs(params, viewmat, intrinsics), *([] if offset is None else [offset.reshape(-1)])]
+    args = [*inputs(params, viewmat, intrinsics), *([] if offset is None else [offset.reshape(-1)])]
     attributes, boxes, counts, depths, means2d, radii = warp.launch(
         kernel, (-(-num // LANES),), shapes, *args
     )
@@ -175,10 +163,11 @@ def project_gradients(
 
         @pl.when(jnp.max(moved.astype(jnp.int32)) > 0)
         def _():
-            view = _read_view(camera, tiling)
-            geometry = _read_geometry((means, quats, log_scales, logits), gaussian, moved)
-            alive_here = load(alive, gaussian, moved) != 0
-            valid = moved & alive_here & _is_valid(geometry, view, settings)
+            view = read_view(camera, tiling)
+            geometry = read_geometry((means, quats, log_scales, logits), gaussian, moved)
+            # A centre has a cotangent of its own, even if it is not drawn.
+            valid = (load(alive, gaussian, moved) != 0) & is_valid(geometry, view, settings)
+            valid = drawn | (moved & valid)
 
             v_color = []
             for q in range(_RGB):
@@ -188,26 +177,26 @@ def project_gradients(
                 # The derivative of max(x, 0): where x is 0, JAX takes a half.
                 slope = jnp.where(bits > 0, 1.0, jnp.where(bits == 0, 0.5, 0.0))
                 v_color.append(slope * sum_of(FORM + q))
-            direction, to_mean = jax.vjp(lambda mean: _direction(mean, view), geometry.mean)
+            direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
             active = load(active_degree, full(0))
-            bases, to_direction = jax.vjp(lambda at: _active_bases(at, num_bases, active), direction)
+            bases, to_direction = jax.vjp(lambda at: active_bases(at, num_bases, active), direction)
             finite, v_bases = valid, []
             for q in range(_RGB):
-                finite &= _is_finite([load(sh0, gaussian * _RGB + q, valid)])
+                finite &= is_finite([load(sh0, gaussian * _RGB + q, valid)])
                 store(v_sh0, gaussian * _RGB + q, SH_C0 * v_color[q], drawn)
             for k, basis in enumerate(bases):
                 places = [(gaussian * num_bases + k) * _RGB + q for q in range(_RGB)]
                 values = [load(shN, place, valid) for place in places]
-                finite &= _is_finite(values)
+                finite &= is_finite(values)
                 for place, v in zip(places, v_color, strict=True):
                     store(v_shN, place, basis * v, drawn)
-                v_bases.append(_dot(values, v_color))
+                v_bases.append(dot(values, v_color))
             (v_mean_by_color,) = to_mean(*to_direction(v_bases))
 
-            def splat(geometry):
-                return _splat(geometry, view, settings)[:2]
+            def form_and_depth(geometry):
+                return splat(geometry, view, settings)[:2]
 
-            (form, _), to_geometry = jax.vjp(splat, geometry)
+            (form, _), to_geometry = jax.vjp(form_and_depth, geometry)
             v_form = form_gradients(form, [sum_of(q) for q in range(FORM)])
             for q, value in enumerate((v_form.mean_x, v_form.mean_y)):
                 store(v_offset, gaussian * 2 + q, value + v_mean2d[q], drawn)
@@ -223,7 +212,7 @@ def project_gradients(
     floats = params[:6]
     # Rows that are not drawn are not written.
     empty = [jnp.zeros(max(x.size, 1), jnp.float32) for x in floats]
-    args = [*_inputs(params, viewmat, intrinsics), prepared.counts, prepared.attributes.reshape(-1)]
+    args = [*inputs(params, viewmat, intrinsics), prepared.counts, prepared.attributes.reshape(-1)]
     args += [sums.reshape(-1), v_means2d.reshape(-1)]
     shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (*(x.size for x in empty), num * 2)]
     aliases = {len(args) + i: i for i in range(len(empty))}
@@ -233,103 +222,14 @@ def project_gradients(
     return Parameters(*grads, **untrained), v_offset.reshape(num, 2)  # pyright: ignore
 
 
-def _inputs(params: Parameters, viewmat: jax.Array, intrinsics: jax.Array) -> list[jax.Array]:
-    """Flat arrays of what both kernels read; the camera's numbers lie as :func:`_read_view` reads them."""
-    position = -(viewmat[:3, :3] * viewmat[:3, 3:]).sum(axis=0)
-    pinhole = jnp.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
-    camera = jnp.concatenate([viewmat[:3].reshape(-1), pinhole, position, point_on_axis(viewmat)])
-    # Kernels take no empty arrays; in place of one comes another, which is not read.
-    shN = params.shN if params.shN.size else params.sh0
-    floats = (*params[:5], shN)
-    degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
-    return [*(x.reshape(-1) for x in floats), params.alive.astype(jnp.int8), degree, camera]
-
-
-def _read_view(camera, tiling: Tiling) -> _View:
-    numbers = [camera[i] for i in range(22)]
-    rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
-    fx, fy, cx, cy = numbers[12:16]
-    pinhole = Pinhole(rows, fx, fy, cx, cy, tiling.width, tiling.height)
-    return _View(pinhole, numbers[16:19], numbers[19:])
-
-
-def _read_geometry(refs, gaussian, mask) -> _Geometry:
-    means, quats, log_scales, logits = refs
-
-    def columns_of(ref, count):
-        return [load(ref, gaussian * count + q, mask) for q in range(count)]
-
-    return _Geometry(
-        columns_of(means, 3), columns_of(quats, 4), columns_of(log_scales, 3), load(logits, gaussian, mask)
-    )
-
-
-def _is_valid(geometry: _Geometry, view: _View, settings: DrawSettings):
-    """Rows that are finite, of a rotation that is one, and that can be projected."""
-    mean, quat, log_scale, logit = geometry
-    scale = [jnp.exp(value) for value in log_scale]
-    row = view.pinhole.rows[2]
-    depth = _dot(row[:3], mean) + row[3]
-    largest = jnp.maximum(jnp.maximum(scale[0], scale[1]), scale[2])
-    opacity = jax.nn.sigmoid(logit)
-    turned = (quat[0] != 0) | (quat[1] != 0) | (quat[2] != 0) | (quat[3] != 0)
-    valid = turned & _is_finite([*mean, *quat, *log_scale, *scale, logit])
-    return valid & is_projectable(
-        depth, largest, opacity, view.pinhole, settings.near_plane, settings.far_plane
-    )
-
-
-def _neutral(geometry: _Geometry, valid, view: _View) -> _Geometry:
-    """The geometry with harmless values where it is not valid."""
-    neutral = _Geometry(view.inside, [1.0, 0.0, 0.0, 0.0], [0.0] * 3, 0.0)  # pyright: ignore[reportArgumentType]
-    return jax.tree.map(lambda value, other: jnp.where(valid, value, other), geometry, neutral)
-
-
-def _splat(geometry: _Geometry, view: _View, settings: DrawSettings):
-    """Form and depth of each Gaussian; then its ellipse, and its opacity before antialiasing."""
-    mean, quat, log_scale, logit = geometry
-    opacity = jax.nn.sigmoid(logit)
-    length = lax.rsqrt(_dot(quat, quat))
-    unit_quat = [value * length for value in quat]
-    scale = [jnp.exp(value) for value in log_scale]
-    ellipses = project_columns(mean, unit_quat, scale, view.pinhole, settings.eps2d)
-    drawn = opacity * ellipses.compensation if settings.antialiased else opacity
-    return form_of(ellipses.x, ellipses.y, ellipses.conic, drawn), ellipses.depth, ellipses, opacity
-
-
-def _direction(mean, view: _View):
-    """Unit vector from the camera; what lies at its very centre is behind the near plane."""
-    offset = [a - b for a, b in zip(mean, view.position, strict=True)]
-    length = lax.rsqrt(_dot(offset, offset))
-    return [value * length for value in offset]
-
-
-def _active_bases(direction, num_bases: int, active_degree):
-    """Basis functions, 0 in the bands that are left out."""
-    bases = sh_bases_at(sh_degree_of(num_bases + 1), *direction)
-    return [jnp.where(band_of(k) <= active_degree, basis, 0) for k, basis in enumerate(bases)]
-
-
 def _color(sh0, shN, bases, gaussian, mask):
     """Colours, -0 where they are clamped, and whether all coefficients are finite; as :func:`eval_sh`."""
     values = [load(sh0, gaussian * _RGB + q, mask) for q in range(_RGB)]
-    color, finite = [SH_C0 * value for value in values], _is_finite(values)
+    color, finite = [SH_C0 * value for value in values], is_finite(values)
     for k, basis in enumerate(bases):
         values = [load(shN, (gaussian * len(bases) + k) * _RGB + q, mask) for q in range(_RGB)]
         color = [total + basis * value for total, value in zip(color, values, strict=True)]
-        finite &= _is_finite(values)
+        finite &= is_finite(values)
     color = [value + 0.5 for value in color]
     # The sign tells the backward pass what was clamped.
     return [jnp.where(value < 0, 0.0 * value, value) for value in color], finite
-
-
-def _is_finite(values):
-    """Whether all of several numbers are finite."""
-    finite = jnp.abs(values[0]) < jnp.inf
-    for value in values[1:]:
-        finite &= jnp.abs(value) < jnp.inf
-    return finite
-
-
-def _dot(a, b):
-    return sum((x * y for x, y in zip(a[1:], b[1:], strict=True)), a[0] * b[0])

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from splax.ops.parameters import Splats
 from splax.ops.triton.backward import CHANNELS_PER_PASS, pair_gradients
 from splax.ops.triton.forward import Checkpoints, draw
 from splax.ops.triton.intersection import TileLists, make_lists
-from splax.ops.triton.prepare import Prepared, Splats, prepare, splat_gradients
+from splax.ops.triton.prepare import Prepared, prepare, splat_gradients
 from splax.ops.triton.rows import sum_rows
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import Warp

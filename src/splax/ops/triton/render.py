@@ -2,17 +2,15 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
-from splax.ops.parameters import DrawSettings, Parameters, Rendered
+from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
 from splax.ops.triton.forward import draw
 from splax.ops.triton.intersection import make_lists
-from splax.ops.triton.prepare import Prepared
+from splax.ops.triton.prepare import Prepared, splat_gradients
 from splax.ops.triton.project import project, project_gradients
 from splax.ops.triton.rasterize import Drawn, draw_and_save, sum_gradients
 from splax.ops.triton.tiling import Tiling
@@ -27,15 +25,15 @@ class Job(NamedTuple):
         tiling: static sizes.
         capacity: room for pairs.
         warp: how kernels run.
-        unfused: the same function of the four arrays, step by step: it is differentiated where gradients of the
-            camera are wanted, which the kernels do not compute.
+        splat: projected Gaussians as a function of parameters, viewmat and intrinsics, in plain JAX: what the
+            gradients of the camera, which no kernel computes, are taken from.
     """
 
     settings: DrawSettings
     tiling: Tiling
     capacity: int
     warp: Warp
-    unfused: Callable[..., Rendered]
+    splat: Callable[..., Splats]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -65,44 +63,48 @@ class _Saved(NamedTuple):
     params: Parameters
     viewmat: jax.Array
     intrinsics: jax.Array
+    has_offset: tuple[()] | None
     prepared: Prepared
     drawn: Drawn
 
 
 def _render_fwd(params, viewmat, intrinsics, offset, job):
-    camera_moves = viewmat.perturbed or intrinsics.perturbed
-    args = jax.tree.map(lambda primal: primal.value, (params, viewmat, intrinsics, offset))
-    if camera_moves:
-        return jax.vjp(job.unfused, *args)
-    params, viewmat, intrinsics, offset = args
     prepared, depths, means2d, radii = project(
         params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
     )
     drawn = draw_and_save(prepared, depths, job.tiling, job.capacity, job.warp)
     rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
-    return rendered, _Saved(params, viewmat, intrinsics, prepared, drawn)
+    has_offset = None if offset is None else ()
+    return rendered, _Saved(params, viewmat, intrinsics, has_offset, prepared, drawn)
 
 
 def _render_bwd(job, saved, cotangents):
-    cotangents = Rendered(*(_instantiate(v) for v in cotangents))
-    if not isinstance(saved, _Saved):
-        return saved(cotangents)
-    params, viewmat, intrinsics, prepared, drawn = saved
+    params, viewmat, intrinsics, has_offset, prepared, drawn = saved
     sums = sum_gradients(drawn, cotangents.channels, cotangents.alpha, job.tiling, job.warp)
     v_params, v_offset = project_gradients(
-        params, viewmat, intrinsics, prepared, sums, cotangents.means2d, job.settings, job.tiling, job.warp
+        params,
+        viewmat,
+        intrinsics,
+        prepared,
+        sums,
+        cotangents.means2d,
+        job.settings,
+        job.tiling,
+        job.warp,
     )
-    return v_params, None, None, v_offset
+    v_camera = _camera_gradients(saved, sums, cotangents.means2d, job)
+    return v_params, *v_camera, None if has_offset is None else v_offset
 
 
-def _instantiate(cotangent: Any) -> Any:
-    """Zeros for a zero that was only a symbol."""
-    if not isinstance(cotangent, SymbolicZero):
-        return cotangent
-    aval: Any = cotangent.aval
-    if jnp.issubdtype(aval.dtype, jnp.floating):
-        return jnp.zeros(aval.shape, aval.dtype)
-    return np.zeros(aval.shape, jax.dtypes.float0)
+def _camera_gradients(saved, sums, v_means2d, job):
+    """Gradients of viewmat and intrinsics; under jit, a program that does not use them does not compute them."""
+    v_splats = splat_gradients(sums, saved.prepared.attributes, job.warp)
+    drawn = saved.prepared.counts > 0
+    # Attributes of rows that are not drawn were never written.
+    v_splats = Splats(*(jnp.where(drawn.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for v in v_splats))
+    v_splats = v_splats._replace(means2d=v_splats.means2d + v_means2d)
+    _, pull = jax.vjp(functools.partial(job.splat, saved.params), saved.viewmat, saved.intrinsics)
+    return pull(v_splats)
 
 
-render.defvjp(_render_fwd, _render_bwd, symbolic_zeros=True)
+render.defvjp(_render_fwd, _render_bwd)

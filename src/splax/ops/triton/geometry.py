@@ -1,0 +1,122 @@
+"""What a lane computes of its Gaussian, from stored parameters to a 2D form and a direction."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from splax.ops.parameters import DrawSettings, Parameters
+from splax.ops.projection import Pinhole, is_projectable, point_on_axis, project_columns, transform_row
+from splax.ops.spherical_harmonics import band_of, sh_bases_at, sh_degree_of
+from splax.ops.triton.prepare import form_of
+from splax.ops.triton.tiling import Tiling
+from splax.ops.triton.warp import load
+
+
+class Geometry(NamedTuple):
+    """The stored parameters of the lanes' Gaussians that say where they are."""
+
+    mean: list[jax.Array]
+    quat: list[jax.Array]
+    log_scale: list[jax.Array]
+    logit_opacity: jax.Array
+
+
+class View(NamedTuple):
+    """A camera as the kernels hold it: its numbers, its centre and a point in front of it."""
+
+    pinhole: Pinhole
+    position: list[jax.Array]
+    inside: list[jax.Array]
+
+
+def inputs(params: Parameters, viewmat: jax.Array, intrinsics: jax.Array) -> list[jax.Array]:
+    """Flat arrays of what both kernels read; the camera's numbers lie as :func:`read_view` reads them."""
+    position = -(viewmat[:3, :3] * viewmat[:3, 3:]).sum(axis=0)
+    pinhole = jnp.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
+    camera = jnp.concatenate([viewmat[:3].reshape(-1), pinhole, position, point_on_axis(viewmat)])
+    # Kernels take no empty arrays; in place of one comes another, which is not read.
+    shN = params.shN if params.shN.size else params.sh0
+    floats = (*params[:5], shN)
+    degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
+    return [*(x.reshape(-1) for x in floats), params.alive.astype(jnp.int8), degree, camera]
+
+
+def read_view(camera, tiling: Tiling) -> View:
+    """The camera, from the last of :func:`inputs`."""
+    numbers = [camera[i] for i in range(22)]
+    rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
+    fx, fy, cx, cy = numbers[12:16]
+    pinhole = Pinhole(rows, fx, fy, cx, cy, tiling.width, tiling.height)
+    return View(pinhole, numbers[16:19], numbers[19:])
+
+
+def read_geometry(refs, gaussian, mask) -> Geometry:
+    """The geometry, from the first four of :func:`inputs`."""
+    means, quats, log_scales, logits = refs
+
+    def columns_of(ref, count):
+        return [load(ref, gaussian * count + q, mask) for q in range(count)]
+
+    return Geometry(
+        columns_of(means, 3), columns_of(quats, 4), columns_of(log_scales, 3), load(logits, gaussian, mask)
+    )
+
+
+def is_valid(geometry: Geometry, view: View, settings: DrawSettings):
+    """Rows that are finite, of a rotation that is one, and that can be projected."""
+    mean, quat, log_scale, logit = geometry
+    scale = [jnp.exp(value) for value in log_scale]
+    depth = transform_row(view.pinhole.rows[2], mean)
+    largest = jnp.maximum(jnp.maximum(scale[0], scale[1]), scale[2])
+    opacity = jax.nn.sigmoid(logit)
+    turned = (quat[0] != 0) | (quat[1] != 0) | (quat[2] != 0) | (quat[3] != 0)
+    valid = turned & is_finite([*mean, *quat, *log_scale, *scale, logit])
+    return valid & is_projectable(
+        depth, largest, opacity, view.pinhole, settings.near_plane, settings.far_plane
+    )
+
+
+def neutral_where_not(geometry: Geometry, valid, view: View) -> Geometry:
+    """The geometry with harmless values where it is not valid."""
+    neutral = Geometry(view.inside, [1.0, 0.0, 0.0, 0.0], [0.0] * 3, 0.0)  # pyright: ignore[reportArgumentType]
+    return jax.tree.map(lambda value, other: jnp.where(valid, value, other), geometry, neutral)
+
+
+def splat(geometry: Geometry, view: View, settings: DrawSettings):
+    """Form and depth of each Gaussian; then its ellipse, and its opacity before antialiasing."""
+    mean, quat, log_scale, logit = geometry
+    opacity = jax.nn.sigmoid(logit)
+    length = lax.rsqrt(dot(quat, quat))
+    unit_quat = [value * length for value in quat]
+    scale = [jnp.exp(value) for value in log_scale]
+    ellipses = project_columns(mean, unit_quat, scale, view.pinhole, settings.eps2d)
+    drawn = opacity * ellipses.compensation if settings.antialiased else opacity
+    return form_of(ellipses.x, ellipses.y, ellipses.conic, drawn), ellipses.depth, ellipses, opacity
+
+
+def direction_to(mean, view: View):
+    """Unit vector from the camera; what lies at its very centre is behind the near plane."""
+    offset = [a - b for a, b in zip(mean, view.position, strict=True)]
+    length = lax.rsqrt(dot(offset, offset))
+    return [value * length for value in offset]
+
+
+def active_bases(direction, num_bases: int, active_degree):
+    """Basis functions, 0 in the bands that are left out."""
+    bases = sh_bases_at(sh_degree_of(num_bases + 1), *direction)
+    return [jnp.where(band_of(k) <= active_degree, basis, 0) for k, basis in enumerate(bases)]
+
+
+def is_finite(values):
+    """Whether all of several numbers are finite."""
+    finite = jnp.abs(values[0]) < jnp.inf
+    for value in values[1:]:
+        finite &= jnp.abs(value) < jnp.inf
+    return finite
+
+
+def dot(a, b):
+    """Sum of products."""
+    return sum((x * y for x, y in zip(a[1:], b[1:], strict=True)), a[0] * b[0])
