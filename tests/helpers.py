@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -58,6 +59,22 @@ def write_transforms(folder: pathlib.Path, views: Sequence[View]) -> pathlib.Pat
     content = {**meta, "fl_x": K[0, 0], "fl_y": K[1, 1], "frames": frames}
     (folder / "transforms.json").write_text(json.dumps(content))
     return folder
+
+
+def write_image(
+    path: pathlib.Path, image: np.ndarray | None = None, size: tuple[int, int] = (64, 48)
+) -> None:
+    """Writes pixels in OpenCV's order of channels, by default all 100, and the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.full((size[1], size[0], 3), 100, np.uint8) if image is None else image
+    assert cv2.imwrite(str(path), image)
+
+
+def project(camera: Camera, points: Any) -> np.ndarray:
+    """Pixels of world points [..., 3], straight from the definition of viewmat and K."""
+    viewmat, K = np.asarray(camera.viewmat, np.float64), np.asarray(camera.K, np.float64)
+    local = np.asarray(points, np.float64) @ viewmat[:3, :3].T + viewmat[:3, 3]
+    return (local @ K.T)[..., :2] / local[..., 2:]
 
 
 def golden_names() -> list[str]:

@@ -6,12 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from helpers import write_transforms
+from helpers import write_image, write_transforms
+from test_colmap import write_dataset
 
 import splax
 from splax import cli, commands
@@ -145,6 +147,16 @@ def test_info_prints_what_is_there(data, capsys):
     assert "8: 7 train, 1 test" in output and "16 x 12 pixels" in output and "extent" in output
 
 
+def test_info_prints_format_points_masks_and_depth(tmp_path, capsys):
+    root = write_dataset(tmp_path / "colmap")
+    write_image(root / "masks" / "a.png", np.full((48, 64), 255, np.uint8))
+    assert run("info", root, "--dataset-type", "colmap") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "format    colmap" in lines and "points    2, with colours" in lines and "depth     none" in lines
+    assert "masks     1 of 2 views; they leave 100.0% of the pixels" in lines
+    assert_refused(run("info", root, "--dataset-type", "llff"), capsys, "poses_bounds.npy", "type 'colmap'")
+
+
 def test_demo_needs_no_data(monkeypatch, tmp_path, demo_scene, capsys):
     monkeypatch.setattr(commands, "make_demo_scene", lambda: demo_scene)
     assert run("demo", "--out", tmp_path / "demo", *FAST) == 0
@@ -208,6 +220,25 @@ def test_nan_writes_what_is_good(data, tmp_path, monkeypatch, capsys):
     assert (out / "point_cloud.ply").is_file() and read_metrics(out)["steps"] == 1
 
 
+def test_convert_goes_by_the_names(finished, tmp_path, capsys):
+    ply, spz = finished / "point_cloud.ply", tmp_path / "new" / "a.spz"
+    assert run("convert", ply, spz) == 0
+    output = capsys.readouterr().out
+    assert "150 Gaussians of SH degree 1" in output and str(spz) in output and "MB" in output
+    assert splax.load_splats(spz).capacity == 150
+    assert_refused(run("convert", ply, spz), capsys, "there already", "--overwrite")
+    before = spz.read_bytes()
+    assert run("convert", ply, spz, "--overwrite", "--spz-version", 2) == 0
+    assert spz.read_bytes() != before
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run("convert", spz, tmp_path / "a.splat") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("splax: warning: ") and "SH degree 1) was left out" in line
+    assert (tmp_path / "a.splat").stat().st_size == 150 * 32
+
+
 # --- bad input -----------------------------------------------------------------------------------------
 
 
@@ -250,7 +281,7 @@ def corrupt_all(folder: Path) -> None:
 
 
 SPOILED = {
-    "no json": (lambda f: (f / "transforms.json").unlink(), ["no transforms.json"]),
+    "no json": (lambda f: (f / "transforms.json").unlink(), ["Looked for transforms: transforms.json"]),
     "malformed json": (lambda f: (f / "transforms.json").write_text('{"frames": [}'), ["not valid json"]),
     "not an object": (lambda f: (f / "transforms.json").write_text("[]"), ["json object"]),
     "no frames": (lambda f: (f / "transforms.json").write_text("{}"), ["'frames' must be a list"]),
@@ -313,6 +344,30 @@ def test_render_refuses_a_file_and_no_frames(finished, tmp_path, capsys):
     assert_refused(run("render", finished, "--out", tmp_path / "new", "--frames", 0), capsys, "num=0")
     assert_refused(run("render", finished, "--out", tmp_path / "new", "--fps", 0), capsys, "fps", "0")
     assert not (tmp_path / "new").exists()
+
+
+def test_convert_refuses_in_one_line(finished, tmp_path, capsys, monkeypatch):
+    ply, out = finished / "point_cloud.ply", tmp_path / "a.spz"
+    (tmp_path / "half.ply").write_bytes(ply.read_bytes()[:-100])
+    (tmp_path / "text.ply").write_text("hello")
+    (tmp_path / "empty.splat").touch()
+    for source, word in [
+        (tmp_path / "none.ply", "none.ply cannot be read: No such file"),
+        (tmp_path / "half.ply", "half.ply is truncated"),
+        (tmp_path / "text.ply", "text.ply is not a PLY"),
+        (tmp_path / "empty.splat", "holds no Gaussians"),
+        (tmp_path, "without meta.json"),
+        (finished / "config.json", "of no known kind"),
+    ]:
+        assert_refused(run("convert", source, out), capsys, word)
+    assert_refused(
+        run("convert", ply, tmp_path / "a.sog"), capsys, "a.sog cannot be written", ".compressed.ply"
+    )
+    assert_refused(run("convert", ply, ply / "a.spz"), capsys, "is not a folder")
+    assert_refused(run("convert", ply, out, "--spz-version", 9), capsys, "versions 2, 3 and 4, got 9")
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    assert_refused(run("convert", ply, out, "--spz-version", 4), capsys, "pip install zstandard")
+    assert not out.exists()
 
 
 DAMAGE = {
@@ -378,7 +433,7 @@ def test_the_parser_exits_with_2(arguments, word, capsys):
     assert word in captured.err and captured.out == "" and "Traceback" not in captured.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["convert", "--help"]])
 def test_help_is_quick_and_does_without_jax(arguments):
     code = (
         "import sys; from splax.cli import main\n"

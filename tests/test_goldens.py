@@ -104,8 +104,16 @@ def used_entries(name: str, grad: np.ndarray) -> np.ndarray:
     return grad[:, :3] if name == "viewmats" else grad
 
 
-def assert_forward_close(golden: dict, *, tile_size: int, atol: dict, dtype: type = jnp.float32) -> None:
-    inputs, size, rasterizer = inputs_of(golden, dtype), size_of(golden), TileRasterizer(tile_size, "xla")
+def assert_forward_close(
+    golden: dict,
+    *,
+    tile_size: int,
+    atol: dict,
+    dtype: type = jnp.float32,
+    implementation: Implementation = "xla",
+) -> None:
+    inputs, size = inputs_of(golden, dtype), size_of(golden)
+    rasterizer = TileRasterizer(tile_size, implementation)
     for view in range(len(golden["viewmats"])):
         output = render_view(inputs, view, size, rasterizer)
         band = golden["band"][view]
@@ -143,11 +151,20 @@ def test_forward_matches_the_oracle(name: str, tile_size: int) -> None:
     assert_forward_close(load_golden(name), tile_size=tile_size, atol=ATOL)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile_size", [8, 16, 32])
+@pytest.mark.parametrize("name", golden_names())
+def test_forward_of_the_gpu_kernels_matches_the_oracle(name: str, tile_size: int) -> None:
+    assert_forward_close(load_golden(name), tile_size=tile_size, atol=ATOL, implementation="triton")
+
+
 def gradient_cases() -> Iterator:
     """Every golden with either backward; JAX's own is compiled for each shape, so some of it is marked slow."""
     for name, implementation in itertools.product(golden_names(), IMPLEMENTATIONS):
         slow = implementation == "xla" and name in ("early_stop", "one", "sixteen", "three_thousand")
         yield pytest.param(name, implementation, marks=pytest.mark.slow if slow else ())
+    for name in golden_names():
+        yield pytest.param(name, "triton", marks=pytest.mark.gpu)
 
 
 @pytest.mark.parametrize(("name", "implementation"), list(gradient_cases()))

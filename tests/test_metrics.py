@@ -89,6 +89,36 @@ def test_batches_and_transforms_agree(metric):
     np.testing.assert_allclose(jax.vmap(jax.vmap(metric))(images, targets), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_a_mask_of_everything_is_none(metric):
+    image, target = make_images()
+    assert metric(image, target, jnp.ones((23, 31), bool)) == pytest.approx(
+        float(metric(image, target)), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_a_mask_of_a_rectangle_is_a_crop(metric):
+    image, target = make_images()
+    mask = np.zeros((23, 31), bool)
+    mask[3:18, 5:25] = True
+    expected = metric(image[3:18, 5:25], target[3:18, 5:25])
+    assert metric(image, target, jnp.asarray(mask)) == pytest.approx(float(expected), rel=1e-5)
+    batch = metric(jnp.stack([image] * 2), jnp.stack([target] * 2), jnp.stack([mask, np.ones_like(mask)]))
+    np.testing.assert_allclose(batch, [expected, metric(image, target)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_masked_pixels_count_nowhere(metric):
+    image, target = make_images()
+    mask = np.ones((23, 31), bool)
+    mask[4, 7] = mask[20:, 25:] = False
+    changed = jnp.where(mask[..., None], image, jnp.nan)
+    expected = metric(image, target, jnp.asarray(mask))
+    assert metric(changed, target, jnp.asarray(mask)) == pytest.approx(float(expected), rel=1e-6)
+    assert jnp.isnan(metric(image, target, jnp.zeros((23, 31), bool)))
+
+
 def test_ssim_forward_and_second_derivatives():
     with jax.enable_x64(True):
         image, target = make_images((12, 12, 1), dtype=np.float64)

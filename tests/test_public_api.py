@@ -23,8 +23,10 @@ PROMISED = {
     "Trainer",
     "load_dataset",
     "load_ply",
+    "load_splats",
     "psnr",
     "save_ply",
+    "save_splats",
     "ssim",
 }
 

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 
 import splax
 from splax.gaussians import Gaussians
-from splax.ops import _rasterize_xla
+from splax.ops import _rasterize_lanes, _rasterize_xla
 from splax.ops.intersection import intersect_tiles
 from splax.ops.rasterization import Implementation, check_implementation
 from splax.rasterizer import round_capacity
@@ -280,8 +280,10 @@ def small_problem(num: int, width: int, height: int, implementation: Implementat
 
 @pytest.fixture
 def small_groups(monkeypatch) -> None:
-    """Composites few buckets at once: less to compute in tiny images, and groups that depend on each other."""
+    """Composites little at once: less to compute in tiny images, and steps that depend on each other."""
     monkeypatch.setattr(_rasterize_xla, "_GROUP_ELEMENTS", 1)
+    monkeypatch.setattr(_rasterize_lanes, "_STEP_ELEMENTS", 1)
+    monkeypatch.setattr(_rasterize_lanes, "STEP_SIZE", 4)
 
 
 def central_difference(function: Callable, x: jax.Array, step: float = 1e-6) -> np.ndarray:

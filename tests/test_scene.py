@@ -119,10 +119,28 @@ def test_scene_refuses_no_training_view():
         Scene([], [make_view("a")])
 
 
-def test_scene_refuses_views_of_different_sizes():
-    views = [make_view("a"), make_view("b"), make_view("odd.png", width=9)]
-    with pytest.raises(ValueError, match=r"8 x 6 \(2 views\), 9 x 6 \(1 views\); 'odd.png'"):
-        Scene(views, [])
+def test_view_refuses_masks_and_depths_that_do_not_fit(unchecked):
+    camera, image = make_view("a").camera, np.zeros((6, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"mask must be bool \[6, 8\], got uint8 \[6, 8\]"):
+        View(image, camera, "a", mask=np.ones((6, 8), np.uint8))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"depth must be float32 \[6, 8\], got float32 \[3, 4\]"):
+        View(image, camera, "a", depth=np.ones((3, 4), np.float32))
+
+
+def test_description_of_masks_depths_and_sizes():
+    small, wide = make_view("a"), make_view("b", width=9)
+    depth = np.zeros((6, 8), np.float32)
+    depth[:3] = 2.0
+    masked = View(small.image, small.camera, "c", mask=depth == 0, depth=depth)
+    text = describe_scene(Scene([small, wide, masked], [], dataset_type="colmap"))
+    for part in (
+        "format    colmap",
+        "2 sizes: 8 x 6 (2 views), 9 x 6 (1 views)",
+        "masks     1 of 3 views; they leave 50.0% of the pixels",
+        "depth     1 of 3 views, known for 50.0% of their pixels; median 2, nearly all from 2 to 2",
+        "points    none",
+    ):
+        assert part in text, part
 
 
 def test_scene_refuses_repeated_names():

@@ -1,5 +1,6 @@
 """The Trainer: it learns, repeats bit for bit, loses nothing to full buffers, and stops cleanly."""
 
+import dataclasses
 import signal
 from types import SimpleNamespace
 from typing import Any
@@ -433,11 +434,139 @@ def test_nothing_alive_is_an_error(scene):
         make_trainer(scene, gaussians)
 
 
-def test_views_of_different_sizes_are_refused(scene):
-    view = scene.train[0]
-    wide = splax.View(np.zeros((24, 40, 3), np.uint8), view.camera.resize(40, 24), "wide")
-    with pytest.raises(ValueError, match="one size"):
-        splax.Scene([view, wide], [])
+# --- masks and sizes -----------------------------------------------------------------------------------
+
+HEIGHT, WIDTH = 20, 26  # of the part that is kept
+
+
+def with_masks(scene, fill=None):
+    """The scene with all but the top left of its first views masked, and painted over with ``fill``."""
+
+    def masked(view):
+        mask = np.zeros(view.image.shape[:2], bool)
+        mask[:HEIGHT, :WIDTH] = True
+        image = view.image if fill is None else np.where(mask[..., None], view.image, np.uint8(fill))
+        return dataclasses.replace(view, image=image, mask=mask)
+
+    train = [masked(view) if index < 3 else view for index, view in enumerate(scene.train)]
+    return dataclasses.replace(scene, train=train, test=[masked(view) for view in scene.test])
+
+
+def cropped(scene):
+    """The same, cut off instead of masked."""
+
+    def crop(view):
+        camera = dataclasses.replace(view.camera, width=WIDTH, height=HEIGHT)
+        return splax.View(np.ascontiguousarray(view.image[:HEIGHT, :WIDTH]), camera, view.name)
+
+    train = [crop(view) if index < 3 else view for index, view in enumerate(scene.train)]
+    return dataclasses.replace(scene, train=train, test=[crop(view) for view in scene.test])
+
+
+@pytest.fixture(scope="module")
+def masked_reference(scene):
+    trainer = make_trainer(with_masks(scene))
+    trainer.fit(20)
+    return SimpleNamespace(params=params_of(trainer), scores=trainer.evaluate())
+
+
+def test_what_lies_under_a_mask_changes_nothing(scene, reference, masked_reference):
+    for fill in (0, 255):
+        trainer = make_trainer(with_masks(scene, fill))
+        trainer.fit(20)
+        assert_same(params_of(trainer), masked_reference.params)
+        assert trainer.evaluate() == masked_reference.scores
+    # But what is not masked does.
+    assert np.abs(masked_reference.params["means"] - reference.params["means"]).max() > 1e-4
+
+
+def test_views_of_several_sizes_train_as_if_masked(scene, masked_reference):
+    trainer = make_trainer(cropped(scene))
+    trainer.fit(20)
+    assert_same(params_of(trainer), masked_reference.params)
+    # Scores are of the photos alone, of whatever size. How Gaussians far to the side are projected depends on the
+    # image's width and height, a little.
+    scores = trainer.evaluate()
+    assert scores["psnr"] == pytest.approx(masked_reference.scores["psnr"], abs=0.01)
+    assert scores["ssim"] == pytest.approx(masked_reference.scores["ssim"], abs=1e-3)
+
+
+def test_the_loss_of_a_subclass_sees_black_where_the_photo_is_masked(scene):
+    class Watching(splax.Trainer):
+        def loss(self, model, output, target):
+            outside = output.image[HEIGHT:].sum() + output.image[:, WIDTH:].sum() + target[HEIGHT:].sum()
+            return jnp.abs(output.image - target).mean() + 1e6 * outside
+
+    scene = dataclasses.replace(with_masks(scene, 255), train=with_masks(scene, 255).train[:3])
+    trainer = make_dense_trainer(scene, cls=Watching)
+    trainer.fit(2)
+    assert trainer.history[-1].loss < 1
+
+
+# --- backgrounds ---------------------------------------------------------------------------------------
+
+
+def on(scene, background):
+    """The scene with a disc of each photo opaque, faded out to a background."""
+
+    def faded(view):
+        y, x = np.mgrid[: view.camera.height, : view.camera.width]
+        alpha = (255 * np.clip(2 - np.hypot(x - 16, y - 12) / 6, 0, 1)).astype(np.uint8)
+        share = alpha[..., None] / 255
+        image = np.rint(view.image * share + 255 * np.array(background) * (1 - share)).astype(np.uint8)
+        return dataclasses.replace(view, image=image, alpha=alpha)
+
+    train, test = ([faded(view) for view in views] for views in (scene.train, scene.test))
+    return dataclasses.replace(scene, train=train, test=test, background=background)
+
+
+def test_a_background_of_the_run_replaces_that_of_the_photos(scene):
+    red = (1.0, 0.25, 0.0)
+    expected = make_trainer(on(scene, red)).evaluate()
+    replaced = make_trainer(on(scene, (0.0, 0.0, 0.0)), background=red)
+    assert replaced.evaluate()["psnr"] == pytest.approx(expected["psnr"], abs=0.01)
+    assert replaced.evaluate()["ssim"] == pytest.approx(expected["ssim"], abs=1e-3)
+    # And in training: the photos differ by rounding to 8 bits.
+    trainers = [
+        make_dense_trainer(on(scene, red)),
+        make_dense_trainer(on(scene, (0.0, 0.0, 0.0)), background=red),
+    ]
+    for trainer in trainers:
+        trainer.fit(1)
+    assert trainers[0].history[0].loss == pytest.approx(trainers[1].history[0].loss, rel=5e-3)
+
+
+def test_random_backgrounds_are_those_of_rendering_and_photo(scene):
+    # All transparent, and next to nothing in front: whatever the background, there is no difference.
+    gaussians = make_gaussians(scene)
+    gaussians.logit_opacities[...] = jnp.full(200, -12.0)
+    clear = [
+        dataclasses.replace(v, image=np.zeros_like(v.image), alpha=np.zeros(v.image.shape[:2], np.uint8))
+        for v in scene.train
+    ]
+    trainer = make_trainer(dataclasses.replace(scene, train=clear), gaussians, background="random")
+    trainer.fit(20)
+    assert trainer.history[-1].loss < 1e-3
+    assert trainer.history[-1].psnr > 50
+
+
+def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
+    trainers = [make_trainer(scene, background="random") for _ in range(2)]
+    colors = [np.array(trainers[0]._background_at(jnp.asarray(step))) for step in range(100)]
+    assert np.ptp(colors, axis=0).min() > 0.9 and np.mean(colors) == pytest.approx(0.5, abs=0.1)
+    trainers[0].fit(6)
+    trainers[1].fit(2)
+    trainers[1].fit(4)
+    assert_same(params_of(trainers[0]), params_of(trainers[1]))
+    # Scores are on the scene's background.
+    assert trainers[0].evaluate() == make_trainer(scene, trainers[0].model.gaussians).evaluate()
+
+
+def test_masked_scores_agree_with_numpy(scene):
+    trainer = make_trainer(with_masks(scene, 255))
+    for view, view_psnr, _, image in trainer.evaluate_views():
+        error = (image - view.image / 255)[:HEIGHT, :WIDTH]
+        assert view_psnr == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-3)
 
 
 @pytest.mark.parametrize(

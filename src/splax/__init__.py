@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from splax.data.scene import View as View
     from splax.data.synthetic import make_demo_scene as make_demo_scene
     from splax.gaussians import Gaussians as Gaussians
+    from splax.io.formats import load_splats as load_splats
+    from splax.io.formats import save_splats as save_splats
     from splax.io.ply import load_ply as load_ply
     from splax.io.ply import save_ply as save_ply
     from splax.loader import load_dataset as load_dataset
@@ -58,11 +60,13 @@ _MODULES = {
     "View": "data.scene",
     "load_dataset": "loader",
     "load_ply": "io.ply",
+    "load_splats": "io.formats",
     "make_demo_scene": "data.synthetic",
     "orbit": "trajectories",
     "photometric_loss": "losses",
     "psnr": "metrics",
     "save_ply": "io.ply",
+    "save_splats": "io.formats",
     "ssim": "metrics",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: ``splax train``, ``eval``, ``render``, ``demo`` and ``info``.
+"""The command line: ``splax train``, ``eval``, ``render``, ``convert``, ``demo`` and ``info``.
 
 Only parses and reports errors. jax is imported after parsing, so that ``--help`` answers at once.
 """
@@ -14,12 +14,13 @@ from typing import Annotated, TypeAlias
 
 import tyro
 
-from splax.options import Demo, Eval, Info, Render, Train
+from splax.options import Convert, Demo, Eval, Info, Render, Train
 
 Command: TypeAlias = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Render, tyro.conf.subcommand("render")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Demo | Info:
+def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Convert | Demo | Info:
     """The options; on bad ones exits with status 2 after one line, where tyro prints a box of several."""
     errors = io.StringIO()
     try:
@@ -54,7 +55,7 @@ def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Demo | In
         raise
 
 
-def _run(options: Train | Eval | Render | Demo | Info) -> int:
+def _run(options: Train | Eval | Render | Convert | Demo | Info) -> int:
     from splax import commands
 
     match options:
@@ -64,6 +65,8 @@ def _run(options: Train | Eval | Render | Demo | Info) -> int:
             return commands.evaluate(options)
         case Render():
             return commands.render(options)
+        case Convert():
+            return commands.convert(options)
         case Demo():
             return commands.demo(options)
         case Info():

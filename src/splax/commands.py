@@ -15,10 +15,11 @@ from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
+from splax.io import formats
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.options import Demo, Eval, Info, Render, Train
+from splax.options import Convert, Demo, Eval, Info, Render, Train
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.default import DefaultStrategy
@@ -29,7 +30,13 @@ from splax.trajectories import orbit
 # Data of a run that trained on the built-in scene.
 DEMO = "demo"
 # What of a run's config names its scene, and the types that json gives it.
-_SCENE_OPTIONS = {"data": str, "downscale": int | float, "test_every": int, "white_background": bool}
+_SCENE_OPTIONS = {
+    "data": str,
+    "dataset_type": str | None,
+    "downscale": int | float,
+    "test_every": int,
+    "white_background": bool,
+}
 # Random Gaussians fill a cube whose half side is this many times the median distance of the cameras.
 _RANDOM_EXTENT = 1.5
 # The demo's things stand within this many times that distance.
@@ -89,6 +96,23 @@ def render(options: Render) -> int:
     return 0
 
 
+def convert(options: Convert) -> int:
+    """Writes a splat file in another format."""
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(
+            f"{options.out} is there already; replace it with --overwrite, or give another name."
+        )
+    try:
+        arrays = formats.convert(options.source, options.out, spz_version=options.spz_version)
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    kind = "antialiased Gaussians" if arrays.antialiased else "Gaussians"
+    size = options.out.stat().st_size / 1e6
+    _say(f"{arrays.num:,} {kind} of SH degree {arrays.sh_degree} in {options.source}")
+    _say(f"Wrote {options.out}, {size:.2f} MB")
+    return 0
+
+
 def info(options: Info) -> int:
     """Prints what a dataset holds."""
     _say(describe_scene(load_scene(dataclasses.asdict(options))))
@@ -105,6 +129,7 @@ def load_scene(options: dict[str, Any]) -> Scene:
         return make_demo_scene()
     return load_dataset(
         options["data"],
+        options.get("dataset_type"),  # runs of older versions have none
         downscale=options["downscale"],
         test_every=options["test_every"],
         white_background=options["white_background"],
@@ -112,7 +137,8 @@ def load_scene(options: dict[str, Any]) -> Scene:
 
 
 def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: float) -> int:
-    config = TrainConfig(steps=options.steps, seed=options.seed)
+    background = "random" if isinstance(options, Train) and options.random_background else None
+    config = TrainConfig(steps=options.steps, seed=options.seed, background=background)
     strategy = DefaultStrategy(max_gaussians=options.max_gaussians)
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
     model = SplatModel(_initial_gaussians(scene, options, extent), TileRasterizer(tile_size))
@@ -160,7 +186,7 @@ def _default_tile_size() -> int:
 
 
 def _config(options: Train | Demo) -> dict[str, Any]:
-    config = {"data": DEMO, "downscale": 1, "test_every": 8, "white_background": False}
+    config = {"data": DEMO, "dataset_type": None, "downscale": 1, "test_every": 8, "white_background": False}
     config |= dataclasses.asdict(options)
     if config["data"] != DEMO:
         config["data"] = str(Path(config["data"]).expanduser().resolve())

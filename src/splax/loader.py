@@ -2,13 +2,44 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from splax.data.nerf import load_transforms
+from splax.data.blender import find_blender, load_blender
+from splax.data.colmap import find_colmap, load_colmap
+from splax.data.image_files import EXTENSIONS
+from splax.data.llff import find_llff, load_llff
+from splax.data.photos import Options
+from splax.data.rgbd import find_rgbd, load_rgbd
 from splax.data.scene import Scene
+from splax.data.transforms import find_transforms, load_transforms
 
-TRANSFORMS = "transforms.json"
-DATASET_TYPES = ("nerf",)
+
+class Format(NamedTuple):
+    """A kind of dataset.
+
+    Attributes:
+        find: the file or folder to read, from the path that a user gives; None if there is none.
+        load: reads what ``find`` found.
+        files: what is looked for, for people.
+    """
+
+    find: Callable[[Path], Path | None]
+    load: Callable[[Path, Options], Scene]
+    files: str
+
+
+# In the order in which they are looked for: some folders hold several.
+FORMATS = {
+    "transforms": Format(find_transforms, load_transforms, "transforms.json"),
+    "blender": Format(find_blender, load_blender, "transforms_train.json"),
+    "colmap": Format(
+        find_colmap, load_colmap, "cameras.bin or .txt in sparse/0, sparse or the folder itself"
+    ),
+    "llff": Format(find_llff, load_llff, "poses_bounds.npy"),
+    "rgbd": Format(find_rgbd, load_rgbd, "color/ or rgb/, depth/, and trajectory.log or groundtruth.txt"),
+}
 
 
 def load_dataset(
@@ -21,14 +52,17 @@ def load_dataset(
 ) -> Scene:
     """Reads posed photos from disk.
 
-    A folder with a ``transforms.json`` (instant-ngp, nerfstudio) is understood. Frames whose image cannot
-    be used are left out, with one warning that names them; it is kept in ``Scene.warnings``.
+    Understands ``"transforms"`` (a transforms.json of instant-ngp or nerfstudio), ``"blender"`` (NeRF-synthetic),
+    ``"colmap"``, ``"llff"`` and ``"rgbd"`` (Open3D and TUM). Lens distortion is taken out. Views whose image, mask
+    or depth image cannot be used are left out, with one warning that names them; it is kept in
+    ``Scene.warnings``.
 
     Args:
-        path: the folder with transforms.json, its ``images`` folder, or the json file itself.
-        dataset_type: ``"nerf"``, or None to find out.
+        path: the dataset's folder, its ``images`` folder, or the file that describes it.
+        dataset_type: name of the format, or None to find out.
         downscale: factor >= 1 by which images are made smaller, by area; need not be whole.
-        test_every: every how many-th view, by sorted name and from the first, is held out; 0 for none.
+        test_every: every how many-th view, by sorted name and from the first, is held out; 0 for none. Ignored
+            where the dataset has test views of its own.
         white_background: composite transparent images on white instead of black; becomes
             ``Scene.background``.
 
@@ -39,61 +73,48 @@ def load_dataset(
         ValueError: on anything that leaves no usable scene; the message names the file, what was found,
             and what to do.
     """
-    if dataset_type == "colmap":
-        raise ValueError(
-            "dataset_type 'colmap': COLMAP models are read in a later version of splax. Supported now: "
-            "'nerf' (transforms.json); nerfstudio's ns-process-data or instant-ngp's colmap2nerf.py write "
-            "one from a COLMAP model."
-        )
-    if dataset_type not in (None, *DATASET_TYPES):
-        supported = ", ".join(map(repr, DATASET_TYPES))
+    if dataset_type not in (None, *FORMATS):
+        supported = ", ".join(map(repr, FORMATS))
         raise ValueError(
             f"Unknown dataset_type {dataset_type!r}; supported: {supported}, or None to find out."
         )
     if not (math.isfinite(downscale) and downscale >= 1):
         raise ValueError(f"downscale must be a number of at least 1, got {downscale!r}.")
-    return load_transforms(
-        find_transforms(Path(path).expanduser()),
-        downscale=downscale,
-        test_every=test_every,
-        white_background=white_background,
-    )
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ValueError(f"No such folder: {path}. Expected a folder with photos and their cameras.")
+    options = Options(downscale, test_every, white_background)
+    for name in FORMATS if dataset_type is None else (dataset_type,):
+        found = FORMATS[name].find(path)
+        if found is not None:
+            return FORMATS[name].load(found, options)
+    raise ValueError(_not_found(path, dataset_type))
 
 
-def find_transforms(path: Path) -> Path:
-    """The transforms.json that a user means by ``path``.
-
-    Raises:
-        ValueError: if there is none; says what is there instead.
-    """
-    if path.is_file():
-        if path.suffix.lower() != ".json":
-            raise ValueError(f"{path} is not a dataset: expected a folder with {TRANSFORMS}, or that file.")
-        return path
+def _not_found(path: Path, dataset_type: str | None) -> str:
+    """What was looked for, and what to do, from what lies there."""
+    names = FORMATS if dataset_type is None else (dataset_type,)
+    looked_for = "; ".join(f"{name}: {FORMATS[name].files}" for name in names)
+    text = f"{path} is not a dataset that splax reads. Looked for {looked_for}."
     if not path.is_dir():
-        raise ValueError(f"No such folder: {path}. Expected a folder with {TRANSFORMS} and its images.")
-    folders = [path, path / "images"]
-    if path.name.startswith("images"):
-        folders.append(path.absolute().parent)
-    for folder in folders:
-        if (folder / TRANSFORMS).is_file():
-            return folder / TRANSFORMS
-    raise ValueError(f"{path} has no {TRANSFORMS}. {_hint(path)}")
-
-
-def _hint(path: Path) -> str:
-    """What to do about a folder without transforms.json, from what lies in it."""
-    if (path / "transforms_train.json").is_file():
-        return (
-            f"It has a Blender-style transforms_train.json: splits in several files are read in a later "
-            f"version. Give {path / 'transforms_train.json'} itself to load that file alone."
-        )
-    if (path / "sparse").is_dir() or (path / "cameras.bin").is_file() or (path / "cameras.txt").is_file():
-        return (
-            "It looks like a COLMAP model, which a later version of splax reads. Until then convert it with "
-            "nerfstudio's ns-process-data or instant-ngp's colmap2nerf.py."
-        )
-    below = sorted(folder.parent.name for folder in path.glob(f"*/{TRANSFORMS}"))
+        return text
+    if dataset_type is not None:
+        others = [name for name in FORMATS if FORMATS[name].find(path) is not None]
+        return f"{text} But it is one of type {' and '.join(map(repr, others))}." if others else text
+    children = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    below = [folder.name for folder in children if any(f.find(folder) is not None for f in FORMATS.values())]
     if below:
-        return f"There is one in {', '.join(below[:5])}: give that folder."
-    return "Write one with nerfstudio's ns-process-data or instant-ngp's colmap2nerf.py."
+        return f"{text} There is one in {', '.join(below[:5])}: give that folder."
+    num_photos = sum(
+        1 for folder in (path, path / "images") for file in _files(folder) if file.suffix in EXTENSIONS
+    )
+    if num_photos:
+        return (
+            f"{text} It holds {num_photos} photos without cameras: estimate those first, with COLMAP or with "
+            f"nerfstudio's ns-process-data."
+        )
+    return text
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []

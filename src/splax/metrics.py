@@ -1,6 +1,7 @@
 """How alike two images are: PSNR and SSIM.
 
-Images are floats in [0, 1], [..., H, W, C]; leading axes are a batch, and the result has their shape.
+Images are floats in [0, 1], [..., H, W, C]; leading axes are a batch, and the result has their shape. A mask is
+true where pixels count, [..., H, W].
 """
 
 from functools import partial
@@ -8,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 # Wang et al. 2004, section III-B: an 11x11 Gaussian window of sigma 1.5; K1 = 0.01, K2 = 0.03, range 1.
 SSIM_WINDOW = 11
@@ -26,22 +27,34 @@ _TAPS = _gaussian_taps()
 
 
 @jax.jit
-def psnr(image: Float[Array, "*batch h w c"], target: Float[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
+def psnr(
+    image: Float[Array, "*batch h w c"],
+    target: Float[Array, "*batch h w c"],
+    mask: Bool[Array, "*batch h w"] | None = None,
+) -> Float[Array, "*batch"]:
     """Peak signal-to-noise ratio in dB, -10 log10(mean squared error); infinite for equal images.
+
+    The mean is over all pixels, or those of the mask; NaN if it has none.
 
     Raises:
         ValueError: if the shapes differ, or the images are not float.
     """
     _check_images(image, target)
-    return -10 * jnp.log10(((image - target) ** 2).mean(axis=(-3, -2, -1)))
+    squared = (image - target) ** 2
+    return -10 * jnp.log10(_mean(squared, mask))
 
 
 @jax.jit
-def ssim(image: Float[Array, "*batch h w c"], target: Float[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
+def ssim(
+    image: Float[Array, "*batch h w c"],
+    target: Float[Array, "*batch h w c"],
+    mask: Bool[Array, "*batch h w"] | None = None,
+) -> Float[Array, "*batch"]:
     """Structural similarity (Wang et al. 2004), 1 for equal images.
 
     The mean over channels and over all windows that lie within the image ('valid' padding), as most
-    implementations for Gaussian splatting have it.
+    implementations for Gaussian splatting have it. With a mask, over all windows that lie within it; NaN if there
+    is none.
 
     Raises:
         ValueError: if the shapes differ, the images are not float, or a side is shorter than the window of
@@ -60,7 +73,22 @@ def ssim(image: Float[Array, "*batch h w c"], target: Float[Array, "*batch h w c
     variances = mean_xx + mean_yy - squares
     # Eq. 13 with one division: on a CPU, a second one makes the gradient take 1.7 times as long.
     numerator = (2 * mean_x * mean_y + _C1) * (2 * covar + _C2)
-    return (numerator / ((squares + _C1) * (variances + _C2))).mean(axis=(-3, -2, -1))
+    similarity = numerator / ((squares + _C1) * (variances + _C2))
+    return _mean(similarity, None if mask is None else _whole_windows(mask))
+
+
+def _mean(
+    values: Float[Array, "*batch h w c"], mask: Bool[Array, "*batch h w"] | None
+) -> Float[Array, "*batch"]:
+    """Over pixels and channels."""
+    where = None if mask is None else mask[..., None]
+    return values.mean(axis=(-3, -2, -1), where=where)
+
+
+def _whole_windows(mask: Bool[Array, "*batch h w"]) -> Bool[Array, "*batch h2 w2"]:
+    """Whether all pixels of each window that lies within the image are in the mask."""
+    window = (*[1] * (mask.ndim - 2), SSIM_WINDOW, SSIM_WINDOW)
+    return jax.lax.reduce_window(mask, True, jax.lax.bitwise_and, window, (1,) * mask.ndim, "valid")
 
 
 def _check_images(image: Array, target: Array) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -16,11 +17,13 @@ class Data:
     """Which photos, and how they are read."""
 
     data: tyro.conf.Positional[Path]
-    """Folder with a transforms.json (instant-ngp, nerfstudio)."""
+    """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
+    dataset_type: Literal["transforms", "blender", "colmap", "llff", "rgbd"] | None = None
+    """Its format; by default found out."""
     downscale: float = 1.0
     """Make images smaller by this factor."""
     test_every: int = 8
-    """Hold out every how many-th view, by name; 0 for none."""
+    """Hold out every how many-th view, by name; 0 for none. Ignored where the data has test views."""
     white_background: bool = False
     """Composite transparent images on white instead of black."""
 
@@ -44,6 +47,8 @@ class Train(Data):
     """Densify to at most this many."""
     sh_degree: int = 3
     """Degree of view-dependent colour, 0 to 3."""
+    random_background: bool = False
+    """A new background for each step, so that what is transparent in the images stays empty."""
     seed: int = 0
     """Of the initial Gaussians, the order of views and densification."""
     tile_size: int | None = None
@@ -92,3 +97,17 @@ class Render:
     """Pictures of the orbit."""
     fps: int = 30
     """Frames per second of the film."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert a splat file: .ply, .compressed.ply, .splat, .spz; .sog is read."""
+
+    source: tyro.conf.Positional[Path]
+    """File to read, or the folder of an unpacked SOG."""
+    out: tyro.conf.Positional[Path]
+    """File to write; its name says in which format."""
+    spz_version: int = 3
+    """Version of .spz to write: 2, 3 or 4, which needs zstandard."""
+    overwrite: bool = False
+    """Replace the file if it is there."""

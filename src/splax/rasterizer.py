@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians, has_own_parts_only, parameters_of
+from splax.ops.intersection import TileLayout
 from splax.ops.parameters import DrawSettings, Rendered
 from splax.ops.projection import (
     EPS2D,
@@ -21,7 +22,6 @@ from splax.ops.projection import (
     project_gaussians,
 )
 from splax.ops.rasterization import (
-    ImageSize,
     Implementation,
     can_render,
     check_implementation,
@@ -177,7 +177,7 @@ class TileRasterizer(nnx.Module):
         opacities = self._drawn_opacities(gaussians, projection)
         if means2d_offset is not None:
             projection = projection._replace(means2d=projection.means2d + means2d_offset)
-        size = ImageSize(camera.width, camera.height, self.tile_size)
+        size = TileLayout(camera.width, camera.height, self.tile_size)
         return _rasterize(
             projection,
             opacities,
@@ -204,7 +204,7 @@ class TileRasterizer(nnx.Module):
             camera.K,
             means2d_offset,
             background,
-            size=ImageSize(camera.width, camera.height, self.tile_size),
+            size=TileLayout(camera.width, camera.height, self.tile_size),
             settings=settings,
             isect_capacity=self.isect_capacity,
             implementation=self.implementation,
@@ -231,7 +231,7 @@ class TileRasterizer(nnx.Module):
     def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
         """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
         projection = self.project(gaussians, camera)
-        size = ImageSize(camera.width, camera.height, self.tile_size)
+        size = TileLayout(camera.width, camera.height, self.tile_size)
         return self._count(projection, self._drawn_opacities(gaussians, projection), size)
 
     def _drawn_opacities(self, gaussians: Gaussians, projection: Projection) -> Float[Array, " n"]:
@@ -239,12 +239,12 @@ class TileRasterizer(nnx.Module):
         return opacities * projection.compensations if self.antialiased else opacities
 
     def _count(
-        self, projection: Projection, opacities: Float[Array, " n"], size: ImageSize
+        self, projection: Projection, opacities: Float[Array, " n"], size: TileLayout
     ) -> Int[Array, ""]:
         projection, opacities = jax.lax.stop_gradient((projection, opacities))
         return _count(projection, opacities, size=size, implementation=self.implementation)
 
-    def _fit_capacity(self, projection: Projection, opacities: Float[Array, " n"], size: ImageSize) -> int:
+    def _fit_capacity(self, projection: Projection, opacities: Float[Array, " n"], size: TileLayout) -> int:
         count = self._count(projection, opacities, size)
         try:
             needed = int(count)
@@ -266,7 +266,7 @@ def has_kernels_for(rasterizer: TileRasterizer, gaussians: Gaussians, camera: Ca
     own = all(getattr(type(rasterizer), name, None) is getattr(TileRasterizer, name) for name in _DRAWN_BY)
     if not own or rasterizer.isect_capacity is None or not has_own_parts_only(gaussians):
         return False
-    size = ImageSize(camera.width, camera.height, rasterizer.tile_size)
+    size = TileLayout(camera.width, camera.height, rasterizer.tile_size)
     dtype = jnp.promote_types(camera.viewmat.dtype, camera.K.dtype)
     return can_render(parameters_of(gaussians), dtype, size, rasterizer.implementation)
 

@@ -1,110 +1,102 @@
 """The intrinsics of transforms.json: per frame or for all, as focal lengths or as angles.
 
 Keys: ``fl_x fl_y`` in pixels or ``camera_angle_x camera_angle_y`` in radians, ``cx cy`` (default: the image
-centre), ``w h`` (default: the stored image's size), lens distortion ``k1 k2 p1 p2``. What a frame states
-wins over what the file states for all.
+centre), ``w h`` (default: the stored image's size), ``camera_model`` and lens distortion: ``k1 k2 p1 p2 k3``,
+or ``k1`` to ``k4`` of a fisheye. What a frame states wins over what the file states for all.
 """
 
 import math
-from typing import Any, NamedTuple
-
-import numpy as np
-from jaxtyping import Float
+from typing import Any
 
 from splax.data.json_file import read_number, shorten
+from splax.data.lens import Lens
 
-# nerfstudio's and COLMAP's names for models that k1, k2, p1, p2 can express.
-PINHOLE_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "RADIAL", "SIMPLE_RADIAL")
-UNSUPPORTED_COEFFICIENTS = ("k3", "k4", "k5", "k6")
+# nerfstudio's and COLMAP's names, and the model that takes their coefficients here.
+CAMERA_MODELS = {
+    "OPENCV": "FULL_OPENCV",
+    "PINHOLE": "FULL_OPENCV",
+    "SIMPLE_PINHOLE": "FULL_OPENCV",
+    "PERSPECTIVE": "FULL_OPENCV",
+    "RADIAL": "FULL_OPENCV",
+    "SIMPLE_RADIAL": "FULL_OPENCV",
+    "FULL_OPENCV": "FULL_OPENCV",
+    "OPENCV_FISHEYE": "OPENCV_FISHEYE",
+    "RADIAL_FISHEYE": "OPENCV_FISHEYE",
+    "SIMPLE_RADIAL_FISHEYE": "OPENCV_FISHEYE",
+}
+_COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 UNDISTORT_CURE = "Undistort the photos first (such as with COLMAP's image_undistorter) and use those."
 
 
-class Intrinsics(NamedTuple):
-    """Focal lengths and principal point in pixels of the stored image, and Brown's lens distortion."""
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-    k1: float = 0.0
-    k2: float = 0.0
-    p1: float = 0.0
-    p2: float = 0.0
-
-    @property
-    def K(self) -> Float[np.ndarray, "3 3"]:
-        """The intrinsic matrix, [3, 3]."""
-        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], np.float64)
-
-    @property
-    def distortion(self) -> Float[np.ndarray, " 4"]:
-        """(k1, k2, p1, p2)."""
-        return np.array([self.k1, self.k2, self.p1, self.p2], np.float64)
-
-
-def read_intrinsics(
-    entry: dict[str, Any], meta: dict[str, Any], *, width: int, height: int, label: str
-) -> Intrinsics:
-    """Intrinsics of one frame, for an image stored at ``width`` x ``height``.
+def read_lens(width: int, height: int, *, entry: dict[str, Any], meta: dict[str, Any], label: str) -> Lens:
+    """The lens of one frame, for an image stored at ``width`` x ``height``.
 
     Args:
-        entry: the frame's object in the file.
-        meta: the file's top-level object.
         width: width of the stored image in pixels.
         height: height of the stored image in pixels.
+        entry: the frame's object in the file.
+        meta: the file's top-level object.
         label: names the file and the frame in errors.
 
     Raises:
         ValueError: on numbers that are none, a focal length that is missing or not positive, an aspect
-            ratio other than the image's, or a lens model other than k1, k2, p1, p2.
+            ratio other than the image's, or a lens model that is not supported.
     """
     both = {**meta, **entry}
-    _require_pinhole(both, label)
-    stated_width = read_number(both, "w", label, default=float(width))
-    stated_height = read_number(both, "h", label, default=float(height))
-    if stated_width < 1 or stated_height < 1:
-        raise ValueError(
-            f"{label}: w and h must be the image size in pixels, got {stated_width:g}, {stated_height:g}."
-        )
-    scale_x, scale_y = width / stated_width, height / stated_height
-    # Sizes are rounded when photos are resized: allow a pixel, and 2 %.
-    if abs(scale_x / scale_y - 1) > 0.02 + 1 / width + 1 / height:
-        raise ValueError(
-            f"{label}: the file says {stated_width:g} x {stated_height:g} pixels but the image is "
-            f"{width} x {height}, of another shape. Is it rotated or cropped? Make w, h and the intrinsics "
-            f"match the image."
-        )
-    focal = _focal(entry, stated_width, stated_height, label)
-    focal = focal or _focal(meta, stated_width, stated_height, label)
+    stated = stated_size(both, label) or (width, height)
+    focal = _focal(entry, *stated, label) or _focal(meta, *stated, label)
     if focal is None:
         raise ValueError(
             f"{label}: no focal length. Expected fl_x (pixels) or camera_angle_x (radians) in the "
             f"frame or at the top of the file."
         )
-    return Intrinsics(
-        fx=focal[0] * scale_x,
-        fy=focal[1] * scale_y,
-        cx=read_number(both, "cx", label, default=stated_width / 2) * scale_x,
-        cy=read_number(both, "cy", label, default=stated_height / 2) * scale_y,
-        **{name: read_number(both, name, label, default=0.0) for name in ("k1", "k2", "p1", "p2")},
-    )
+    cx = read_number(both, "cx", label, default=stated[0] / 2)
+    cy = read_number(both, "cy", label, default=stated[1] / 2)
+    model, coefficients = _distortion(both, label)
+    try:
+        return Lens(model, (*focal, cx, cy, *coefficients), *stated).resized(width, height)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}.") from error
 
 
-def _require_pinhole(both: dict[str, Any], label: str) -> None:
-    model = both.get("camera_model", "OPENCV")
-    if both.get("is_fisheye") or (model is not None and model not in PINHOLE_MODELS):
-        found = "is_fisheye" if both.get("is_fisheye") else f"camera_model {shorten(model)}"
+def stated_size(both: dict[str, Any], label: str) -> tuple[float, float] | None:
+    """``w`` and ``h`` in pixels where the file states both.
+
+    Raises:
+        ValueError: if they are no size.
+    """
+    width = read_number(both, "w", label, default=math.nan)
+    height = read_number(both, "h", label, default=math.nan)
+    if width < 1 or height < 1:
+        raise ValueError(f"{label}: w and h must be the image size in pixels, got {width:g}, {height:g}.")
+    return None if math.isnan(width) or math.isnan(height) else (width, height)
+
+
+def _distortion(both: dict[str, Any], label: str) -> tuple[str, tuple[float, ...]]:
+    """Model and coefficients, as :class:`Lens` wants them."""
+    name = both.get("camera_model") or "OPENCV"
+    if name not in CAMERA_MODELS if isinstance(name, str) else True:
         raise ValueError(
-            f"{label}: {found} is not supported; expected one of "
-            f"{', '.join(PINHOLE_MODELS)}. {UNDISTORT_CURE}"
+            f"{label}: camera_model {shorten(name)} is not supported; expected one of "
+            f"{', '.join(CAMERA_MODELS)}. {UNDISTORT_CURE}"
         )
-    for name in UNSUPPORTED_COEFFICIENTS:
-        value = read_number(both, name, label, default=0.0)
-        if value != 0:
+    model = "OPENCV_FISHEYE" if both.get("is_fisheye") else CAMERA_MODELS[name]
+    values = {key: read_number(both, key, label, default=0.0) for key in _COEFFICIENTS}
+    if model == "OPENCV_FISHEYE":
+        used = ("k1", "k2", "k3", "k4")
+    elif name == "FULL_OPENCV":
+        used = _COEFFICIENTS
+    else:
+        # OpenCV divides by the polynomial of k4, nerfstudio multiplies by it.
+        used = _COEFFICIENTS[:5]
+    for key, value in values.items():
+        if value != 0 and key not in used:
             raise ValueError(
-                f"{label}: distortion {name} = {value:g} is not supported, only k1, k2, p1, p2. "
-                f"{UNDISTORT_CURE}"
+                f"{label}: distortion {key} = {value:g} is not supported with camera_model {name}, only "
+                f"{', '.join(used)}. {UNDISTORT_CURE}"
             )
+    kept = used if model == "OPENCV_FISHEYE" else _COEFFICIENTS
+    return model, tuple(values[key] for key in kept)
 
 
 def _focal(source: dict[str, Any], width: float, height: float, label: str) -> tuple[float, float] | None:

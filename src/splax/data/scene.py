@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from splax.cameras import Camera
 from splax.data.bounds import SceneBounds, scene_bounds
@@ -25,14 +25,22 @@ class View:
         image: RGB, uint8, [H, W, 3].
         camera: one camera (not a batch) of the same width and height.
         name: unique in its scene; the path below the image folder for photos, such as ``"0001.jpg"``.
+        mask: true where the image is to be used, [H, W]; None: everywhere.
+        depth: camera-space z in world units, float32 [H, W], 0 where unknown; None: unknown everywhere.
+        alpha: how opaque the photo is, uint8 [H, W], 255 where nothing shines through; None: 255 everywhere.
+            ``image`` is on the scene's background already.
 
     Raises:
-        ValueError: if the image is not uint8 [H, W, 3], or the camera is of another size.
+        ValueError: if the image is not uint8 [H, W, 3], or the camera, the mask, the depth or alpha is of
+            another size or type.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
     camera: Camera
     name: str
+    mask: Bool[np.ndarray, "h w"] | None = None
+    depth: Float32[np.ndarray, "h w"] | None = None
+    alpha: UInt8[np.ndarray, "h w"] | None = None
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[-1] != 3:
@@ -46,11 +54,18 @@ class View:
                 f"View {self.name!r}: needs one camera of the image's size; the image has height, width "
                 f"{self.image.shape[:2]}, the camera {size} and viewmat {list(self.camera.viewmat.shape)}."
             )
+        for name, dtype in (("mask", np.bool_), ("depth", np.float32), ("alpha", np.uint8)):
+            values = getattr(self, name)
+            if values is not None and (values.dtype != dtype or values.shape != size):
+                raise ValueError(
+                    f"View {self.name!r}: {name} must be {np.dtype(dtype)} {list(size)}, "
+                    f"got {values.dtype} {list(values.shape)}."
+                )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scene:
-    """Posed photos of one place, and what is known about it before training.
+    """Posed photos of one place, of any sizes, and what is known about it before training.
 
     Attributes:
         train: views to train on; at least one.
@@ -61,10 +76,10 @@ class Scene:
         source: where the scene came from; shown to people.
         background: the colour behind everything, RGB in [0, 1], where it is known: what transparent
             pixels were composited on. Photos leave it black.
+        dataset_type: name of the format it was read from, as :func:`splax.load_dataset` takes it.
 
     Raises:
-        ValueError: on no training view, views of different sizes, repeated names, or points that are
-            not [P, 3].
+        ValueError: on no training view, repeated names, or points that are not [P, 3].
     """
 
     train: Sequence[View]
@@ -74,12 +89,12 @@ class Scene:
     warnings: tuple[str, ...] = ()
     source: str = ""
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    dataset_type: str = ""
 
     def __post_init__(self) -> None:
         if len(self.train) == 0:
             raise ValueError(f"A Scene needs at least one training view, got none ({len(self.test)} test).")
         views = [*self.train, *self.test]
-        _require_one_size(views)
         repeated = [name for name, count in Counter(view.name for view in views).items() if count > 1]
         if repeated:
             raise ValueError(f"View names must differ within a Scene; used more than once: {repeated[:5]}.")
@@ -151,37 +166,68 @@ def split_views(views: Sequence[View], test_every: int) -> tuple[list[View], lis
 def describe_scene(scene: Scene) -> str:
     """What a scene holds, in a few lines for people; printed by ``splax info``."""
     views = [*scene.train, *scene.test]
-    first = views[0].camera
     intrinsics = list(dict.fromkeys(tuple(np.asarray(view.camera.K).ravel().tolist()) for view in views))
     fx, _, cx, _, fy, cy = intrinsics[0][:6]
     center = ", ".join(f"{value:.3f}" for value in scene.center)
     same = "shared by all views" if len(intrinsics) == 1 else f"first of {len(intrinsics)} different ones"
     megabytes = sum(view.image.nbytes for view in views) / 1e6
-    points = "none" if scene.points is None else f"{len(scene.points):,}"
     lines = [
         f"source    {scene.source or 'made in memory'}",
+        *([f"format    {scene.dataset_type}"] if scene.dataset_type else []),
         f"views     {len(views)}: {len(scene.train)} train, {len(scene.test)} test",
-        f"size      {first.width} x {first.height} pixels, {megabytes:.1f} MB in memory",
+        f"size      {describe_sizes(views)}, {megabytes:.1f} MB in memory",
         f"camera    fx {fx:.2f}  fy {fy:.2f}  cx {cx:.2f}  cy {cy:.2f} ({same})",
         f"center    ({center}), median camera distance {scene.radius:.3f}",
         f"extent    {scene.extent:.3f}",
-        f"points    {points}",
+        f"points    {_describe_points(scene)}",
+        f"alpha     {_describe_alpha(views)}",
+        f"masks     {_describe_masks(views)}",
+        f"depth     {_describe_depth(views)}",
         *(f"warning   {warning}" for warning in scene.warnings),
     ]
     return "\n".join(lines)
 
 
+def describe_sizes(views: Sequence[View]) -> str:
+    """The sizes of views for people, the most frequent first."""
+    sizes = Counter((view.camera.width, view.camera.height) for view in views).most_common()
+    if len(sizes) == 1:
+        return "{} x {} pixels".format(*sizes[0][0])
+    listed = ", ".join(f"{width} x {height} ({count} views)" for (width, height), count in sizes[:4])
+    return f"{len(sizes)} sizes: {listed}{', ...' if len(sizes) > 4 else ''}"
+
+
+def _describe_points(scene: Scene) -> str:
+    if scene.points is None:
+        return "none"
+    return f"{len(scene.points):,}, {'without' if scene.point_colors is None else 'with'} colours"
+
+
+def _describe_alpha(views: Sequence[View]) -> str:
+    count = sum(view.alpha is not None for view in views)
+    return f"{count} of {len(views)} views are transparent in places" if count else "none"
+
+
+def _describe_masks(views: Sequence[View]) -> str:
+    masks = [view.mask for view in views if view.mask is not None]
+    if not masks:
+        return "none"
+    share = sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks)
+    return f"{len(masks)} of {len(views)} views; they leave {share:.1%} of the pixels"
+
+
+def _describe_depth(views: Sequence[View]) -> str:
+    depths = [view.depth for view in views if view.depth is not None]
+    known = np.concatenate([depth[depth > 0] for depth in depths]) if depths else np.empty(0)
+    if not known.size:
+        return "none"
+    low, middle, high = np.quantile(known, [0.01, 0.5, 0.99])
+    share = known.size / sum(depth.size for depth in depths)
+    return (
+        f"{len(depths)} of {len(views)} views, known for {share:.1%} of their pixels; "
+        f"median {middle:.3g}, nearly all from {low:.3g} to {high:.3g}"
+    )
+
+
 def _camera_to_world(camera: Camera) -> Float[np.ndarray, "4 4"]:
     return np.linalg.inv(np.asarray(camera.viewmat, np.float64))
-
-
-def _require_one_size(views: Sequence[View]) -> None:
-    sizes = Counter((view.camera.width, view.camera.height) for view in views)
-    if len(sizes) > 1:
-        counts = ", ".join(f"{w} x {h} ({count} views)" for (w, h), count in sizes.most_common(5))
-        rare = sizes.most_common()[-1][0]
-        example = next(v.name for v in views if (v.camera.width, v.camera.height) == rare)
-        raise ValueError(
-            f"All images of a scene must have one size, got {len(sizes)} sizes: {counts}; {example!r} is one "
-            f"of {rare[0]} x {rare[1]}. Resize the images to one size, or leave the odd ones out."
-        )

@@ -21,6 +21,7 @@ _TYPES = {
     "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
     "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
 }  # fmt: skip
+_WRITTEN = {"f4": "float", "u4": "uint", "u1": "uchar"}
 _BYTE_ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
 _END = re.compile(rb"^end_header[ \t]*\r?\n", re.MULTILINE)
 _MAX_LINE = 1 << 20
@@ -139,36 +140,62 @@ def _chunks(count: int) -> Iterator[slice]:
         yield slice(start, min(start + ROWS_PER_CHUNK, count))
 
 
-def write_binary(
-    file: BinaryIO, element: str, count: int, columns: Mapping[str, Any], comments: list[str]
+def write_elements(
+    file: BinaryIO, elements: Mapping[str, Mapping[str, np.ndarray]], comments: list[str]
 ) -> None:
-    """Writes one element of float32 properties, binary little endian.
+    """Writes a binary little endian file.
 
     Args:
         file: opened for writing.
-        element: name of the element.
-        count: number of rows.
-        columns: for each property, the values of all rows, [count] of any stride.
+        elements: for each element its properties by name: the values of all rows, [rows] of any stride, of one
+            type per element: float32, uint32 or uint8.
         comments: for the header, one line each.
 
     Raises:
         ValueError: if the header would be larger than readers accept.
     """
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {c}" for c in comments)]
-    lines += [f"element {element} {count}", *(f"property float {name}" for name in columns), "end_header", ""]
-    header = "\n".join(lines).encode()
+    for name, columns in elements.items():
+        kind = _WRITTEN[_type_of(columns)]
+        lines += [f"element {name} {_count_of(columns)}", *(f"property {kind} {p}" for p in columns)]
+    header = "\n".join([*lines, "end_header", ""]).encode()
     if len(header) > MAX_HEADER_BYTES:
-        raise ValueError(f"{len(columns)} properties a row are more than a PLY header of 256 KiB can name")
+        num = max(map(len, elements.values()))
+        raise ValueError(f"{num} properties a row are more than a PLY header of 256 KiB can name")
     file.write(header)
-    buffer = np.empty((ROWS_PER_CHUNK, len(columns)), "<f4")
-    for rows in _chunks(count):
+    for columns in elements.values():
+        _write_rows(file, columns)
+
+
+def _write_rows(file: BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
+    buffer = np.empty((ROWS_PER_CHUNK, len(columns)), np.dtype(_type_of(columns)).newbyteorder("<"))
+    for rows in _chunks(_count_of(columns)):
         chunk = buffer[: rows.stop - rows.start]
         for i, values in enumerate(columns.values()):
             chunk[:, i] = values[rows]
         file.write(chunk.data)
 
 
-def shorten(text: str) -> str:
+def _type_of(columns: Mapping[str, np.ndarray]) -> str:
+    return next(iter(columns.values())).dtype.str[1:]
+
+
+def _count_of(columns: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(columns.values())))
+
+
+def antialiased_comments(antialiased: bool) -> list[str]:
+    """The comment that says how to draw Gaussians, as Brush and splat-transform write it; none for plain ones."""
+    return ["SplatRenderMode: mip"] * antialiased
+
+
+def is_antialiased(comments: list[str]) -> bool:
+    """Whether the header says so: in the words of Brush, or of Postshot (``antialiased 1``)."""
+    words = [" ".join(comment.lower().split()) for comment in comments]
+    return "splatrendermode: mip" in words or "antialiased 1" in words
+
+
+def shorten(value: object) -> str:
     """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
-    text = ascii(text)
+    text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

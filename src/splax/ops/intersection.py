@@ -3,15 +3,31 @@
 Two stable sorts, as the fastest renderers do: the Gaussians by depth, then the (tile, Gaussian) pairs by
 tile. Shapes are static: pairs live in a buffer of ``isect_capacity`` rows, and the true count comes back
 beside it.
+
+A Gaussian touches the pixels inside an ellipse, whose bounding box the projection's ``radii`` are. Each row of
+tiles cuts a band out of it, and the tiles of that band are the Gaussian's, not those of the whole box: in a
+trained scene a fifth fewer (as in Hanson et al. 2025, Speedy-Splat).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from splax.ops.projection import Projection
+
+# Spans worked off at once, if there are no more Gaussians than that. How many there are depends on the data,
+# so there is a loop over such steps.
+_SPANS_PER_STEP = 2**16
+# Half extents are taken this much larger (share, pixels), far more than rounding can move a pixel centre.
+_SLACK, _SLACK_PIXELS = 1e-4, 1e-3
+# Of the squared thickness of an ellipse, in units of the floating point precision: what rounding of the conic
+# and of sigma may add where an ellipse is long and thin.
+_SLACK_THICKNESS = 32
+_MAX_INT32 = 2**31 - 1
+_KEYS = 2**32
 
 
 class Intersections(NamedTuple):
@@ -28,13 +44,50 @@ class Intersections(NamedTuple):
     num_isects: Int[Array, ""]
 
 
-class TileBounds(NamedTuple):
-    """Box of tiles that each Gaussian touches, [N] each; ``counts`` is 0 where culled."""
+class Ellipses(NamedTuple):
+    """What each Gaussian touches, [N] each.
 
-    left: Int[Array, " n"]
-    top: Int[Array, " n"]
-    columns: Int[Array, " n"]
-    counts: Int[Array, " n"]
+    With u = dx / rx and v = dy / ry: the points of u^2 - 2 correlation u v + v^2 <= 1 - correlation^2.
+    """
+
+    x: Float[Array, " n"]
+    y: Float[Array, " n"]
+    rx: Float[Array, " n"]
+    ry: Float[Array, " n"]
+    correlation: Float[Array, " n"]
+    top: Int[Array, " n"]  # first row of tiles
+    rows: Int[Array, " n"]  # rows of tiles, 0 where culled
+
+
+class Spans(NamedTuple):
+    """Neighbouring tiles of one row that one Gaussian touches, [S] each."""
+
+    gaussian: Int[Array, " s"]
+    tile: Int[Array, " s"]  # the leftmost
+    length: Int[Array, " s"]
+
+
+class TileLayout(NamedTuple):
+    """Static sizes of one rasterization."""
+
+    width: int
+    height: int
+    tile_size: int
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles per row and column."""
+        return tile_grid(self.width, self.height, self.tile_size)
+
+    @property
+    def num_tiles(self) -> int:
+        """Tiles of the image."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels of a tile."""
+        return self.tile_size**2
 
 
 def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
@@ -42,28 +95,16 @@ def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
     return -(-width // tile_size), -(-height // tile_size)
 
 
-def tile_bounds(projection: Projection, *, width: int, height: int, tile_size: int) -> TileBounds:
-    """The tiles whose pixel centres may lie in each Gaussian's box."""
-    grid = jnp.array(tile_grid(width, height, tile_size))
-    means2d, radii = jax.lax.stop_gradient((projection.means2d, projection.radii))
-    # A pixel centre x lies in the box if mean - radius <= x <= mean + radius.
-    first = jnp.clip(jnp.floor((means2d - radii) / tile_size), 0, grid).astype(jnp.int32)
-    last = jnp.clip(jnp.floor((means2d + radii) / tile_size) + 1, 0, grid).astype(jnp.int32)
-    visible = (radii > 0).all(axis=1)
-    span = jnp.where(visible[:, None], jnp.maximum(last - first, 0), 0)
-    return TileBounds(first[:, 0], first[:, 1], span[:, 0], span[:, 0] * span[:, 1])
-
-
 def count_isects(projection: Projection, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
-    return saturating_sum(tile_bounds(projection, width=width, height=height, tile_size=tile_size).counts)
+    layout = TileLayout(width, height, tile_size)
+    return _fold_spans(_touched_ellipses(projection, layout), layout, lambda state, *_: state, ())[0]
 
 
 def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
-    """Sum that saturates at the largest int32 instead of wrapping."""
-    largest = jnp.iinfo(jnp.int32).max
-    wraps = counts.astype(jnp.float32).sum() > 0.999 * largest
-    return jnp.where(wraps, largest, counts.sum()).astype(jnp.int32)
+    """Sum that stays at the largest int32 instead of wrapping."""
+    wraps = counts.astype(jnp.float32).sum() > 0.999 * _MAX_INT32
+    return jnp.where(wraps, _MAX_INT32, counts.sum(dtype=jnp.int32))
 
 
 def intersect_tiles(
@@ -78,31 +119,158 @@ def intersect_tiles(
         tile_size: pixels per tile side.
         isect_capacity: rows of the buffer; see :func:`count_isects`.
     """
-    bounds = tile_bounds(projection, width=width, height=height, tile_size=tile_size)
-    tile_width, tile_height = tile_grid(width, height, tile_size)
-    num_tiles, num_gaussians = tile_width * tile_height, projection.depths.shape[0]
+    layout = TileLayout(width, height, tile_size)
+    num_tiles, num_gaussians = layout.num_tiles, projection.depths.shape[0]
+    if num_gaussians == 0:
+        empty = jnp.zeros(isect_capacity + num_tiles + 2, jnp.int32)
+        return Intersections(empty[:isect_capacity], empty[isect_capacity:-1], empty[-1])
+    order = _argsort_positive(jax.lax.stop_gradient(projection.depths))
+    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projection, layout)))
+    # One key holds tile and rank where 32 bits suffice: XLA for CPU sorts one array five times faster than two.
+    # Stable also where it need not be: 1.3 million keys, half sorted as they come, take 54 ms instead of 65.
+    if (num_tiles + 1) * num_gaussians < _KEYS:
+        total, (keys,) = _emit_pairs(ellipses, layout, isect_capacity, tile_step=num_gaussians)
+        keys = jax.lax.sort(keys, is_stable=True)
+        tile, rank = keys // jnp.uint32(num_gaussians), keys % jnp.uint32(num_gaussians)
+    else:
+        total, pairs = _emit_pairs(ellipses, layout, isect_capacity, tile_step=None)
+        tile, rank = jax.lax.sort(pairs, num_keys=1, is_stable=True)
+    offsets = jnp.searchsorted(tile, jnp.arange(num_tiles + 1, dtype=jnp.uint32)).astype(jnp.int32)
+    return Intersections(order[rank], offsets, total)
 
-    order = jnp.argsort(jnp.where(bounds.counts > 0, jax.lax.stop_gradient(projection.depths), jnp.inf))
-    left, top, columns, counts = (a[order] for a in bounds)
-    ends = jnp.cumsum(counts)
-    pairs = jnp.arange(isect_capacity, dtype=jnp.int32)
-    rank = jnp.repeat(jnp.arange(num_gaussians, dtype=jnp.int32), counts, total_repeat_length=isect_capacity)
-    nth = pairs - (ends - counts)[rank]
-    row, column = jnp.divmod(nth, jnp.maximum(columns[rank], 1))
-    tile = (top[rank] + row) * tile_width + left[rank] + column
-    tile = jnp.where(pairs < ends[-1], tile, num_tiles)  # the unused end of the buffer sorts last
-    tile, rank = _sort_by_tile(tile, rank, num_tiles, num_gaussians)
-    offsets = jnp.searchsorted(tile, jnp.arange(num_tiles + 1)).astype(jnp.int32)
-    return Intersections(order[rank].astype(jnp.int32), offsets, saturating_sum(counts))
 
+def _emit_pairs(
+    ellipses: Ellipses, layout: TileLayout, isect_capacity: int, *, tile_step: int | None
+) -> tuple[Int[Array, ""], tuple[Array, ...]]:
+    """All pairs, in the order of the rows: how many, and tiles and rows, [isect_capacity] each.
 
-def _sort_by_tile(tile, rank, num_tiles, num_gaussians):
-    """Sorts pairs by tile, then by rank; they come sorted by rank."""
-    if (num_tiles + 1) * num_gaussians < 2**32:
-        # One key of 32 bits holds both: on a CPU, XLA sorts a single array five times faster than two.
-        keys = jax.lax.sort(
-            tile.astype(jnp.uint32) * num_gaussians + rank.astype(jnp.uint32), is_stable=False
+    With a ``tile_step`` one array holds both: tile * tile_step + row. Behind the last pair, the tile is the number
+    of tiles.
+    """
+    # Along a span the tile grows by one and the row not at all.
+    slopes = (1, 0) if tile_step is None else (tile_step,)
+
+    def write(ramps, spans, begin):
+        tile, row = spans.tile.astype(jnp.uint32), spans.gaussian.astype(jnp.uint32)
+        firsts = (tile, row) if tile_step is None else (tile * tile_step + row,)
+        return tuple(
+            _add_ramp(ramp, first, slope, begin, spans.length)
+            for ramp, first, slope in zip(ramps, firsts, slopes, strict=True)
         )
-        tile, rank = jnp.divmod(keys, jnp.uint32(num_gaussians))
-        return tile.astype(jnp.int32), rank.astype(jnp.int32)
-    return jax.lax.sort((tile, rank), num_keys=1, is_stable=True)
+
+    ramps = (jnp.zeros(isect_capacity, jnp.uint32),) * len(slopes)
+    total, ramps = _fold_spans(ellipses, layout, write, ramps)
+    pair = jnp.arange(isect_capacity, dtype=jnp.uint32)
+    tiles, *rows = (
+        jnp.cumsum(ramp, dtype=jnp.uint32) + jnp.uint32(slope) * pair
+        for ramp, slope in zip(ramps, slopes, strict=True)
+    )
+    unused = pair >= total.astype(jnp.uint32)
+    return total, (jnp.where(unused, jnp.uint32(layout.num_tiles * slopes[0]), tiles), *rows)
+
+
+def _touched_ellipses(projection: Projection, layout: TileLayout) -> Ellipses:
+    """The ellipses that hold every touched pixel centre, and the rows of tiles they lie in."""
+    (x, y), (rx, ry), (a, b, c) = jax.lax.stop_gradient(
+        (projection.means2d.T, projection.radii.T, projection.conics.T)
+    )
+    visible = (rx > 0) & (ry > 0)
+    rx, ry = (r * (1 + _SLACK) + _SLACK_PIXELS for r in (rx, ry))
+    top, bottom = _tiles_between(y - ry, y + ry, layout.height, layout.tile_size)
+    return Ellipses(
+        x=x,
+        y=y,
+        rx=rx,
+        ry=ry,
+        correlation=jnp.where(visible, -b / (jnp.sqrt(a) * jnp.sqrt(c)), 0),
+        top=top,
+        rows=jnp.where(visible, bottom - top, 0),
+    )
+
+
+def _tiles_between(low, high, size, tile_size):
+    """The first tile with a pixel centre in [low, high], and the one after the last, of an image that wide."""
+    first = jnp.ceil((low + 0.5) / tile_size) - 1
+    end = jnp.floor((jnp.minimum(high, size) - 0.5) / tile_size) + 1
+    end = jnp.where(low > size - 0.5, 0, end)
+    first, end = (jnp.maximum(tile, 0).astype(jnp.int32) for tile in (jnp.minimum(first, size), end))
+    return first, jnp.maximum(end, first)
+
+
+def _fold_spans(
+    ellipses: Ellipses, layout: TileLayout, visit: Callable[[Any, Spans, Array], Any], state: Any
+) -> tuple[Int[Array, ""], Any]:
+    """Calls ``visit(state, spans, number of pairs before each span)`` for all spans, in the order of the rows.
+
+    Returns:
+        Pairs in all, or the largest int32 if there are more; and the last state.
+    """
+    if ellipses.rows.shape[0] == 0:
+        return jnp.zeros((), jnp.int32), state
+    ends = jnp.cumsum(ellipses.rows, dtype=jnp.int32)
+    num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // layout.grid[0])
+
+    def step(carry):
+        start, total, state = carry
+        # Gaussians that end before a span or where it begins, by counting: a binary search takes twice as long.
+        counts = jnp.zeros(num_spans, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode="drop")
+        nth = start + jnp.arange(num_spans, dtype=jnp.int32)
+        spans = _spans(ellipses, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, layout)
+        before = jnp.cumsum(spans.length, dtype=jnp.int32) - spans.length
+        state = visit(state, spans, jnp.minimum(total, _MAX_INT32 // 2) + before)
+        total = total + jnp.minimum(spans.length.sum(dtype=jnp.int32), _MAX_INT32 - total)
+        return start + num_spans, total, state
+
+    zero = jnp.zeros((), jnp.int32)
+    _, total, state = jax.lax.while_loop(lambda carry: carry[0] < ends[-1], step, (zero, zero, state))
+    # Where there are more spans than integers, there are more pairs too.
+    return jnp.where(saturating_sum(ellipses.rows) == _MAX_INT32, _MAX_INT32, total), state
+
+
+def _spans(ellipses, ends, index, nth, layout) -> Spans:
+    """The ``nth`` spans, counted through all Gaussians; those of ``index``. Empty ones beyond the last."""
+    index = jnp.minimum(index, ends.shape[0] - 1)
+    x, y, rx, ry, correlation, top, rows = (field[index] for field in ellipses)
+    row = top + nth - (ends[index] - rows)
+    # The rightmost point of a band is as near to that of the ellipse, at v = correlation, as the band allows.
+    centers = (row * layout.tile_size, jnp.minimum((row + 1) * layout.tile_size, layout.height) - 1)
+    low, high = (jnp.clip((center + 0.5 - y) / ry, -1, 1) for center in centers)
+    squared = 1 - correlation**2
+    slack = _SLACK_THICKNESS * jnp.finfo(x.dtype).eps
+
+    def edge(side):
+        v = jnp.clip(side * correlation, low, high)
+        return x + rx * (correlation * v + side * jnp.sqrt(jnp.maximum(squared * (1 - v * v), 0) + slack))
+
+    first, end = _tiles_between(edge(-1), edge(1), layout.width, layout.tile_size)
+    return Spans(index, row * layout.grid[0] + first, jnp.where(nth < ends[-1], end - first, 0))
+
+
+def _add_ramp(ramp, first, slope, begin, length):
+    """Has the running sum of ``ramp``, plus slope times index, be first, first + slope, ... from ``begin`` on.
+
+    Sums wrap around, so differences are right in spite of the unsigned integers.
+    """
+    offset = first - begin.astype(jnp.uint32) * jnp.uint32(slope)
+    ramp = ramp.at[begin].add(offset, mode="drop", indices_are_sorted=True)
+    return ramp.at[begin + length].add(-offset, mode="drop", indices_are_sorted=True)
+
+
+def _argsort_positive(values: Float[Array, " n"]) -> Int[Array, " n"]:
+    """Stable argsort of floats that are not negative: digit by digit, each with the index in one integer.
+
+    On a CPU, XLA sorts a single array of integers many times faster than floats with their indices: 50,000 in
+    4 ms instead of 15.
+    """
+    num = values.shape[0]
+    unsigned = jnp.uint64 if values.dtype == jnp.float64 else jnp.uint32
+    bits = jnp.iinfo(unsigned).bits
+    keys = jax.lax.bitcast_convert_type(values, unsigned)  # bits of such floats sort as they do
+    index_bits = max(1, (num - 1).bit_length())
+    digit_bits = bits - index_bits
+    index = jnp.arange(num, dtype=unsigned)
+    order = index
+    for shift in range(0, bits, digit_bits):
+        digits = (keys[order] >> shift) << index_bits
+        order = order[jax.lax.sort(digits | index, is_stable=False) & (2**index_bits - 1)]
+    return order.astype(jnp.int32)

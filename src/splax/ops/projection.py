@@ -44,7 +44,7 @@ class Projection(NamedTuple):
 
 def finite_rows(*arrays: Float[Array, "n ..."]) -> Bool[Array, " n"]:
     """Rows that are finite in every array, [N]."""
-    rows = [jnp.isfinite(a).reshape(a.shape[0], -1).all(axis=1) for a in arrays]
+    rows = [jnp.isfinite(a).all(axis=tuple(range(1, a.ndim))) for a in arrays]
     return jnp.stack(rows).all(axis=0)
 
 

@@ -2,20 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from splax.ops._rasterize_xla import TileLayout, composite, composite_vjp
-from splax.ops.intersection import (
-    Intersections,
-    count_isects,
-    intersect_tiles,
-    saturating_sum,
-)
+from splax.ops._rasterize_lanes import composite_vjp
+from splax.ops._rasterize_xla import composite
+from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles, saturating_sum
 from splax.ops.parameters import DrawSettings, Parameters, Rendered
 from splax.ops.projection import Projection
 
@@ -31,19 +27,11 @@ _TRITON_GAUSSIANS = 2**28
 _TRITON_ELEMENTS = 2**31
 
 
-class ImageSize(NamedTuple):
-    """Static sizes, pixels."""
-
-    width: int
-    height: int
-    tile_size: int
-
-
 def rasterize(
     projection: Projection,
     colors: Float[Array, "n c"],
     opacities: Float[Array, " n"],
-    size: ImageSize,
+    size: TileLayout,
     *,
     isect_capacity: int,
     implementation: Implementation | None = None,
@@ -54,7 +42,7 @@ def rasterize(
         projection: 2D Gaussians; rows of radius 0 are left out.
         colors: any number of channels.
         opacities: in [0, 1]; finite in every row.
-        size: of the image and its tiles.
+        size: image and tiles, pixels.
         isect_capacity: room for (tile, Gaussian) pairs.
         implementation: a name forces that path; None takes the fastest one of the platform.
 
@@ -76,7 +64,7 @@ def rasterize(
 def count_pairs(
     projection: Projection,
     opacities: Float[Array, " n"],
-    size: ImageSize,
+    size: TileLayout,
     *,
     implementation: Implementation | None = None,
 ) -> Int[Array, ""]:
@@ -86,7 +74,7 @@ def count_pairs(
     return _dispatch(implementation, kernels, plain, size, projection, opacities)
 
 
-def can_render(params: Parameters, camera_dtype: Any, size: ImageSize, implementation: str | None) -> bool:
+def can_render(params: Parameters, camera_dtype: Any, size: TileLayout, implementation: str | None) -> bool:
     """Whether :func:`render` has kernels for this, here."""
     if implementation not in (None, "triton") or not _has_cuda():
         return False
@@ -100,7 +88,7 @@ def render(
     viewmat: Float[Array, "4 4"],
     K: Float[Array, "3 3"],
     means2d_offset: Float[Array, "n 2"] | None,
-    size: ImageSize,
+    size: TileLayout,
     settings: DrawSettings,
     *,
     isect_capacity: int,
@@ -155,7 +143,7 @@ def rasterize_to_pixels(
     colors: Float[Array, "n c"],
     opacities: Float[Array, " n"],
     isects: Intersections,
-    size: ImageSize,
+    size: TileLayout,
     *,
     differentiable: bool = False,
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w"]]:
@@ -167,18 +155,20 @@ def rasterize_to_pixels(
         colors: any number of channels.
         opacities: in [0, 1].
         isects: which Gaussians touch which tile.
-        size: of the image and of the tiles that ``isects`` was made for.
+        size: image, and tiles that ``isects`` was made for, pixels.
         differentiable: whether JAX differentiates it, in every mode and order, instead of the faster reverse
             mode that is written by hand.
 
     Returns:
         The channels without a background, and alpha.
     """
-    layout = TileLayout(*size)
+    if means2d.shape[0] == 0:
+        shape = (size.height, size.width)
+        return jnp.zeros((*shape, colors.shape[1]), colors.dtype), jnp.zeros(shape, colors.dtype)
     attributes = jnp.concatenate([means2d, conics, opacities[:, None], colors], axis=1).T
     draw = composite if differentiable else composite_vjp
-    tiles = cast(Array, draw(attributes, isects, layout))
-    columns, rows = layout.grid
+    tiles = cast(Array, draw(attributes, isects, size))
+    columns, rows = size.grid
     tile = size.tile_size
     image = tiles.reshape(rows, columns, colors.shape[1] + 1, tile, tile)
     image = jnp.transpose(image, (0, 3, 1, 4, 2)).reshape(rows * tile, columns * tile, -1)
@@ -190,7 +180,7 @@ def _dispatch(
     implementation: Implementation | None,
     kernels: Callable[..., Any],
     plain: Callable[..., Any],
-    size: ImageSize,
+    size: TileLayout,
     projection: Projection,
     *arrays: Array,
 ) -> Any:
@@ -217,7 +207,7 @@ def _has_cuda() -> bool:
     return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
 
 
-def _triton_obstacle(size: ImageSize, means2d: Array) -> str | None:
+def _triton_obstacle(size: TileLayout, means2d: Array) -> str | None:
     """What the kernels cannot do, with its cure; None if they can do all."""
     if size.tile_size not in TRITON_TILE_SIZES:
         return f"draws tiles of {TRITON_TILE_SIZES} pixels, not {size.tile_size}: pass one of these"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from splax.training.optimizers import LearningRates
 
@@ -16,7 +17,9 @@ class TrainConfig:
         ssim_weight: share of 1 - SSIM in the loss, the rest is L1.
         sh_degree_every: steps after which one more band of spherical harmonics comes into use, from those that
             the model has coefficients of; 0: all at once.
-        background: colour behind everything, RGB in [0, 1]; None takes the scene's.
+        background: colour behind everything, RGB in [0, 1]; None takes the scene's. Photos with
+            transparent pixels are put on it. ``"random"``: a new one for each step of training, for the
+            rendering and the photo, so that what is transparent stays empty; scores are on the scene's.
         learning_rates: of each Param.
         seed: of the order of views and of densification.
         growth: factor by which rows and buffers grow when they are full. Each growth compiles anew.
@@ -29,7 +32,7 @@ class TrainConfig:
     steps: int = 7000
     ssim_weight: float = 0.2
     sh_degree_every: int = 1000
-    background: tuple[float, float, float] | None = None
+    background: tuple[float, float, float] | Literal["random"] | None = None
     learning_rates: LearningRates = dataclasses.field(default_factory=LearningRates)
     seed: int = 0
     growth: float = 1.5
@@ -44,9 +47,15 @@ class TrainConfig:
             raise ValueError(f"TrainConfig sh_degree_every must be 0 or more, got {self.sh_degree_every}.")
         if not 1 < self.growth <= 4:
             raise ValueError(f"TrainConfig growth must lie in (1, 4], got {self.growth}.")
-        if self.background is not None and not (
-            len(self.background) == 3 and all(0 <= c <= 1 for c in self.background)
-        ):
-            raise ValueError(f"TrainConfig background must be RGB in [0, 1], got {self.background}.")
+        if isinstance(self.background, str):
+            known = self.background == "random"
+        else:
+            known = self.background is None or (
+                len(self.background) == 3 and all(0 <= c <= 1 for c in self.background)
+            )
+        if not known:
+            raise ValueError(
+                f"TrainConfig background must be RGB in [0, 1] or 'random', got {self.background}."
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"TrainConfig seed must lie in [0, 2^32), got {self.seed}.")

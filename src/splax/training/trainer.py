@@ -34,11 +34,14 @@ from splax.training.optimizers import make_optimizer
 from splax.training.progress import Progress, StepMetrics
 from splax.training.schedules import used_sh_degree, view_order
 from splax.training.state import TrainState, grow, init_state, refine
+from splax.training.targets import Targets, canvas_cameras, make_targets, on_background
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
 _MAX_STEPS_PER_CALL = 100
 # A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
 _SECONDS_PER_CALL = 2.0
+# Sets the random backgrounds apart from other uses of the seed.
+_BACKGROUND_STREAM = 0xBAC6
 # Room in the intersection buffer beyond what was counted.
 _ISECT_MARGIN = 1.25
 
@@ -79,13 +82,13 @@ class Trainer:
 
         Args:
             model: trained in place.
-            scene: views of one size.
+            scene: its views may differ in size, and have masks: pixels that are masked count nowhere.
             config: settings; defaults if None.
             strategy: densification; ``DefaultStrategy()`` if None, ``Strategy()`` for none at all.
             optimizer: any optax transformation; Adam with a rate per Param if None.
 
         Raises:
-            ValueError: on views of different sizes, or a model of no Gaussian alive.
+            ValueError: on a model of no Gaussian alive.
         """
         self.model = model
         self.scene = scene
@@ -98,11 +101,12 @@ class Trainer:
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
         self._state = init_state(model, self.optimizer, self.strategy, self.config.seed)
-        background = scene.background if self.config.background is None else self.config.background
-        self._background = jnp.asarray(background, jnp.float32)
-        self._cameras = Camera.stack([view.camera for view in scene.train])
+        self._scene_background = jnp.asarray(scene.background, jnp.float32)
+        fixed = isinstance(self.config.background, tuple)
+        self._background = jnp.asarray(self.config.background) if fixed else self._scene_background
+        self._cameras = canvas_cameras(scene.train)
         self._first_sh_degree = used_sh_degree(model.gaussians)
-        self._images: Array | None = None
+        self._targets: Targets | None = None
         self._isect_capacity = model.rasterizer.isect_capacity or 0  # 0: not counted yet
         self._seconds = 0.0
         self._run = jax.jit(self._run_steps, static_argnames="isect_capacity", donate_argnames="state")
@@ -125,8 +129,8 @@ class Trainer:
 
         Args:
             model: as it is at this step, for regularizers.
-            output: the rendered view.
-            target: the photo in [0, 1].
+            output: the rendered view. Where the photo is masked its ``image`` is 0.
+            target: the photo in [0, 1], and 0 where it is masked.
         """
         del model
         return photometric_loss(output.image, target, ssim_weight=self.config.ssim_weight)
@@ -189,8 +193,8 @@ class Trainer:
     ) -> Iterator[tuple[View, float, float, Float[np.ndarray, "h w 3"]]]:
         """Renders views, by default those held out, and compares them with their photos.
 
-        Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels; SSIM with an 11x11
-        Gaussian window, sigma 1.5, no padding.
+        Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels but masked ones; SSIM
+        with an 11x11 Gaussian window, sigma 1.5, no padding, over windows without masked pixels.
 
         Yields:
             The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
@@ -198,14 +202,17 @@ class Trainer:
         for view in self.scene.test if views is None else views:
             image = jnp.clip(self.model(view.camera, background=self._background).image, 0, 1)
             target = jnp.asarray(view.image, image.dtype) / 255
-            yield view, float(psnr(image, target)), float(ssim(image, target)), np.asarray(image)
+            alpha = None if view.alpha is None else jnp.asarray(view.alpha)
+            target = on_background(target, alpha, self._scene_background, self._background)
+            mask = None if view.mask is None else jnp.asarray(view.mask)
+            yield view, float(psnr(image, target, mask)), float(ssim(image, target, mask)), np.asarray(image)
 
     # --- the compiled loop ---------------------------------------------------------------------------------
 
     def _run_steps(
         self,
         state: TrainState,
-        images: Array,
+        targets: Targets,
         cameras: Camera,
         order: Int[Array, " steps"],
         num_steps: Int[Array, ""],
@@ -222,7 +229,7 @@ class Trainer:
             state, done, _, metrics = carry
             view = order[done]
             camera = jax.tree.map(lambda x: x[view], cameras)
-            target = images[view].astype(jnp.float32) / 255
+            target = jax.tree.map(lambda x: x[view], targets)
             state, made, now = self._train_step(state, camera, target, isect_capacity)
             metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
             return state, done + made, made, metrics
@@ -236,13 +243,25 @@ class Trainer:
         return state, done, metrics
 
     def _train_step(
-        self, state: TrainState, camera: Camera, target: Float[Array, "h w 3"], isect_capacity: int
+        self,
+        state: TrainState,
+        camera: Camera,
+        targets: Targets,
+        isect_capacity: int,
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made."""
+        photo, mask, alpha = targets  # of one view
+        background = self._background_at(state.step)
+        target = photo.astype(jnp.float32) / 255
+        target = on_background(target, alpha, self._scene_background, background)
+        if mask is not None:
+            target = jnp.where(mask[..., None], target, 0)
 
         def objective(params, offset):
             model = self._model_at(state._replace(params=params), isect_capacity)
-            output = model(camera, background=self._background, means2d_offset=offset)
+            output = model(camera, background=background, means2d_offset=offset)
+            if mask is not None:
+                output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
             return self.loss(model, output, target), output
 
         offset = jnp.zeros((state.capacity, 2), target.dtype)
@@ -264,7 +283,14 @@ class Trainer:
 
         state = jax.lax.cond(made, update, lambda: state)
         image = jnp.clip(output.image, 0, 1)
-        return state, made, StepMetrics(loss, psnr(image, target), output.num_isects, finite)
+        return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite)
+
+    def _background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:
+        """What lies behind everything at a step of training."""
+        if self.config.background != "random":
+            return self._background
+        key = jax.random.fold_in(jax.random.key(self.config.seed), _BACKGROUND_STREAM)
+        return jax.random.uniform(jax.random.fold_in(key, step), (3,))
 
     def _model_at(self, state: TrainState, isect_capacity: int) -> SplatModel:
         """The model of this state, inside jit."""
@@ -280,8 +306,8 @@ class Trainer:
 
     def _stretches(self, order: np.ndarray, end: int) -> Iterator[Progress]:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
-        if self._images is None:
-            self._images = jnp.asarray(np.stack([view.image for view in self.scene.train]))
+        if self._targets is None:
+            self._targets = make_targets(self.scene.train)
         if not self._isect_capacity:
             self._isect_capacity = self._count_isects()
         length, step, peak = 1, self.step, 0
@@ -319,7 +345,7 @@ class Trainer:
         started = time.perf_counter()
         self._state, done, metrics = self._run(
             self._state,
-            self._images,
+            self._targets,
             self._cameras,
             jnp.asarray(views),
             jnp.asarray(num_steps, jnp.int32),

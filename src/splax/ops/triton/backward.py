@@ -141,11 +141,8 @@ def pair_gradients(
                     sxx, sxy = sxx + v_x * dx, sxy + line_y * dx
                 return after, [s, sx, sy, sxx, sxy, syy, *v_values]
 
-            def step(pair, slot, states):
-                packed = ids[pair]
-                place = (packed & ID_MASK) * stride
-                form = Form(*(attributes[place + q] for q in range(FORM)))
-                values = [attributes[place + FORM + q] for q in channels]
+            def step(packed, slot, values, states):
+                form, values = Form(*values[:FORM]), values[FORM:]
                 sums, after = [zeros()] * width, []
                 for part in range(parts):
                     reaches = (packed >> (ID_BITS + block * parts + part)) & 1
@@ -159,10 +156,16 @@ def pair_gradients(
             def walk(carry):
                 first, states = carry
                 pair = first + lanes()
-                slot = load(slots, pair, pair < end)
+                exists = pair < end
+                slot, place = load(slots, pair, exists), (load(ids, pair, exists) & ID_MASK) * stride
+                columns = (*range(FORM), *(FORM + q for q in channels))
+                held = [load(attributes, place + q, exists) for q in columns]
 
                 def one(k, states):
-                    return step(first + k, warp.from_lane(slot, full(k)), states)
+                    # Loaded again, as a scalar: what a branch depends on cannot come from a lane.
+                    packed = ids[first + k]
+                    values = [warp.from_lane(value, full(k)) for value in held]
+                    return step(packed, warp.from_lane(slot, full(k)), values, states)
 
                 states = lax.fori_loop(0, jnp.minimum(end - first, LANES), one, states)
                 return first + LANES, states

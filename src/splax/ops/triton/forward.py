@@ -1,8 +1,9 @@
 """Draws tiles: one warp a subtile, two pixels a lane.
 
-A warp reads its tile's list 32 pairs at a time, lets the lanes vote which of them reach its subtile, and blends
-just those. Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for the backward pass to start
-from.
+A warp reads its tile's list 32 pairs at a time. Lanes vote which of them reach its subtile, and load those, one
+each; then the warp blends them, passing the values from their lane to all others. (Loading them one after the
+other takes 1.4 to 1.7 times as long.) Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for
+the backward pass to start from.
 """
 
 import functools
@@ -20,8 +21,8 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, lowest_bit, st
 
 # Pairs between two stored states; a multiple of 32. Shorter buckets give the backward pass more programs, longer
 # ones less memory.
-BUCKET_SIZE = 128
-# Gaussians blended per turn of the loop, so that the loads of one hide behind the arithmetic of the other.
+BUCKET_SIZE = 256
+# Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
 _UNROLL = 4
 # Lists longer than this are drawn first.
 _LONG_LIST = 1024
@@ -70,10 +71,9 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
         begin, end = offsets[tile], offsets[tile + 1]
         pixels = pixels_of(tile, subtile, tiling)
 
-        def blend(gaussian, valid, state):
-            place = gaussian * stride
-            form = Form(*(load(attributes, place + q) for q in range(FORM)))
-            channels = [load(attributes, place + FORM + q) for q in range(num_channels)]
+        def blend(values, valid, state):
+            form = Form(*values[:FORM])
+            channels = values[FORM:]
             after = []
             for x in pixels.x:
                 dx = x - form.mean_x
@@ -98,14 +98,18 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
                 _store_state(saved[0], state, pixels, first - begin, starts[tile], state_size, tiling)
             pair = first + lanes()
             packed = load(ids, pair, pair < end)
-            bits = warp.ballot((packed >> (ID_BITS + subtile)) & 1)
+            mine = ((packed >> (ID_BITS + subtile)) & 1) != 0
+            bits = warp.ballot(mine)
+            held = [
+                load(attributes, (packed & ID_MASK) * stride + q, mine) for q in range(FORM + num_channels)
+            ]
 
             def blend_some(_, carry):
                 bits, state = carry
                 chosen = []
                 for _ in range(_UNROLL):
                     lane = lowest_bit(bits) & (LANES - 1)
-                    chosen.append((warp.from_lane(packed, lane) & ID_MASK, bits != 0))
+                    chosen.append(([warp.from_lane(value, lane) for value in held], bits != 0))
                     bits = bits & (bits - 1)
                 for gaussian, valid in chosen:
                     state = blend(gaussian, valid, state)

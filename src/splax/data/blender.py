@@ -1,0 +1,51 @@
+"""Scenes of NeRF-synthetic, as its Blender script writes them: one transforms file for each split."""
+
+from pathlib import Path
+
+from splax.data.photos import LeftOut, Options, Photo, read_scene
+from splax.data.scene import Scene
+from splax.data.transforms import read_frames
+
+TRAIN = "transforms_train.json"
+# The split that scores are reported on comes first; the other one is left alone.
+HELD_OUT = ("transforms_test.json", "transforms_val.json")
+
+
+def find_blender(path: Path) -> Path | None:
+    """The file of the training split that a user means by the folder ``path``, or by one of its files."""
+    folder = path.parent if path.name in (TRAIN, *HELD_OUT) else path
+    return folder / TRAIN if (folder / TRAIN).is_file() else None
+
+
+def load_blender(train_path: Path, options: Options) -> Scene:
+    """Reads the splits and their images.
+
+    Views of ``transforms_test.json`` are held out, else those of ``transforms_val.json``, else every
+    ``test_every``-th. RGBA images are composited on black or white.
+
+    Args:
+        train_path: the file ``transforms_train.json``.
+        options: how to read the images.
+
+    Raises:
+        ValueError: as :func:`splax.data.transforms.load_transforms`.
+    """
+    left_out: LeftOut = []
+    train = read_frames(train_path, options, left_out)[1]
+    held_out = next(
+        (train_path.parent / name for name in HELD_OUT if (train_path.parent / name).is_file()), None
+    )
+    test: list[Photo] | None = None
+    if held_out is not None:
+        test = read_frames(held_out, options, left_out)[1]
+        known = {photo.name for photo in train}
+        left_out += [(photo.name, "held out, but also trained on") for photo in test if photo.name in known]
+        test = [photo for photo in test if photo.name not in known]
+    return read_scene(
+        train,
+        options,
+        source=train_path,
+        dataset_type="blender",
+        left_out=left_out,
+        test_photos=test,
+    )

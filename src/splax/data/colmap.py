@@ -1,0 +1,128 @@
+"""Scenes of COLMAP: a sparse model and the images it was made from."""
+
+from pathlib import Path, PurePosixPath
+
+from splax.data.colmap_model import ModelImage, find_model, is_model, read_cameras, read_images, read_points
+from splax.data.image_files import find_mask, find_small, first_file, relative_path
+from splax.data.images import ImageError
+from splax.data.json_file import shorten
+from splax.data.lens import Lens
+from splax.data.photos import LeftOut, Options, Photo, fixed_lens, read_scene
+from splax.data.scene import Scene
+
+_TRIED = 20  # images that are looked for to find the dataset's folder
+
+
+def find_colmap(path: Path) -> Path | None:
+    """The model that a user means by ``path``: a dataset's folder, its ``images``, or the model itself."""
+    model = find_model(path)
+    if model is None and path.name.startswith("images"):
+        model = find_model(path.absolute().parent)
+    return model
+
+
+def load_colmap(model: Path, options: Options) -> Scene:
+    """Reads a COLMAP model, as .bin or .txt, and its images.
+
+    The dataset's folder is the nearest one, from the model's upwards, that has the images, in ``images`` or
+    in itself. Masks lie in ``masks`` there. For a whole ``downscale``, say 4, copies in ``images_4`` are used
+    where they are exactly as much smaller than the model's cameras. Cameras may differ in model and size, and
+    are scaled to images of another size.
+
+    Args:
+        model: the folder with cameras, images and points3D.
+        options: how to read the images.
+
+    Raises:
+        ValueError: if the model is damaged or no image is usable.
+    """
+    cameras, images, points = read_cameras(model), read_images(model), read_points(model)
+    root = _find_root(model, images, options)
+    left_out: LeftOut = []
+    photos: dict[str, Photo] = {}
+    for image in images:
+        label = f"{model}: image {shorten(image.name)}"
+        if image.camera_id not in cameras:
+            raise ValueError(f"{label} has camera {image.camera_id}, which the model lacks. Export it again.")
+        try:
+            photo = _make_photo(image, cameras[image.camera_id], root, label, options)
+        except ImageError as error:
+            left_out.append((image.name, str(error)))
+            continue
+        if photo.name in photos:
+            left_out.append((image.name, "listed more than once"))
+        else:
+            photos[photo.name] = photo
+    if not photos:
+        raise ValueError(_no_images(root, model, images))
+    return read_scene(
+        list(photos.values()),
+        options,
+        source=model,
+        dataset_type="colmap",
+        left_out=left_out,
+        points=points,
+        notes=_notes(model),
+    )
+
+
+def _find_root(model: Path, images: list[ModelImage], options: Options) -> Path:
+    """The folder that images are relative to; the one above ``sparse`` if none is found."""
+    folders = [model, *model.absolute().parents[:3]]
+    for root in folders:
+        for image in images[:_TRIED]:
+            try:
+                if any(_find_image(root, relative_path(image.name), options)):
+                    return root
+            except ImageError:
+                continue
+    above = {"0": model.absolute().parent.parent, "sparse": model.absolute().parent}
+    return above.get(model.name, model)
+
+
+def _find_image(root: Path, name: PurePosixPath, options: Options) -> tuple[Path | None, Path | None]:
+    """The image, and its smaller copy."""
+    return first_file([root / "images" / name, root / name]), find_small(root, name, options.downscale)
+
+
+def _make_photo(image: ModelImage, camera: Lens, root: Path, label: str, options: Options) -> Photo:
+    name = relative_path(image.name)
+    path, small = _find_image(root, name, options)
+    path = path or small
+    if path is None:
+        raise ImageError("no such file")
+    return Photo(
+        name=name.as_posix(),
+        path=path,
+        viewmat=image.viewmat,
+        lens=fixed_lens(camera, label),
+        label=label,
+        size=(camera.width, camera.height),
+        small=small,
+        mask=find_mask(root, name),
+    )
+
+
+def _notes(model: Path) -> list[str]:
+    """Other models of a reconstruction that fell into parts."""
+    folder = model.absolute().parent
+    if folder.name != "sparse":
+        return []
+    others = sorted(other.name for other in folder.iterdir() if other.name != model.name and is_model(other))
+    if not others:
+        return []
+    listed = ", ".join(others[:5])
+    return [
+        f"the reconstruction has {len(others)} more models beside this one, which are not read: {listed}."
+    ]
+
+
+def _no_images(root: Path, model: Path, images: list[ModelImage]) -> str:
+    if not images:
+        return f"{model} holds no image: the reconstruction is empty. Export another model."
+    smaller = sorted(folder.name for folder in root.glob("images_*") if folder.is_dir())
+    hint = f" Smaller copies lie in {', '.join(smaller)}: downscale by that number." if smaller else ""
+    return (
+        f"{model}: none of its {len(images)} images is there, such as {shorten(images[0].name)}. Expected them "
+        f"in {root / 'images'}, or in {root}.{hint}"
+    )

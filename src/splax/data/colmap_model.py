@@ -1,0 +1,307 @@
+"""The files of a COLMAP model: cameras, images and points3D, each .bin or .txt.
+
+Layout: https://colmap.github.io/format.html. ``rigs`` and ``frames`` of COLMAP 4 repeat what images hold, and
+are not read. COLMAP's axes and pixel centres are splax's: +x right, +y down, +z forward, world to camera, the
+first centre at (0.5, 0.5).
+
+Files are not trusted: counts are checked against the file's size before memory is taken, and every error names
+the file.
+"""
+
+import math
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from splax.data.json_file import shorten
+from splax.data.lens import MODEL_NAMES, MODELS, Lens
+from splax.data.points import Points, make_points
+
+# Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
+FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")
+_MAX_NAME = 4096
+_MAX_LINE = 1 << 24
+_POINT_BYTES = 51  # of a 3D point, before its track
+_OBSERVATION_BYTES = 24
+_TRACK_BYTES = 8
+
+
+class ModelImage(NamedTuple):
+    """An image of a model.
+
+    Attributes:
+        name: as the file has it; not to be trusted as a path.
+        camera_id: key of the model's cameras.
+        viewmat: world to camera, [4, 4].
+    """
+
+    name: str
+    camera_id: int
+    viewmat: Float[np.ndarray, "4 4"]
+
+
+def find_model(root: Path) -> Path | None:
+    """The folder of the model that belongs to a dataset."""
+    return next((root / folder for folder in FOLDERS if is_model(root / folder)), None)
+
+
+def is_model(folder: Path) -> bool:
+    """Whether a folder holds a model, whole or not."""
+    return _find_file(folder, "cameras") is not None
+
+
+def read_cameras(folder: Path) -> dict[int, Lens]:
+    """Cameras by id.
+
+    Raises:
+        ValueError: if the file is missing, damaged or holds a camera that cannot be used; names it.
+    """
+    path = _file(folder, "cameras")
+    rows = _text_cameras(path) if path.suffix == ".txt" else _binary_cameras(path)
+    cameras = {}
+    for camera_id, model, width, height, params in rows:
+        try:
+            cameras[camera_id] = Lens(model, params, width, height)
+        except ValueError as error:
+            raise ValueError(f"{path}: camera {camera_id}: {error}.") from error
+    return cameras
+
+
+def read_images(folder: Path) -> list[ModelImage]:
+    """Images with their poses, in the file's order.
+
+    Raises:
+        ValueError: if the file is missing or damaged; names it.
+    """
+    path = _file(folder, "images")
+    rows = _text_images(path) if path.suffix == ".txt" else _binary_images(path)
+    return [
+        ModelImage(name, camera_id, _viewmat(quat, translation, f"{path}: image {shorten(name)}"))
+        for name, camera_id, quat, translation in rows
+    ]
+
+
+def read_points(folder: Path) -> Points | None:
+    """The 3D points with their colours; None if there is none.
+
+    Raises:
+        ValueError: if the file is damaged; names it.
+    """
+    path = _find_file(folder, "points3D")
+    if path is None:
+        return None
+    return _text_points(path) if path.suffix == ".txt" else _binary_points(path)
+
+
+def _find_file(folder: Path, name: str) -> Path | None:
+    candidates = (folder / f"{name}{extension}" for extension in (".bin", ".txt"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _file(folder: Path, name: str) -> Path:
+    path = _find_file(folder, name)
+    if path is None:
+        raise ValueError(
+            f"{folder} is no whole COLMAP model: it has no {name}.bin or {name}.txt. Export the model again."
+        )
+    return path
+
+
+def _viewmat(quat: tuple[float, ...], translation: tuple[float, ...], label: str) -> Float[np.ndarray, "4 4"]:
+    """World to camera from a quaternion (w, x, y, z) of any length and a translation."""
+    norm, t = math.hypot(*quat), np.array(translation)
+    if not (np.abs(t) < 1e30).all() or not 1e-6 < norm < 1e6:
+        raise ValueError(
+            f"{label} has no usable pose: quaternion {list(quat)}, translation {list(translation)}."
+        )
+    w, x, y, z = np.array(quat) / norm
+    viewmat = np.eye(4)
+    viewmat[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    viewmat[:3, 3] = t
+    return viewmat
+
+
+# --- binary -------------------------------------------------------------------------------------------------
+
+
+class _Cursor:
+    """Reads little-endian numbers of a mapped file one after the other, never past its end."""
+
+    def __init__(self, data: mmap.mmap, path: Path) -> None:
+        self.data, self.path, self.position = data, path, 0
+
+    def read(self, layout: str) -> tuple:
+        layout = "<" + layout
+        self.require(struct.calcsize(layout))
+        values = struct.unpack_from(layout, self.data, self.position)
+        self.position += struct.calcsize(layout)
+        return values
+
+    def count(self, min_bytes: int) -> int:
+        """A count of records of at least so many bytes each."""
+        (count,) = self.read("Q")
+        self.require(count * min_bytes)
+        return count
+
+    def skip(self, num_bytes: int) -> None:
+        self.require(num_bytes)
+        self.position += num_bytes
+
+    def name(self) -> str:
+        end = self.data.find(b"\0", self.position, self.position + _MAX_NAME)
+        if end < 0:
+            raise ValueError(f"{self.path} is damaged: a name does not end within {_MAX_NAME} bytes.")
+        name = os.fsdecode(self.data[self.position : end])
+        self.position = end + 1
+        return name
+
+    def require(self, num_bytes: int) -> None:
+        if num_bytes > len(self.data) - self.position:
+            raise ValueError(
+                f"{self.path} is truncated or damaged: byte {self.position} announces {num_bytes} bytes, "
+                f"{len(self.data) - self.position} are left. Copy or export it again."
+            )
+
+
+@contextmanager
+def _open_binary(path: Path) -> Iterator[_Cursor]:
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ValueError(f"{path} is empty. Copy or export it again.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield _Cursor(data, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _binary_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[float, ...]]]:
+    with _open_binary(path) as cursor:
+        for _ in range(cursor.count(24)):
+            camera_id, model_id, width, height = cursor.read("iiQQ")
+            name = MODEL_NAMES.get(model_id)
+            if name not in MODELS:
+                # Without the number of its params the file cannot be read on.
+                raise ValueError(f"{path}: camera {camera_id}: {_unsupported(name or f'number {model_id}')}")
+            params = cursor.read(f"{MODELS[name].num_params}d")
+            yield camera_id, name, width, height, params
+
+
+def _binary_images(path: Path) -> Iterator[tuple[str, int, tuple[float, ...], tuple[float, ...]]]:
+    with _open_binary(path) as cursor:
+        for _ in range(cursor.count(73)):
+            _, *pose, camera_id = cursor.read("i7di")
+            name = cursor.name()
+            cursor.skip(cursor.count(_OBSERVATION_BYTES) * _OBSERVATION_BYTES)
+            yield name, camera_id, tuple(pose[:4]), tuple(pose[4:])
+
+
+def _binary_points(path: Path) -> Points | None:
+    with _open_binary(path) as cursor:
+        starts = np.empty(cursor.count(_POINT_BYTES), np.int64)
+        # By hand: there may be millions.
+        track_length = struct.Struct("<Q").unpack_from
+        for index in range(len(starts)):
+            cursor.require(_POINT_BYTES)
+            starts[index] = cursor.position
+            (length,) = track_length(cursor.data, cursor.position + _POINT_BYTES - 8)
+            cursor.position += _POINT_BYTES + length * _TRACK_BYTES
+        cursor.require(0)
+        # Only the first 35 bytes of each are wanted: id, position, colour.
+        data = np.frombuffer(cursor.data, np.uint8)
+        rows = data[starts[:, None] + np.arange(35)]
+        del data  # a mapped file with a view on it cannot be closed
+    positions = np.ascontiguousarray(rows[:, 8:32]).view("<f8").reshape(-1, 3)
+    return make_points(positions.astype(np.float64), rows[:, 32:35].copy())
+
+
+# --- text ---------------------------------------------------------------------------------------------------
+
+
+def _text_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[float, ...]]]:
+    for number, line in _lines(path):
+        words = line.split()
+        if not words:
+            continue
+        with _describing(path, number):
+            camera_id, model, width, height = int(words[0]), words[1], int(words[2]), int(words[3])
+            params = tuple(map(float, words[4:]))
+        if model not in MODELS:
+            raise ValueError(f"{path}: camera {camera_id}: {_unsupported(shorten(model))}")
+        yield camera_id, model, width, height, params
+
+
+def _text_images(path: Path) -> Iterator[tuple[str, int, tuple[float, ...], tuple[float, ...]]]:
+    """Two lines an image: its pose, and its observations, which may be an empty line."""
+    lines = _lines(path)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        with _describing(path, number):
+            _, *pose, camera_id, name = line.strip().split(maxsplit=9)
+            quat, translation = tuple(map(float, pose[:4])), tuple(map(float, pose[4:]))
+            if len(translation) != 3:
+                raise ValueError("too few numbers")
+            image = name, int(camera_id), quat, translation
+        next(lines, None)
+        yield image
+
+
+def _text_points(path: Path) -> Points | None:
+    positions, colors = [], []
+    for number, line in _lines(path):
+        words = line.split(maxsplit=8)
+        if not words:
+            continue
+        with _describing(path, number):
+            _, x, y, z, red, green, blue = words[:7]
+            positions.append((float(x), float(y), float(z)))
+            colors.append(bytes((int(red), int(green), int(blue))))
+    if not positions:
+        return None
+    return make_points(np.array(positions), np.frombuffer(b"".join(colors), np.uint8).reshape(-1, 3))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines and their numbers, without comments."""
+    try:
+        with open(path, "rb") as file:
+            number = 0
+            while line := file.readline(_MAX_LINE):
+                number += 1
+                if len(line) == _MAX_LINE:
+                    raise ValueError(f"{path} is damaged: line {number} does not end.")
+                if not line.startswith(b"#"):
+                    yield number, os.fsdecode(line)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@contextmanager
+def _describing(path: Path, number: int) -> Iterator[None]:
+    """Names the line in errors of reading it."""
+    try:
+        yield
+    except (ValueError, IndexError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is truncated or damaged at line {number}: it is not what COLMAP writes there. "
+            f"Copy or export it again."
+        ) from error
+
+
+def _unsupported(model: str) -> str:
+    return (
+        f"camera model {model} is not supported; expected one of {', '.join(MODELS)}. "
+        f"Render the photos to pinhole views first, or estimate the cameras with another model."
+    )

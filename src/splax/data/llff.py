@@ -1,0 +1,81 @@
+"""Scenes of LLFF: ``poses_bounds.npy`` beside a folder of images.
+
+Each row holds a 3 x 5 matrix, row by row, and the nearest and farthest depth. The matrix is camera to world with
+axes (down, right, backward), and a fifth column (height, width, focal length). Rows are in the order of the
+images' names (Mildenhall et al. 2019, "Local Light Field Fusion").
+"""
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Float
+
+from splax.data.image_files import find_mask, find_small, list_images
+from splax.data.lens import Lens
+from splax.data.npy_file import read_npy
+from splax.data.photos import Options, Photo, fixed_lens, read_scene
+from splax.data.poses import LLFF, to_viewmat
+from splax.data.scene import Scene
+
+NAME = "poses_bounds.npy"
+
+
+def find_llff(path: Path) -> Path | None:
+    """The poses that a user means by ``path``: that file, or in the folder, or above a folder of images."""
+    if path.is_file():
+        return path if path.name == NAME else None
+    folders = [path, path.absolute().parent] if path.name.startswith("images") else [path]
+    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+
+
+def load_llff(poses_path: Path, options: Options) -> Scene:
+    """Reads the poses and the images in ``images``.
+
+    For a whole ``downscale``, say 8, copies in ``images_8`` are used where they are exactly as much smaller.
+
+    Args:
+        poses_path: the file ``poses_bounds.npy``.
+        options: how to read the images.
+
+    Raises:
+        ValueError: if the file is damaged, or does not hold a pose for each image.
+    """
+    try:
+        rows = read_npy(poses_path)
+    except ValueError as error:
+        raise ValueError(f"{poses_path} {error}.") from error
+    if rows.ndim != 2 or rows.shape[1] not in (15, 17):
+        raise ValueError(f"{poses_path} must hold 17 numbers for each image, got shape {list(rows.shape)}.")
+    root = poses_path.parent
+    paths = list_images(root / "images")
+    if len(paths) != len(rows):
+        raise ValueError(
+            f"{poses_path} holds {len(rows)} poses, but there are {len(paths)} images in {root / 'images'}; the "
+            f"order of names is all that joins them. Remove the images that got no pose, or estimate poses again."
+        )
+    photos = []
+    for path, row in zip(paths, rows.astype(np.float64), strict=True):
+        label = f"{poses_path}: image {path.name}"
+        name = PurePosixPath(path.name)
+        lens = _lens(row, label)
+        photos.append(
+            Photo(
+                name=path.name,
+                path=path,
+                viewmat=to_viewmat(row[:15].reshape(3, 5)[:, :4], LLFF, f"{label}: its pose"),
+                lens=fixed_lens(lens, label),
+                label=label,
+                size=(lens.width, lens.height),
+                small=find_small(root, name, options.downscale),
+                mask=find_mask(root, name),
+            )
+        )
+    return read_scene(photos, options, source=poses_path, dataset_type="llff", left_out=[])
+
+
+def _lens(row: Float[np.ndarray, " numbers"], label: str) -> Lens:
+    height, width, focal = row[4:15:5].tolist()
+    try:
+        return Lens("SIMPLE_PINHOLE", (focal, width / 2, height / 2), width, height)
+    except ValueError as error:
+        raise ValueError(f"{label}: {error}.") from error

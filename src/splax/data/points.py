@@ -1,0 +1,62 @@
+"""Known surface points of a scene, and the point clouds (.ply) that datasets come with."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from splax.io.ply_format import read_header, read_rows
+
+
+class Points(NamedTuple):
+    """Surface points in world coordinates.
+
+    Attributes:
+        positions: float32 [P, 3], all finite.
+        colors: uint8 RGB [P, 3], or None.
+    """
+
+    positions: Float[np.ndarray, "points 3"]
+    colors: UInt8[np.ndarray, "points 3"] | None
+
+
+def make_points(
+    positions: Float[np.ndarray, "points 3"], colors: UInt8[np.ndarray, "points 3"] | None
+) -> Points | None:
+    """The points that float32 can hold; None if there is none."""
+    with np.errstate(over="ignore"):
+        positions = positions.astype(np.float32)
+    usable = np.isfinite(positions).all(axis=-1)
+    if not usable.any():
+        return None
+    return Points(positions[usable], None if colors is None else colors[usable])
+
+
+def read_ply_points(path: Path) -> Points | None:
+    """The vertices of a .ply file, with their colours if it has ``red green blue`` (bytes, or 0 to 1).
+
+    Raises:
+        ValueError: if the file cannot be read, is damaged or holds no positions; names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = read_header(file)
+            vertices = next((e for e in header.elements if e.name == "vertex"), None)
+            if vertices is None or not {"x", "y", "z"} <= vertices.properties.keys():
+                raise ValueError("has no vertices with x, y and z")
+            rgb = [name for name in ("red", "green", "blue") if name in vertices.properties]
+            chunks = read_rows(file, header, vertices)  # checks the count against the file's size
+            positions = np.empty((vertices.count, 3))
+            colors = np.empty((vertices.count, 3), np.uint8) if len(rgb) == 3 else None
+            for rows, columns in chunks:
+                positions[rows] = np.stack([columns[name] for name in "xyz"], axis=-1)
+                if colors is not None:
+                    values = np.stack([columns[name] for name in rgb], axis=-1).astype(np.float64)
+                    values *= 255 if vertices.properties["red"].startswith("f") else 1
+                    colors[rows] = np.nan_to_num(np.rint(values)).clip(0, 255)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} {error}.") from error
+    return make_points(positions, colors)

@@ -1,0 +1,199 @@
+"""Scenes of depth cameras: folders of colour and depth images with a trajectory, as Open3D and TUM keep them.
+
+Open3D: ``color/``, ``depth/`` (16-bit, millimetres), ``trajectory.log`` (or another .log) with a line of three
+numbers and a 4 x 4 camera-to-world matrix for each frame, and a json file with ``intrinsic_matrix``, column by
+column.
+
+TUM RGB-D: ``rgb/``, ``depth/`` (16-bit, 5000 to the metre), ``groundtruth.txt`` with lines ``time tx ty tz qx qy
+qz qw``, camera to world. File names are times in seconds; images are joined to the nearest depth image and pose
+within 20 ms. Intrinsics come from such a json file too, as the format has none.
+
+Axes are OpenCV's. Both count pixels from the centre of the first one: half a pixel is added to cx and cy.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+from splax.data.image_files import find_mask, list_images
+from splax.data.json_file import read_json, shorten
+from splax.data.lens import Lens
+from splax.data.photos import LeftOut, Options, Photo, fixed_lens, read_scene
+from splax.data.poses import OPENCV, to_viewmat
+from splax.data.scene import Scene
+
+COLOR_FOLDERS = ("color", "rgb", "image")
+DEPTH_FOLDER = "depth"
+LOGS = ("trajectory.log", "odometry.log")
+TUM_TRAJECTORY = "groundtruth.txt"
+MAX_BYTES = 1 << 28
+OPEN3D_UNIT = 1e-3
+TUM_UNIT = 1 / 5000
+TUM_TOLERANCE = 0.02  # seconds
+
+
+class _Frame(NamedTuple):
+    color: Path
+    depth: Path | None
+    pose: Float[np.ndarray, "4 4"]
+
+
+def find_rgbd(path: Path) -> Path | None:
+    """The trajectory of a folder with colour and depth images."""
+    if path.is_file():
+        return path if path.name in (*LOGS, TUM_TRAJECTORY) else None
+    if not (path / DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
+        return None
+    names = (*LOGS, TUM_TRAJECTORY, *sorted(file.name for file in path.glob("*.log")))
+    return next((path / name for name in names if (path / name).is_file()), None)
+
+
+def load_rgbd(trajectory: Path, options: Options) -> Scene:
+    """Reads colour and depth images with their poses.
+
+    Args:
+        trajectory: the .log file of Open3D, or TUM's ``groundtruth.txt``.
+        options: how to read the images.
+
+    Raises:
+        ValueError: if the trajectory or the intrinsics are missing or damaged, or no image is usable.
+    """
+    root = trajectory.parent
+    folder = _color_folder(root)
+    if folder is None:
+        raise ValueError(
+            f"{root} has no folder of colour images; expected one of {', '.join(COLOR_FOLDERS)}."
+        )
+    is_tum = trajectory.name == TUM_TRAJECTORY
+    lens, label = _read_intrinsics(root)
+    left_out: LeftOut = []
+    frames = _tum_frames if is_tum else _open3d_frames
+    photos = [
+        Photo(
+            name=frame.color.name,
+            path=frame.color,
+            viewmat=to_viewmat(frame.pose, OPENCV, f"{trajectory}: the pose of {frame.color.name}"),
+            lens=fixed_lens(lens, label),
+            label=f"{trajectory}: image {frame.color.name}",
+            size=(lens.width, lens.height),
+            mask=find_mask(root, PurePosixPath(frame.color.name)),
+            depth=frame.depth,
+            depth_unit=TUM_UNIT if is_tum else OPEN3D_UNIT,
+        )
+        for frame in frames(trajectory, list_images(folder), left_out)
+    ]
+    return read_scene(photos, options, source=trajectory, dataset_type="rgbd", left_out=left_out)
+
+
+def _color_folder(root: Path) -> Path | None:
+    return next((root / name for name in COLOR_FOLDERS if (root / name).is_dir()), None)
+
+
+def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
+    """The n-th image, by name, has pose n; depth images are the colour images' namesakes, or of their order."""
+    poses = _read_log(trajectory)
+    depths = list_images(trajectory.parent / DEPTH_FOLDER)
+    by_stem = {path.stem: path for path in depths}
+    if not by_stem.keys() & {path.stem for path in colors} and len(depths) == len(colors):
+        by_stem = {color.stem: depth for color, depth in zip(colors, depths, strict=True)}
+    for index, color in enumerate(colors):
+        if index not in poses:
+            left_out.append((color.name, "has no pose"))
+        else:
+            yield _Frame(color, by_stem.get(color.stem), poses[index])
+
+
+def _read_log(path: Path) -> dict[int, Float[np.ndarray, "4 4"]]:
+    """Poses by the number of their frame."""
+    rows = _read_table(path)
+    if len(rows) % 5 or any(len(row) != (4 if index % 5 else 3) for index, row in enumerate(rows)):
+        raise ValueError(
+            f"{path} is truncated or no trajectory: expected for each frame a line of 3 whole numbers and 4 lines "
+            f"of 4 numbers, got {len(rows)} lines."
+        )
+    return {int(rows[start][0]): np.array(rows[start + 1 : start + 5]) for start in range(0, len(rows), 5)}
+
+
+def _tum_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
+    """Images with the depth image and the pose nearest in time."""
+    rows = _read_table(trajectory)
+    if not rows or any(len(row) != 8 for row in rows):
+        raise ValueError(f"{trajectory} is damaged: expected lines of 8 numbers, time tx ty tz qx qy qz qw.")
+    table = np.array(rows)
+    depths = list_images(trajectory.parent / DEPTH_FOLDER)
+    depth_times = np.array([_time(path) for path in depths])
+    for color in colors:
+        pose, depth = _nearest(table[:, 0], _time(color)), _nearest(depth_times, _time(color))
+        if pose is None:
+            left_out.append((color.name, "has no pose within 20 ms"))
+            continue
+        matrix, quat = np.eye(4), table[pose, 4:]
+        if not 0.5 < np.linalg.norm(quat) < 2:
+            raise ValueError(f"{trajectory}: quaternion {quat.tolist()} is not of length 1.")
+        matrix[:3, :3] = Rotation.from_quat(quat).as_matrix()
+        matrix[:3, 3] = table[pose, 1:4]
+        yield _Frame(color, None if depth is None else depths[depth], matrix)
+
+
+def _time(path: Path) -> float:
+    try:
+        return float(path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path} must be named by its time in seconds, as TUM's sequences are.") from error
+
+
+def _nearest(times: Float[np.ndarray, " n"], time: float) -> int | None:
+    if not len(times):
+        return None
+    index = int(np.abs(times - time).argmin())
+    return index if abs(times[index] - time) <= TUM_TOLERANCE else None
+
+
+def _read_table(path: Path) -> list[list[float]]:
+    """Numbers line by line, without comments and empty lines."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB: is it a trajectory?")
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith(b"#"):
+            continue
+        try:
+            row = [float(word) for word in line.split()]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged at line {number}: expected numbers.") from error
+        if not all(abs(value) < 1e30 for value in row):
+            raise ValueError(f"{path} holds NaN or infinite numbers at line {number}.")
+        rows.append(row)
+    return rows
+
+
+def _read_intrinsics(root: Path) -> tuple[Lens, str]:
+    """The camera of Open3D's json file, and the file's name for errors."""
+    for path in sorted(root.glob("*.json")):
+        meta = read_json(path)
+        if "intrinsic_matrix" not in meta:
+            continue
+        numbers = [meta.get("width"), meta.get("height"), meta["intrinsic_matrix"]]
+        try:
+            width, height = int(numbers[0]), int(numbers[1])
+            fx, _, _, skew, fy, _, cx, cy, _ = map(float, numbers[2])
+            if skew != 0:
+                raise ValueError(f"skew is not supported, got {skew:g}")
+            return Lens("PINHOLE", (fx, fy, cx + 0.5, cy + 0.5), width, height), str(path)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{path} is no camera of Open3D: expected width, height and intrinsic_matrix of 9 numbers, column "
+                f"by column; got {shorten(numbers)}."
+            ) from error
+    raise ValueError(
+        f"{root} has no json file with intrinsic_matrix. Write one as Open3D does: width, height, and "
+        f'"intrinsic_matrix": [fx, 0, 0, 0, fy, 0, cx, cy, 1].'
+    )

@@ -1,0 +1,244 @@
+"""Scenes of transforms.json, as instant-ngp and nerfstudio write it.
+
+The file lists frames, each with a ``file_path`` and a camera-to-world ``transform_matrix`` with OpenGL axes
+(+x right, +y up, +z backward), and maybe a ``mask_path`` and a ``depth_file_path``. Here, and only here, the y
+and z axes are flipped to splax's OpenCV axes. Intrinsics may stand at the top of the file or in each frame, and
+are scaled to the stored image where the file's ``w`` and ``h`` differ from it. World coordinates stay those of
+the file: ``applied_transform``, which says how they came from COLMAP's, is needed only for points of a COLMAP
+model that lies beside the file; those of ``ply_file_path`` are in the file's own frame.
+
+Errors and omissions name the file, the frame, what was found, and what to do.
+"""
+
+import os
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from splax.data.colmap_model import find_model, read_points
+from splax.data.image_files import find_mask, find_small, first_file, relative_path
+from splax.data.images import ImageError
+from splax.data.intrinsics import read_lens, stated_size
+from splax.data.json_file import read_json, read_number, shorten
+from splax.data.photos import LeftOut, Options, Photo, read_scene
+from splax.data.points import Points, make_points, read_ply_points
+from splax.data.poses import OPENGL, to_viewmat
+from splax.data.scene import Scene
+
+NAME = "transforms.json"
+# Of nerfstudio: depth images are in millimetres, unless the file says otherwise.
+DEPTH_UNIT = 1e-3
+
+
+def find_transforms(path: Path) -> Path | None:
+    """The transforms.json that a user means by ``path``: that file, or in or above a folder of images."""
+    if path.is_file():
+        return path if path.suffix.lower() == ".json" else None
+    folders = [path, path / "images"]
+    if path.name.startswith("images"):
+        folders.append(path.absolute().parent)
+    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+
+
+def load_transforms(json_path: Path, options: Options) -> Scene:
+    """Reads a transforms.json and its images.
+
+    Frames whose image is missing, damaged or outside the folder are left out, with one warning for all. Images
+    are looked for relative to the file's folder, and in ``images/`` there; masks also in ``masks/``.
+
+    Args:
+        json_path: the json file.
+        options: how to read the images.
+
+    Raises:
+        ValueError: if the file is no such json, a pose or the intrinsics are unusable, no image is usable, the
+            point cloud is damaged, or ``downscale`` leaves no pixels.
+    """
+    left_out: LeftOut = []
+    notes: list[str] = []
+    meta, photos = read_frames(json_path, options, left_out)
+    points = _read_points(meta, json_path, notes)
+    train, test = _split(meta, photos, json_path)
+    return read_scene(
+        train,
+        options,
+        source=json_path,
+        dataset_type="transforms",
+        left_out=left_out,
+        test_photos=test,
+        points=points,
+        notes=notes,
+    )
+
+
+def read_frames(json_path: Path, options: Options, left_out: LeftOut) -> tuple[dict[str, Any], list[Photo]]:
+    """The file's top-level object, and its frames with a valid pose and an image file, each image once.
+
+    Raises:
+        ValueError: if the file is no such json, or a pose is unusable.
+    """
+    meta = read_json(json_path)
+    entries = meta.get("frames")
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(
+            f"{json_path}: 'frames' must be a list with one entry per photo, got {shorten(entries)}. "
+            f"Is it a transforms.json of instant-ngp or nerfstudio?"
+        )
+    photos: dict[str, Photo] = {}
+    for index, entry in enumerate(entries):
+        label = f"{json_path}: frame {index}"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{label} must be a json object, got {shorten(entry)}.")
+        file_path = entry.get("file_path")
+        if not isinstance(file_path, str) or not file_path:
+            raise ValueError(f"{label}: file_path must name an image file, got {shorten(file_path)}.")
+        label = f"{label} ({shorten(file_path)})"
+        viewmat = _viewmat(entry.get("transform_matrix"), label)
+        try:
+            photo = _make_photo(entry, meta, json_path.parent, viewmat, label, options)
+        except ImageError as error:
+            left_out.append((file_path, str(error)))
+            continue
+        if photo.name in photos:
+            left_out.append((file_path, "listed more than once"))
+        else:
+            photos[photo.name] = photo
+    return meta, list(photos.values())
+
+
+def _make_photo(
+    entry: dict[str, Any],
+    meta: dict[str, Any],
+    root: Path,
+    viewmat: Float[np.ndarray, "4 4"],
+    label: str,
+    options: Options,
+) -> Photo:
+    """One frame with the files it names.
+
+    Raises:
+        ImageError: if one of them is missing or outside the folder.
+    """
+    path = _find_image(root, entry["file_path"])
+    below_root = relative_path(path.relative_to(root).as_posix())
+    name = below_root.relative_to("images") if below_root.parts[0] == "images" else below_root
+    both = {**meta, **entry}
+    return Photo(
+        name=name.as_posix(),
+        path=path,
+        viewmat=viewmat,
+        lens=partial(read_lens, entry=entry, meta=meta, label=label),
+        label=label,
+        size=stated_size(both, label),
+        small=find_small(root, name, options.downscale),
+        mask=_named_file(root, entry, "mask_path") or find_mask(root, name),
+        depth=_named_file(root, entry, "depth_file_path"),
+        depth_unit=_depth_unit(both, label),
+    )
+
+
+def _find_image(root: Path, file_path: str) -> Path:
+    relative = relative_path(file_path)
+    candidates = [root / relative, root / "images" / relative]
+    if relative.parts[:1] == ("images",):  # the json file lies among the images
+        candidates.append(root / relative.relative_to("images"))
+    path = first_file(candidates)
+    if path is None:
+        raise ImageError("no such file")
+    return path
+
+
+def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
+    """The file that an optional key names."""
+    name = source.get(key)
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise ImageError(f"its {key} must name a file, got {shorten(name)}")
+    try:
+        path = first_file([root / relative_path(name)], extensions=("",))
+    except ImageError as error:
+        raise ImageError(f"its {key} {error}") from error
+    if path is None:
+        raise ImageError(f"its {key} is no file")
+    return path
+
+
+def _split(
+    meta: dict[str, Any], photos: list[Photo], json_path: Path
+) -> tuple[list[Photo], list[Photo] | None]:
+    """Training and test views as nerfstudio's ``test_filenames`` (else ``val_filenames``) say; None: they do not.
+
+    ``train_filenames``, where given, leaves out all others.
+    """
+    held_out = _named_views(meta, "test_filenames", json_path) or _named_views(
+        meta, "val_filenames", json_path
+    )
+    if not held_out:
+        return photos, None
+    trained_on = _named_views(meta, "train_filenames", json_path)
+    test = [photo for photo in photos if photo.name in held_out]
+    rest = [photo for photo in photos if photo.name not in held_out]
+    return [photo for photo in rest if not trained_on or photo.name in trained_on], test
+
+
+def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
+    """Names of views from a list of file names."""
+    names = meta.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{json_path}: {key} must be a list of file names, got {shorten(names)}.")
+    return {PurePosixPath(name).as_posix().removeprefix("images/") for name in names}
+
+
+def _depth_unit(both: dict[str, Any], label: str) -> float:
+    unit = read_number(both, "depth_unit_scale_factor", label, default=DEPTH_UNIT)
+    if not unit > 0:
+        raise ValueError(f"{label}: depth_unit_scale_factor must be positive, got {unit:g}.")
+    return unit
+
+
+def _viewmat(matrix: object, label: str) -> Float[np.ndarray, "4 4"]:
+    """World-to-camera with OpenCV axes, from a frame's camera-to-world matrix with OpenGL axes."""
+    if matrix is None:
+        raise ValueError(f"{label}: has no transform_matrix; expected the 4 x 4 camera-to-world matrix.")
+    label = f"{label}: transform_matrix"
+    return to_viewmat(_read_matrix(matrix, label), OPENGL, label)
+
+
+def _read_matrix(matrix: object, label: str) -> Float[np.ndarray, "rows 4"]:
+    """Numbers, [4, 4] or [3, 4]."""
+    try:
+        values = np.array(matrix, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.empty(0)
+    if values.shape not in ((4, 4), (3, 4)):
+        raise ValueError(f"{label} must be 4 x 4 numbers, got {shorten(matrix)}.")
+    return values
+
+
+def _read_points(meta: dict[str, Any], json_path: Path, notes: list[str]) -> Points | None:
+    """Points of ``ply_file_path``, else of a COLMAP model beside the file."""
+    root, name = json_path.parent, meta.get("ply_file_path")
+    if name is not None:
+        if not isinstance(name, str):
+            raise ValueError(f"{json_path}: ply_file_path must name a file, got {shorten(name)}.")
+        try:
+            path = root / relative_path(name)
+        except ImageError as error:
+            raise ValueError(f"{json_path}: ply_file_path {error}.") from error
+        if os.path.isfile(path):  # no error for names of absurd length
+            return read_ply_points(path)
+        notes.append(f"ply_file_path {shorten(name)} is no file; the scene has no points.")
+        return None
+    applied, model = meta.get("applied_transform"), find_model(root)
+    # Without the transform nobody knows whether both are in one frame.
+    if applied is None or model is None:
+        return None
+    transform = _read_matrix(applied, f"{json_path}: applied_transform")
+    points = read_points(model)
+    if points is None:
+        return None
+    return make_points(points.positions @ transform[:3, :3].T + transform[:3, 3], points.colors)

@@ -1,0 +1,68 @@
+"""Numbers in few bits, as the compressed splat formats share them: bytes, logits, quaternions."""
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from splax.ops.spherical_harmonics import SH_C0
+
+_SQRT2 = 2**0.5
+
+
+def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Rounds to 0..255; what lies outside is clipped."""
+    return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
+
+
+def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Opacities of logits."""
+    return 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+
+
+def logit(opacities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Logits of opacities in [0, 1]; infinite for exactly 0 and 1."""
+    return np.log(opacities) - np.log1p(-opacities)
+
+
+def sh0_to_rgb(sh0: Float[np.ndarray, "n 1 3"]) -> Float[np.ndarray, "n 3"]:
+    """Colours of the coefficients of degree 0; beyond [0, 1] where other degrees make up for it."""
+    return sh0[:, 0] * np.float32(SH_C0) + np.float32(0.5)
+
+
+def rgb_to_sh0(rgb: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 1 3"]:
+    """Inverse of :func:`sh0_to_rgb`."""
+    return ((rgb - np.float32(0.5)) / np.float32(SH_C0))[:, None]
+
+
+def unit_quats(quats: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
+    """Quaternions of length 1; none may be zero."""
+    # First by the largest component: squares of very small or large ones leave float32.
+    quats = quats / np.abs(quats).max(axis=1, keepdims=True)
+    return quats / np.linalg.norm(quats, axis=1, keepdims=True)
+
+
+def smallest_three(
+    quats: Float[np.ndarray, "n 4"],
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
+    """What is stored of unit quaternions, in whatever order of components.
+
+    The sign is chosen so that the component of largest size is positive, hence follows from the others.
+
+    Returns:
+        Index of that component, [n]; the others in their order, times sqrt(2): in [-1, 1], [n, 3].
+    """
+    largest = np.abs(quats).argmax(axis=1)
+    sign = np.sign(np.take_along_axis(quats, largest[:, None], axis=1))
+    others = (quats * sign)[np.arange(4) != largest[:, None]].reshape(-1, 3)
+    return largest, others * np.float32(_SQRT2)
+
+
+def from_smallest_three(
+    largest: Int[np.ndarray, " n"], others: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "n 4"]:
+    """Inverse of :func:`smallest_three`."""
+    others = others / np.float32(_SQRT2)
+    quats = np.empty((len(others), 4), others.dtype)
+    stored = np.arange(4) != largest[:, None]
+    quats[stored] = others.ravel()
+    quats[~stored] = np.sqrt(np.maximum(0, 1 - (others**2).sum(axis=1)))
+    return quats

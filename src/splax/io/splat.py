@@ -1,0 +1,59 @@
+""".splat files, the format of antimatter15/splat: 32 bytes a Gaussian, no header, no view-dependent colour.
+
+Position and linear scale are float32, RGBA and the quaternion wxyz are bytes.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from splax.io.quantization import logit, rgb_to_sh0, sh0_to_rgb, sigmoid, to_bytes, unit_quats
+from splax.io.splat_arrays import SplatArrays, extras_left_out
+from splax.io.untrusted import read_regular
+
+_ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
+
+
+def read_splat(path: Path) -> SplatArrays:
+    """Reads a .splat file.
+
+    Raises:
+        ValueError: if its size is no multiple of 32 bytes; the format has nothing else to check.
+    """
+    data = read_regular(path)
+    if len(data) % _ROW.itemsize:
+        raise ValueError(
+            f"is truncated or no .splat file: expected a multiple of {_ROW.itemsize} bytes, found {len(data)}"
+        )
+    rows = np.frombuffer(data, _ROW)
+    rgba = rows["rgba"] / np.float32(255)
+    return SplatArrays(
+        means=rows["means"].astype(np.float32),
+        quats=(rows["quats"].astype(np.float32) - 128) / 128,
+        log_scales=np.log(rows["scales"]).astype(np.float32, copy=False),
+        logit_opacities=logit(rgba[:, 3]),
+        sh0=rgb_to_sh0(rgba[:, :3]),
+        shN=np.zeros((len(rows), 0, 3), np.float32),
+    )
+
+
+def write_splat(file: BinaryIO, arrays: SplatArrays) -> list[str]:
+    """Writes a .splat file; returns what of the Gaussians it could not hold."""
+    rows = np.empty(arrays.num, _ROW)
+    rgb = sh0_to_rgb(arrays.sh0)
+    rows["means"] = arrays.means
+    # Within float32: e^88 is its largest power.
+    rows["scales"] = np.exp(np.clip(arrays.log_scales, -80, 80))
+    rows["rgba"][:, :3] = to_bytes(rgb * 255)
+    rows["rgba"][:, 3] = to_bytes(sigmoid(arrays.logit_opacities) * 255)
+    rows["quats"] = to_bytes(unit_quats(arrays.quats) * 128 + 128)
+    file.write(rows.view(np.uint8).data)
+    notes = extras_left_out(arrays)
+    if arrays.sh_degree:
+        notes.append(f"view-dependent colour (SH degree {arrays.sh_degree}) was left out: .splat has none")
+    if num := int(((rgb < 0) | (rgb > 1)).any(axis=1).sum()):
+        notes.append(f"the colours of {num:,} Gaussians were clipped to [0, 1]")
+    if arrays.antialiased:
+        notes.append("the mark that they are antialiased was left out: .splat has none")
+    return notes

@@ -1,0 +1,137 @@
+"""Gaussians as numpy arrays: what every file format is read into and written from."""
+
+import dataclasses
+import inspect
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float32
+
+from splax.gaussians import Gaussians
+from splax.ops.spherical_harmonics import sh_degree_of
+
+G = TypeVar("G", bound=Gaussians)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplatArrays:
+    """What a splat file holds, in the conventions of :class:`~splax.gaussians.Gaussians`.
+
+    Attributes:
+        means: centres, [n, 3].
+        quats: rotations wxyz, of any length, [n, 4].
+        log_scales: [n, 3].
+        logit_opacities: [n].
+        sh0: [n, 1, 3].
+        shN: [n, (degree + 1)^2 - 1, 3].
+        extras: Params that a subclass added, by name, [n, ...]; only PLY keeps them.
+        antialiased: trained with opacities scaled for what the low-pass filter adds (Mip-Splatting), and to be
+            drawn so: ``TileRasterizer(antialiased=True)``.
+    """
+
+    means: Float32[np.ndarray, "n 3"]
+    quats: Float32[np.ndarray, "n 4"]
+    log_scales: Float32[np.ndarray, "n 3"]
+    logit_opacities: Float32[np.ndarray, " n"]
+    sh0: Float32[np.ndarray, "n 1 3"]
+    shN: Float32[np.ndarray, "n k 3"]
+    extras: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    antialiased: bool = False
+
+    @property
+    def num(self) -> int:
+        """Number of Gaussians."""
+        return len(self.means)
+
+    @property
+    def sh_degree(self) -> int:
+        """Degree of the colour."""
+        return sh_degree_of(self.shN.shape[1] + 1)
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        """Every array by the name of its Param."""
+        standard = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del standard["extras"], standard["antialiased"]
+        return standard | self.extras
+
+    def take(self, rows: Any) -> "SplatArrays":
+        """The rows that a mask, indices or a slice name."""
+        return self.replace(**{name: value[rows] for name, value in self.params.items()})
+
+    def replace(self, **params: np.ndarray) -> "SplatArrays":
+        """A copy with other values for some Params."""
+        extras = self.extras | {name: params.pop(name) for name in [*params] if name in self.extras}
+        return dataclasses.replace(self, extras=extras, **params)
+
+
+def from_gaussians(gaussians: Gaussians, *, antialiased: bool = False) -> SplatArrays:
+    """The rows that are alive, of every Param, as float32.
+
+    Raises:
+        ValueError: if a Param has no row per Gaussian.
+    """
+    params = {}
+    alive = np.asarray(gaussians.alive[...])
+    for path, param in nnx.to_flat_state(nnx.state(gaussians, nnx.Param)):
+        name, value = ".".join(map(str, path)), np.asarray(param[...])
+        if len(path) != 1 or value.shape[:1] != alive.shape:
+            raise ValueError(
+                f"Param {name} of shape {value.shape} has no row per Gaussian, so a splat file cannot hold it; "
+                "keep it outside Gaussians, e.g. in the SplatModel."
+            )
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is left out
+            params[name] = value.astype(np.float32, copy=False)
+    standard = {field.name: params.pop(field.name) for field in dataclasses.fields(SplatArrays)[:6]}
+    arrays = SplatArrays(**standard, extras=params, antialiased=antialiased)
+    return arrays if alive.all() else arrays.take(alive)
+
+
+def to_gaussians(arrays: SplatArrays, cls: type[G]) -> G:
+    """An object of ``cls``; what its constructor does not name is left out.
+
+    Raises:
+        ValueError: if the constructor needs a Param that there is not.
+    """
+    unused = arrays.extras.keys() - accepted_params(cls, arrays.extras)
+    return cls(**{name: jnp.asarray(value) for name, value in arrays.params.items() if name not in unused})
+
+
+def accepted_params(cls: type[Gaussians], extras: Iterable[str]) -> set[str]:
+    """Names that the constructor of ``cls`` takes beside those of Gaussians.
+
+    Raises:
+        ValueError: if it needs one that is not among ``extras``.
+    """
+    required, accepted = _own_arguments(cls)
+    if missing := sorted(required - set(extras)):
+        raise ValueError(f"holds no Param '{missing[0]}', which {cls.__name__} needs; load it as Gaussians")
+    return accepted
+
+
+def _own_arguments(cls: type[Gaussians]) -> tuple[set[str], set[str]]:
+    """Names that the constructors below Gaussians require, and all that they take."""
+    base = inspect.signature(Gaussians.__init__).parameters
+    required, accepted = set(), set()
+    for ancestor in cls.__mro__:
+        if ancestor is Gaussians:
+            break
+        if "__init__" not in vars(ancestor):
+            continue
+        for name, argument in inspect.signature(ancestor.__init__).parameters.items():
+            if name in base or argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+                continue
+            accepted.add(name)
+            if ancestor is cls and argument.default is argument.empty:
+                required.add(name)
+    return required, accepted
+
+
+def extras_left_out(arrays: SplatArrays) -> list[str]:
+    """The note of a format that has no place for Params of a subclass."""
+    if not arrays.extras:
+        return []
+    return [f"Params {', '.join(sorted(arrays.extras))} were left out: only .ply keeps them"]
