@@ -156,6 +156,10 @@ def test_gradients_equal_those_of_the_separate_steps(both):
         assert not np.asarray(grad)[hidden[hidden % 2 == 0]].any()
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11) and jax.default_backend() != "gpu",
+    reason="jax 0.11 lowers Triton kernels only where it sees a GPU",
+)
 def test_the_kernels_can_be_lowered_for_a_gpu():
     params = make_parameters(3, 3)
     warp, view = Warp(interpret=False), (CAMERA.viewmat, CAMERA.K)
