@@ -63,7 +63,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder to write the run to; an earlier demo in it is replaced."""
-    steps: int = 1200
+    steps: int = 1500
     """Length of the run."""
     num_gaussians: int = 10_000
     """Random Gaussians to begin with."""
