@@ -113,3 +113,9 @@ def test_sum_each_gives_every_lane_the_sum_it_names(num):
     np.testing.assert_allclose(
         np.asarray(sums)[named], values.sum(axis=1)[np.asarray(which)[named]], atol=1e-5
     )
+
+
+def test_arrays_too_large_for_a_kernel_are_refused():
+    rows = jax.ShapeDtypeStruct((2**31,), jnp.float32)
+    with pytest.raises(ValueError, match=r"2,147,483,648 elements.*isect_capacity"):
+        INTERPRETED.launch(lambda ref, out: None, (1,), rows, jnp.zeros(LANES))

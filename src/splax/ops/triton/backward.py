@@ -5,7 +5,7 @@ a Gaussian is the pixel's total less the running sum (no divisions by small numb
 
 The pixels' contributions to a Gaussian are summed within the warp and written to a row that belongs to that pair
 alone; the rows of one Gaussian lie side by side and are summed last. So no atomics are needed, which is faster
-(Pallas orders all memory around each) and gives the same bits in every run.
+(Pallas orders all memory around each), and every sum has a fixed order.
 """
 
 import functools

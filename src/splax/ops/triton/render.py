@@ -63,7 +63,7 @@ class _Saved(NamedTuple):
     params: Parameters
     viewmat: jax.Array
     intrinsics: jax.Array
-    has_offset: tuple[()] | None
+    has_offset: tuple[()] | None  # not a bool: what is saved may hold arrays and structure only
     prepared: Prepared
     drawn: Drawn
 

@@ -5,6 +5,7 @@ written as CUDA would be, one register a variable. Moving values between lanes, 
 one PTX instruction each. Interpreted, the same functions are plain JAX, so that kernels run on a CPU in the tests.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jax.experimental.pallas import triton as plgpu
 
 LANES = 32
 _ALL = "0xffffffff"
+_MOST_ELEMENTS = 2**31
 
 
 def lanes() -> jax.Array:
@@ -117,7 +119,18 @@ class Warp(NamedTuple):
         return kept + self.across(sent, distance)
 
     def launch(self, kernel, grid: tuple[int, ...], out_shape, *args, aliases: dict[int, int] | None = None):
-        """Runs one-warp programs over flat arrays."""
+        """Runs one-warp programs over flat arrays.
+
+        Raises:
+            ValueError: if an array has more elements than the 32-bit integers of a kernel can number.
+        """
+        sizes = [math.prod(x.shape) for x in jax.tree.leaves((args, out_shape))]
+        if max(sizes) >= _MOST_ELEMENTS:
+            raise ValueError(
+                f"a kernel would need an array of {max(sizes):,} elements, of which it can number "
+                f"{_MOST_ELEMENTS - 1:,}; render fewer channels or Gaussians, a smaller image, a smaller "
+                "isect_capacity, or use implementation='xla_vjp'."
+            )
         anywhere = pl.BlockSpec(memory_space=pl.ANY)
         return pl.pallas_call(
             kernel,
