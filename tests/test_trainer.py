@@ -12,8 +12,10 @@ import pytest
 from flax import nnx
 
 import splax
+from splax.training import isect_buffer
 from splax.training import trainer as trainer_module
 from splax.training.schedules import used_sh_degree, view_order
+from splax.training.step import TrainStep
 
 CAPACITY = 4096  # more than any view of these tests needs
 # Not Adam's usual epsilon: near zero gradients it would make steps out of rounding.
@@ -283,24 +285,24 @@ def test_an_overflow_discards_nothing(scene):
     assert small.step == 20
     assert small.model.rasterizer.isect_capacity == 64  # the user's setting is left alone
     # As if the buffer had been as large as it became from the start.
-    ample = make_trainer(scene, isect_capacity=small._isect_capacity)
+    ample = make_trainer(scene, isect_capacity=small._isects.capacity)
     ample.fit(20)
     assert_same(params_of(small), params_of(ample))
 
 
 def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
     """A buffer that grows by no more than the view at hand needs, so that a later view overflows again."""
-    monkeypatch.setattr(trainer_module, "round_capacity", int)
-    monkeypatch.setattr(trainer_module, "_ISECT_MARGIN", 1)
+    monkeypatch.setattr(isect_buffer, "round_capacity", int)
+    monkeypatch.setattr(isect_buffer, "_MARGIN", 1)
     monkeypatch.setattr(trainer_module, "_SECONDS_PER_CALL", 1e9)
     seed = 21  # its first three views need less than its fourth
     ample, tight = (make_dense_trainer(scene, isect_capacity=room, seed=seed) for room in (2**20, 10))
     overflows, mend = [], tight._mend
 
     def watch(step, order, metrics, done):
-        before = tight._isect_capacity
+        before = tight._isects.capacity
         mend(step, order, metrics, done)
-        if tight._isect_capacity > before:
+        if tight._isects.capacity > before:
             overflows.append(done)
 
     tight._mend = watch
@@ -552,7 +554,7 @@ def test_random_backgrounds_are_those_of_rendering_and_photo(scene):
 
 def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
     trainers = [make_trainer(scene, background="random") for _ in range(2)]
-    colors = [np.array(trainers[0]._background_at(jnp.asarray(step))) for step in range(100)]
+    colors = [np.array(trainers[0]._train_step.background_at(jnp.asarray(step))) for step in range(100)]
     assert np.ptp(colors, axis=0).min() > 0.9 and np.mean(colors) == pytest.approx(0.5, abs=0.1)
     trainers[0].fit(6)
     trainers[1].fit(2)
@@ -610,8 +612,8 @@ def test_training_in_a_thread(scene):
 def test_the_step_compiles_once(scene, monkeypatch):
     trainer = make_trainer(scene)
     traces = []
-    step = trainer._train_step
-    monkeypatch.setattr(trainer, "_train_step", lambda *args: traces.append(1) or step(*args))
+    step = TrainStep.__call__
+    monkeypatch.setattr(TrainStep, "__call__", lambda *args: traces.append(1) or step(*args))
     trainer.fit(5)
     trainer.fit(5)
     assert len(traces) == 1

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
     from splax.training.config import TrainConfig as TrainConfig
+    from splax.training.errors import NoGaussianError as NoGaussianError
+    from splax.training.errors import NonFiniteError as NonFiniteError
     from splax.training.optimizers import LearningRates as LearningRates
     from splax.training.progress import Progress as Progress
-    from splax.training.trainer import NoGaussianError as NoGaussianError
-    from splax.training.trainer import NonFiniteError as NonFiniteError
     from splax.training.trainer import Trainer as Trainer
     from splax.trajectories import orbit as orbit
 
@@ -46,8 +46,8 @@ _MODULES = {
     "DefaultStrategy": "strategies.default",
     "Gaussians": "gaussians",
     "LearningRates": "training.optimizers",
-    "NoGaussianError": "training.trainer",
-    "NonFiniteError": "training.trainer",
+    "NoGaussianError": "training.errors",
+    "NonFiniteError": "training.errors",
     "Progress": "training.progress",
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",

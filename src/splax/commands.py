@@ -24,7 +24,8 @@ from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
-from splax.training.trainer import NoGaussianError, NonFiniteError, Trainer
+from splax.training.errors import NoGaussianError, NonFiniteError
+from splax.training.trainer import Trainer
 from splax.trajectories import orbit
 
 # Data of a run that trained on the built-in scene.

@@ -2,8 +2,8 @@
 
 Between two refinements nothing changes shape, so a whole stretch of steps is one compiled loop: images stay on
 the device, the order of views is known ahead, schedules are functions of the step, and Python only looks at
-what comes back. The loop ends early, without making the step, where the intersection buffer is too small or
-where the loss or a gradient is not finite; the host then mends the cause and goes on with the same step.
+what comes back. Where a step cannot be made the loop ends early; the host then mends the cause and goes on with
+the same step.
 """
 
 from __future__ import annotations
@@ -17,41 +17,31 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from splax.cameras import Camera
 from splax.data.scene import Scene, View
 from splax.losses import photometric_loss
-from splax.metrics import psnr, ssim
 from splax.model import SplatModel
-from splax.rasterizer import RenderOutput, round_capacity
+from splax.rasterizer import RenderOutput
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
+from splax.training.errors import NoGaussianError, NonFiniteError
+from splax.training.evaluation import evaluate_views
 from splax.training.interrupt import deferred_interrupt
+from splax.training.isect_buffer import IsectBuffer
 from splax.training.optimizers import make_optimizer
 from splax.training.progress import Progress, StepMetrics
 from splax.training.schedules import used_sh_degree, view_order
-from splax.training.state import TrainState, grow, init_state, refine
-from splax.training.targets import Targets, canvas_cameras, make_targets, on_background
+from splax.training.state import grow, init_state, refine
+from splax.training.step import TrainStep
+from splax.training.targets import Targets, canvas_cameras, make_targets
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
 _MAX_STEPS_PER_CALL = 100
 # A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
 _SECONDS_PER_CALL = 2.0
-# Sets the random backgrounds apart from other uses of the seed.
-_BACKGROUND_STREAM = 0xBAC6
-# Room in the intersection buffer beyond what was counted.
-_ISECT_MARGIN = 1.25
-
-
-class NonFiniteError(FloatingPointError):
-    """The loss or a gradient became NaN or infinite; the model holds the state before that step."""
-
-
-class NoGaussianError(RuntimeError):
-    """Pruning would leave no Gaussian alive; the model holds the state before it."""
 
 
 class Trainer:
@@ -105,11 +95,20 @@ class Trainer:
         fixed = isinstance(self.config.background, tuple)
         self._background = jnp.asarray(self.config.background) if fixed else self._scene_background
         self._cameras = canvas_cameras(scene.train)
-        self._first_sh_degree = used_sh_degree(model.gaussians)
         self._targets: Targets | None = None
-        self._isect_capacity = model.rasterizer.isect_capacity or 0  # 0: not counted yet
+        self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
-        self._run = jax.jit(self._run_steps, static_argnames="isect_capacity", donate_argnames="state")
+        self._train_step = TrainStep(
+            model=model,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            strategy=self.strategy,
+            config=self.config,
+            scene_background=self._scene_background,
+            background=self._background,
+            first_sh_degree=used_sh_degree(model.gaussians),
+        )
+        self._run = jax.jit(self._train_step.run, static_argnames="isect_capacity", donate_argnames="state")
         self._refine = jax.jit(refine, static_argnames=("strategy", "tx"))
 
     @property
@@ -196,111 +195,11 @@ class Trainer:
         Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels but masked ones; SSIM
         with an 11x11 Gaussian window, sigma 1.5, no padding, over windows without masked pixels.
 
-        Yields:
-            The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
+        Returns:
+            An iterator of each view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
         """
-        for view in self.scene.test if views is None else views:
-            image = jnp.clip(self.model(view.camera, background=self._background).image, 0, 1)
-            target = jnp.asarray(view.image, image.dtype) / 255
-            alpha = None if view.alpha is None else jnp.asarray(view.alpha)
-            target = on_background(target, alpha, self._scene_background, self._background)
-            mask = None if view.mask is None else jnp.asarray(view.mask)
-            yield view, float(psnr(image, target, mask)), float(ssim(image, target, mask)), np.asarray(image)
-
-    # --- the compiled loop ---------------------------------------------------------------------------------
-
-    def _run_steps(
-        self,
-        state: TrainState,
-        targets: Targets,
-        cameras: Camera,
-        order: Int[Array, " steps"],
-        num_steps: Int[Array, ""],
-        *,
-        isect_capacity: int,
-    ) -> tuple[TrainState, Int[Array, ""], StepMetrics]:
-        """Makes ``num_steps`` steps, fewer if one cannot be made. Returns how many, and their metrics."""
-        size = order.shape
-        metrics = StepMetrics(
-            jnp.zeros(size), jnp.zeros(size), jnp.zeros(size, jnp.int32), jnp.ones(size, bool)
-        )
-
-        def advance(carry):
-            state, done, _, metrics = carry
-            view = order[done]
-            camera = jax.tree.map(lambda x: x[view], cameras)
-            target = jax.tree.map(lambda x: x[view], targets)
-            state, made, now = self._train_step(state, camera, target, isect_capacity)
-            metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
-            return state, done + made, made, metrics
-
-        def goes_on(carry):
-            _, done, made, _ = carry
-            return made & (done < num_steps)
-
-        start = (state, jnp.zeros((), jnp.int32), num_steps > 0, metrics)
-        state, done, _, metrics = jax.lax.while_loop(goes_on, advance, start)
-        return state, done, metrics
-
-    def _train_step(
-        self,
-        state: TrainState,
-        camera: Camera,
-        targets: Targets,
-        isect_capacity: int,
-    ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
-        """One step; the state is returned as it was, and False, if the step cannot be made."""
-        photo, mask, alpha = targets  # of one view
-        background = self._background_at(state.step)
-        target = photo.astype(jnp.float32) / 255
-        target = on_background(target, alpha, self._scene_background, background)
-        if mask is not None:
-            target = jnp.where(mask[..., None], target, 0)
-
-        def objective(params, offset):
-            model = self._model_at(state._replace(params=params), isect_capacity)
-            output = model(camera, background=background, means2d_offset=offset)
-            if mask is not None:
-                output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
-            return self.loss(model, output, target), output
-
-        offset = jnp.zeros((state.capacity, 2), target.dtype)
-        with_grads = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-        (loss, output), (grads, grad2d) = with_grads(state.params, offset)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads, squared=True))
-        made = finite & ~output.overflow
-
-        def update() -> TrainState:
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-            return state._replace(
-                params=optax.apply_updates(state.params, updates),
-                opt_state=opt_state,
-                strategy_state=self.strategy.update(
-                    state.strategy_state, grad2d, output.visible, camera.width, camera.height
-                ),
-                step=state.step + 1,
-            )
-
-        state = jax.lax.cond(made, update, lambda: state)
-        image = jnp.clip(output.image, 0, 1)
-        return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite)
-
-    def _background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:
-        """What lies behind everything at a step of training."""
-        if self.config.background != "random":
-            return self._background
-        key = jax.random.fold_in(jax.random.key(self.config.seed), _BACKGROUND_STREAM)
-        return jax.random.uniform(jax.random.fold_in(key, step), (3,))
-
-    def _model_at(self, state: TrainState, isect_capacity: int) -> SplatModel:
-        """The model of this state, inside jit."""
-        model = nnx.merge(nnx.graphdef(self.model), state.params, state.rest)
-        model.rasterizer.isect_capacity = isect_capacity
-        if self.config.sh_degree_every:
-            bands = self._first_sh_degree + state.step // self.config.sh_degree_every
-            degree = jnp.minimum(bands, model.gaussians.sh_degree)
-            model.gaussians.active_sh_degree[...] = degree.astype(jnp.int32)
-        return model
+        views = self.scene.test if views is None else views
+        return evaluate_views(self.model, views, old=self._scene_background, background=self._background)
 
     # --- the host's side -----------------------------------------------------------------------------------
 
@@ -308,9 +207,8 @@ class Trainer:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
         if self._targets is None:
             self._targets = make_targets(self.scene.train)
-        if not self._isect_capacity:
-            self._isect_capacity = self._count_isects()
-        length, step, peak = 1, self.step, 0
+        self._isects.fit(self.model, self.scene.train)
+        length, step = 1, self.step
         while step < end:
             until = next(
                 s for s in range(step + 1, end + 1) if s == end or self.strategy.refines_after(s - 1)
@@ -320,13 +218,12 @@ class Trainer:
             if done == 0:
                 continue
             step += done
-            peak = max(peak, int(metrics.num_isects[:done].max()))
+            self._isects.peak = max(self._isects.peak, int(metrics.num_isects[:done].max()))
             rate = done / seconds
             length = int(np.clip(_SECONDS_PER_CALL * rate, 1, _MAX_STEPS_PER_CALL))
             if self.strategy.refines_after(step - 1):
                 self._refine_state()
-                self._shrink_isects(peak)
-                peak = 0
+                self._isects.shrink()
             yield Progress(
                 step=step,
                 loss=float(metrics.loss[:done].mean()),
@@ -349,7 +246,7 @@ class Trainer:
             self._cameras,
             jnp.asarray(views),
             jnp.asarray(num_steps, jnp.int32),
-            isect_capacity=self._isect_capacity,
+            isect_capacity=self._isects.capacity,
         )
         made = int(done)
         return made, jax.tree.map(np.asarray, metrics), time.perf_counter() - started
@@ -359,8 +256,8 @@ class Trainer:
         if done == _MAX_STEPS_PER_CALL:
             return
         needed = int(metrics.num_isects[done])
-        if needed > self._isect_capacity:
-            self._isect_capacity = round_capacity(int(needed * _ISECT_MARGIN))
+        if needed > self._isects.capacity:
+            self._isects.grow(needed)
         elif not metrics.finite[done]:
             name = self.scene.train[order[step]].name
             raise NonFiniteError(
@@ -385,19 +282,6 @@ class Trainer:
                 "More or smaller initial Gaussians, or a lower prune_opacity, may help."
             )
         self._state = refined
-
-    def _count_isects(self) -> int:
-        """Capacity for what a sample of the training views needs now."""
-        views = self.scene.train[:: max(1, len(self.scene.train) // 8)]
-        gaussians = self.model.gaussians.drawable()
-        counts = [int(self.model.rasterizer.count_isects(gaussians, view.camera)) for view in views]
-        return round_capacity(int(max(counts) * _ISECT_MARGIN))
-
-    def _shrink_isects(self, peak: int) -> None:
-        """Gives back a buffer far larger than the most that was needed since the last refinement."""
-        fitting = round_capacity(int(peak * _ISECT_MARGIN))
-        if 2 * fitting <= self._isect_capacity:
-            self._isect_capacity = fitting
 
     def _take_model(self) -> None:
         """Reads the model, which may have been changed by hand; copied, since the loop reuses its buffers."""

@@ -1,0 +1,37 @@
+"""Renderings of views beside their photos, and how well they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from splax.data.scene import View
+from splax.metrics import psnr, ssim
+from splax.model import SplatModel
+from splax.training.targets import on_background
+
+
+def evaluate_views(
+    model: SplatModel, views: Sequence[View], *, old: Float[Array, " 3"], background: Float[Array, " 3"]
+) -> Iterator[tuple[View, float, float, Float[np.ndarray, "h w 3"]]]:
+    """Renders views and compares them with their photos; the protocol is that of ``Trainer.evaluate_views``.
+
+    Args:
+        model: what to render.
+        views: of which cameras.
+        old: what the photos were composited on, RGB.
+        background: what they are compared on, RGB.
+
+    Yields:
+        The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
+    """
+    for view in views:
+        image = jnp.clip(model(view.camera, background=background).image, 0, 1)
+        target = jnp.asarray(view.image, image.dtype) / 255
+        alpha = None if view.alpha is None else jnp.asarray(view.alpha)
+        target = on_background(target, alpha, old, background)
+        mask = None if view.mask is None else jnp.asarray(view.mask)
+        yield view, float(psnr(image, target, mask)), float(ssim(image, target, mask)), np.asarray(image)

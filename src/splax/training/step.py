@@ -1,0 +1,143 @@
+"""One step of training, and a whole stretch of them as one compiled loop.
+
+The loop ends early, without making the step, where the intersection buffer is too small or where the loss or a
+gradient is not finite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from splax.cameras import Camera
+from splax.metrics import psnr
+from splax.model import SplatModel
+from splax.rasterizer import RenderOutput
+from splax.strategies.base import Strategy
+from splax.training.config import TrainConfig
+from splax.training.progress import StepMetrics
+from splax.training.state import TrainState
+from splax.training.targets import Targets, on_background
+
+# Sets the random backgrounds apart from other uses of the seed.
+_BACKGROUND_STREAM = 0xBAC6
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainStep:
+    """What a step does, apart from the state it does it to.
+
+    Attributes:
+        model: whose structure and settings are used; its Params are those of the state.
+        loss: of the model, what it rendered, and the photo.
+        optimizer: of the model's Params.
+        strategy: told of every step.
+        config: settings.
+        scene_background: what the photos were composited on, RGB.
+        background: what they are composited on in training, unless it is random, RGB.
+        first_sh_degree: bands of colour in use at the start.
+    """
+
+    model: SplatModel
+    loss: Callable[[SplatModel, RenderOutput, Float[Array, "h w 3"]], Float[Array, ""]]
+    optimizer: optax.GradientTransformation
+    strategy: Strategy
+    config: TrainConfig
+    scene_background: Float[Array, " 3"]
+    background: Float[Array, " 3"]
+    first_sh_degree: int
+
+    def run(
+        self,
+        state: TrainState,
+        targets: Targets,
+        cameras: Camera,
+        order: Int[Array, " steps"],
+        num_steps: Int[Array, ""],
+        *,
+        isect_capacity: int,
+    ) -> tuple[TrainState, Int[Array, ""], StepMetrics]:
+        """Makes ``num_steps`` steps, fewer if one cannot be made. Returns how many, and their metrics."""
+        size = order.shape
+        metrics = StepMetrics(
+            jnp.zeros(size), jnp.zeros(size), jnp.zeros(size, jnp.int32), jnp.ones(size, bool)
+        )
+
+        def advance(carry):
+            state, done, _, metrics = carry
+            view = order[done]
+            camera = jax.tree.map(lambda x: x[view], cameras)
+            target = jax.tree.map(lambda x: x[view], targets)
+            state, made, now = self(state, camera, target, isect_capacity)
+            metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
+            return state, done + made, made, metrics
+
+        def goes_on(carry):
+            _, done, made, _ = carry
+            return made & (done < num_steps)
+
+        start = (state, jnp.zeros((), jnp.int32), num_steps > 0, metrics)
+        state, done, _, metrics = jax.lax.while_loop(goes_on, advance, start)
+        return state, done, metrics
+
+    def __call__(
+        self, state: TrainState, camera: Camera, targets: Targets, isect_capacity: int
+    ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
+        """One step; the state is returned as it was, and False, if the step cannot be made."""
+        photo, mask, alpha = targets  # of one view
+        background = self.background_at(state.step)
+        target = photo.astype(jnp.float32) / 255
+        target = on_background(target, alpha, self.scene_background, background)
+        if mask is not None:
+            target = jnp.where(mask[..., None], target, 0)
+
+        def objective(params, offset):
+            model = self._model_at(state._replace(params=params), isect_capacity)
+            output = model(camera, background=background, means2d_offset=offset)
+            if mask is not None:
+                output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
+            return self.loss(model, output, target), output
+
+        offset = jnp.zeros((state.capacity, 2), target.dtype)
+        with_grads = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+        (loss, output), (grads, grad2d) = with_grads(state.params, offset)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads, squared=True))
+        made = finite & ~output.overflow
+
+        def update() -> TrainState:
+            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+            return state._replace(
+                params=optax.apply_updates(state.params, updates),
+                opt_state=opt_state,
+                strategy_state=self.strategy.update(
+                    state.strategy_state, grad2d, output.visible, camera.width, camera.height
+                ),
+                step=state.step + 1,
+            )
+
+        state = jax.lax.cond(made, update, lambda: state)
+        image = jnp.clip(output.image, 0, 1)
+        return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite)
+
+    def background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:
+        """What lies behind everything at a step of training."""
+        if self.config.background != "random":
+            return self.background
+        key = jax.random.fold_in(jax.random.key(self.config.seed), _BACKGROUND_STREAM)
+        return jax.random.uniform(jax.random.fold_in(key, step), (3,))
+
+    def _model_at(self, state: TrainState, isect_capacity: int) -> SplatModel:
+        """The model of this state, inside jit."""
+        model = nnx.merge(nnx.graphdef(self.model), state.params, state.rest)
+        model.rasterizer.isect_capacity = isect_capacity
+        if self.config.sh_degree_every:
+            bands = self.first_sh_degree + state.step // self.config.sh_degree_every
+            degree = jnp.minimum(bands, model.gaussians.sh_degree)
+            model.gaussians.active_sh_degree[...] = degree.astype(jnp.int32)
+        return model
