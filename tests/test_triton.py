@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 from splax.ops.intersection import TileLayout, count_isects
 from splax.ops.parameters import Splats
@@ -14,7 +15,7 @@ from splax.ops.rasterization import rasterize as rasterize_xla
 from splax.ops.triton.forward import BUCKET_SIZE
 from splax.ops.triton.prepare import prepare
 from splax.ops.triton.rasterize import rasterize
-from splax.ops.triton.rows import sum_rows
+from splax.ops.triton.rows import store_rows, sum_rows
 from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import LANES, Warp, lanes, load, store
 
@@ -119,3 +120,18 @@ def test_arrays_too_large_for_a_kernel_are_refused():
     rows = jax.ShapeDtypeStruct((2**31,), jnp.float32)
     with pytest.raises(ValueError, match=r"2,147,483,648 elements.*isect_capacity"):
         INTERPRETED.launch(lambda ref, out: None, (1,), rows, jnp.zeros(LANES))
+
+
+@pytest.mark.parametrize("width", [1, 3, 4, 24, 45])
+def test_rows_are_written_whole(width):
+    num_rows = 50
+    values = np.random.default_rng(0).normal(size=(2 * LANES, width)).astype(np.float32)
+
+    def kernel(values, out):
+        base = pl.program_id(0) * LANES
+        columns = [load(values, (base + lanes()) * width + q) for q in range(width)]
+        store_rows(out, base, columns, num_rows, INTERPRETED)
+
+    shape = jax.ShapeDtypeStruct((num_rows * width,), jnp.float32)
+    out = INTERPRETED.launch(kernel, (2,), shape, jnp.asarray(values.reshape(-1)))
+    np.testing.assert_array_equal(out.reshape(num_rows, width), values[:num_rows])

@@ -22,6 +22,7 @@ from splax.ops.triton.warp import Warp
 from splax.rasterizer import has_kernels_for, render_unfused, splat
 
 NUM = 64
+ROOM = 1_000  # for pairs
 TILING = Tiling(width=24, height=20, tile_size=8)
 SIZE = TileLayout(*TILING)
 CAMERA = make_camera(TILING.width, TILING.height)
@@ -69,6 +70,12 @@ def splats_of(params: Parameters, offset, settings: DrawSettings):
     return splats, projection.radii, projection.depths
 
 
+def rows_with_sums(sums, counts, first):
+    """Rows of pairs that add up to these sums, [columns, N]: all of it in the last pair of each Gaussian."""
+    last = jnp.where(counts > 0, first + counts - 1, ROOM)
+    return jnp.zeros((ROOM, sums.shape[0])).at[last].set(sums.T, mode="drop")
+
+
 def rows_of(splats: Splats):
     """Form and channels of each splat, one array a column."""
     opacities = jnp.where(splats.opacities > 0, splats.opacities, 1)
@@ -95,18 +102,13 @@ def both(request):
     @jit_quickly
     def fused(params, offset):
         projected = project(params, CAMERA.viewmat, CAMERA.K, offset, settings, TILING, INTERPRETED)
-        grads = project_gradients(
-            params,
-            CAMERA.viewmat,
-            CAMERA.K,
-            projected.prepared,
-            sums,
-            v_means2d,
-            settings,
-            TILING,
-            INTERPRETED,
+        view, prepared = (CAMERA.viewmat, CAMERA.K), projected.prepared
+        first = jnp.cumsum(prepared.counts) - prepared.counts
+        rows = rows_with_sums(sums, prepared.counts, first)
+        grads, v_offset = project_gradients(
+            params, *view, prepared, rows, first, v_means2d, settings, TILING, INTERPRETED
         )
-        return projected, (*grads[0][:6], grads[1])
+        return projected, (*grads[:6], v_offset)
 
     @jit_quickly
     def unfused(params, offset):
@@ -166,8 +168,11 @@ def test_the_kernels_can_be_lowered_for_a_gpu():
 
     def there_and_back(params, offset):
         projected = project(params, *view, offset, SETTINGS, TILING, warp)
-        sums = jnp.zeros((projected.prepared.attributes.shape[1], NUM))
-        return project_gradients(params, *view, projected.prepared, sums, offset, SETTINGS, TILING, warp)
+        rows = jnp.zeros((ROOM, projected.prepared.attributes.shape[1]))
+        first = jnp.zeros(NUM, jnp.int32)
+        return project_gradients(
+            params, *view, projected.prepared, rows, first, offset, SETTINGS, TILING, warp
+        )
 
     traced = jax.jit(there_and_back).trace(params, jnp.zeros((NUM, 2)))
     assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -9,6 +9,7 @@ alone; the rows of one Gaussian lie side by side and are summed last. So no atom
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,35 +26,41 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 CHANNELS_PER_PASS = 8
 
 
+class Drawn(NamedTuple):
+    """An image, and what its backward pass needs.
+
+    Attributes:
+        attributes: of each Gaussian, :class:`Form` and channels, [N, 6 + C].
+        lists: pairs of each tile, with slots.
+        checkpoints: states of pixels.
+        image: channels, [H, W, C].
+        alpha: [H, W].
+    """
+
+    attributes: jax.Array
+    lists: TileLists
+    checkpoints: Checkpoints
+    image: jax.Array
+    alpha: jax.Array
+
+
 def pair_gradients(
-    lists: TileLists,
-    attributes: jax.Array,
-    checkpoints: Checkpoints,
-    image: jax.Array,
-    alpha: jax.Array,
-    v_image: jax.Array,
-    v_alpha: jax.Array | None,
-    channels: range,
-    tiling: Tiling,
-    warp: Warp,
+    drawn: Drawn, v_image: jax.Array, v_alpha: jax.Array | None, channels: range, tiling: Tiling, warp: Warp
 ) -> jax.Array:
-    """Sums over the pixels of each pair, [M * blocks, 6 + channels] by slot.
+    """Sums over the pixels of each pair, [M * blocks, 6 + channels] by slot; slots without a pair hold anything.
 
     Six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d alpha, then weight
     times cotangent for each channel. Contributions of several sets of channels add up.
 
     Args:
-        lists: pairs of each tile, with slots.
-        attributes: :class:`Form` and channels of each Gaussian, [N, 6 + C].
-        checkpoints: from the forward pass.
-        image: what the forward pass drew, [H, W, C].
-        alpha: the same, [H, W].
-        v_image: cotangent of ``image``.
-        v_alpha: cotangent of ``alpha``; None counts as zero.
+        drawn: from the forward pass.
+        v_image: cotangent of the image.
+        v_alpha: cotangent of alpha; None counts as zero.
         channels: which of the channels to differentiate.
         tiling: static sizes.
         warp: how kernels run.
     """
+    attributes, lists, checkpoints, image, alpha = drawn
     assert lists.slots is not None
     stride, total_channels = attributes.shape[1], image.shape[-1]
     parts = tiling.subtiles // tiling.blocks
@@ -64,7 +71,7 @@ def pair_gradients(
         v_alpha = jnp.zeros_like(alpha)
 
     def kernel(ids, slots, offsets, attributes, states, owner, starts, walked, *refs):
-        image, alpha, v_image, v_alpha, _, out = refs
+        image, alpha, v_image, v_alpha, out = refs
         block, program = pl.program_id(0), pl.program_id(1)
         checkpoint = jnp.maximum(program - tiling.num_tiles, 0)
         resumes = program >= tiling.num_tiles
@@ -175,13 +182,21 @@ def pair_gradients(
                 open_ = functools.reduce(jnp.maximum, [pixel[0] for state in states for pixel in state])
                 return (first < end) & (jnp.max(open_) > 0)
 
-            lax.while_loop(unfinished, walk, (begin, [state for _, _, state in read_parts]))
+            first, _ = lax.while_loop(unfinished, walk, (begin, [state for _, _, state in read_parts]))
 
-    # Pairs behind finished pixels are never walked: their rows stay 0.
-    empty = jnp.zeros(lists.ids.shape[0] * tiling.blocks * width, jnp.float32)
+            def clear(first):
+                """Pairs behind finished pixels add nothing."""
+                pair = first + lanes()
+                row = (load(slots, pair, pair < end) * tiling.blocks + block) * width
+                for q in range(width):
+                    store(out, row + q, zeros(), pair < end)
+                return first + LANES
+
+            lax.while_loop(lambda first: first < end, clear, first)
+
     args = (lists.ids, lists.slots, lists.offsets, attributes.reshape(-1), *checkpoints)
-    args += (*(x.reshape(-1) for x in (image, alpha, v_image, v_alpha)), empty)
+    args += (*(x.reshape(-1) for x in (image, alpha, v_image, v_alpha)),)
     grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
-    shape = jax.ShapeDtypeStruct(empty.shape, jnp.float32)
-    out = warp.launch(kernel, grid, shape, *args, aliases={len(args) - 1: 0})
+    shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
+    out = warp.launch(kernel, grid, shape, *args)
     return out.reshape(-1, width)

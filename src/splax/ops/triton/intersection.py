@@ -73,7 +73,7 @@ def make_lists(
 
 
 def _emit(ends, order, first, prepared, tiling, capacity, warp):
-    """Tile and id of each slot; those without a pair get the tile behind the last one."""
+    """Tile and id of each slot; those beyond the last pair get the tile behind the last one."""
     num, stride = prepared.attributes.shape
     # 16-bit keys sort twice as fast.
     key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
@@ -107,10 +107,11 @@ def _emit(ends, order, first, prepared, tiling, capacity, warp):
                 down,
                 start,
             )
-            column = column + nth
-            bits = _subtile_bits(form, column, row, tiling)
-            found = exists & (nth < span) & (row < bottom) & (bits != 0)
-            tile = jnp.where(found, row * tiling.columns + column, tiling.num_tiles)
+            found = (nth < span) & (row < bottom)
+            column, row = jnp.minimum(column + nth, tiling.columns - 1), jnp.minimum(row, tiling.rows - 1)
+            # A pair of no subtile stays in a list, so that the backward pass writes its row too.
+            bits = jnp.where(found, _subtile_bits(form, column, row, tiling), 0)
+            tile = jnp.where(exists, row * tiling.columns + column, tiling.num_tiles)
             store(tiles, slot, tile.astype(key), slot < capacity)
             store(ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
             return 0

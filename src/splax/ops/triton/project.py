@@ -28,8 +28,9 @@ from splax.ops.triton.geometry import (
     splat,
 )
 from splax.ops.triton.prepare import Prepared, form_gradients, tiles_of
+from splax.ops.triton.rows import store_rows, total_rows
 from splax.ops.triton.tiling import FORM, Tiling
-from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
+from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
 _RGB = 3
 
@@ -122,12 +123,15 @@ def project_gradients(
     viewmat: jax.Array,
     intrinsics: jax.Array,
     prepared: Prepared,
-    sums: jax.Array,
-    v_means2d: jax.Array,
+    rows: jax.Array,
+    first: jax.Array,
+    v_means2d: jax.Array | None,
     settings: DrawSettings,
     tiling: Tiling,
     warp: Warp,
-) -> tuple[Parameters, jax.Array]:
+    *,
+    with_offset: bool = True,
+) -> tuple[Parameters, jax.Array | None]:
     """Gradients of the stored parameters; exactly 0 in rows that are not drawn.
 
     Args:
@@ -135,61 +139,69 @@ def project_gradients(
         viewmat: world-to-camera, [4, 4].
         intrinsics: K in pixels, [3, 3].
         prepared: from :func:`project`.
-        sums: moments and channels summed over pixels, [6 + C, N].
-        v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2].
+        rows: moments and channels of each pair, [M, 6 + C].
+        first: first of the rows of each Gaussian, [N].
+        v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
         settings: of the rasterizer.
         tiling: static sizes.
         warp: how kernels run.
+        with_offset: whether the gradient of the offset is wanted.
 
     Returns:
         Gradients of the parameters (None for ``alive`` and ``active_sh_degree``), and of the offset, [N, 2].
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
     width = prepared.attributes.shape[1]
+    floats = params[:6]
+    sizes = [x.size for x in floats] + [num * 2] * with_offset
 
     def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, *refs):
-        counts, attributes, sums, v_means2d, *refs = refs
-        v_means, v_quats, v_log_scales, v_logits, v_sh0, v_shN, v_offset = refs[-7:]
-        gaussian = pl.program_id(0) * LANES + lanes()
+        counts, attributes, rows, first, *refs = refs
+        grads = refs[-len(sizes) :]
+        base = pl.program_id(0) * LANES
+        gaussian = base + lanes()
         exists = gaussian < num
-        drawn = load(counts, gaussian, exists) > 0
-        v_mean2d = [load(v_means2d, gaussian * 2 + q, exists) for q in range(2)]
-        moved = drawn | (v_mean2d[0] != 0) | (v_mean2d[1] != 0)
-        for q, value in enumerate(v_mean2d):
-            store(v_offset, gaussian * 2 + q, value, exists & ~drawn)
+        count = load(counts, gaussian, exists)
+        drawn = count > 0
+        v_mean2d, moved = [zeros()] * 2, drawn
+        if v_means2d is not None:
+            v_mean2d = [load(refs[0], gaussian * 2 + q, exists) for q in range(2)]
+            moved |= (v_mean2d[0] != 0) | (v_mean2d[1] != 0)
+        some_moved = jnp.max(moved.astype(jnp.int32)) > 0
 
-        def sum_of(q):
-            return load(sums, q * num + gaussian, drawn)
-
-        @pl.when(jnp.max(moved.astype(jnp.int32)) > 0)
+        @pl.when(~some_moved)
         def _():
+            for grad, size in zip(grads, sizes, strict=True):
+                for i in range(size // num):
+                    place = base * (size // num) + i * LANES + lanes()
+                    store(grad, place, zeros(), place < size)
+
+        @pl.when(some_moved)
+        def _():
+            sums = total_rows(rows, load(first, gaussian, drawn), count, num_rows, width, warp)
             view = read_view(camera, tiling)
             geometry = read_geometry((means, quats, log_scales, logits), gaussian, moved)
-            # A centre has a cotangent of its own, even if it is not drawn.
-            valid = (load(alive, gaussian, moved) != 0) & is_valid(geometry, view, settings)
-            valid = drawn | (moved & valid)
+            valid = drawn
+            if v_means2d is not None:
+                # A centre has a cotangent of its own, even if it is not drawn.
+                alive_here = load(alive, gaussian, moved) != 0
+                valid |= moved & alive_here & is_valid(geometry, view, settings)
+            geometry = neutral_where_not(geometry, valid, view)
 
             v_color = []
             for q in range(_RGB):
-                bits = lax.bitcast_convert_type(
-                    load(attributes, gaussian * width + FORM + q, drawn), jnp.int32
-                )
+                bits = load(attributes, gaussian * width + FORM + q, drawn)
+                bits = lax.bitcast_convert_type(bits, jnp.int32)
                 # The derivative of max(x, 0): where x is 0, JAX takes a half.
                 slope = jnp.where(bits > 0, 1.0, jnp.where(bits == 0, 0.5, 0.0))
-                v_color.append(slope * sum_of(FORM + q))
+                v_color.append(jnp.where(drawn, slope * sums[FORM + q], 0))
             direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
             active = load(active_degree, full(0))
             bases, to_direction = jax.vjp(lambda at: active_bases(at, num_bases, active), direction)
-            finite, v_bases = valid, []
-            for q in range(_RGB):
-                finite &= is_finite([load(sh0, gaussian * _RGB + q, valid)])
-                store(v_sh0, gaussian * _RGB + q, SH_C0 * v_color[q], drawn)
-            for k, basis in enumerate(bases):
-                places = [(gaussian * num_bases + k) * _RGB + q for q in range(_RGB)]
-                values = [load(shN, place, valid) for place in places]
+            finite, v_bases = is_finite([load(sh0, gaussian * _RGB + q, valid) for q in range(_RGB)]), []
+            for k in range(num_bases):
+                values = [load(shN, (gaussian * num_bases + k) * _RGB + q, valid) for q in range(_RGB)]
                 finite &= is_finite(values)
-                for place, v in zip(places, v_color, strict=True):
-                    store(v_shN, place, basis * v, drawn)
                 v_bases.append(dot(values, v_color))
             (v_mean_by_color,) = to_mean(*to_direction(v_bases))
 
@@ -197,29 +209,30 @@ def project_gradients(
                 return splat(geometry, view, settings)[:2]
 
             (form, _), to_geometry = jax.vjp(form_and_depth, geometry)
-            v_form = form_gradients(form, [sum_of(q) for q in range(FORM)])
-            for q, value in enumerate((v_form.mean_x, v_form.mean_y)):
-                store(v_offset, gaussian * 2 + q, value + v_mean2d[q], drawn)
-            v_form = v_form._replace(mean_x=v_form.mean_x + v_mean2d[0], mean_y=v_form.mean_y + v_mean2d[1])
-            v_depth = sum_of(FORM + _RGB) if settings.render_depth else jnp.zeros_like(form.top)
+            v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in sums[:FORM]])
+            v_center = [v_form.mean_x + v_mean2d[0], v_form.mean_y + v_mean2d[1]]
+            v_form = v_form._replace(mean_x=v_center[0], mean_y=v_center[1])
+            v_depth = jnp.where(drawn, sums[FORM + _RGB], 0) if settings.render_depth else zeros()
             (v,) = to_geometry((v_form, v_depth))
             v_mean = [a + b for a, b in zip(v.mean, v_mean_by_color, strict=True)]
-            columns = [(v_means, v_mean), (v_quats, v.quat), (v_log_scales, v.log_scale)]
-            for ref, values in (*columns, (v_logits, [v.logit_opacity])):
-                for q, value in enumerate(values):
-                    store(ref, gaussian * len(values) + q, value, finite)
+            geometric = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
+            columns = [[jnp.where(valid & finite, value, 0) for value in values] for values in geometric]
+            columns += [[SH_C0 * value for value in v_color]]
+            columns += [[basis * value for basis in bases for value in v_color]]
+            columns += [v_center] * with_offset
+            for grad, values in zip(grads, columns, strict=True):
+                store_rows(grad, base, values, num, warp)
 
-    floats = params[:6]
-    # Rows that are not drawn are not written.
-    empty = [jnp.zeros(max(x.size, 1), jnp.float32) for x in floats]
+    num_rows = rows.shape[0]
     args = [*inputs(params, viewmat, intrinsics), prepared.counts, prepared.attributes.reshape(-1)]
-    args += [sums.reshape(-1), v_means2d.reshape(-1)]
-    shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in (*(x.size for x in empty), num * 2)]
-    aliases = {len(args) + i: i for i in range(len(empty))}
-    *grads, v_offset = warp.launch(kernel, (-(-num // LANES),), shapes, *args, *empty, aliases=aliases)
-    grads = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=True)]
+    args += [rows.reshape(-1), first] + ([] if v_means2d is None else [v_means2d.reshape(-1)])
+    # Kernels take no empty arrays.
+    shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]
+    grads = warp.launch(kernel, (-(-num // LANES),), shapes, *args)
+    v_floats = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=False)]
     untrained = {"alive": None, "active_sh_degree": None}
-    return Parameters(*grads, **untrained), v_offset.reshape(num, 2)  # pyright: ignore
+    v_offset = grads[-1].reshape(num, 2) if with_offset else None
+    return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
 
 
 def _color(sh0, shN, bases, gaussian, mask):

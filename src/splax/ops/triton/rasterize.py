@@ -1,14 +1,13 @@
 """Binning and compositing with a backward pass of their own: the door to the kernels of this folder."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from splax.ops.parameters import Splats
-from splax.ops.triton.backward import CHANNELS_PER_PASS, pair_gradients
-from splax.ops.triton.forward import Checkpoints, draw
+from splax.ops.triton.backward import CHANNELS_PER_PASS, Drawn, pair_gradients
+from splax.ops.triton.forward import draw
 from splax.ops.triton.intersection import TileLists, make_lists
 from splax.ops.triton.prepare import Prepared, prepare, splat_gradients
 from splax.ops.triton.rows import sum_rows
@@ -40,24 +39,6 @@ def rasterize(
     return image, alpha, lists.num_isects
 
 
-class Drawn(NamedTuple):
-    """An image, and what its backward pass needs.
-
-    Attributes:
-        attributes: of each Gaussian, as :class:`prepare.Prepared` has them.
-        lists: pairs of each tile, with slots.
-        checkpoints: states of pixels.
-        image: channels, [H, W, C].
-        alpha: [H, W].
-    """
-
-    attributes: jax.Array
-    lists: TileLists
-    checkpoints: Checkpoints
-    image: jax.Array
-    alpha: jax.Array
-
-
 def draw_and_save(prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp) -> Drawn:
     """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`rasterize`'s."""
     lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=True)
@@ -82,28 +63,21 @@ rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
 
 
 def sum_gradients(
-    drawn: Drawn, v_image: jax.Array, v_alpha: jax.Array, tiling: Tiling, warp: Warp
+    drawn: Drawn, v_image: jax.Array, v_alpha: jax.Array | None, tiling: Tiling, warp: Warp
 ) -> jax.Array:
     """Moments and channels of each Gaussian, [6 + C, N], summed over pixels; see :func:`pair_gradients`."""
-    attributes, lists, checkpoints, image, alpha = drawn
-    num_channels = image.shape[-1]
+    num_channels = drawn.image.shape[-1]
     passes = []
     # An image without channels still has an alpha.
     for begin in range(0, max(num_channels, 1), CHANNELS_PER_PASS):
         channels = range(begin, min(begin + CHANNELS_PER_PASS, num_channels))
-        rows = pair_gradients(
-            lists,
-            attributes,
-            checkpoints,
-            image,
-            alpha,
-            v_image,
-            v_alpha if begin == 0 else None,
-            channels,
-            tiling,
-            warp,
-        )
-        passes.append(sum_rows(rows, lists.first * tiling.blocks, lists.counts * tiling.blocks, warp))
+        rows = pair_gradients(drawn, v_image, v_alpha if begin == 0 else None, channels, tiling, warp)
+        passes.append(sum_pairs(rows, drawn.lists, tiling, warp))
     # Every pass adds to the six moments and has channels of its own.
     moments = functools.reduce(jnp.add, [sums[:FORM] for sums in passes])
     return jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])
+
+
+def sum_pairs(rows: jax.Array, lists: TileLists, tiling: Tiling, warp: Warp) -> jax.Array:
+    """Sums of the rows of :func:`pair_gradients` for each Gaussian, [6 + channels, N]."""
+    return sum_rows(rows, lists.first * tiling.blocks, lists.counts * tiling.blocks, warp)

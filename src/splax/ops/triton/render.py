@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
+from splax.ops.triton.backward import Drawn, pair_gradients
 from splax.ops.triton.forward import draw
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared, splat_gradients
 from splax.ops.triton.project import project, project_gradients
-from splax.ops.triton.rasterize import Drawn, draw_and_save, sum_gradients
+from splax.ops.triton.rasterize import draw_and_save, sum_pairs
 from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import Warp
 
@@ -69,6 +71,7 @@ class _Saved(NamedTuple):
 
 
 def _render_fwd(params, viewmat, intrinsics, offset, job):
+    params, viewmat, intrinsics, offset = _values((params, viewmat, intrinsics, offset))
     prepared, depths, means2d, radii = project(
         params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
     )
@@ -80,31 +83,48 @@ def _render_fwd(params, viewmat, intrinsics, offset, job):
 
 def _render_bwd(job, saved, cotangents):
     params, viewmat, intrinsics, has_offset, prepared, drawn = saved
-    sums = sum_gradients(drawn, cotangents.channels, cotangents.alpha, job.tiling, job.warp)
+    # A cotangent known to be zero is no array: nothing is written, nor read, for it.
+    v_channels, v_alpha, v_means2d = (None if _is_zero(v) else v for v in cotangents[:3])
+    if v_channels is None:
+        v_channels = jnp.zeros_like(drawn.image)
+    channels = range(drawn.image.shape[-1])
+    rows = pair_gradients(drawn, v_channels, v_alpha, channels, job.tiling, job.warp)
     v_params, v_offset = project_gradients(
         params,
         viewmat,
         intrinsics,
         prepared,
-        sums,
-        cotangents.means2d,
+        rows,
+        drawn.lists.first,
+        v_means2d,
         job.settings,
         job.tiling,
         job.warp,
+        with_offset=has_offset is not None,
     )
-    v_camera = _camera_gradients(saved, sums, cotangents.means2d, job)
-    return v_params, *v_camera, None if has_offset is None else v_offset
+    return v_params, *_camera_gradients(saved, rows, v_means2d, job), v_offset
 
 
-def _camera_gradients(saved, sums, v_means2d, job):
+def _camera_gradients(saved, rows, v_means2d, job):
     """Gradients of viewmat and intrinsics; under jit, a program that does not use them does not compute them."""
+    sums = sum_pairs(rows, saved.drawn.lists, job.tiling, job.warp)
     v_splats = splat_gradients(sums, saved.prepared.attributes, job.warp)
     drawn = saved.prepared.counts > 0
     # Attributes of rows that are not drawn were never written.
     v_splats = Splats(*(jnp.where(drawn.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for v in v_splats))
-    v_splats = v_splats._replace(means2d=v_splats.means2d + v_means2d)
+    if v_means2d is not None:
+        v_splats = v_splats._replace(means2d=v_splats.means2d + v_means2d)
     _, pull = jax.vjp(functools.partial(job.splat, saved.params), saved.viewmat, saved.intrinsics)
     return pull(v_splats)
 
 
-render.defvjp(_render_fwd, _render_bwd)
+def _values(args):
+    """The arrays, without JAX's word on which of them are differentiated."""
+    return jax.tree.map(lambda x: x.value, args, is_leaf=lambda x: isinstance(x, CustomVJPPrimal))
+
+
+def _is_zero(cotangent) -> bool:
+    return isinstance(cotangent, SymbolicZero)
+
+
+render.defvjp(_render_fwd, _render_bwd, symbolic_zeros=True)

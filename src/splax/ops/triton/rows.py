@@ -1,4 +1,4 @@
-"""Sums of consecutive rows: what each (tile, Gaussian) pair adds to the gradient of its Gaussian."""
+"""Rows in memory: sums of what each (tile, Gaussian) pair adds to its Gaussian, and rows written whole."""
 
 import jax
 import jax.numpy as jnp
@@ -28,43 +28,75 @@ def sum_rows(rows: jax.Array, first: jax.Array, counts: jax.Array, warp: Warp) -
     def kernel(rows, first, counts, out):
         gaussian = pl.program_id(0) * LANES + lanes()
         exists = gaussian < num
-        begin = load(first, gaussian, exists)
-        count = jnp.minimum(load(counts, gaussian, exists), num_rows - begin)
-
-        def add(place, mask, sums):
-            return [total + load(rows, place * width + q, mask) for q, total in enumerate(sums)]
-
-        def alone(i, sums):
-            return add(begin + i, i < count, sums)
-
-        most = jnp.max(jnp.minimum(count, _ROWS_ALONE))
-        sums = lax.fori_loop(0, most, alone, [zeros()] * width)
-
-        def share(carry):
-            """The rest of one long list."""
-            bits, sums = carry
-            owner = lowest_bit(bits)
-            begin_here, count_here = warp.from_lane(begin, owner), warp.from_lane(count, owner)
-
-            def some(i, parts):
-                nth = _ROWS_ALONE + i * LANES + lanes()
-                return add(begin_here + nth, nth < count_here, parts)
-
-            turns = (jnp.max(count_here) - _ROWS_ALONE + LANES - 1) // LANES
-            parts = lax.fori_loop(0, turns, some, [zeros()] * width)
-            mine = lanes() == owner
-            sums = [
-                total + jnp.where(mine, jnp.sum(part), 0) for total, part in zip(sums, parts, strict=True)
-            ]
-            return bits & (bits - 1), sums
-
-        long = warp.ballot(count > _ROWS_ALONE)
-        _, sums = lax.while_loop(
-            lambda carry: jnp.max(lax.population_count(carry[0])) > 0, share, (long, sums)
-        )
-        for q, total in enumerate(sums):
+        begin, count = load(first, gaussian, exists), load(counts, gaussian, exists)
+        for q, total in enumerate(total_rows(rows, begin, count, num_rows, width, warp)):
             store(out, full(q * num) + gaussian, total, exists)
 
     shape = jax.ShapeDtypeStruct((width * num,), jnp.float32)
     out = warp.launch(kernel, (-(-num // LANES),), shape, rows.reshape(-1), first, counts)
     return out.reshape(width, num)
+
+
+def total_rows(rows, begin, count, num_rows: int, width: int, warp: Warp) -> list[jax.Array]:
+    """Inside a kernel, where all lanes are at it: the sum of each lane's rows, a value a column.
+
+    Args:
+        rows: flat array of ``num_rows`` rows.
+        begin: first row of each lane.
+        count: rows of each lane.
+        num_rows: rows beyond it count as zero.
+        width: columns.
+        warp: the lanes.
+    """
+    count = jnp.minimum(count, num_rows - begin)
+
+    def add(place, mask, sums):
+        return [total + load(rows, place * width + q, mask) for q, total in enumerate(sums)]
+
+    def alone(i, sums):
+        return add(begin + i, i < count, sums)
+
+    most = jnp.max(jnp.minimum(count, _ROWS_ALONE))
+    sums = lax.fori_loop(0, most, alone, [zeros()] * width)
+
+    def share(carry):
+        """The rest of one long list."""
+        bits, sums = carry
+        owner = lowest_bit(bits)
+        begin_here, count_here = warp.from_lane(begin, owner), warp.from_lane(count, owner)
+
+        def some(i, parts):
+            nth = _ROWS_ALONE + i * LANES + lanes()
+            return add(begin_here + nth, nth < count_here, parts)
+
+        turns = (jnp.max(count_here) - _ROWS_ALONE + LANES - 1) // LANES
+        parts = lax.fori_loop(0, turns, some, [zeros()] * width)
+        mine = lanes() == owner
+        sums = [total + jnp.where(mine, jnp.sum(part), 0) for total, part in zip(sums, parts, strict=True)]
+        return bits & (bits - 1), sums
+
+    long = warp.ballot(count > _ROWS_ALONE)
+    return lax.while_loop(lambda carry: jnp.max(lax.population_count(carry[0])) > 0, share, (long, sums))[1]
+
+
+def store_rows(out, base, values: list[jax.Array], num_rows: int, warp: Warp) -> None:
+    """Inside a kernel: writes one row a lane.
+
+    A lane that wrote its row by itself would touch a memory sector for each number. In turns of up to 32 columns
+    the warp changes columns for rows, and writes neighbours together.
+
+    Args:
+        out: flat array of ``num_rows`` rows.
+        base: row of lane 0.
+        values: the columns.
+        num_rows: rows beyond it are not written.
+        warp: the lanes.
+    """
+    width = len(values)
+    for begin in range(0, width, LANES):
+        columns = values[begin : begin + LANES]
+        slots = 1 << (len(columns) - 1).bit_length()
+        column = lanes() % slots
+        for nth, value in enumerate(warp.transpose(columns + [zeros()] * (slots - len(columns)))):
+            row = base + lanes() - column + nth
+            store(out, row * width + begin + column, value, (column < len(columns)) & (row < num_rows))

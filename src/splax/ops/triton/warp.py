@@ -118,7 +118,24 @@ class Warp(NamedTuple):
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
 
-    def launch(self, kernel, grid: tuple[int, ...], out_shape, *args, aliases: dict[int, int] | None = None):
+    def transpose(self, values: list[jax.Array]) -> list[jax.Array]:
+        """Turns values of lanes into lanes of values, for any power of two of them, up to 32.
+
+        Returns:
+            As many arrays: lane ``l`` of the ``r``-th one is ``values[l % n]`` of lane ``l - l % n + r``.
+        """
+        kept, distance = list(values), len(values) // 2
+        while distance:
+            upper = (lanes() & distance) != 0
+            for i in range(len(kept)):
+                if not i & distance:
+                    a, b = kept[i], kept[i + distance]
+                    got = self.across(jnp.where(upper, a, b), distance)
+                    kept[i], kept[i + distance] = jnp.where(upper, got, a), jnp.where(upper, b, got)
+            distance //= 2
+        return kept
+
+    def launch(self, kernel, grid: tuple[int, ...], out_shape, *args):
         """Runs one-warp programs over flat arrays.
 
         Raises:
@@ -138,7 +155,6 @@ class Warp(NamedTuple):
             out_shape=out_shape,
             in_specs=[anywhere] * len(args),
             out_specs=jax.tree.map(lambda _: anywhere, out_shape),
-            input_output_aliases=aliases or {},
             compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
             interpret=self.interpret,
         )(*args)
