@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splax.cameras import Camera as Camera
+    from splax.corrections.base import Correction as Correction
+    from splax.corrections.exposure import Exposure as Exposure
     from splax.data.scene import Scene as Scene
     from splax.data.scene import View as View
     from splax.data.synthetic import make_demo_scene as make_demo_scene
@@ -43,7 +45,9 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Camera": "cameras",
+    "Correction": "corrections.base",
     "DefaultStrategy": "strategies.default",
+    "Exposure": "corrections.exposure",
     "Gaussians": "gaussians",
     "LearningRates": "training.optimizers",
     "NoGaussianError": "training.errors",

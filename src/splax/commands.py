@@ -11,6 +11,8 @@ import jax
 from flax import nnx
 
 from splax.cameras import Camera
+from splax.corrections.base import Correction
+from splax.corrections.exposure import Exposure
 from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
@@ -19,7 +21,7 @@ from splax.io import formats
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.options import Convert, Demo, Eval, Info, Render, Train
+from splax.options import Convert, Demo, Eval, Info, Recipe, Render, Train
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.default import DefaultStrategy
@@ -139,7 +141,9 @@ def load_scene(options: dict[str, Any]) -> Scene:
 
 def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: float) -> int:
     background = "random" if isinstance(options, Train) and options.random_background else None
-    config = TrainConfig(steps=options.steps, seed=options.seed, background=background)
+    config = TrainConfig(
+        steps=options.steps, seed=options.seed, background=background, corrections=_corrections(options)
+    )
     strategy = DefaultStrategy(max_gaussians=options.max_gaussians)
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
     model = SplatModel(_initial_gaussians(scene, options, extent), TileRasterizer(tile_size))
@@ -162,6 +166,12 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: fl
     _say(f"Splat: {folder.path / POINT_CLOUD}")
     _say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
     return status
+
+
+def _corrections(options: Train | Demo) -> tuple[Correction, ...]:
+    if not isinstance(options, Recipe):
+        return ()
+    return (Exposure(),) if options.exposure else ()
 
 
 def _initial_gaussians(scene: Scene, options: Train | Demo, extent: float) -> Gaussians:

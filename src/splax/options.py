@@ -34,7 +34,15 @@ class Info(Data):
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Data):
+class Recipe:
+    """What helps some photos and not others."""
+
+    exposure: bool = False
+    """Learn brightness and white balance of each photo, as an affine map of colour."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Recipe, Data):
     """Train a splat on posed photos."""
 
     out: Path = dataclasses.field(kw_only=True)

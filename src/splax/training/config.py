@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from splax.corrections.base import Correction
 from splax.training.optimizers import LearningRates
 
 
@@ -21,6 +22,8 @@ class TrainConfig:
             transparent pixels are put on it. ``"random"``: a new one for each step of training, for the
             rendering and the photo, so that what is transparent stays empty; scores are on the scene's.
         learning_rates: of each Param.
+        corrections: what photos differ by although the scene does not, learned along with it; see
+            :mod:`splax.corrections`.
         seed: of the order of views and of densification.
         growth: factor by which rows and buffers grow when they are full. Each growth compiles anew.
         progress: whether to show a progress bar; None: if standard error is a terminal.
@@ -34,6 +37,7 @@ class TrainConfig:
     sh_degree_every: int = 1000
     background: tuple[float, float, float] | Literal["random"] | None = None
     learning_rates: LearningRates = dataclasses.field(default_factory=LearningRates)
+    corrections: tuple[Correction, ...] = ()
     seed: int = 0
     growth: float = 1.5
     progress: bool | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from splax.cameras import Camera
 from splax.data.scene import View
 from splax.metrics import psnr, ssim
 from splax.model import SplatModel
@@ -15,7 +16,12 @@ from splax.training.targets import on_background
 
 
 def evaluate_views(
-    model: SplatModel, views: Sequence[View], *, old: Float[Array, " 3"], background: Float[Array, " 3"]
+    model: SplatModel,
+    views: Sequence[View],
+    *,
+    old: Float[Array, " 3"],
+    background: Float[Array, " 3"],
+    correct: Callable[[Camera], Camera] = lambda camera: camera,
 ) -> Iterator[tuple[View, float, float, Float[np.ndarray, "h w 3"]]]:
     """Renders views and compares them with their photos; the protocol is that of ``Trainer.evaluate_views``.
 
@@ -24,12 +30,13 @@ def evaluate_views(
         views: of which cameras.
         old: what the photos were composited on, RGB.
         background: what they are compared on, RGB.
+        correct: what to do to each camera first.
 
     Yields:
         The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
     """
     for view in views:
-        image = jnp.clip(model(view.camera, background=background).image, 0, 1)
+        image = jnp.clip(model(correct(view.camera), background=background).image, 0, 1)
         target = jnp.asarray(view.image, image.dtype) / 255
         alpha = None if view.alpha is None else jnp.asarray(view.alpha)
         target = on_background(target, alpha, old, background)

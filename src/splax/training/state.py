@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from splax.corrections.base import CorrectionsState
 from splax.strategies.base import Strategy
 from splax.strategies.ops import apply_surgery
 from splax.training.optimizers import GAUSSIANS, grow_slots, move_slots
@@ -23,6 +24,7 @@ class TrainState(NamedTuple):
         rest: the model's other Variables, a nested dict.
         opt_state: of the optimizer.
         strategy_state: of the strategy; one row per Gaussian.
+        corrections: of the corrections, what they learned and their optimizers' state.
         step: steps made, int32 scalar.
         key: source of all randomness in the run.
     """
@@ -31,6 +33,7 @@ class TrainState(NamedTuple):
     rest: dict[str, Any]
     opt_state: optax.OptState
     strategy_state: PyTree[Array]
+    corrections: CorrectionsState
     step: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -51,7 +54,11 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    model: nnx.Module, tx: optax.GradientTransformation, strategy: Strategy, seed: int
+    model: nnx.Module,
+    tx: optax.GradientTransformation,
+    strategy: Strategy,
+    corrections: CorrectionsState,
+    seed: int,
 ) -> TrainState:
     """State at the start of a run."""
     _, params, rest = nnx.split(model, nnx.Param, ...)
@@ -61,6 +68,7 @@ def init_state(
         rest=rest,
         opt_state=tx.init(params),
         strategy_state=strategy.init(rest[GAUSSIANS]["alive"].shape[0]),
+        corrections=corrections,
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key(seed),
     )

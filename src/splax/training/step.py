@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
+from splax.corrections.base import Corrections
 from splax.metrics import psnr
 from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
@@ -38,6 +39,7 @@ class TrainStep:
         loss: of the model, what it rendered, and the photo.
         optimizer: of the model's Params.
         strategy: told of every step.
+        corrections: applied to cameras and renderings.
         config: settings.
         scene_background: what the photos were composited on, RGB.
         background: what they are composited on in training, unless it is random, RGB.
@@ -48,6 +50,7 @@ class TrainStep:
     loss: Callable[[SplatModel, RenderOutput, Float[Array, "h w 3"]], Float[Array, ""]]
     optimizer: optax.GradientTransformation
     strategy: Strategy
+    corrections: Corrections
     config: TrainConfig
     scene_background: Float[Array, " 3"]
     background: Float[Array, " 3"]
@@ -74,7 +77,7 @@ class TrainStep:
             view = order[done]
             camera = jax.tree.map(lambda x: x[view], cameras)
             target = jax.tree.map(lambda x: x[view], targets)
-            state, made, now = self(state, camera, target, isect_capacity)
+            state, made, now = self(state, view, camera, target, isect_capacity)
             metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
             return state, done + made, made, metrics
 
@@ -87,7 +90,12 @@ class TrainStep:
         return state, done, metrics
 
     def __call__(
-        self, state: TrainState, camera: Camera, targets: Targets, isect_capacity: int
+        self,
+        state: TrainState,
+        view: Int[Array, ""],
+        camera: Camera,
+        targets: Targets,
+        isect_capacity: int,
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made."""
         photo, mask, alpha = targets  # of one view
@@ -97,17 +105,22 @@ class TrainStep:
         if mask is not None:
             target = jnp.where(mask[..., None], target, 0)
 
-        def objective(params, offset):
+        def objective(params, offset, corrections):
             model = self._model_at(state._replace(params=params), isect_capacity)
-            output = model(camera, background=background, means2d_offset=offset)
+            corrected = self.corrections.camera(corrections, view, camera)
+            output = model(corrected, background=background, means2d_offset=offset)
+            output = output._replace(image=self.corrections.image(corrections, view, output.image))
             if mask is not None:
                 output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
-            return self.loss(model, output, target), output
+            loss = self.loss(model, output, target) + self.corrections.penalty(corrections)
+            return loss, output
 
         offset = jnp.zeros((state.capacity, 2), target.dtype)
-        with_grads = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-        (loss, output), (grads, grad2d) = with_grads(state.params, offset)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads, squared=True))
+        with_grads = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
+        (loss, output), all_grads = with_grads(state.params, offset, state.corrections.params)
+        grads, grad2d, correction_grads = all_grads
+        norm = optax.tree.norm((grads, correction_grads), squared=True)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         made = finite & ~output.overflow
 
         def update() -> TrainState:
@@ -118,6 +131,7 @@ class TrainStep:
                 strategy_state=self.strategy.update(
                     state.strategy_state, grad2d, output.visible, camera.width, camera.height
                 ),
+                corrections=self.corrections.update(state.corrections, correction_grads),
                 step=state.step + 1,
             )
 

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
+from splax.corrections.base import Corrections
 from splax.data.scene import Scene, View
 from splax.losses import photometric_loss
 from splax.model import SplatModel
@@ -90,11 +91,13 @@ class Trainer:
         self.history: list[Progress] = []
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
-        self._state = init_state(model, self.optimizer, self.strategy, self.config.seed)
+        self._cameras = canvas_cameras(scene.train)
+        self._corrections = Corrections(self.config.corrections, self.config.steps)
+        corrections = self._corrections.init(self._cameras)
+        self._state = init_state(model, self.optimizer, self.strategy, corrections, self.config.seed)
         self._scene_background = jnp.asarray(scene.background, jnp.float32)
         fixed = isinstance(self.config.background, tuple)
         self._background = jnp.asarray(self.config.background) if fixed else self._scene_background
-        self._cameras = canvas_cameras(scene.train)
         self._targets: Targets | None = None
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
@@ -103,6 +106,7 @@ class Trainer:
             loss=self.loss,
             optimizer=self.optimizer,
             strategy=self.strategy,
+            corrections=self._corrections,
             config=self.config,
             scene_background=self._scene_background,
             background=self._background,
@@ -115,6 +119,11 @@ class Trainer:
     def step(self) -> int:
         """Steps made so far."""
         return int(self._state.step)
+
+    @property
+    def corrections(self) -> dict[str, Any]:
+        """What the corrections have learned so far, by their names; copied."""
+        return jax.tree.map(jnp.copy, self._state.corrections.params)
 
     @property
     def seconds(self) -> float:
@@ -199,7 +208,14 @@ class Trainer:
             An iterator of each view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
         """
         views = self.scene.test if views is None else views
-        return evaluate_views(self.model, views, old=self._scene_background, background=self._background)
+        learned = self._state.corrections.params
+        return evaluate_views(
+            self.model,
+            views,
+            old=self._scene_background,
+            background=self._background,
+            correct=lambda camera: self._corrections.camera(learned, None, camera),
+        )
 
     # --- the host's side -----------------------------------------------------------------------------------
 

@@ -1,0 +1,136 @@
+"""What a correction is, and all those of a run together.
+
+A correction has Params of its own, apart from the model: often a row for each training view. It may change the
+camera that a view is rendered with, or the rendering before it is compared with the photo. The splat that is
+saved holds none of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from splax.cameras import Camera
+
+View = Int[Array, ""] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Correction:
+    """Base of all corrections; by itself it changes nothing.
+
+    A frozen dataclass of settings, like a strategy; its Params are a pytree that the methods are given. All
+    methods run inside jit. ``view`` is the number of a training view, or None for a view that training does not
+    see; what is learned for one view only cannot be applied there.
+
+    Attributes:
+        name: key of its Params in the state of the run.
+    """
+
+    name: ClassVar[str] = "none"
+
+    def init(self, cameras: Camera) -> PyTree[Array]:
+        """The Params at the start of a run, which change nothing.
+
+        Args:
+            cameras: of all training views, [V].
+        """
+        del cameras
+        return {}
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """What trains the Params in a run of this length."""
+        del steps
+        return optax.identity()
+
+    def camera(self, params: PyTree[Array], view: View, camera: Camera) -> Camera:
+        """The camera to render a view with."""
+        del params, view
+        return camera
+
+    def image(self, params: PyTree[Array], view: View, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+        """The rendering as the photo of this view would show it."""
+        del params, view
+        return image
+
+    def penalty(self, params: PyTree[Array]) -> Float[Array, ""]:
+        """Added to the loss."""
+        del params
+        return jnp.zeros(())
+
+    def project(self, params: PyTree[Array]) -> PyTree[Array]:
+        """The nearest Params that are allowed; applied after every step."""
+        return params
+
+
+class CorrectionsState(NamedTuple):
+    """Of all corrections of a run, by their names.
+
+    Attributes:
+        params: what is learned.
+        opt_state: of each one's optimizer.
+    """
+
+    params: dict[str, PyTree[Array]]
+    opt_state: dict[str, optax.OptState]
+
+
+class Corrections:
+    """The corrections of a run, applied one after the other.
+
+    Raises:
+        ValueError: if two have one name: their Params would be the same.
+    """
+
+    def __init__(self, corrections: Sequence[Correction], steps: int) -> None:
+        self._parts = {correction.name: correction for correction in corrections}
+        if len(self._parts) != len(corrections):
+            raise ValueError(
+                f"corrections must be of different names, got {[c.name for c in corrections]}; leave one out."
+            )
+        self._optimizers = {name: part.optimizer(steps) for name, part in self._parts.items()}
+
+    def init(self, cameras: Camera) -> CorrectionsState:
+        """The state at the start of a run, for its training cameras, [V]."""
+        params = {name: part.init(cameras) for name, part in self._parts.items()}
+        return CorrectionsState(
+            params, {name: tx.init(params[name]) for name, tx in self._optimizers.items()}
+        )
+
+    def camera(self, params: dict[str, Any], view: View, camera: Camera) -> Camera:
+        """The camera to render a view with."""
+        for name, part in self._parts.items():
+            camera = part.camera(params[name], view, camera)
+        return camera
+
+    def image(
+        self, params: dict[str, Any], view: View, image: Float[Array, "h w 3"]
+    ) -> Float[Array, "h w 3"]:
+        """The rendering as the photo of this view would show it."""
+        for name, part in self._parts.items():
+            image = part.image(params[name], view, image)
+        return image
+
+    def penalty(self, params: dict[str, Any]) -> Float[Array, ""]:
+        """Sum of what they add to the loss."""
+        return sum((part.penalty(params[name]) for name, part in self._parts.items()), jnp.zeros(()))
+
+    def update(self, state: CorrectionsState, grads: dict[str, Any]) -> CorrectionsState:
+        """The state after a step with these gradients of ``params``."""
+        params, opt_state = {}, {}
+        for name, part in self._parts.items():
+            old = state.params[name]
+            updates, opt_state[name] = self._optimizers[name].update(grads[name], state.opt_state[name], old)
+            params[name] = part.project(optax.apply_updates(old, updates))
+        return CorrectionsState(params, opt_state)
+
+
+def select(rows: PyTree[Array], view: Int[Array, ""]) -> PyTree[Array]:
+    """One view's Params out of those of all views."""
+    return jax.tree.map(lambda row: row[view], rows)

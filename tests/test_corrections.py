@@ -1,0 +1,131 @@
+"""What is learned beside the scene: it is found where it is known, and the scene is better for it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import splax
+from splax.corrections.base import Correction, Corrections
+from splax.corrections.exposure import Exposure, apply_affine
+
+VIEWS = 8
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Dark enough for its photos to be brightened without clipping."""
+    bright = splax.make_demo_scene(num_train=VIEWS, num_test=4, width=32, height=24)
+    return map_images(bright, train=[0.7] * VIEWS, test=0.7)
+
+
+def map_images(scene: splax.Scene, train, test=1.0) -> splax.Scene:
+    """The scene with every photo multiplied by a gain or tint."""
+
+    def change(view, gain):
+        image = np.rint(np.clip(view.image * gain, 0, 255)).astype(np.uint8)
+        return dataclasses.replace(view, image=image)
+
+    changed = [change(view, gain) for view, gain in zip(scene.train, train, strict=True)]
+    return dataclasses.replace(scene, train=changed, test=[change(view, test) for view in scene.test])
+
+
+def make_trainer(scene, corrections=(), *, steps=600, num=300, **config):
+    gaussians = splax.Gaussians.random(num, extent=2, center=scene.center, sh_degree=0, rngs=nnx.Rngs(0))
+    model = splax.SplatModel(gaussians, splax.TileRasterizer(8, isect_capacity=4096))
+    config = splax.TrainConfig(steps=steps, progress=False, corrections=tuple(corrections), **config)
+    return splax.Trainer(model, scene, config, strategy=splax.Strategy())
+
+
+def learned(trainer, name):
+    return np.asarray(trainer.corrections[name])
+
+
+def fit_alone(correction, cameras, loss, steps=500):
+    """Trains nothing but a correction, every view in each step; ``loss(corrections, params)``."""
+    corrections = Corrections([correction], steps)
+
+    def step(_, state):
+        return corrections.update(state, jax.grad(lambda params: loss(corrections, params))(state.params))
+
+    state = jax.lax.fori_loop(0, steps, step, corrections.init(cameras))
+    return state.params[correction.name]
+
+
+# --- the mechanism -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("correction", [Correction(), Exposure()], ids=lambda c: c.name)
+def test_a_correction_begins_as_the_identity(scene, correction):
+    corrections = Corrections([correction], 10)
+    cameras = splax.Camera.stack([view.camera for view in scene.train])
+    params = corrections.init(cameras).params
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(24, 32, 3)), jnp.float32)
+    for view in (jnp.asarray(3), None):
+        np.testing.assert_allclose(corrections.image(params, view, image), image, atol=1e-6)
+        camera = scene.train[3].camera
+        for actual, expected in zip(
+            jax.tree.leaves(corrections.camera(params, view, camera)), jax.tree.leaves(camera), strict=True
+        ):
+            np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert corrections.penalty(params) == pytest.approx(0, abs=1e-9)
+
+
+def test_two_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="different names"):
+        Corrections([Exposure(), Exposure(rate=0.1)], 10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(Exposure):
+    def penalty(self, params):
+        return jnp.sqrt(params[..., 3].sum())  # its derivative at 0 is infinite
+
+
+def test_a_correction_without_finite_gradient_stops_the_run(scene):
+    trainer = make_trainer(scene, [Broken()], steps=3)
+    with pytest.raises(splax.NonFiniteError):
+        trainer.fit()
+    np.testing.assert_array_equal(learned(trainer, "exposure"), np.tile(np.eye(3, 4), (VIEWS, 1, 1)))
+
+
+# --- exposure ------------------------------------------------------------------------------------------
+
+
+def test_exposure_finds_affine_maps_of_colour(scene):
+    rng = np.random.default_rng(0)
+    truth = np.eye(3, 4) + rng.normal(scale=0.1, size=(VIEWS, 3, 4))
+    truth += np.eye(3, 4) - truth.mean(axis=0)
+    image = jnp.asarray(rng.uniform(size=(8, 8, 3)), jnp.float32)
+    photos = jax.vmap(lambda maps: apply_affine(maps, image))(jnp.asarray(truth, jnp.float32))
+
+    def loss(corrections, params):
+        views = jnp.arange(VIEWS)
+        shown = jax.vmap(lambda view: corrections.image(params, view, image))(views)
+        return jnp.abs(shown - photos).mean()
+
+    cameras = splax.Camera.stack([view.camera for view in scene.train])
+    found = fit_alone(Exposure(), cameras, loss)
+    np.testing.assert_allclose(found, truth, atol=5e-3)
+    np.testing.assert_allclose(found.mean(axis=0), np.eye(3, 4), atol=1e-6)
+
+
+def test_exposure_makes_up_for_photos_of_different_brightness(scene):
+    gains = np.random.default_rng(0).uniform(0.6, 1.4, size=VIEWS)
+    gains /= gains.mean()
+    uneven = map_images(scene, train=gains)
+    plain, corrected = make_trainer(uneven), make_trainer(uneven, [Exposure()])
+    plain.fit()
+    corrected.fit()
+    assert corrected.evaluate()["psnr"] > plain.evaluate()["psnr"] + 0.5
+    # What a map makes of grey.
+    brightness = learned(corrected, "exposure")[..., :3].sum(axis=-1).mean(axis=-1)
+    assert np.corrcoef(brightness, gains)[0, 1] > 0.95
+
+
+def test_exposure_rejects_a_rate_of_zero():
+    with pytest.raises(ValueError, match="positive"):
+        Exposure(rate=0.0)
