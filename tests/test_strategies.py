@@ -1,6 +1,7 @@
 """DefaultStrategy against adaptive density control written with lists that really grow and shrink."""
 
 import dataclasses
+import functools
 from collections import Counter
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from helpers import make_gaussians
 from scipy.special import expit, logit
 
-from splax.strategies import DefaultStrategy, Strategy, ops
+from splax.strategies import DefaultStrategy, Sighting, Strategy, ops
 
 KEY = jax.random.key(0)
 
@@ -24,10 +25,10 @@ def density_control(
     for row in rows:
         if not row["grad"] > 2e-4:
             grown.append(row)
-        elif row["scales"].max() <= 0.01 * extent:
-            grown += [row, row]
         else:
-            child = {**row, "scales": row["scales"] / 1.6, "split": True}
+            child = dict(row)
+            if row["scales"].max() > 0.01 * extent:
+                child |= {"scales": row["scales"] / 1.6, "split": True}
             if revised:
                 child["opacity"] = 1 - np.sqrt(1 - row["opacity"])
             grown += [child, child]
@@ -229,6 +230,36 @@ def test_a_gaussian_that_is_nan_is_removed_and_dead_rows_stay_finite():
     assert (state["grad2d"] == 0).all()
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def see(strategy, state, grad2d, radii):
+    return strategy.update(state, Sighting(grad2d, radii, 640, 360))
+
+
+def test_what_is_too_wide_on_the_image_is_split_or_removed():
+    strategy = DefaultStrategy(refine_scale2d_stop=5000)
+    params = jax.tree.map(jnp.asarray, make_gaussians(4, scale=1e-3))
+    params["logit_opacities"] = jnp.zeros(4)
+    radii = np.array([[10, 31], [33, 5], [97, 5], [500, 500]]) * 1.0
+    state = strategy.init(4)
+    state = see(strategy, state, jnp.zeros((4, 2)), jnp.asarray(radii, jnp.float32))
+    state = see(strategy, state, jnp.zeros((4, 2)), jnp.zeros((4, 2)))  # the widest so far counts
+    np.testing.assert_allclose(state["radius"], radii.max(axis=1) / 640, rtol=1e-6)
+
+    wide = jax.tree.map(lambda x: jnp.pad(x, [(0, 8)] + [(0, 0)] * (x.ndim - 1)), params)
+    for step, copies in ((600, [1, 2, 2, 2]), (3100, [1, 2, 0, 0]), (5000, [1, 1, 1, 1])):
+        surgery, after, reset = refine(
+            strategy, wide, jnp.arange(12) < 4, strategy.grow_state(state, 12), step, extent=10.0
+        )
+        held = np.asarray(surgery.source)[np.asarray(surgery.alive)]
+        assert np.bincount(held, minlength=4).tolist() == copies
+        assert not reset["radius"].any()
+        split = np.asarray(after["log_scales"])[np.asarray(surgery.alive)][held == 1]
+        shrink = np.log(1.6) if step < 5000 else 0
+        np.testing.assert_allclose(
+            split, np.tile(params["log_scales"][1] - shrink, (copies[1], 1)), rtol=1e-5
+        )
+
+
 def test_gradients_are_averaged_over_the_steps_that_saw_them_per_half_image():
     rng = np.random.default_rng(0)
     grads = rng.normal(size=(5, 7, 2))
@@ -238,9 +269,8 @@ def test_gradients_are_averaged_over_the_steps_that_saw_them_per_half_image():
     strategy = DefaultStrategy()
     state = strategy.init(7)
     for grad, seen in zip(grads, visible, strict=True):
-        state = jax.jit(strategy.update, static_argnums=(3, 4))(
-            state, jnp.asarray(grad, jnp.float32), jnp.asarray(seen), 640, 360
-        )
+        radii = jnp.asarray(3.0 * seen)[:, None].repeat(2, axis=1)
+        state = see(strategy, state, jnp.asarray(grad, jnp.float32), radii)
     norms = np.linalg.norm(grads * [320, 180], axis=-1)
     np.testing.assert_allclose(state["grad2d"], np.where(visible, norms, 0).sum(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(state["count"], visible.sum(axis=0))
@@ -281,7 +311,9 @@ def test_before_it_is_due_nothing_happens():
 def test_the_base_strategy_keeps_the_gaussians_there_are():
     params, alive, _ = make_problem()
     strategy = Strategy()
-    state = strategy.update(strategy.init(600), jnp.ones((600, 2)), alive, 8, 8)
+    state = strategy.update(strategy.init(600), Sighting(jnp.ones((600, 2)), jnp.ones((600, 2)), 8, 8))
+    assert strategy.penalty(params, alive) == 0 and strategy.limit is None
+    assert strategy.move(params, alive, jnp.float32(1), KEY) is params
     surgery, after, _ = refine(strategy, params, alive, state, 600)
     assert not any(strategy.refines_after(step) for step in range(10_000))
     np.testing.assert_array_equal(surgery.alive, alive)
@@ -304,6 +336,9 @@ def test_a_grown_state_is_padded_with_zeros():
         {"grow_grad2d": float("nan")},
         {"grow_scale3d": -1.0},
         {"prune_scale3d": 0.0},
+        {"grow_scale2d": 0.0},
+        {"prune_scale2d": 0.0},
+        {"refine_scale2d_stop": -1},
         {"prune_opacity": 0.0},
         {"prune_opacity": 0.5},
         {"refine_start": -1},

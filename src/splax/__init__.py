@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from splax.model import SplatModel as SplatModel
     from splax.rasterizer import RenderOutput as RenderOutput
     from splax.rasterizer import TileRasterizer as TileRasterizer
+    from splax.strategies.base import Sighting as Sighting
     from splax.strategies.base import Strategy as Strategy
     from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
+    from splax.strategies.mcmc import MCMCStrategy as MCMCStrategy
     from splax.training.config import TrainConfig as TrainConfig
     from splax.training.errors import NoGaussianError as NoGaussianError
     from splax.training.errors import NonFiniteError as NonFiniteError
@@ -50,11 +52,13 @@ _MODULES = {
     "Exposure": "corrections.exposure",
     "Gaussians": "gaussians",
     "LearningRates": "training.optimizers",
+    "MCMCStrategy": "strategies.mcmc",
     "NoGaussianError": "training.errors",
     "NonFiniteError": "training.errors",
     "Progress": "training.progress",
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",
+    "Sighting": "strategies.base",
     "SplatModel": "model",
     "Strategy": "strategies.base",
     "Surgery": "strategies.base",

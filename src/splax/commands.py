@@ -24,7 +24,9 @@ from splax.model import SplatModel
 from splax.options import Convert, Demo, Eval, Info, Recipe, Render, Train
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
+from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
+from splax.strategies.mcmc import MCMCStrategy
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
 from splax.training.trainer import Trainer
@@ -144,7 +146,7 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: fl
     config = TrainConfig(
         steps=options.steps, seed=options.seed, background=background, corrections=_corrections(options)
     )
-    strategy = DefaultStrategy(max_gaussians=options.max_gaussians)
+    strategy = _strategy(options)
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
     model = SplatModel(_initial_gaussians(scene, options, extent), TileRasterizer(tile_size))
     trainer = Trainer(model, scene, config, strategy=strategy)
@@ -184,6 +186,17 @@ def _initial_gaussians(scene: Scene, options: Train | Demo, extent: float) -> Ga
         sh_degree=options.sh_degree,
         rngs=nnx.Rngs(options.seed),
     )
+
+
+def _strategy(options: Train | Demo) -> Strategy:
+    limit = options.max_gaussians
+    match getattr(options, "strategy", "default"):
+        case "mcmc":
+            return MCMCStrategy() if limit is None else MCMCStrategy(max_gaussians=limit)
+        case "none":
+            return Strategy()
+        case _:
+            return DefaultStrategy(max_gaussians=limit)
 
 
 def _holds_demo(path: Path) -> bool:

@@ -51,8 +51,10 @@ class Train(Recipe, Data):
     """Length of the run."""
     num_gaussians: int = 50_000
     """Random Gaussians to begin with, where the data has no points."""
+    strategy: Literal["default", "mcmc", "none"] = "default"
+    """When Gaussians are born and die: adaptive density control, Markov chain Monte Carlo, or never."""
     max_gaussians: int | None = None
-    """Densify to at most this many."""
+    """Densify to at most this many. Default: no limit; 1,000,000 with mcmc."""
     sh_degree: int = 3
     """Degree of view-dependent colour, 0 to 3."""
     random_background: bool = False

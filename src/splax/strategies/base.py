@@ -45,13 +45,41 @@ class Surgery(NamedTuple):
         return cls(jnp.arange(alive.shape[0]), alive, ~alive, {}, {}, alive.sum())
 
 
+class Sighting(NamedTuple):
+    """What one step of training saw of each Gaussian.
+
+    Attributes:
+        grad2d: derivative of the loss by the projected centres, per pixel, [N, 2]. It is summed over the pixels
+            of a Gaussian with its signs; sums of absolute values need a renderer that keeps them apart.
+        radii: half width and height on the image, pixels, [N, 2]; 0 where the camera did not see it.
+        width: of the image, pixels.
+        height: of the image, pixels.
+    """
+
+    grad2d: Float[Array, "n 2"]
+    radii: Array
+    width: int
+    height: int
+
+    @property
+    def visible(self) -> Bool[Array, " n"]:
+        """Gaussians that the step's camera saw, [N]."""
+        return (self.radii > 0).all(axis=-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Strategy:
     """Base of all strategies; by itself it keeps the Gaussians that there are.
 
     A strategy is a frozen dataclass of settings. What it remembers between steps is a pytree, its state,
-    every leaf of which has one row per Gaussian. All methods but :meth:`refines_after` run inside jit.
+    every leaf of which has one row per Gaussian. All methods but :meth:`refines_after` run inside jit: at every
+    step :meth:`penalty`, :meth:`update` and :meth:`move`, and after some steps :meth:`refine`.
     """
+
+    @property
+    def limit(self) -> int | None:
+        """Number of Gaussians beyond which this strategy does not grow; None: there is none."""
+        return None
 
     def init(self, capacity: int) -> PyTree[Array]:
         """The state at the start, for ``capacity`` rows."""
@@ -66,25 +94,39 @@ class Strategy:
 
         return jax.tree.map(pad, state)
 
-    def update(
-        self,
-        state: PyTree[Array],
-        grad2d: Float[Array, "n 2"],
-        visible: Bool[Array, " n"],
-        width: int,
-        height: int,
-    ) -> PyTree[Array]:
+    def penalty(self, params: Params, alive: Bool[Array, " n"]) -> float | Float[Array, ""]:
+        """What is added to the loss of every step; differentiated by the Params.
+
+        Args:
+            params: of the Gaussians, by name.
+            alive: rows that exist, [N].
+        """
+        del params, alive
+        return 0.0
+
+    def update(self, state: PyTree[Array], sighting: Sighting) -> PyTree[Array]:
         """The state after one training step.
 
         Args:
             state: from the step before.
-            grad2d: derivative of the loss by the projected centres, per pixel, [N, 2].
-            visible: Gaussians that the step's camera saw, [N].
-            width: of the image, pixels.
-            height: of the image, pixels.
+            sighting: what the step saw.
         """
-        del grad2d, visible, width, height
+        del sighting
         return state
+
+    def move(
+        self, params: Params, alive: Bool[Array, " n"], rate: Float[Array, ""], key: PRNGKeyArray
+    ) -> Params:
+        """The Params after one training step; they were just updated by the optimizer.
+
+        Args:
+            params: of the Gaussians, by name.
+            alive: rows that exist, [N].
+            rate: present learning rate of the means, world units.
+            key: source of randomness, another one at every step.
+        """
+        del alive, rate, key
+        return params
 
     def refines_after(self, step: int) -> bool:
         """Whether :meth:`refine` is due after this step, counted from 0. Runs on the host."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splax.strategies import ops
-from splax.strategies.base import Length, Params, Step, Strategy, Surgery
+from splax.strategies.base import Length, Params, Sighting, Step, Strategy, Surgery
 
 State = dict[str, Float[Array, " n"]]
 
@@ -36,8 +36,12 @@ class DefaultStrategy(Strategy):
         refine_stop: first step without refinement again, and without reset.
         refine_every: steps from one refinement to the next.
         reset_every: steps from one reset of the opacities, to ``2 * prune_opacity``, to the next.
-        revised_opacity: whether the two parts of a split are together as opaque as the whole (Rota Bulò et
-            al. 2024, https://arxiv.org/abs/2404.06109) instead of each as opaque as it.
+        grow_scale2d: radius on the image above which a Gaussian is split whatever its gradient, share of the
+            longer side; below ``refine_scale2d_stop`` only.
+        prune_scale2d: the same, above which it is removed; after ``reset_every`` too.
+        refine_scale2d_stop: first step at which sizes on the image do not count; 0: they never do.
+        revised_opacity: whether the two parts of a clone or a split are together as opaque as the whole (Rota
+            Bulò et al. 2024, https://arxiv.org/abs/2404.06109) instead of each as opaque as it.
         max_gaussians: number above which nothing grows, highest gradient first; None for no limit.
 
     Raises:
@@ -48,6 +52,9 @@ class DefaultStrategy(Strategy):
     grow_scale3d: float = 0.01
     prune_opacity: float = 0.005
     prune_scale3d: float = 0.1
+    grow_scale2d: float = 0.05
+    prune_scale2d: float = 0.15
+    refine_scale2d_stop: int = 0
     refine_start: int = 500
     refine_stop: int = 15_000
     refine_every: int = 100
@@ -56,35 +63,40 @@ class DefaultStrategy(Strategy):
     max_gaussians: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("grow_grad2d", "grow_scale3d", "prune_scale3d"):
+        for name in ("grow_grad2d", "grow_scale3d", "prune_scale3d", "grow_scale2d", "prune_scale2d"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"DefaultStrategy {name} must be above 0, got {getattr(self, name)}.")
         if not 0 < self.prune_opacity < 0.5:
             raise ValueError(f"DefaultStrategy prune_opacity must lie in (0, 0.5), got {self.prune_opacity}.")
         least = {"refine_start": 0, "refine_stop": 0, "refine_every": 1, "reset_every": 1, "max_gaussians": 1}
+        least["refine_scale2d_stop"] = 0
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"DefaultStrategy {name} must be {low} or more, got {value}.")
 
-    def init(self, capacity: int) -> State:
-        """Sum of gradient norms and number of steps seen, both [capacity]."""
-        return {"grad2d": jnp.zeros(capacity), "count": jnp.zeros(capacity)}
+    @property
+    def limit(self) -> int | None:
+        """``max_gaussians``."""
+        return self.max_gaussians
 
-    def update(
-        self,
-        state: State,
-        grad2d: Float[Array, "n 2"],
-        visible: Bool[Array, " n"],
-        width: int,
-        height: int,
-    ) -> State:
+    def init(self, capacity: int) -> State:
+        """Sum of gradient norms and number of steps seen, and largest radius if it counts, all [capacity]."""
+        names = ("grad2d", "count", "radius") if self.refine_scale2d_stop else ("grad2d", "count")
+        return {name: jnp.zeros(capacity) for name in names}
+
+    def update(self, state: State, sighting: Sighting) -> State:
         """Adds the step's gradient norms, of the Gaussians it saw."""
+        grad2d, width, height = sighting.grad2d, sighting.width, sighting.height
         norms = jnp.hypot(grad2d[:, 0] * width / 2, grad2d[:, 1] * height / 2)
-        return {
-            "grad2d": state["grad2d"] + jnp.where(visible, norms, 0),
-            "count": state["count"] + visible,
+        new = {
+            "grad2d": state["grad2d"] + jnp.where(sighting.visible, norms, 0),
+            "count": state["count"] + sighting.visible,
         }
+        if "radius" in state:
+            radius = jnp.where(sighting.visible, sighting.radii.max(axis=1), 0) / max(width, height)
+            new["radius"] = jnp.maximum(state["radius"], radius)
+        return new
 
     def refines_after(self, step: int) -> bool:
         """Whether growth and pruning, or a reset of the opacities, is due after this step."""
@@ -102,15 +114,16 @@ class DefaultStrategy(Strategy):
         """Plans growth, pruning and the reset of opacities, each where it is due after ``step``."""
         due = jnp.asarray(self._grows_after(step))
         grads = state["grad2d"] / jnp.maximum(state["count"], 1)
-        grows = self._within_limit(alive & due & (grads > self.grow_grad2d), grads, alive)
-        split = grows & (_largest_scale(params["log_scales"]) > self.grow_scale3d * extent)
+        wide = self._wider_on_image(state, self.grow_scale2d, step)
+        grows = self._within_limit(alive & due & ((grads > self.grow_grad2d) | wide), grads, alive)
+        split = grows & ((_largest_scale(params["log_scales"]) > self.grow_scale3d * extent) | wide)
 
         # Both halves of a split are alike but for their place, so they can be judged in their parent's row.
         log_scales, logits = params["log_scales"], params["logit_opacities"]
         log_scales = jnp.where(split[:, None], ops.split_log_scales(log_scales), log_scales)
         if self.revised_opacity:
-            logits = jnp.where(split, ops.split_logit_opacities(logits), logits)
-        removed = due & self._is_useless(log_scales, logits, step, extent)
+            logits = jnp.where(grows, ops.split_logit_opacities(logits), logits)
+        removed = due & self._is_useless(state, log_scales, logits, step, extent)
 
         surgery = ops.copy_and_remove(alive, copied=grows, removed=removed)
         halved = {"log_scales": log_scales, "logit_opacities": logits}
@@ -137,8 +150,15 @@ class DefaultStrategy(Strategy):
         first = jnp.arange(order.shape[0]) < self.max_gaussians - alive.sum()
         return grows & jnp.zeros_like(grows).at[order].set(first, unique_indices=True)
 
+    def _wider_on_image(self, state: State, limit: float, step: Step) -> Bool[Array, " n"]:
+        """Gaussians whose largest radius was above this share of the longer side, while that counts."""
+        if "radius" not in state:
+            return jnp.zeros_like(state["count"], bool)
+        return (state["radius"] > limit) & (step < self.refine_scale2d_stop)
+
     def _is_useless(
         self,
+        state: State,
         log_scales: Float[Array, "n 3"],
         logit_opacities: Float[Array, " n"],
         step: Step,
@@ -147,6 +167,7 @@ class DefaultStrategy(Strategy):
         """Gaussians to prune. One whose opacity or scale is NaN is useless too."""
         opaque = jax.nn.sigmoid(logit_opacities) >= self.prune_opacity
         moderate = _largest_scale(log_scales) <= self.prune_scale3d * extent
+        moderate &= ~self._wider_on_image(state, self.prune_scale2d, step)
         return ~(opaque & (moderate | (step <= self.reset_every)))
 
 

@@ -15,6 +15,12 @@ from splax.strategies.base import Params, Surgery
 
 # A split Gaussian's children are smaller by this factor (Kerbl et al. 2023, section 5.2).
 SPLIT_SHRINK = 1.6
+# Rows that are drawn from as one block; a power of two.
+_BLOCK = 256
+# How far, and how often, the trapezoid rule of `share` samples its integrand, which is even and vanishes beyond.
+_REACH, _NODES = 5.0, 32
+# Opacity above which an opacity counts as this one, 1 - 6e-8: a Gaussian fully opaque has no finite share.
+_MAX_LOGIT = 16.6
 
 
 def take_rows(array: Array, source: Int[Array, " n"]) -> Array:
@@ -130,3 +136,86 @@ def apply_surgery(surgery: Surgery, params: Params) -> Params:
     """The Params after the plan. Those it does not name move along with the rows."""
     moved = {name: value for name, value in params.items() if name not in surgery.values}
     return {**params, **jax.tree.map(lambda x: take_rows(x, surgery.source), moved), **surgery.values}
+
+
+def sample_rows(weights: Float[Array, " n"], key: PRNGKeyArray) -> Int[Array, " n"]:
+    """As many rows as there are, drawn independently in proportion to their weights, which are 0 or more, [N].
+
+    Inverts the cumulative weights in two levels, blocks and rows within a block: in one, float32 would be too
+    coarse for the weights of a million rows. The first draws do not depend on how many rows of weight 0 follow.
+    """
+    num = weights.shape[0]
+    padded = jnp.pad(weights, (0, -num % _BLOCK))
+    within = jnp.cumsum(padded.reshape(-1, _BLOCK), axis=1)
+    keys = jax.random.split(key)
+    blocks = jnp.cumsum(within[:, -1])
+    place = _below(jax.random.uniform(keys[0], (num,), blocks.dtype), blocks[-1])
+    block = jnp.searchsorted(blocks, place, side="right")
+    place = _below(jax.random.uniform(keys[1], (num,), blocks.dtype), within[block, -1])
+    low, within = block * _BLOCK, within.reshape(-1)
+    # The first row of the block whose cumulative weight is above the place, by bisection.
+    for step in (_BLOCK >> bit for bit in range(1, _BLOCK.bit_length())):
+        low = jnp.where(take_rows(within, low + step - 1) <= place, low + step, low)
+    return low
+
+
+def copy_at_random(
+    kept: Bool[Array, " n"], weights: Float[Array, " n"], births: Int[Array, ""], key: PRNGKeyArray
+) -> tuple[Surgery, Int[Array, " n"]]:
+    """The plan that keeps some Gaussians and puts copies of them, drawn by weight, into the other rows.
+
+    Args:
+        kept: Gaussians that stay, [N].
+        weights: how likely each is to be copied, 0 in the other rows, [N].
+        births: how many copies, scalar; 0 if none is kept.
+        key: source of randomness.
+
+    Returns:
+        The plan, and how often each Gaussian is there after it, [N].
+    """
+    free = ~kept
+    rank = jnp.cumsum(free) - 1
+    born = free & (rank < births)
+    drawn = take_rows(sample_rows(weights, key), jnp.where(born, rank, 0))
+    source = jnp.where(born, drawn, jnp.arange(kept.shape[0]))
+    copies = kept.astype(jnp.int32).at[source].add(born)
+    alive = kept | born
+    return Surgery(source, alive, born | ~alive, {}, {}, kept.sum() + births), copies
+
+
+def share(
+    logit_opacities: Float[Array, " n"], log_scales: Float[Array, "n 3"], copies: Int[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, "n 3"]]:
+    """Logit opacities and log scales of copies that together render as the one Gaussian did.
+
+    Kheradmand et al. 2024 (https://arxiv.org/abs/2404.09591): n copies in one place, of opacity
+    b = 1 - (1 - a)^(1/n) and a scale times a / D, are as opaque at the centre, and integrated along a line through
+    it, as one of opacity a. The paper's D is an alternating sum of binomials, sum_i sum_k C(i-1, k) (-1)^k
+    b^(k+1) / sqrt(k+1). With 1 / sqrt(k) = integral of exp(-k x^2) / sqrt(pi) it is the integral of
+    1 - (1 - b exp(-x^2))^n, which the trapezoid rule gives to rounding, for any n and in float32.
+
+    Args:
+        logit_opacities: of before, [N].
+        log_scales: of before, [N, 3].
+        copies: how many take its place, the one included, [N].
+    """
+    num = jnp.maximum(copies, 1).astype(logit_opacities.dtype)
+    # log(1 - opacity) of one and of each copy: no 1 - x, which for an opaque one is all rounding.
+    log_clear = -jax.nn.softplus(jnp.minimum(logit_opacities, _MAX_LOGIT)) / num
+    opacity = -jnp.expm1(log_clear)
+    logits = jnp.log(opacity) - log_clear
+    spacing = _REACH / _NODES
+
+    def add(node: Int[Array, ""], width: Float[Array, " n"]) -> Float[Array, " n"]:
+        x = node * spacing
+        weight = spacing / math.sqrt(math.pi) * jnp.where(node == 0, 1, 2)
+        return width - weight * jnp.expm1(num * jnp.log1p(-opacity * jnp.exp(-(x**2))))
+
+    width = jax.lax.fori_loop(0, _NODES, add, jnp.zeros_like(opacity))
+    change = jnp.log(-jnp.expm1(num * log_clear)) - jnp.log(width)
+    return logits, log_scales + change[:, None]
+
+
+def _below(fraction: Float[Array, " n"], total: Float[Array, "*n"]) -> Float[Array, " n"]:
+    """A share of ``total`` that rounding does not bring up to it."""
+    return jnp.minimum(fraction * total, jnp.nextafter(total, jnp.zeros_like(total)))

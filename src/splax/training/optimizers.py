@@ -84,6 +84,13 @@ def make_optimizer(
     return optax.chain(adam, _scale_by_name(rates or LearningRates(), extent, steps))
 
 
+def means_rate(rates: LearningRates, extent: float, steps: int) -> optax.Schedule:
+    """The means' learning rate at each step of a run, world units."""
+    return optax.exponential_decay(
+        rates.means * extent, steps, rates.means_final, end_value=rates.means * extent * rates.means_final
+    )
+
+
 def move_slots(
     tx: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], surgery: Surgery
 ) -> optax.OptState:
@@ -143,7 +150,7 @@ def grow_slots(
 
 def _scale_by_name(rates: LearningRates, extent: float, steps: int) -> optax.GradientTransformation:
     """Turns directions into updates: minus the learning rate of the Param's name, at this step."""
-    decay = optax.exponential_decay(1.0, steps, rates.means_final, end_value=rates.means_final)
+    schedule = means_rate(rates, extent, steps)
 
     def init(params: PyTree) -> optax.ScaleByScheduleState:
         del params
@@ -151,11 +158,11 @@ def _scale_by_name(rates: LearningRates, extent: float, steps: int) -> optax.Gra
 
     def update(updates: PyTree[Array], state: Any, params: Any = None) -> tuple[PyTree[Array], Any]:
         del params
-        factors = {"means": extent * decay(state.count)}
+        at_present = jnp.asarray(schedule(state.count))
 
         def scale(path: KeyPath, direction: Array) -> Array:
             name = keystr(path[-1:], simple=True)
-            rate = rates.of(name) * factors.get(name, 1.0)
+            rate = at_present if name == "means" else rates.of(name)
             return jnp.asarray(-rate, direction.dtype) * direction
 
         return tree_map_with_path(scale, updates), state._replace(count=optax.safe_increment(state.count))

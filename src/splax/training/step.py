@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +21,17 @@ from splax.corrections.base import Corrections
 from splax.metrics import psnr
 from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
-from splax.strategies.base import Strategy
+from splax.strategies.base import Sighting, Strategy
 from splax.training.config import TrainConfig
+from splax.training.optimizers import GAUSSIANS
 from splax.training.progress import StepMetrics
 from splax.training.state import TrainState
 from splax.training.targets import Targets, on_background
 
 # Sets the random backgrounds apart from other uses of the seed.
 _BACKGROUND_STREAM = 0xBAC6
+# Sets what the strategy draws at every step apart from what it draws at refinements.
+_MOVE_STREAM = 0x307E
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +48,7 @@ class TrainStep:
         scene_background: what the photos were composited on, RGB.
         background: what they are composited on in training, unless it is random, RGB.
         first_sh_degree: bands of colour in use at the start.
+        means_rate: learning rate of the means at each step, world units.
     """
 
     model: SplatModel
@@ -55,6 +60,7 @@ class TrainStep:
     scene_background: Float[Array, " 3"]
     background: Float[Array, " 3"]
     first_sh_degree: int
+    means_rate: optax.Schedule
 
     def run(
         self,
@@ -112,8 +118,9 @@ class TrainStep:
             output = output._replace(image=self.corrections.image(corrections, view, output.image))
             if mask is not None:
                 output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
-            loss = self.loss(model, output, target) + self.corrections.penalty(corrections)
-            return loss, output
+            penalty = self.strategy.penalty(params[GAUSSIANS], state.alive)
+            penalty += self.corrections.penalty(corrections)
+            return self.loss(model, output, target) + penalty, output
 
         offset = jnp.zeros((state.capacity, 2), target.dtype)
         with_grads = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
@@ -125,12 +132,15 @@ class TrainStep:
 
         def update() -> TrainState:
             updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+            params: Any = optax.apply_updates(state.params, updates)
+            key = jax.random.fold_in(jax.random.fold_in(state.key, _MOVE_STREAM), state.step)
+            rate = jnp.asarray(self.means_rate(state.step))
+            moved = self.strategy.move(params[GAUSSIANS], state.alive, rate, key)
+            sighting = Sighting(grad2d, output.radii, camera.width, camera.height)
             return state._replace(
-                params=optax.apply_updates(state.params, updates),
+                params=params | {GAUSSIANS: moved},
                 opt_state=opt_state,
-                strategy_state=self.strategy.update(
-                    state.strategy_state, grad2d, output.visible, camera.width, camera.height
-                ),
+                strategy_state=self.strategy.update(state.strategy_state, sighting),
                 corrections=self.corrections.update(state.corrections, correction_grads),
                 step=state.step + 1,
             )

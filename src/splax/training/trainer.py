@@ -32,7 +32,7 @@ from splax.training.errors import NoGaussianError, NonFiniteError
 from splax.training.evaluation import evaluate_views
 from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
-from splax.training.optimizers import make_optimizer
+from splax.training.optimizers import make_optimizer, means_rate
 from splax.training.progress import Progress, StepMetrics
 from splax.training.schedules import used_sh_degree, view_order
 from splax.training.state import grow, init_state, refine
@@ -111,6 +111,7 @@ class Trainer:
             scene_background=self._scene_background,
             background=self._background,
             first_sh_degree=used_sh_degree(model.gaussians),
+            means_rate=means_rate(self.config.learning_rates, scene.extent, self.config.steps),
         )
         self._run = jax.jit(self._train_step.run, static_argnames="isect_capacity", donate_argnames="state")
         self._refine = jax.jit(refine, static_argnames=("strategy", "tx"))
@@ -290,7 +291,8 @@ class Trainer:
             needed = int(num_rows)
             if needed <= self._state.capacity:
                 break
-            capacity = max(needed, int(self._state.capacity * self.config.growth))
+            capacity = int(self._state.capacity * self.config.growth)
+            capacity = max(needed, min(capacity, self.strategy.limit or capacity))
             self._state = grow(self._state, capacity, self.strategy, self.optimizer)
         if not refined.alive.any():
             raise NoGaussianError(

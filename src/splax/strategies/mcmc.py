@@ -1,0 +1,130 @@
+"""3D Gaussian splatting as Markov chain Monte Carlo."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from splax.ops.quaternions import quat_to_rotmat
+from splax.strategies import ops
+from splax.strategies.base import Length, Params, Step, Strategy, Surgery
+
+# Noise fades where an opacity exceeds 1 - 0.995, over a range of about 1/100 (Kheradmand et al. 2024).
+_NOISE_STEEPNESS, _NOISE_CENTER = 100.0, 0.995
+
+
+@dataclasses.dataclass(frozen=True)
+class MCMCStrategy(Strategy):
+    """Moves Gaussians to where they are needed, as samples of a distribution that favours good images.
+
+    Kheradmand et al. 2024 (https://arxiv.org/abs/2404.09591), with the constants of gsplat. Every step adds
+    noise to the centres, shaped like the Gaussian and fading as it becomes opaque (stochastic gradient Langevin
+    dynamics). At a refinement those that became transparent are put on top of others, drawn in proportion to
+    opacity, and their number grows by a share, up to a limit. Where several then lie in one place their opacity
+    and scale are set so that together they render as the one did (:func:`splax.strategies.ops.share`).
+    Regularizers on opacities and scales make those that are not needed transparent.
+
+    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale. Steps count from 0; each
+    setting in steps compares with the number of the step just made. Unlike in gsplat the moves and the growth of
+    one refinement are drawn at once, and all that land in one place start their optimizer slots anew.
+
+    Attributes:
+        max_gaussians: number up to which they grow.
+        growth: factor of their number from one refinement to the next, at least 1.
+        min_opacity: opacity up to which a Gaussian is moved elsewhere, in (0, 0.5).
+        noise: learning rate of the noise, in present learning rates of the means.
+        opacity_weight: weight of the mean opacity in the loss.
+        scale_weight: weight of the mean scale in the loss, per world unit.
+        refine_start: last step without refinement.
+        refine_stop: first step without refinement again.
+        refine_every: steps from one refinement to the next.
+
+    Raises:
+        ValueError: on a setting out of range.
+    """
+
+    max_gaussians: int = 1_000_000
+    growth: float = 1.05
+    min_opacity: float = 0.005
+    noise: float = 5e5
+    opacity_weight: float = 0.01
+    scale_weight: float = 0.01
+    refine_start: int = 500
+    refine_stop: int = 25_000
+    refine_every: int = 100
+
+    def __post_init__(self) -> None:
+        least = {"max_gaussians": 1, "growth": 1, "refine_start": 0, "refine_stop": 0, "refine_every": 1}
+        least |= {"noise": 0, "opacity_weight": 0, "scale_weight": 0}
+        for name, low in least.items():
+            if not low <= getattr(self, name) < math.inf:
+                raise ValueError(f"MCMCStrategy {name} must be {low} or more, got {getattr(self, name)}.")
+        if not 0 < self.min_opacity < 0.5:
+            raise ValueError(f"MCMCStrategy min_opacity must lie in (0, 0.5), got {self.min_opacity}.")
+
+    @property
+    def limit(self) -> int | None:
+        """``max_gaussians``."""
+        return self.max_gaussians
+
+    def penalty(self, params: Params, alive: Bool[Array, " n"]) -> Float[Array, ""]:
+        """Mean opacity and mean scale of the Gaussians alive, weighted."""
+        opacities = jax.nn.sigmoid(_finite(params["logit_opacities"]))
+        scales = jnp.exp(_finite(params["log_scales"])).mean(axis=1)
+        costs = self.opacity_weight * opacities + self.scale_weight * scales
+        return jnp.where(alive, costs, 0).sum() / jnp.maximum(alive.sum(), 1)
+
+    def move(
+        self, params: Params, alive: Bool[Array, " n"], rate: Float[Array, ""], key: PRNGKeyArray
+    ) -> Params:
+        """Adds noise to the centres: covariance times normal noise, most where Gaussians are transparent."""
+        transparent = 1 - jax.nn.sigmoid(params["logit_opacities"])
+        amount = self.noise * rate * jax.nn.sigmoid(_NOISE_STEEPNESS * (transparent - _NOISE_CENTER))
+        rotations = quat_to_rotmat(jnp.where(alive[:, None], params["quats"], 1))
+        normal = jax.random.normal(key, params["means"].shape, params["means"].dtype)
+        along_axes = (rotations * normal[:, :, None]).sum(axis=1) * jnp.exp(2 * params["log_scales"])
+        noise = (rotations * along_axes[:, None, :]).sum(axis=2) * amount[:, None]
+        return params | {"means": params["means"] + jnp.where(alive[:, None], noise, 0)}
+
+    def refines_after(self, step: int) -> bool:
+        """Whether transparent Gaussians are moved, and new ones added, after this step."""
+        return self.refine_start < step < self.refine_stop and step % self.refine_every == 0
+
+    def refine(
+        self,
+        params: Params,
+        alive: Bool[Array, " n"],
+        state: dict[str, Array],
+        step: Step,
+        extent: Length,
+        key: PRNGKeyArray,
+    ) -> tuple[Surgery, dict[str, Array]]:
+        """Plans where the transparent go and where new ones come."""
+        del step, extent
+        opacities = jax.nn.sigmoid(params["logit_opacities"])
+        kept = alive & (opacities > self.min_opacity)  # not those whose opacity is NaN
+        num = alive.sum()
+        target = jnp.minimum(self.max_gaussians, jnp.round(num * self.growth).astype(num.dtype))
+        births = jnp.maximum(target - num, 0) + num - kept.sum()
+        births = jnp.where(kept.any(), births, 0)  # none is left to be born from
+
+        surgery, copies = ops.copy_at_random(kept, jnp.where(kept, opacities, 0), births, key)
+        logits, log_scales = ops.share(params["logit_opacities"], params["log_scales"], copies)
+        logits = jnp.maximum(logits, math.log(self.min_opacity / (1 - self.min_opacity)))
+        shared = copies > 1
+        values = {
+            "logit_opacities": jnp.where(shared, logits, params["logit_opacities"]),
+            "log_scales": jnp.where(shared[:, None], log_scales, params["log_scales"]),
+        }
+        values = {name: ops.take_rows(value, surgery.source) for name, value in values.items()}
+        fresh = surgery.fresh | ops.take_rows(shared, surgery.source)
+        return surgery._replace(values=values, fresh=fresh), state
+
+
+def _finite(values: Array) -> Array:
+    """``values``, 0 where they are not finite, so that a row that is never drawn does not spoil a mean."""
+    return jnp.where(jnp.isfinite(values), values, 0)
