@@ -164,7 +164,7 @@ def test_one_tile_that_holds_very_many():
     (image, gradients), (expected_image, expected) = draw("gpu", "triton"), draw("cpu", "xla_vjp")
     np.testing.assert_allclose(image, expected_image, atol=2e-4)
     for grad, wanted in zip(gradients, expected, strict=True):
-        assert np.linalg.norm(grad - wanted) <= 2e-3 * np.linalg.norm(wanted) + 1e-12
+        assert np.linalg.norm(grad - wanted) <= 2e-3 * np.linalg.norm(wanted) + 1e-8
 
 
 def test_more_than_65535_tiles():

@@ -12,6 +12,7 @@ from splax.ops.intersection import TileLayout, count_isects
 from splax.ops.parameters import Splats
 from splax.ops.projection import project_gaussians
 from splax.ops.rasterization import rasterize as rasterize_xla
+from splax.ops.triton import forward
 from splax.ops.triton.forward import BUCKET_SIZE
 from splax.ops.triton.prepare import prepare
 from splax.ops.triton.rasterize import rasterize
@@ -135,3 +136,27 @@ def test_rows_are_written_whole(width):
     shape = jax.ShapeDtypeStruct((num_rows * width,), jnp.float32)
     out = INTERPRETED.launch(kernel, (2,), shape, jnp.asarray(values.reshape(-1)))
     np.testing.assert_array_equal(out.reshape(num_rows, width), values[:num_rows])
+
+
+def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
+    monkeypatch.setattr(forward, "_CHANNELS_PER_LANE", 16)
+    tiling = Tiling(*SIZE)
+    assert forward.channels_per_draw(tiling) == 8
+    projection, opacities, _ = project(300)
+    rng = np.random.default_rng(2)
+    colors = jnp.asarray(rng.uniform(size=(300, 9)), jnp.float32)
+    cotangent = jnp.asarray(rng.normal(size=(SIZE.height, SIZE.width, 9)), jnp.float32)
+
+    def draw(opacities, colors):
+        splats = Splats(projection.means2d, projection.conics, opacities, colors)
+        return rasterize(splats, projection.radii, projection.depths, tiling, 2_000, INTERPRETED)[0]
+
+    def draw_plainly(opacities, colors):
+        options = {"isect_capacity": 2_000, "implementation": "xla_vjp"}
+        return rasterize_xla(projection, colors, opacities, SIZE, **options)[0]
+
+    image, pull = jax.vjp(jax.jit(draw), opacities, colors)
+    expected, pull_plainly = jax.vjp(jax.jit(draw_plainly), opacities, colors)
+    np.testing.assert_allclose(image, expected, atol=1e-5)
+    for gradient, wanted in zip(pull(cotangent), pull_plainly(cotangent), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4 * float(jnp.abs(wanted).max()))

@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
-from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints
+from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
 from splax.ops.triton.intersection import TileLists
 from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, pixels_of
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
@@ -64,7 +64,10 @@ def pair_gradients(
     assert lists.slots is not None
     stride, total_channels = attributes.shape[1], image.shape[-1]
     parts = tiling.subtiles // tiling.blocks
-    state_size = (1 + total_channels) * tiling.num_pixels
+    drawn_with = channels.start // channels_per_draw(tiling)  # the pass that drew these channels
+    first_drawn = drawn_with * channels_per_draw(tiling)
+    num_drawn = min(channels_per_draw(tiling), total_channels - first_drawn)
+    state_size = (1 + num_drawn) * tiling.num_pixels
     num_checkpoints = checkpoints.tile.shape[0]
     width = FORM + len(channels)
     if v_alpha is None:
@@ -105,7 +108,8 @@ def pair_gradients(
                     transmittance = jnp.where(resumed, load(states, at, stored), new)
                     behind = pixel_totals(place, inside, v, v_a) - v_a * (1 - transmittance)
                     for q, v_q in zip(channels, v, strict=True):
-                        behind -= v_q * load(states, at + (1 + q) * tiling.num_pixels, stored)
+                        shown = load(states, at + (1 + q - first_drawn) * tiling.num_pixels, stored)
+                        behind -= v_q * shown
                     cotangents.append((v_a, v))
                     state.append((transmittance, behind))
                 return pixels, cotangents, state
@@ -194,7 +198,8 @@ def pair_gradients(
 
             lax.while_loop(lambda first: first < end, clear, first)
 
-    args = (lists.ids, lists.slots, lists.offsets, attributes.reshape(-1), *checkpoints)
+    args = (lists.ids, lists.slots, lists.offsets, attributes.reshape(-1), checkpoints.states[drawn_with])
+    args += checkpoints[1:]
     args += (*(x.reshape(-1) for x in (image, alpha, v_image, v_alpha)),)
     grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)

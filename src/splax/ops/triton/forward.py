@@ -24,6 +24,9 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, lowest_bit, st
 BUCKET_SIZE = 256
 # Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
 _UNROLL = 4
+# Numbers that a lane keeps of its pixels' channels, a multiple of 64; more channels than fit are drawn in several
+# passes, since kernels whose registers spill are slow, to compile most of all.
+_CHANNELS_PER_LANE = 64
 # Lists longer than this are drawn first.
 _LONG_LIST = 1024
 
@@ -32,13 +35,14 @@ class Checkpoints(NamedTuple):
     """States of pixels between buckets; the first bucket of a tile starts from nothing and has none.
 
     Attributes:
-        states: transmittance (0 where finished) and channels, [checkpoints, 1 + C, pixels of a tile], flat.
+        states: for each pass its channels' states: transmittance (0 where finished) and channels, [checkpoints,
+            1 + C, pixels of a tile], flat.
         tile: tile of each checkpoint, [checkpoints].
         starts: first checkpoint of each tile, [T + 1].
         walked: pairs that each subtile went through before all its pixels were finished, [T * subtiles].
     """
 
-    states: jax.Array
+    states: list[jax.Array]
     tile: jax.Array
     starts: jax.Array
     walked: jax.Array
@@ -47,6 +51,11 @@ class Checkpoints(NamedTuple):
 def num_checkpoints(capacity: int) -> int:
     """Checkpoints that ``capacity`` pairs can need."""
     return max(1, capacity // BUCKET_SIZE)
+
+
+def channels_per_draw(tiling: Tiling) -> int:
+    """Channels of one pass of :func:`draw`."""
+    return _CHANNELS_PER_LANE * LANES // tiling.subtile**2
 
 
 def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *, save: bool):
@@ -62,8 +71,35 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
     Returns:
         Channels [H, W, C], alpha [H, W], and the checkpoints or None.
     """
-    stride, num_channels = attributes.shape[1], attributes.shape[1] - FORM
+    num_channels, most = attributes.shape[1] - FORM, channels_per_draw(tiling)
     starts = _checkpoint_starts(lists.offsets) if save else lists.offsets
+    order = _long_lists_first(lists.offsets)
+    passes = [
+        _draw(
+            lists,
+            starts,
+            order,
+            attributes,
+            range(first, min(first + most, num_channels)),
+            tiling,
+            warp,
+            save,
+        )
+        # An image without channels still has an alpha.
+        for first in range(0, max(num_channels, 1), most)
+    ]
+    images, alphas, saved = zip(*passes, strict=True)
+    image = images[0] if len(images) == 1 else jnp.concatenate(images, axis=2)
+    if not save:
+        return image, alphas[0], None
+    _, owner, walked = saved[0]
+    return image, alphas[0], Checkpoints([states for states, _, _ in saved], owner, starts, walked)
+
+
+def _draw(lists, starts, order, attributes, channels, tiling, warp, save):
+    """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
+    stride, num_channels = attributes.shape[1], len(channels)
+    columns = (*range(FORM), *(FORM + q for q in channels))
     state_size = (1 + num_channels) * tiling.num_pixels
 
     def kernel(ids, offsets, starts, order, attributes, image, alpha_out, *saved):
@@ -100,9 +136,7 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
             packed = load(ids, pair, pair < end)
             mine = ((packed >> (ID_BITS + subtile)) & 1) != 0
             bits = warp.ballot(mine)
-            held = [
-                load(attributes, (packed & ID_MASK) * stride + q, mine) for q in range(FORM + num_channels)
-            ]
+            held = [load(attributes, (packed & ID_MASK) * stride + q, mine) for q in columns]
 
             def blend_some(_, carry):
                 bits, state = carry
@@ -147,12 +181,11 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
         lists.ids,
         lists.offsets,
         starts,
-        _long_lists_first(lists.offsets),
+        order,
         attributes.reshape(-1),
     )
-    image = image.reshape(tiling.height, tiling.width, num_channels)
-    checkpoints = Checkpoints(saved[0], saved[1], starts, saved[2]) if save else None
-    return image, alpha.reshape(tiling.height, tiling.width), checkpoints
+    shape = (tiling.height, tiling.width)
+    return image.reshape(*shape, num_channels), alpha.reshape(shape), saved
 
 
 def _long_lists_first(offsets):
