@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from skimage.metrics import structural_similarity
 
 from splax.losses import dssim, l1, photometric_loss
+from splax.metrics import ssim
 
 
 def make_images(shape=(14, 13, 3), dtype: type = np.float32) -> tuple[jax.Array, jax.Array]:
@@ -62,3 +64,51 @@ def test_gradients_as_finite_differences(loss):
                     sides.append(float(value(*map(jnp.asarray, images))))
                 expected = (sides[0] - sides[1]) / (2 * step)
                 assert gradient.ravel()[entry] == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(11, 11, 1), (23, 40, 3), (2, 16, 12, 3)])
+def test_dssim_is_the_metric_and_has_its_gradient(shape):
+    """Against what JAX makes of the metric; the metric itself is compared with others in test_metrics."""
+    image, target = make_images(shape)
+
+    def metric(image, target):
+        return 1 - ssim(image, target)
+
+    np.testing.assert_allclose(dssim(image, target), metric(image, target), atol=5e-6)
+    for argument in (0, 1, (0, 1)):
+        gradients = [
+            jax.tree.leaves(jax.grad(lambda *x, f=f: f(*x).sum(), argnums=argument)(image, target))
+            for f in (dssim, metric)
+        ]
+        for ours, plain in zip(*gradients, strict=True):
+            np.testing.assert_allclose(ours, plain, atol=1e-5 * float(jnp.abs(plain).max()))
+
+
+def test_dssim_as_scikit_image():
+    image, target = make_images((23, 40, 3))
+    score = structural_similarity(
+        np.asarray(image),
+        np.asarray(target),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        channel_axis=-1,
+        data_range=1,
+    )
+    assert 1 - float(dssim(image, target)) == pytest.approx(score, abs=1e-5)
+
+
+def test_forward_mode_and_second_derivatives():
+    with jax.enable_x64(True):
+        image, target = make_images(dtype=np.float64)
+        direction = jnp.asarray(np.random.default_rng(2).normal(size=image.shape))
+        slope = jax.jvp(lambda image: dssim(image, target), (image,), (direction,))[1]
+        gradient = jax.grad(dssim)
+        assert slope == pytest.approx(float((gradient(image, target) * direction).sum()), rel=1e-9)
+        step = 1e-5
+        sides = [gradient(image + sign * step * direction, target) for sign in (1, -1)]
+        expected = (sides[0] - sides[1]) / (2 * step)
+        product = jax.jvp(lambda image: gradient(image, target), (image,), (direction,))[1]
+        np.testing.assert_allclose(product, expected, atol=1e-7 * float(jnp.abs(expected).max()))
+        backwards = jax.grad(lambda image: (gradient(image, target) * direction).sum())(image)
+        np.testing.assert_allclose(backwards, product, atol=1e-9 * float(jnp.abs(product).max()))

@@ -6,7 +6,7 @@ Images are floats in [0, 1], [..., H, W, C]; leading axes are a batch, and the r
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from splax.metrics import ssim
+from splax.ssim_gradient import mean_ssim
 
 
 def l1(image: Float[Array, "*batch h w c"], target: Float[Array, "*batch h w c"]) -> Float[Array, "*batch"]:
@@ -22,7 +22,7 @@ def dssim(
     Raises:
         ValueError: as :func:`splax.metrics.ssim`.
     """
-    return 1 - ssim(image, target)
+    return 1 - mean_ssim(image, target)
 
 
 def photometric_loss(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 # Wang et al. 2004, section III-B: an 11x11 Gaussian window of sigma 1.5; K1 = 0.01, K2 = 0.03, range 1.
 SSIM_WINDOW = 11
 _SIGMA = 1.5
-_C1, _C2 = 0.01**2, 0.03**2
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 _RADIUS = SSIM_WINDOW // 2
 
 
@@ -60,20 +60,15 @@ def ssim(
         ValueError: if the shapes differ, the images are not float, or a side is shorter than the window of
             11 pixels.
     """
-    _check_images(image, target)
-    if min(image.shape[-3:-1]) < SSIM_WINDOW:
-        raise ValueError(
-            f"ssim needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got shape {image.shape}; "
-            "downscale less."
-        )
+    check_windows(image, target)
     maps = jnp.stack([image, target, image * image, target * target, image * target])
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = _blur(maps)
     covar = mean_xy - mean_x * mean_y
     squares = mean_x * mean_x + mean_y * mean_y
     variances = mean_xx + mean_yy - squares
     # Eq. 13 with one division: on a CPU, a second one makes the gradient take 1.7 times as long.
-    numerator = (2 * mean_x * mean_y + _C1) * (2 * covar + _C2)
-    similarity = numerator / ((squares + _C1) * (variances + _C2))
+    numerator = (2 * mean_x * mean_y + SSIM_C1) * (2 * covar + SSIM_C2)
+    similarity = numerator / ((squares + SSIM_C1) * (variances + SSIM_C2))
     return _mean(similarity, None if mask is None else _whole_windows(mask))
 
 
@@ -91,6 +86,16 @@ def _whole_windows(mask: Bool[Array, "*batch h w"]) -> Bool[Array, "*batch h2 w2
     return jax.lax.reduce_window(mask, True, jax.lax.bitwise_and, window, (1,) * mask.ndim, "valid")
 
 
+def check_windows(image: Array, target: Array) -> None:
+    """Raises the errors of :func:`ssim`."""
+    _check_images(image, target)
+    if min(image.shape[-3:-1]) < SSIM_WINDOW:
+        raise ValueError(
+            f"ssim needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got shape {image.shape}; "
+            "downscale less."
+        )
+
+
 def _check_images(image: Array, target: Array) -> None:
     if image.shape != target.shape or image.ndim < 3:
         raise ValueError(
@@ -105,15 +110,15 @@ def _blur(maps: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h2 w2 c"]:
     """Gaussian-weighted mean of every window that lies within the image."""
     *batch, height, width, channels = maps.shape
     # Rows as one axis of width * channels: the innermost loop is then long.
-    rows = _filter(maps.reshape(*batch, height, width * channels), -1, channels)
+    rows = filter_windows(maps.reshape(*batch, height, width * channels), -1, channels)
     # Fused with the second pass, the first would be computed again for each of its taps.
-    rows = _filter(jax.lax.optimization_barrier(rows), -2, 1)
+    rows = filter_windows(jax.lax.optimization_barrier(rows), -2, 1)
     return rows.reshape(*batch, height - 2 * _RADIUS, width - 2 * _RADIUS, channels)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _filter(x: Array, axis: int, stride: int) -> Array:
-    """Correlates ``axis`` with the taps, ``stride`` entries apart, as a sum of shifted slices.
+def filter_windows(x: Array, axis: int, stride: int) -> Array:
+    """Correlates ``axis`` with the window's taps, ``stride`` entries apart, as a sum of shifted slices.
 
     On a CPU that is ten times as fast as XLA's convolution.
     """
@@ -123,9 +128,9 @@ def _filter(x: Array, axis: int, stride: int) -> Array:
     return sum((tap * shift for tap, shift in zip(_TAPS, shifts, strict=True)), jnp.zeros((), x.dtype))
 
 
-@_filter.defjvp
+@filter_windows.defjvp
 def _filter_jvp(axis, stride, primals, tangents):
-    # The tangent is _filter of the tangent too, but written so that its transpose, the gradient, is a sum of
+    # The tangent is the filter of the tangent too, but written so that its transpose, the gradient, is a sum of
     # slices as well: padded and summed, then cropped. JAX's own transpose is a sum of pads, four times slower.
     (x,), (tangent,) = primals, tangents
     axis %= x.ndim
@@ -141,4 +146,4 @@ def _filter_jvp(axis, stride, primals, tangents):
         jnp.zeros((), x.dtype),
     )
     cropped = jax.lax.slice_in_dim(full, last * stride, x.shape[axis], axis=axis)
-    return _filter(x, axis, stride), cropped
+    return filter_windows(x, axis, stride), cropped
