@@ -13,7 +13,8 @@ from helpers import project, write_image
 from test_colmap import write_text
 
 from splax.data.exif import orientation, turn
-from splax.data.images import ImageError, downscale_mask, read_depth, read_image, read_mask, resize_nearest
+from splax.data.image_header import ImageError
+from splax.data.images import downscale_mask, read_depth, read_image, read_mask, resize_nearest
 from splax.data.npy_file import read_npy
 from splax.data.points import read_ply_points
 from splax.data.scene import describe_scene

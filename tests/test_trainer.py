@@ -14,7 +14,8 @@ from flax import nnx
 import splax
 from splax.training import isect_buffer
 from splax.training import trainer as trainer_module
-from splax.training.schedules import used_sh_degree, view_order
+from splax.training.groups import group_views, view_order
+from splax.training.schedules import used_sh_degree
 from splax.training.step import TrainStep
 
 CAPACITY = 4096  # more than any view of these tests needs
@@ -264,18 +265,6 @@ def test_changes_made_by_hand_between_fits_are_taken_up(scene):
         trainer.fit(1)
 
 
-@pytest.mark.parametrize("num_views", [1, 7])
-def test_view_order_shows_every_view_once_an_epoch(num_views):
-    order = view_order(num_views, 5 * num_views, seed=3)
-    for epoch in order.reshape(5, num_views):
-        assert sorted(epoch) == list(range(num_views))
-    for steps in range(len(order)):
-        np.testing.assert_array_equal(view_order(num_views, steps, seed=3), order[:steps])
-    if num_views > 1:
-        assert len({tuple(epoch) for epoch in order.reshape(5, num_views)}) > 1
-        assert (view_order(num_views, len(order), seed=4) != order).any()
-
-
 # --- full buffers --------------------------------------------------------------------------------------
 
 
@@ -299,9 +288,9 @@ def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
     ample, tight = (make_dense_trainer(scene, isect_capacity=room, seed=seed) for room in (2**20, 10))
     overflows, mend = [], tight._mend
 
-    def watch(step, order, metrics, done):
+    def watch(step, metrics, done):
         before = tight._isects.capacity
-        mend(step, order, metrics, done)
+        mend(step, metrics, done)
         if tight._isects.capacity > before:
             overflows.append(done)
 
@@ -389,7 +378,7 @@ def spoil(kind: str, view) -> type[splax.Trainer]:
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_nan_stops_before_it_spreads(scene, kind):
-    order = view_order(6, 6, seed=0)
+    order = view_order(group_views([(WIDTH, HEIGHT)] * 6), 6, seed=0)
     step = 3
     view = scene.train[order[step]]
     trainer = make_dense_trainer(scene, cls=spoil(kind, view))
@@ -441,12 +430,12 @@ def test_nothing_alive_is_an_error(scene):
 HEIGHT, WIDTH = 20, 26  # of the part that is kept
 
 
-def with_masks(scene, fill=None):
+def with_masks(scene, fill=None, width=WIDTH, height=HEIGHT):
     """The scene with all but the top left of its first views masked, and painted over with ``fill``."""
 
     def masked(view):
         mask = np.zeros(view.image.shape[:2], bool)
-        mask[:HEIGHT, :WIDTH] = True
+        mask[:height, :width] = True
         image = view.image if fill is None else np.where(mask[..., None], view.image, np.uint8(fill))
         return dataclasses.replace(view, image=image, mask=mask)
 
@@ -454,12 +443,12 @@ def with_masks(scene, fill=None):
     return dataclasses.replace(scene, train=train, test=[masked(view) for view in scene.test])
 
 
-def cropped(scene):
+def cropped(scene, width=WIDTH, height=HEIGHT):
     """The same, cut off instead of masked."""
 
     def crop(view):
-        camera = dataclasses.replace(view.camera, width=WIDTH, height=HEIGHT)
-        return splax.View(np.ascontiguousarray(view.image[:HEIGHT, :WIDTH]), camera, view.name)
+        camera = dataclasses.replace(view.camera, width=width, height=height)
+        return splax.View(np.ascontiguousarray(view.image[:height, :width]), camera, view.name)
 
     train = [crop(view) if index < 3 else view for index, view in enumerate(scene.train)]
     return dataclasses.replace(scene, train=train, test=[crop(view) for view in scene.test])
@@ -482,15 +471,36 @@ def test_what_lies_under_a_mask_changes_nothing(scene, reference, masked_referen
     assert np.abs(masked_reference.params["means"] - reference.params["means"]).max() > 1e-4
 
 
-def test_views_of_several_sizes_train_as_if_masked(scene, masked_reference):
-    trainer = make_trainer(cropped(scene))
-    trainer.fit(20)
-    assert_same(params_of(trainer), masked_reference.params)
+def test_views_of_similar_sizes_train_as_if_masked(scene):
+    size = {"width": 28, "height": 24}  # 7 / 8 of the other photos: one canvas does for both
+    masked, crops = (make_dense_trainer(make(scene, **size)) for make in (with_masks, cropped))
+    for trainer in (masked, crops):
+        trainer.fit(20)
+    assert_same(params_of(crops), params_of(masked))
     # Scores are of the photos alone, of whatever size. How Gaussians far to the side are projected depends on the
     # image's width and height, a little.
-    scores = trainer.evaluate()
-    assert scores["psnr"] == pytest.approx(masked_reference.scores["psnr"], abs=0.01)
-    assert scores["ssim"] == pytest.approx(masked_reference.scores["ssim"], abs=1e-3)
+    expected, scores = masked.evaluate(), crops.evaluate()
+    assert scores["psnr"] == pytest.approx(expected["psnr"], abs=0.01)
+    assert scores["ssim"] == pytest.approx(expected["ssim"], abs=1e-3)
+
+
+def test_views_of_very_different_sizes_have_a_program_each(scene, monkeypatch):
+    monkeypatch.setattr(trainer_module, "_SECONDS_PER_CALL", 1e9)
+    trainer = make_dense_trainer(cropped(scene))
+    assert [(group.width, group.height) for group in trainer._feed.groups] == [(32, 24), (WIDTH, HEIGHT)]
+    trainer.fit(40)
+    assert trainer._run._cache_size() == 2  # pyright: ignore[reportAttributeAccessIssue]
+    # A step on a small photo is what it would be if there were no others.
+    seed = next(seed for seed in range(9) if view_order(trainer._feed.groups, 1, seed)[0] < 3)
+    first = view_order(trainer._feed.groups, 1, seed)[0]
+    alone = dataclasses.replace(cropped(scene), train=[cropped(scene).train[first]])
+    both = [
+        make_dense_trainer(each, make_gaussians(scene), optimizer=ADAM, seed=seed)
+        for each in (cropped(scene), alone)
+    ]
+    for trainer in both:
+        trainer.fit(1)
+    assert_same(*map(params_of, both))
 
 
 def test_the_loss_of_a_subclass_sees_black_where_the_photo_is_masked(scene):

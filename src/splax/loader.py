@@ -10,7 +10,7 @@ from splax.data.blender import find_blender, load_blender
 from splax.data.colmap import find_colmap, load_colmap
 from splax.data.image_files import EXTENSIONS
 from splax.data.llff import find_llff, load_llff
-from splax.data.photos import Options
+from splax.data.photos import CACHE_BYTES, Options
 from splax.data.rgbd import find_rgbd, load_rgbd
 from splax.data.scene import Scene
 from splax.data.transforms import find_transforms, load_transforms
@@ -49,6 +49,7 @@ def load_dataset(
     test_every: int = 8,
     *,
     white_background: bool = False,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Scene:
     """Reads posed photos from disk.
 
@@ -65,6 +66,8 @@ def load_dataset(
             where the dataset has test views of its own.
         white_background: composite transparent images on white instead of black; becomes
             ``Scene.background``.
+        cache_bytes: of decoded photos that are kept in memory. If all fit they are decoded now; else each is
+            decoded when it is looked at, and damage that its header does not show is found then.
 
     Returns:
         The scene, with uint8 images and cameras in the frame of the file.
@@ -80,10 +83,12 @@ def load_dataset(
         )
     if not (math.isfinite(downscale) and downscale >= 1):
         raise ValueError(f"downscale must be a number of at least 1, got {downscale!r}.")
+    if cache_bytes < 0:
+        raise ValueError(f"cache_bytes must be 0 or more, got {cache_bytes!r}.")
     path = Path(path).expanduser()
     if not path.exists():
         raise ValueError(f"No such folder: {path}. Expected a folder with photos and their cameras.")
-    options = Options(downscale, test_every, white_background)
+    options = Options(downscale, test_every, white_background, cache_bytes)
     for name in FORMATS if dataset_type is None else (dataset_type,):
         found = FORMATS[name].find(path)
         if found is not None:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from splax.data.photos import LeftOut, Options, Photo, read_scene
+from splax.data.photo_files import Photo
+from splax.data.photos import LeftOut, Options, read_scene
 from splax.data.scene import Scene
 from splax.data.transforms import read_frames
 

@@ -8,7 +8,7 @@ import posixpath
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from splax.data.images import ImageError
+from splax.data.image_header import ImageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
 

@@ -3,33 +3,16 @@
 The files are not trusted: their declared size is read and checked before anything is decoded.
 """
 
-import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
-from splax.data.exif import orientation, turn
+from splax.data.exif import turn
+from splax.data.image_header import ImageError, ImageHeader, parse_header, read_bytes
 from splax.data.lens import same_shape
 from splax.data.npy_file import read_npy
-
-MAX_PIXELS = 1 << 28  # 268 megapixels, more than any camera takes
-MAX_BYTES = 1 << 30
-# What a small file may unpack to, and a large one for each of its bytes: no photo expands a hundredfold, but flat
-# masks do a thousandfold.
-SMALL_BYTES = 1 << 27
-MAX_EXPANSION = 128
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# By colour type, as OpenCV decodes them: grey, RGB, palette, grey and alpha, RGBA.
-_PNG_CHANNELS = {b"\0": 1, b"\2": 3, b"\3": 3, b"\4": 4, b"\6": 4}
-# Start-of-frame markers of JPEG hold the size: C0 to CF but DHT (C4), JPG (C8) and DAC (CC).
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-class ImageError(ValueError):
-    """A file that is not a usable image; the message says why, without the file's name."""
 
 
 class Picture(NamedTuple):
@@ -61,12 +44,23 @@ def read_image(
     Raises:
         ImageError: if the file cannot be read, is not PNG or JPEG, is damaged or absurdly large.
     """
-    data = _read_bytes(path)
-    pixels = _decode(data)
-    height, width = pixels.shape[:2]
-    if size is not None and not same_shape((width, height), size) and same_shape((height, width), size):
-        pixels = turn(pixels, orientation(data))
+    data = read_bytes(path)
+    header, pixels = parse_header(data), _decode(data)
+    if size is not None and _is_to_be_turned(header, size):
+        pixels = turn(pixels, header.orientation)
     return Picture(to_rgb(pixels, white_background=white_background), _alpha(pixels))
+
+
+def seen_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple[int, int]:
+    """Width and height that :func:`read_image` makes of a file with this header."""
+    if size is not None and _is_to_be_turned(header, size):
+        return header.turned_size
+    return header.width, header.height
+
+
+def _is_to_be_turned(header: ImageHeader, size: tuple[float, float]) -> bool:
+    stored = header.width, header.height
+    return not same_shape(stored, size) and same_shape((header.height, header.width), size)
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
@@ -75,7 +69,7 @@ def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
     Raises:
         ImageError: as :func:`read_image`.
     """
-    grey = to_rgb(_decode(_read_bytes(path))).max(axis=-1)
+    grey = to_rgb(_decode(read_bytes(path))).max(axis=-1)
     return grey > (0 if grey.max() <= 1 else 127)
 
 
@@ -96,7 +90,7 @@ def read_depth(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
             raise ImageError(str(error)) from error
         depth = depth[..., 0] if depth.ndim == 3 and depth.shape[-1] == 1 else depth
     else:
-        depth = _decode(_read_bytes(path))
+        depth = _decode(read_bytes(path))
     if depth.ndim != 2 or depth.size == 0:
         raise ImageError(f"must be one number per pixel, got shape {list(depth.shape)}")
     with np.errstate(all="ignore"):
@@ -108,16 +102,12 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h 
     """Pixels as stored, in OpenCV's order of channels."""
     import cv2
 
-    width, height = image_size(data)
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"declares {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
-    if width * height * _pixel_bytes(data) > max(SMALL_BYTES, MAX_EXPANSION * len(data)):
-        raise ImageError(f"declares {width} x {height} pixels, too many for its {len(data):,} bytes")
+    header = parse_header(data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ImageError("is damaged: OpenCV cannot decode it") from error
-    if pixels is None or pixels.shape[:2] != (height, width):
+    if pixels is None or pixels.shape[:2] != (header.height, header.width):
         raise ImageError("is damaged: OpenCV cannot decode it")
     return np.asarray(pixels)
 
@@ -131,7 +121,11 @@ def to_rgb(
         pixels: [H, W], [H, W, 3] or [H, W, 4].
         white_background: composite transparent pixels on white instead of black.
     """
+    import cv2
+
     pixels = _to_bytes(pixels)
+    if pixels.ndim == 3 and pixels.shape[-1] == 3:
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
     rgb = pixels[..., 2::-1]
@@ -183,72 +177,3 @@ def resize_nearest(values: np.ndarray, width: int, height: int) -> np.ndarray:
     rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.intp)
     columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.intp)
     return values[rows[:, None], columns]
-
-
-def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height that a PNG or JPEG file declares, without decoding it.
-
-    Raises:
-        ImageError: if the bytes are neither, or no whole file.
-    """
-    try:
-        if data.startswith(_PNG_SIGNATURE):
-            width, height = _png_size(data)
-        elif data.startswith(b"\xff\xd8"):
-            width, height = _jpeg_size(data)
-        else:
-            raise ImageError("is neither a PNG nor a JPEG image")
-    except (struct.error, IndexError) as error:
-        raise ImageError("is damaged: it ends within the header") from error
-    if width == 0 or height == 0:
-        raise ImageError(f"declares {width} x {height} pixels")
-    return width, height
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    position = len(_PNG_SIGNATURE)
-    while True:
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if position + 12 + length > len(data):
-            # OpenCV 5 would take as much memory as the chunk claims.
-            raise ImageError("is damaged: a part of it is longer than the file")
-        if kind == b"IEND":
-            return struct.unpack_from(">II", data, 16)
-        position += 12 + length
-
-
-def _pixel_bytes(data: bytes) -> int:
-    """Memory that a pixel takes once decoded, for a file whose header was read."""
-    if not data.startswith(_PNG_SIGNATURE):
-        return 3
-    depth, color = data[24:25], data[25:26]
-    return _PNG_CHANNELS.get(color, 4) * (2 if depth == b"\x10" else 1)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    position = 2
-    while True:
-        if data[position] != 0xFF:
-            raise ImageError("is damaged: no JPEG frame header")
-        marker = data[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            # Some decoders paint what is missing grey and say nothing.
-            if data.find(b"\xff\xd9", position) < 0:
-                raise ImageError("is damaged: the JPEG data ends too early")
-            return width, height
-        # Every other segment before the frame tells its length.
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ImageError(f"is {size / 2**30:.1f} GiB; at most {MAX_BYTES // 2**30} GiB are read")
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})") from error

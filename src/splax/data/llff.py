@@ -13,7 +13,8 @@ from jaxtyping import Float
 from splax.data.image_files import find_mask, find_small, list_images
 from splax.data.lens import Lens
 from splax.data.npy_file import read_npy
-from splax.data.photos import Options, Photo, fixed_lens, read_scene
+from splax.data.photo_files import Photo
+from splax.data.photos import Options, fixed_lens, read_scene
 from splax.data.poses import LLFF, to_viewmat
 from splax.data.scene import Scene
 

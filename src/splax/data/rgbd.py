@@ -22,7 +22,8 @@ from scipy.spatial.transform import Rotation
 from splax.data.image_files import find_mask, list_images
 from splax.data.json_file import read_json, shorten
 from splax.data.lens import Lens
-from splax.data.photos import LeftOut, Options, Photo, fixed_lens, read_scene
+from splax.data.photo_files import Photo
+from splax.data.photos import LeftOut, Options, fixed_lens, read_scene
 from splax.data.poses import OPENCV, to_viewmat
 from splax.data.scene import Scene
 

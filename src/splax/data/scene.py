@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -16,10 +17,16 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from splax.cameras import Camera
 from splax.data.bounds import SceneBounds, scene_bounds
 
+# How many photos a description looks into.
+_MAX_LOOKED_AT = 64
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class View:
     """A photo and the camera that took it.
+
+    Those of a dataset that is larger than :func:`splax.load_dataset`'s cache are decoded when their pixels are
+    asked for, which then may raise ValueError, with the file's name.
 
     Attributes:
         image: RGB, uint8, [H, W, 3].
@@ -61,6 +68,16 @@ class View:
                     f"View {self.name!r}: {name} must be {np.dtype(dtype)} {list(size)}, "
                     f"got {values.dtype} {list(values.shape)}."
                 )
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether some pixels may be transparent. Views on disk tell without being decoded."""
+        return self.alpha is not None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask. Views on disk tell without being decoded."""
+        return self.mask is not None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -170,19 +187,21 @@ def describe_scene(scene: Scene) -> str:
     fx, _, cx, _, fy, cy = intrinsics[0][:6]
     center = ", ".join(f"{value:.3f}" for value in scene.center)
     same = "shared by all views" if len(intrinsics) == 1 else f"first of {len(intrinsics)} different ones"
-    megabytes = sum(view.image.nbytes for view in views) / 1e6
+    megabytes = sum(view.camera.width * view.camera.height for view in views) * 3 / 1e6
+    sample = _readable(views[:: -(-len(views) // _MAX_LOOKED_AT)])
+    of_sample = "" if len(sample) == len(views) else f"; of a sample of {len(sample)} views"
     lines = [
         f"source    {scene.source or 'made in memory'}",
         *([f"format    {scene.dataset_type}"] if scene.dataset_type else []),
         f"views     {len(views)}: {len(scene.train)} train, {len(scene.test)} test",
-        f"size      {describe_sizes(views)}, {megabytes:.1f} MB in memory",
+        f"size      {describe_sizes(views)}, {megabytes:.1f} MB decoded",
         f"camera    fx {fx:.2f}  fy {fy:.2f}  cx {cx:.2f}  cy {cy:.2f} ({same})",
         f"center    ({center}), median camera distance {scene.radius:.3f}",
         f"extent    {scene.extent:.3f}",
         f"points    {_describe_points(scene)}",
-        f"alpha     {_describe_alpha(views)}",
-        f"masks     {_describe_masks(views)}",
-        f"depth     {_describe_depth(views)}",
+        f"alpha     {_describe_alpha(sample)}{of_sample}",
+        f"masks     {_describe_masks(sample)}{of_sample}",
+        f"depth     {_describe_depth(sample)}{of_sample}",
         *(f"warning   {warning}" for warning in scene.warnings),
     ]
     return "\n".join(lines)
@@ -197,6 +216,16 @@ def describe_sizes(views: Sequence[View]) -> str:
     return f"{len(sizes)} sizes: {listed}{', ...' if len(sizes) > 4 else ''}"
 
 
+def _readable(views: Sequence[View]) -> list[View]:
+    """Those whose pixels can be had: of views on disk one knows only when they are decoded."""
+    readable = []
+    for view in views:
+        with suppress(ValueError):
+            _ = view.image
+            readable.append(view)
+    return readable
+
+
 def _describe_points(scene: Scene) -> str:
     if scene.points is None:
         return "none"
@@ -204,12 +233,12 @@ def _describe_points(scene: Scene) -> str:
 
 
 def _describe_alpha(views: Sequence[View]) -> str:
-    count = sum(view.alpha is not None for view in views)
+    count = sum(view.has_alpha and view.alpha is not None for view in views)
     return f"{count} of {len(views)} views are transparent in places" if count else "none"
 
 
 def _describe_masks(views: Sequence[View]) -> str:
-    masks = [view.mask for view in views if view.mask is not None]
+    masks = [mask for view in views if view.has_mask and (mask := view.mask) is not None]
     if not masks:
         return "none"
     share = sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks)
@@ -217,7 +246,7 @@ def _describe_masks(views: Sequence[View]) -> str:
 
 
 def _describe_depth(views: Sequence[View]) -> str:
-    depths = [view.depth for view in views if view.depth is not None]
+    depths = [depth for view in views if (depth := view.depth) is not None]
     known = np.concatenate([depth[depth > 0] for depth in depths]) if depths else np.empty(0)
     if not known.size:
         return "none"

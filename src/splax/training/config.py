@@ -25,6 +25,8 @@ class TrainConfig:
         corrections: what photos differ by although the scene does not, learned along with it; see
             :mod:`splax.corrections`.
         seed: of the order of views and of densification.
+        photo_bytes: device memory for photos. If they need more, they are sent while training goes on; the result
+            is the same. None: a share of what is free.
         growth: factor by which rows and buffers grow when they are full. Each growth compiles anew.
         progress: whether to show a progress bar; None: if standard error is a terminal.
 
@@ -39,6 +41,7 @@ class TrainConfig:
     learning_rates: LearningRates = dataclasses.field(default_factory=LearningRates)
     corrections: tuple[Correction, ...] = ()
     seed: int = 0
+    photo_bytes: int | None = None
     growth: float = 1.5
     progress: bool | None = None
 
@@ -49,6 +52,8 @@ class TrainConfig:
             raise ValueError(f"TrainConfig ssim_weight must lie in [0, 1], got {self.ssim_weight}.")
         if self.sh_degree_every < 0:
             raise ValueError(f"TrainConfig sh_degree_every must be 0 or more, got {self.sh_degree_every}.")
+        if self.photo_bytes is not None and self.photo_bytes < 0:
+            raise ValueError(f"TrainConfig photo_bytes must be 0 or more, got {self.photo_bytes}.")
         if not 1 < self.growth <= 4:
             raise ValueError(f"TrainConfig growth must lie in (1, 4], got {self.growth}.")
         if isinstance(self.background, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 
 import jax.numpy as jnp
@@ -33,12 +34,18 @@ def evaluate_views(
         correct: what to do to each camera first.
 
     Yields:
-        The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
+        The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1]. A photo that cannot be
+        decoded is left out, with a warning.
     """
     for view in views:
+        try:
+            photo = view.image
+        except ValueError as error:
+            warnings.warn(f"view {view.name!r} is left out of the scores: {error}", stacklevel=2)
+            continue
         image = jnp.clip(model(correct(view.camera), background=background).image, 0, 1)
-        target = jnp.asarray(view.image, image.dtype) / 255
-        alpha = None if view.alpha is None else jnp.asarray(view.alpha)
+        target = jnp.asarray(photo, image.dtype) / 255
+        alpha = jnp.asarray(view.alpha) if view.has_alpha and view.alpha is not None else None
         target = on_background(target, alpha, old, background)
-        mask = None if view.mask is None else jnp.asarray(view.mask)
+        mask = jnp.asarray(view.mask) if view.has_mask else None
         yield view, float(psnr(image, target, mask)), float(ssim(image, target, mask)), np.asarray(image)

@@ -1,18 +1,10 @@
-"""What a run does when: the order of views, and where the curriculum of colour begins."""
+"""What a run does when: where the curriculum of colour begins."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Int
 
 from splax.gaussians import Gaussians
-
-
-def view_order(num_views: int, steps: int, seed: int) -> Int[np.ndarray, " steps"]:
-    """The view of each step: every view once, in random order, then anew. A prefix does not depend on steps."""
-    rng = np.random.default_rng(seed)
-    epochs = [rng.permutation(num_views) for _ in range(steps // num_views + 1)]
-    return np.concatenate(epochs)[:steps].astype(np.int32)
 
 
 def used_sh_degree(gaussians: Gaussians) -> int:

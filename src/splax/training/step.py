@@ -16,7 +16,6 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from splax.cameras import Camera
 from splax.corrections.base import Corrections
 from splax.metrics import psnr
 from splax.model import SplatModel
@@ -26,7 +25,7 @@ from splax.training.config import TrainConfig
 from splax.training.optimizers import GAUSSIANS
 from splax.training.progress import StepMetrics
 from splax.training.state import TrainState
-from splax.training.targets import Targets, on_background
+from splax.training.targets import Photos, on_background
 
 # Sets the random backgrounds apart from other uses of the seed.
 _BACKGROUND_STREAM = 0xBAC6
@@ -65,25 +64,31 @@ class TrainStep:
     def run(
         self,
         state: TrainState,
-        targets: Targets,
-        cameras: Camera,
-        order: Int[Array, " steps"],
+        photos: Photos,
+        rows: Int[Array, " steps"],
         num_steps: Int[Array, ""],
         *,
         isect_capacity: int,
     ) -> tuple[TrainState, Int[Array, ""], StepMetrics]:
-        """Makes ``num_steps`` steps, fewer if one cannot be made. Returns how many, and their metrics."""
-        size = order.shape
+        """Makes ``num_steps`` steps, fewer if one cannot be made. Returns how many, and their metrics.
+
+        Args:
+            state: before them.
+            photos: what they compare with, all of one size.
+            rows: of the photos, one for each step.
+            num_steps: how many.
+            isect_capacity: rows of the intersection buffer.
+        """
+        size = rows.shape
         metrics = StepMetrics(
             jnp.zeros(size), jnp.zeros(size), jnp.zeros(size, jnp.int32), jnp.ones(size, bool)
         )
 
         def advance(carry):
             state, done, _, metrics = carry
-            view = order[done]
-            camera = jax.tree.map(lambda x: x[view], cameras)
-            target = jax.tree.map(lambda x: x[view], targets)
-            state, made, now = self(state, view, camera, target, isect_capacity)
+            row = rows[done]
+            photo = jax.tree.map(lambda x: x[row], photos)
+            state, made, now = self(state, photo, isect_capacity)
             metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
             return state, done + made, made, metrics
 
@@ -96,15 +101,10 @@ class TrainStep:
         return state, done, metrics
 
     def __call__(
-        self,
-        state: TrainState,
-        view: Int[Array, ""],
-        camera: Camera,
-        targets: Targets,
-        isect_capacity: int,
+        self, state: TrainState, photos: Photos, isect_capacity: int
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made."""
-        photo, mask, alpha = targets  # of one view
+        view, camera, (photo, mask, alpha) = photos  # of one view
         background = self.background_at(state.step)
         target = photo.astype(jnp.float32) / 255
         target = on_background(target, alpha, self.scene_background, background)

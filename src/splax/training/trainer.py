@@ -1,6 +1,6 @@
 """Fits a model to the views of a scene.
 
-Between two refinements nothing changes shape, so a whole stretch of steps is one compiled loop: images stay on
+Between two refinements nothing changes shape, so a whole stretch of steps is one compiled loop: images lie on
 the device, the order of views is known ahead, schedules are functions of the step, and Python only looks at
 what comes back. Where a step cannot be made the loop ends early; the host then mends the cause and goes on with
 the same step.
@@ -9,6 +9,7 @@ the same step.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,14 +31,15 @@ from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
 from splax.training.evaluation import evaluate_views
+from splax.training.feed import PhotoFeed
 from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
 from splax.training.optimizers import make_optimizer, means_rate
 from splax.training.progress import Progress, StepMetrics
-from splax.training.schedules import used_sh_degree, view_order
+from splax.training.schedules import used_sh_degree
 from splax.training.state import grow, init_state, refine
 from splax.training.step import TrainStep
-from splax.training.targets import Targets, canvas_cameras, make_targets
+from splax.training.targets import Photos
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
 _MAX_STEPS_PER_CALL = 100
@@ -91,14 +93,14 @@ class Trainer:
         self.history: list[Progress] = []
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
-        self._cameras = canvas_cameras(scene.train)
+        self._feed = PhotoFeed(scene.train, seed=self.config.seed, limit=self.config.photo_bytes)
+        self._num_unreadable = 0
         self._corrections = Corrections(self.config.corrections, self.config.steps)
-        corrections = self._corrections.init(self._cameras)
+        corrections = self._corrections.init(self._feed.cameras)
         self._state = init_state(model, self.optimizer, self.strategy, corrections, self.config.seed)
         self._scene_background = jnp.asarray(scene.background, jnp.float32)
         fixed = isinstance(self.config.background, tuple)
         self._background = jnp.asarray(self.config.background) if fixed else self._scene_background
-        self._targets: Targets | None = None
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
         self._train_step = TrainStep(
@@ -166,11 +168,11 @@ class Trainer:
         """
         end = self.config.steps if steps is None else self.step + steps
         self._take_model()
-        order = view_order(len(self.scene.train), end, self.config.seed)
+        self._feed.plan(end)
         started, before = time.perf_counter(), self._seconds
         with deferred_interrupt() as interrupted, self._bar(end) as bar:
             try:
-                for progress in self._stretches(order, end):
+                for progress in self._stretches(end):
                     self._seconds = before + time.perf_counter() - started
                     progress = progress._replace(seconds=self._seconds)
                     self.history.append(progress)
@@ -220,18 +222,18 @@ class Trainer:
 
     # --- the host's side -----------------------------------------------------------------------------------
 
-    def _stretches(self, order: np.ndarray, end: int) -> Iterator[Progress]:
+    def _stretches(self, end: int) -> Iterator[Progress]:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
-        if self._targets is None:
-            self._targets = make_targets(self.scene.train)
         self._isects.fit(self.model, self.scene.train)
         length, step = 1, self.step
         while step < end:
             until = next(
                 s for s in range(step + 1, end + 1) if s == end or self.strategy.refines_after(s - 1)
             )
-            done, metrics, seconds = self._call(order, min(until - step, length))
-            self._mend(step + done, order, metrics, done)
+            photos, rows = self._feed.take(step, min(until - step, length))
+            self._tell_unreadable()
+            done, metrics, seconds = self._call(photos, rows)
+            self._mend(step + done, metrics, done)
             if done == 0:
                 continue
             step += done
@@ -251,24 +253,22 @@ class Trainer:
                 steps_per_second=rate,
             )
 
-    def _call(self, order: np.ndarray, num_steps: int) -> tuple[int, StepMetrics, float]:
+    def _call(self, photos: Photos, rows: np.ndarray) -> tuple[int, StepMetrics, float]:
         """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
-        step = self.step
-        views = np.zeros(_MAX_STEPS_PER_CALL, np.int32)
-        views[:num_steps] = order[step : step + num_steps]
+        padded = np.zeros(_MAX_STEPS_PER_CALL, np.int32)
+        padded[: len(rows)] = rows
         started = time.perf_counter()
         self._state, done, metrics = self._run(
             self._state,
-            self._targets,
-            self._cameras,
-            jnp.asarray(views),
-            jnp.asarray(num_steps, jnp.int32),
+            photos,
+            jnp.asarray(padded),
+            jnp.asarray(len(rows), jnp.int32),
             isect_capacity=self._isects.capacity,
         )
         made = int(done)
         return made, jax.tree.map(np.asarray, metrics), time.perf_counter() - started
 
-    def _mend(self, step: int, order: np.ndarray, metrics: StepMetrics, done: int) -> None:
+    def _mend(self, step: int, metrics: StepMetrics, done: int) -> None:
         """Deals with the step that could not be made, if there is one: it lies just behind those that were."""
         if done == _MAX_STEPS_PER_CALL:
             return
@@ -276,11 +276,18 @@ class Trainer:
         if needed > self._isects.capacity:
             self._isects.grow(needed)
         elif not metrics.finite[done]:
-            name = self.scene.train[order[step]].name
+            name = self._feed.view_at(step).name
             raise NonFiniteError(
                 f"loss or gradient not finite at step {step}, view {name!r} (loss {metrics.loss[done]}). The "
                 "model holds the state before this step. Smaller learning rates, or a look at that view, may help."
             )
+
+    def _tell_unreadable(self) -> None:
+        """Warns of photos that turned out to be damaged since the last call."""
+        known = list(self._feed.unreadable.items())
+        for name, problem in known[self._num_unreadable :]:
+            warnings.warn(f"view {name!r} is left out of training: {problem}", stacklevel=4)
+        self._num_unreadable = len(known)
 
     def _refine_state(self) -> None:
         """Densifies and prunes; grows the rows first where there are too few."""

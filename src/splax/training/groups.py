@@ -1,0 +1,93 @@
+"""Views of many sizes in a few groups: within a group all are trained on canvases of one size.
+
+Every size compiles the step anew, and every change of size ends a compiled call; a canvas that is larger than the
+photo costs time at every step. So sizes that differ by little share a canvas, others do not.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+# Pixels of a canvas, over those of the smallest photo on it.
+MAX_CANVAS = 1.2
+# Of a compiled step; beyond it sizes share canvases whatever it costs.
+MAX_GROUPS = 4
+# Steps that show views of one group before those of another, at most.
+RUN_LENGTH = 16
+
+
+class Group(NamedTuple):
+    """Views that are trained on canvases of one size.
+
+    Attributes:
+        width: of the canvas, in pixels.
+        height: likewise.
+        views: which.
+    """
+
+    width: int
+    height: int
+    views: tuple[int, ...]
+
+    def joined(self, other: "Group") -> "Group":
+        """Both in one."""
+        views = tuple(sorted(self.views + other.views))
+        return Group(max(self.width, other.width), max(self.height, other.height), views)
+
+    def added_pixels(self, other: "Group") -> int:
+        """How many pixels more the canvases have, all together, if both are joined."""
+        canvas = max(self.width, other.width) * max(self.height, other.height)
+        num = len(self.views), len(other.views)
+        return sum(num) * canvas - num[0] * self.width * self.height - num[1] * other.width * other.height
+
+
+def group_views(sizes: Sequence[tuple[int, int]]) -> list[Group]:
+    """Groups of views by their sizes (width, height); each view is in one group."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index, size in enumerate(sizes):
+        by_size.setdefault(size, []).append(index)
+    groups: list[Group] = []
+    # The largest first: a later size is the smallest of the group that it joins.
+    for (width, height), views in sorted(by_size.items(), key=lambda item: (-np.prod(item[0]), item)):
+        alone = Group(width, height, tuple(views))
+        for index, group in enumerate(groups):
+            joined = group.joined(alone)
+            if joined.width * joined.height <= MAX_CANVAS * width * height:
+                groups[index] = joined
+                break
+        else:
+            groups.append(alone)
+    while len(groups) > MAX_GROUPS:
+        first, second = min(combinations(groups, 2), key=lambda pair: pair[0].added_pixels(pair[1]))
+        groups = [group for group in groups if group not in (first, second)] + [first.joined(second)]
+    return groups
+
+
+def view_order(groups: Sequence[Group], steps: int, seed: int) -> Int[np.ndarray, " steps"]:
+    """The view of each step: every view once, in random order, then anew. A prefix does not depend on steps.
+
+    Where there are several groups, views of one follow each other, up to :data:`RUN_LENGTH` of them.
+    """
+    num_views = sum(len(group.views) for group in groups)
+    group_of = np.empty(num_views, np.int32)
+    for index, group in enumerate(groups):
+        group_of[list(group.views)] = index
+    rng = np.random.default_rng(seed)
+    epochs = [_in_runs(rng.permutation(num_views), group_of) for _ in range(steps // num_views + 1)]
+    return np.concatenate(epochs)[:steps].astype(np.int32)
+
+
+def _in_runs(views: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Draws the views of a group together: a run of them stands where its first view stood."""
+    groups = group_of[views]
+    runs: list[tuple[int, Int[np.ndarray, " run"]]] = []
+    for group in np.unique(groups):
+        places = np.flatnonzero(groups == group)
+        runs += [
+            (int(places[start]), views[places[start : start + RUN_LENGTH]])
+            for start in range(0, len(places), RUN_LENGTH)
+        ]
+    return np.concatenate([run for _, run in sorted(runs, key=lambda item: item[0])])
