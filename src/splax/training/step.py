@@ -145,7 +145,11 @@ class TrainStep:
                 step=state.step + 1,
             )
 
-        state = jax.lax.cond(made, update, lambda: state)
+        # A branch would wait for the host to read the condition, and copy the state; this is one more operand of
+        # the arithmetic.
+        state = jax.tree.map(
+            lambda new, old: old if new is old else jnp.where(made, new, old), update(), state
+        )
         image = jnp.clip(output.image, 0, 1)
         return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite)
 
