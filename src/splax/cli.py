@@ -1,4 +1,4 @@
-"""The command line: ``splax train``, ``eval``, ``render``, ``convert``, ``demo`` and ``info``.
+"""The command line: ``splax train``, ``eval``, ``render``, ``convert``, ``demo``, ``process`` and ``info``.
 
 Only parses and reports errors. jax is imported after parsing, so that ``--help`` answers at once.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, TypeAlias
 
 import tyro
 
-from splax.options import Convert, Demo, Eval, Info, Render, Train
+from splax.options import Convert, Demo, Eval, Info, Process, Render, Train
 
 Command: TypeAlias = (
     Annotated[Train, tyro.conf.subcommand("train")]
@@ -22,6 +22,7 @@ Command: TypeAlias = (
     | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Process, tyro.conf.subcommand("process")]
     | Annotated[Info, tyro.conf.subcommand("info")]
 )
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Convert | Demo | Info:
+def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Convert | Demo | Process | Info:
     """The options; on bad ones exits with status 2 after one line, where tyro prints a box of several."""
     errors = io.StringIO()
     try:
@@ -55,7 +56,7 @@ def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Convert |
         raise
 
 
-def _run(options: Train | Eval | Render | Convert | Demo | Info) -> int:
+def _run(options: Train | Eval | Render | Convert | Demo | Process | Info) -> int:
     from splax import commands
 
     match options:
@@ -69,6 +70,8 @@ def _run(options: Train | Eval | Render | Convert | Demo | Info) -> int:
             return commands.convert(options)
         case Demo():
             return commands.demo(options)
+        case Process():
+            return commands.process(options)
         case Info():
             return commands.info(options)
 

@@ -21,7 +21,8 @@ from splax.io import formats
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.options import Convert, Demo, Eval, Info, Recipe, Render, Train
+from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Train
+from splax.processing.dataset import make_dataset
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.strategies.base import Strategy
@@ -115,6 +116,29 @@ def convert(options: Convert) -> int:
     size = options.out.stat().st_size / 1e6
     _say(f"{arrays.num:,} {kind} of SH degree {arrays.sh_degree} in {options.source}")
     _say(f"Wrote {options.out}, {size:.2f} MB")
+    return 0
+
+
+def process(options: Process) -> int:
+    """Makes a dataset of photos without cameras, or of a video."""
+    _say("Estimating cameras on the CPU: minutes for tens of photos, hours for hundreds.")
+    try:
+        report = make_dataset(
+            options.source,
+            options.out,
+            num_frames=options.num_frames,
+            min_registered=options.min_registered,
+            one_camera=options.one_camera,
+            max_size=options.max_size,
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    model = report.model
+    _say(f"Cameras found for {model.num_images} of {report.num_photos} photos; {model.num_points:,} points,")
+    _say(f"seen {model.error:.2f} pixels off on average.")
+    if model.num_models > 1:
+        _say(f"The photos fell into {model.num_models} parts that do not go together; this is the largest.")
+    _say(f"Dataset: {report.out}. Next: splax train {report.out} --out RUN")
     return 0
 
 

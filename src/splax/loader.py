@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from splax.data.blender import find_blender, load_blender
 from splax.data.colmap import find_colmap, load_colmap
-from splax.data.image_files import EXTENSIONS
+from splax.data.image_files import EXTENSIONS, VIDEOS
 from splax.data.llff import find_llff, load_llff
 from splax.data.photos import CACHE_BYTES, Options
 from splax.data.rgbd import find_rgbd, load_rgbd
@@ -101,6 +101,8 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
     names = FORMATS if dataset_type is None else (dataset_type,)
     looked_for = "; ".join(f"{name}: {FORMATS[name].files}" for name in names)
     text = f"{path} is not a dataset that splax reads. Looked for {looked_for}."
+    if path.suffix.lower() in VIDEOS:
+        return f"{path} is a video: make a dataset of it first with `splax process {path} --out DATA`."
     if not path.is_dir():
         return text
     if dataset_type is not None:
@@ -115,8 +117,8 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
     )
     if num_photos:
         return (
-            f"{text} It holds {num_photos} photos without cameras: estimate those first, with COLMAP or with "
-            f"nerfstudio's ns-process-data."
+            f"{text} It holds {num_photos} photos without cameras: estimate those first with "
+            f"`splax process {path} --out DATA`, and give that folder."
         )
     return text
 

@@ -34,6 +34,24 @@ class Info(Data):
 
 
 @dataclasses.dataclass(frozen=True)
+class Process:
+    """Estimate the cameras of photos or of a video, and write a dataset to train on. Needs pycolmap."""
+
+    source: tyro.conf.Positional[Path]
+    """Folder of PNG or JPEG files, or a video."""
+    out: Path = dataclasses.field(kw_only=True)
+    """Folder to write the dataset to; it appears when all is done."""
+    num_frames: int = 150
+    """Of a video: take the sharpest frame of as many equal parts."""
+    min_registered: float = 0.3
+    """Share of the photos whose cameras must be found, for this not to be an error."""
+    one_camera: bool | None = None
+    """All photos were taken by one camera at one zoom. Default: if they have one size."""
+    max_size: int = 1600
+    """Longer side, in pixels, at which photos are looked at; those of the dataset are not made smaller."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """What helps some photos and not others."""
 

@@ -1,0 +1,1 @@
+"""Photos without cameras, or a video, to a dataset: sharp frames, structure from motion, files."""

@@ -1,0 +1,64 @@
+"""Bars for work that takes minutes and tells how far it is only when it is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from tqdm import tqdm
+
+_POLL_SECONDS = 0.2
+
+T = TypeVar("T")
+
+
+def bar(what: str, total: int | None, show: bool | None) -> tqdm:
+    """A bar on standard error; None: if that is a terminal."""
+    return tqdm(desc=what, total=total, disable=None if show is None else not show, dynamic_ncols=True)
+
+
+def run_with_bar(
+    what: str,
+    total: int | None,
+    work: Callable[[], T],
+    done: Callable[[], int],
+    *,
+    cancel: Callable[[], None],
+    show: bool | None,
+) -> T:
+    """Runs ``work`` in a thread, and shows how far it is.
+
+    Args:
+        what: it does, for people.
+        total: of ``done`` at the end, if that is known.
+        work: must let go of the interpreter lock.
+        done: how far it is.
+        cancel: makes ``work`` return soon; called if the wait is interrupted.
+        show: whether to show a bar; see :func:`bar`.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    with bar(what, total, show) as shown:
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(_POLL_SECONDS)
+                shown.update(max(0, done() - shown.n))
+        except KeyboardInterrupt:
+            cancel()
+            thread.join()
+            raise
+        if not errors and total is not None:
+            shown.update(total - shown.n)
+    if errors:
+        raise errors[0]
+    return results[0]
