@@ -158,11 +158,25 @@ def test_gradients_equal_those_of_the_separate_steps(both):
         assert not np.asarray(grad)[hidden[hidden % 2 == 0]].any()
 
 
+def verify_triton_modules(monkeypatch):
+    """Has Triton's own verifier look at every kernel that is lowered, which JAX leaves to the GPU's compiler."""
+    lowering = pytest.importorskip("jax._src.pallas.triton.lowering")
+    lower = lowering.lower_jaxpr_to_triton_module
+
+    def lower_and_verify(*args, **kwargs):
+        lowered = lower(*args, **kwargs)
+        assert lowered.module.operation.verify()
+        return lowered
+
+    monkeypatch.setattr(lowering, "lower_jaxpr_to_triton_module", lower_and_verify)
+
+
 @pytest.mark.skipif(
     jax.__version_info__ >= (0, 11) and jax.default_backend() != "gpu",
     reason="jax 0.11 lowers Triton kernels only where it sees a GPU",
 )
-def test_the_kernels_can_be_lowered_for_a_gpu():
+def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch):
+    verify_triton_modules(monkeypatch)
     params = make_parameters(3, 3)
     warp, view = Warp(interpret=False), (CAMERA.viewmat, CAMERA.K)
 

@@ -80,7 +80,7 @@ def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, wa
             totals = one(step * _AT_ONCE + part, totals)
         return totals
 
-    turns = jnp.where(jnp.max(wanted) > 0, _GROUP // _AT_ONCE, 0)
+    turns = jnp.max(wanted) * (_GROUP // _AT_ONCE)
     return lax.fori_loop(0, turns, some, [zeros()] * _RGB)
 
 
