@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from splax.cameras import Camera as Camera
     from splax.corrections.base import Correction as Correction
+    from splax.corrections.bilateral_grid import BilateralGrid as BilateralGrid
     from splax.corrections.exposure import Exposure as Exposure
+    from splax.corrections.intrinsics import IntrinsicsRefinement as IntrinsicsRefinement
+    from splax.corrections.poses import PoseRefinement as PoseRefinement
     from splax.data.scene import Scene as Scene
     from splax.data.scene import View as View
     from splax.data.synthetic import make_demo_scene as make_demo_scene
@@ -47,15 +50,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "BilateralGrid": "corrections.bilateral_grid",
     "Camera": "cameras",
     "Correction": "corrections.base",
     "DefaultStrategy": "strategies.default",
     "Exposure": "corrections.exposure",
     "Gaussians": "gaussians",
+    "IntrinsicsRefinement": "corrections.intrinsics",
     "LearningRates": "training.optimizers",
     "MCMCStrategy": "strategies.mcmc",
     "NoGaussianError": "training.errors",
     "NonFiniteError": "training.errors",
+    "PoseRefinement": "corrections.poses",
     "Progress": "training.progress",
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",

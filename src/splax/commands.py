@@ -12,7 +12,10 @@ from flax import nnx
 
 from splax.cameras import Camera
 from splax.corrections.base import Correction
+from splax.corrections.bilateral_grid import BilateralGrid
 from splax.corrections.exposure import Exposure
+from splax.corrections.intrinsics import IntrinsicsRefinement
+from splax.corrections.poses import PoseRefinement
 from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
@@ -197,7 +200,13 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: fl
 def _corrections(options: Train | Demo) -> tuple[Correction, ...]:
     if not isinstance(options, Recipe):
         return ()
-    return (Exposure(),) if options.exposure else ()
+    chosen = {
+        Exposure: options.exposure,
+        BilateralGrid: options.bilateral_grid,
+        PoseRefinement: options.refine_poses,
+        IntrinsicsRefinement: options.refine_intrinsics,
+    }
+    return tuple(correction() for correction, wanted in chosen.items() if wanted)
 
 
 def _initial_gaussians(scene: Scene, options: Train | Demo, extent: float) -> Gaussians:

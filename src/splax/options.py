@@ -57,6 +57,12 @@ class Recipe:
 
     exposure: bool = False
     """Learn brightness and white balance of each photo, as an affine map of colour."""
+    bilateral_grid: bool = False
+    """Learn colours of each photo that vary over it and with brightness."""
+    refine_poses: bool = False
+    """Correct the poses of the training cameras."""
+    refine_intrinsics: bool = False
+    """Correct focal lengths and principal point, one correction for all cameras."""
 
 
 @dataclasses.dataclass(frozen=True)

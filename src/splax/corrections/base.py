@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
@@ -44,9 +43,9 @@ class Correction:
         del cameras
         return {}
 
-    def optimizer(self, steps: int) -> optax.GradientTransformation:
-        """What trains the Params in a run of this length."""
-        del steps
+    def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
+        """What trains the Params in a run of this length, in a scene of this extent (world units)."""
+        del steps, extent
         return optax.identity()
 
     def camera(self, params: PyTree[Array], view: View, camera: Camera) -> Camera:
@@ -64,8 +63,14 @@ class Correction:
         del params
         return jnp.zeros(())
 
-    def project(self, params: PyTree[Array]) -> PyTree[Array]:
-        """The nearest Params that are allowed; applied after every step."""
+    def project(self, params: PyTree[Array], cameras: Camera) -> PyTree[Array]:
+        """The nearest Params that are allowed; applied after every step.
+
+        Args:
+            params: as a step left them.
+            cameras: of all training views as they were given, [V]; concrete, so numpy can compute with them.
+        """
+        del cameras
         return params
 
 
@@ -84,21 +89,30 @@ class CorrectionsState(NamedTuple):
 class Corrections:
     """The corrections of a run, applied one after the other.
 
+    Args:
+        corrections: in this order.
+        cameras: of all training views, [V].
+        steps: length of the run.
+        extent: of the scene, world units.
+
     Raises:
         ValueError: if two have one name: their Params would be the same.
     """
 
-    def __init__(self, corrections: Sequence[Correction], steps: int) -> None:
+    def __init__(
+        self, corrections: Sequence[Correction], cameras: Camera, *, steps: int, extent: float
+    ) -> None:
         self._parts = {correction.name: correction for correction in corrections}
         if len(self._parts) != len(corrections):
             raise ValueError(
                 f"corrections must be of different names, got {[c.name for c in corrections]}; leave one out."
             )
-        self._optimizers = {name: part.optimizer(steps) for name, part in self._parts.items()}
+        self._optimizers = {name: part.optimizer(steps, extent) for name, part in self._parts.items()}
+        self._cameras = cameras
 
-    def init(self, cameras: Camera) -> CorrectionsState:
-        """The state at the start of a run, for its training cameras, [V]."""
-        params = {name: part.init(cameras) for name, part in self._parts.items()}
+    def init(self) -> CorrectionsState:
+        """The state at the start of a run."""
+        params = {name: part.init(self._cameras) for name, part in self._parts.items()}
         return CorrectionsState(
             params, {name: tx.init(params[name]) for name, tx in self._optimizers.items()}
         )
@@ -127,10 +141,5 @@ class Corrections:
         for name, part in self._parts.items():
             old = state.params[name]
             updates, opt_state[name] = self._optimizers[name].update(grads[name], state.opt_state[name], old)
-            params[name] = part.project(optax.apply_updates(old, updates))
+            params[name] = part.project(optax.apply_updates(old, updates), self._cameras)
         return CorrectionsState(params, opt_state)
-
-
-def select(rows: PyTree[Array], view: Int[Array, ""]) -> PyTree[Array]:
-    """One view's Params out of those of all views."""
-    return jax.tree.map(lambda row: row[view], rows)

@@ -41,8 +41,9 @@ class Exposure(Correction):
         """The identity for each view."""
         return jnp.tile(jnp.eye(3, 4), (len(cameras.viewmat), 1, 1))
 
-    def optimizer(self, steps: int) -> optax.GradientTransformation:
+    def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
         """Adam."""
+        del extent
         decay = self.rate_final / self.rate
         return optax.adam(optax.exponential_decay(self.rate, steps, decay))
 
@@ -52,8 +53,9 @@ class Exposure(Correction):
         """The rendering with a photo's exposure."""
         return image if view is None else apply_affine(params[view], image)
 
-    def project(self, params: Float[Array, "views 3 4"]) -> Float[Array, "views 3 4"]:
+    def project(self, params: Float[Array, "views 3 4"], cameras: Camera) -> Float[Array, "views 3 4"]:
         """With the identity as mean."""
+        del cameras
         return params - params.mean(axis=0) + jnp.eye(3, 4)
 
 

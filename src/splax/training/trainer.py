@@ -95,8 +95,10 @@ class Trainer:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
         self._feed = PhotoFeed(scene.train, seed=self.config.seed, limit=self.config.photo_bytes)
         self._num_unreadable = 0
-        self._corrections = Corrections(self.config.corrections, self.config.steps)
-        corrections = self._corrections.init(self._feed.cameras)
+        self._corrections = Corrections(
+            self.config.corrections, self._feed.cameras, steps=self.config.steps, extent=scene.extent
+        )
+        corrections = self._corrections.init()
         self._state = init_state(model, self.optimizer, self.strategy, corrections, self.config.seed)
         self._scene_background = jnp.asarray(scene.background, jnp.float32)
         fixed = isinstance(self.config.background, tuple)

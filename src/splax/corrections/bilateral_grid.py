@@ -1,0 +1,121 @@
+"""Per-image colour that varies over the photo and with brightness: what cameras do inside, and shading."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from splax.cameras import Camera
+from splax.corrections.base import Correction, View
+from splax.corrections.exposure import apply_affine
+
+# Brightness of a colour (ITU-R BT.601), in [0, 1] for colours in [0, 1].
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class BilateralGrid(Correction):
+    """A bilateral grid of affine maps of colour for each photo (Wang et al. 2024).
+
+    From *Bilateral Guided Radiance Field Processing*. The Params, [V, L, Y, X, 3, 4], are maps [A | b] on a grid
+    over brightness (``levels``), rows and columns of the image. Each pixel gets the map interpolated at its place
+    and its rendered brightness. The grid's total variation is part of the loss. The defaults are gsplat's.
+
+    Attributes:
+        width: cells over the image's width.
+        height: cells over its height.
+        levels: cells over brightness from 0 to 1.
+        rate: of Adam; reached after 1,000 steps of warm-up, or a tenth of the run if that is less.
+        rate_final: at the end, as a share of ``rate``; exponential in between.
+        smoothness: weight of the total variation.
+
+    Raises:
+        ValueError: on fewer than two cells a side, or a rate that is not positive.
+    """
+
+    name: ClassVar[str] = "bilateral_grid"
+    width: int = 16
+    height: int = 16
+    levels: int = 8
+    rate: float = 2e-3
+    rate_final: float = 0.01
+    smoothness: float = 10.0
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height, self.levels) < 2:
+            raise ValueError(
+                f"BilateralGrid needs at least 2 cells a side, got {self.width}, {self.height}, {self.levels}."
+            )
+        if not (self.rate > 0 and self.rate_final > 0):
+            raise ValueError(f"BilateralGrid rates must be positive, got {self.rate} and {self.rate_final}.")
+
+    def init(self, cameras: Camera) -> Float[Array, "views l y x 3 4"]:
+        """The identity in every cell."""
+        cells = (len(cameras.viewmat), self.levels, self.height, self.width, 1, 1)
+        return jnp.tile(jnp.eye(3, 4), cells)
+
+    def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
+        """Adam."""
+        del extent
+        decay = optax.exponential_decay(self.rate, steps, self.rate_final)
+        warmup = optax.linear_schedule(0.01, 1.0, min(1000, max(steps // 10, 1)))
+        return optax.adam(lambda step: decay(step) * warmup(step), eps=1e-15)
+
+    def image(
+        self, params: Float[Array, "views l y x 3 4"], view: View, image: Float[Array, "h w 3"]
+    ) -> Float[Array, "h w 3"]:
+        """The rendering with a photo's colours."""
+        return image if view is None else apply_grid(params[view], image)
+
+    def penalty(self, params: Float[Array, "views l y x 3 4"]) -> Float[Array, ""]:
+        """Total variation of the grids, weighted."""
+        return self.smoothness * total_variation(params)
+
+    def project(
+        self, params: Float[Array, "views l y x 3 4"], cameras: Camera
+    ) -> Float[Array, "views l y x 3 4"]:
+        """With the identity as mean over the views, as for :class:`splax.Exposure`."""
+        del cameras
+        return params - params.mean(axis=0) + jnp.eye(3, 4)
+
+
+def apply_grid(grid: Float[Array, "l y x 3 4"], image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    """Each colour under the map that its brightness and its place have in the grid.
+
+    Trilinear; the outermost cells' centres lie on the borders of the image, and at brightness 0 and 1. Written
+    as a sum over levels of brightness, and products with matrices of weights over rows and columns: its gradient
+    then needs no scatter.
+    """
+    levels, rows, columns = grid.shape[:3]
+    height, width = image.shape[:2]
+    over_rows = jnp.asarray(_interpolation(rows, height), image.dtype)
+    over_columns = jnp.asarray(_interpolation(columns, width), image.dtype)
+    brightness = jnp.clip((image * _LUMA).sum(axis=-1), 0, 1) * (levels - 1)
+
+    def add(total: Array, level: tuple[Array, Array]) -> tuple[Array, None]:
+        index, cells = level
+        weight = jnp.maximum(1 - jnp.abs(brightness - index), 0)
+        maps = jnp.einsum("hy,yxij->hxij", over_rows, cells, precision="highest")
+        maps = jnp.einsum("wx,hxij->hwij", over_columns, maps, precision="highest")
+        return total + weight[..., None] * apply_affine(maps, image), None
+
+    # Levels one after the other, and computed again for the gradient: their maps are 12 images each.
+    steps = (jnp.arange(levels, dtype=image.dtype), grid)
+    return jax.lax.scan(jax.checkpoint(add), jnp.zeros_like(image), steps)[0]
+
+
+def total_variation(grids: Float[Array, "views l y x 3 4"]) -> Float[Array, ""]:
+    """Sum over the three axes of the mean squared difference of neighbouring cells."""
+    return sum(((jnp.diff(grids, axis=axis) ** 2).mean() for axis in (1, 2, 3)), jnp.zeros((), grids.dtype))
+
+
+def _interpolation(cells: int, pixels: int) -> Float[np.ndarray, "pixels cells"]:
+    """Weights of the cells at each pixel's centre, linear."""
+    position = (np.arange(pixels) + 0.5) / pixels * (cells - 1)
+    return np.maximum(1 - np.abs(position[:, None] - np.arange(cells)), 0)

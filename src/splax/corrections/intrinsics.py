@@ -1,0 +1,60 @@
+"""Focal lengths and principal points that are a little wrong, made better while training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from splax.cameras import Camera
+from splax.corrections.base import Correction, View
+
+
+@dataclasses.dataclass(frozen=True)
+class IntrinsicsRefinement(Correction):
+    """Corrects fx, fy, cx and cy: by factors exp(p0), exp(p1) and by shifts of p2 fx, p3 fy pixels.
+
+    The Params, [1, 4] or [V, 4], are these four numbers. Shared ones hold for views held out as well.
+
+    Attributes:
+        rate: of Adam, at the start.
+        rate_final: at the end, as a share of the one at the start; exponential in between.
+        shared: one correction for all views, as for photos of one camera; else one for each view.
+
+    Raises:
+        ValueError: on a rate that is not positive.
+    """
+
+    name: ClassVar[str] = "intrinsics"
+    rate: float = 1e-4
+    rate_final: float = 0.01
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.rate > 0 and self.rate_final > 0):
+            raise ValueError(
+                f"IntrinsicsRefinement rates must be positive, got {self.rate} and {self.rate_final}."
+            )
+
+    def init(self, cameras: Camera) -> Float[Array, "views 4"]:
+        """No change."""
+        return jnp.zeros((1 if self.shared else len(cameras.K), 4))
+
+    def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
+        """Adam."""
+        del extent
+        return optax.adam(optax.exponential_decay(self.rate, steps, self.rate_final), eps=1e-15)
+
+    def camera(self, params: Float[Array, "views 4"], view: View, camera: Camera) -> Camera:
+        """The camera with corrected intrinsics."""
+        if view is None and not self.shared:
+            return camera
+        values = params[0 if self.shared else view]
+        focal = jnp.stack([camera.K[0, 0], camera.K[1, 1]])
+        centre = camera.K[:2, 2] + values[2:] * focal
+        focal = focal * jnp.exp(values[:2])
+        K = camera.K.at[0, 0].set(focal[0]).at[1, 1].set(focal[1]).at[:2, 2].set(centre)
+        return dataclasses.replace(camera, K=K)

@@ -1,0 +1,100 @@
+"""Camera poses that are a little wrong, made better while training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from splax.cameras import Camera
+from splax.corrections.base import Correction, View
+from splax.corrections.rigid import move_camera
+
+
+@dataclasses.dataclass(frozen=True)
+class PoseRefinement(Correction):
+    """A small rigid motion of each training camera, SE(3) (as gsplat's camera optimisation).
+
+    The Params, [V, 6], are a rotation vector (radians) and a translation (world units) for each view; see
+    :func:`splax.corrections.rigid.move_camera`. If all cameras move together, or come nearer to each other, and
+    the scene with them, no photo changes; such motions are taken out after every step, so that views held out,
+    which keep their poses, go on fitting.
+
+    Attributes:
+        rate: of Adam, radians a step and shares of the scene's extent; at the start.
+        rate_final: at the end, as a share of the one at the start; exponential in between (gsplat).
+        weight_decay: pull towards the poses as given, added to the gradient (gsplat).
+
+    Raises:
+        ValueError: on a rate that is not positive.
+    """
+
+    name: ClassVar[str] = "poses"
+    rate: float = 1e-4
+    rate_final: float = 0.01
+    weight_decay: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not (self.rate > 0 and self.rate_final > 0):
+            raise ValueError(f"PoseRefinement rates must be positive, got {self.rate} and {self.rate_final}.")
+
+    def init(self, cameras: Camera) -> Float[Array, "views 6"]:
+        """No motion."""
+        return jnp.zeros((len(cameras.viewmat), 6))
+
+    def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
+        """Adam."""
+        units = _units(extent)
+        return optax.chain(
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_adam(eps=1e-15),
+            optax.scale_by_learning_rate(optax.exponential_decay(self.rate, steps, self.rate_final)),
+            optax.stateless(lambda updates, _: jax.tree.map(lambda update: update * units, updates)),
+        )
+
+    def camera(self, params: Float[Array, "views 6"], view: View, camera: Camera) -> Camera:
+        """The camera where training has moved it."""
+        if view is None:
+            return camera
+        return dataclasses.replace(camera, viewmat=move_camera(camera.viewmat, params[view]))
+
+    def project(self, params: Float[Array, "views 6"], cameras: Camera) -> Float[Array, "views 6"]:
+        """Without what moves all cameras as one, or all away from their middle."""
+        viewmats = np.asarray(cameras.viewmat, np.float64)
+        around = -np.einsum("vij,vi->vj", viewmats[:, :3, :3], viewmats[:, :3, 3])
+        around -= around.mean(axis=0)
+        units = _units(np.sqrt((around**2).sum(axis=1).mean()) or 1.0)
+        basis = joint_motions(around / units[3:])
+        flat = (params / units).ravel()
+        # Sums, not matrix products, whose precision may be low on a GPU.
+        shares = (basis * flat[:, None]).sum(axis=0)
+        return (flat - (basis * shares).sum(axis=1)).reshape(params.shape) * units
+
+
+def joint_motions(around: Float[np.ndarray, "views 3"]) -> Float[np.ndarray, "views*6 k"]:
+    """An orthonormal basis of what no photo shows: to first order, how cameras turn, shift and spread together.
+
+    Args:
+        around: positions of the cameras about their mean; their size should be about 1.
+
+    Returns:
+        At most 7 columns, each the motions of all cameras one after the other.
+    """
+    columns = []
+    for axis in np.eye(3):
+        turn = np.concatenate([np.tile(axis, (len(around), 1)), np.cross(axis, around)], axis=1)
+        shift = np.concatenate([np.zeros_like(around), np.tile(axis, (len(around), 1))], axis=1)
+        columns += [turn.ravel(), shift.ravel()]
+    columns.append(np.concatenate([np.zeros_like(around), around], axis=1).ravel())
+    basis, values, _ = np.linalg.svd(np.stack(columns, axis=1), full_matrices=False)
+    return basis[:, values > 1e-6 * values[0]].astype(np.float32)
+
+
+def _units(length: float) -> Float[np.ndarray, " 6"]:
+    """Radians, and lengths of this many world units."""
+    return np.array([1, 1, 1, length, length, length], np.float32)
