@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from splax.metrics import ssim as ssim
     from splax.model import SplatModel as SplatModel
     from splax.processing.dataset import make_dataset as make_dataset
+    from splax.perceptual import lpips as lpips
     from splax.rasterizer import RenderOutput as RenderOutput
     from splax.rasterizer import TileRasterizer as TileRasterizer
     from splax.strategies.base import Sighting as Sighting
@@ -76,6 +77,7 @@ _MODULES = {
     "load_dataset": "loader",
     "load_ply": "io.ply",
     "load_splats": "io.formats",
+    "lpips": "perceptual",
     "make_dataset": "processing.dataset",
     "make_demo_scene": "data.synthetic",
     "orbit": "trajectories",

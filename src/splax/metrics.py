@@ -39,7 +39,7 @@ def psnr(
     Raises:
         ValueError: if the shapes differ, or the images are not float.
     """
-    _check_images(image, target)
+    check_images(image, target)
     squared = (image - target) ** 2
     return -10 * jnp.log10(_mean(squared, mask))
 
@@ -88,7 +88,7 @@ def _whole_windows(mask: Bool[Array, "*batch h w"]) -> Bool[Array, "*batch h2 w2
 
 def check_windows(image: Array, target: Array) -> None:
     """Raises the errors of :func:`ssim`."""
-    _check_images(image, target)
+    check_images(image, target)
     if min(image.shape[-3:-1]) < SSIM_WINDOW:
         raise ValueError(
             f"ssim needs images of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got shape {image.shape}; "
@@ -96,7 +96,8 @@ def check_windows(image: Array, target: Array) -> None:
         )
 
 
-def _check_images(image: Array, target: Array) -> None:
+def check_images(image: Array, target: Array) -> None:
+    """Raises the errors of :func:`psnr`."""
     if image.shape != target.shape or image.ndim < 3:
         raise ValueError(
             f"Two images [..., H, W, C] of one shape are needed, got {image.shape} and {target.shape}."
