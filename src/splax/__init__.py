@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from splax.metrics import psnr as psnr
     from splax.metrics import ssim as ssim
     from splax.model import SplatModel as SplatModel
-    from splax.processing.dataset import make_dataset as make_dataset
     from splax.perceptual import lpips as lpips
+    from splax.processing.dataset import make_dataset as make_dataset
     from splax.rasterizer import RenderOutput as RenderOutput
     from splax.rasterizer import TileRasterizer as TileRasterizer
     from splax.strategies.base import Sighting as Sighting
