@@ -113,6 +113,10 @@ def test_a_batch_of_cameras():
 
 
 def test_the_same_bits_in_every_run():
+    model = make_model("xla")
+    model.rasterizer.deterministic = True
+    with pytest.raises(ValueError, match="deterministic=True"):
+        model(CAMERA)
     state, view = jitted_view("triton")
     params, rest = nnx.filter_state(state, nnx.Param), nnx.filter_state(state, nnx.Not(nnx.Param))
     grad = jax.jit(jax.value_and_grad(lambda p: (view(nnx.merge_state(p, rest), CAMERA).image ** 2).sum()))

@@ -511,3 +511,14 @@ def test_colours_and_background_must_fit():
         rasterizer()(gaussians(), camera(), colors=jnp.zeros((NUM - 1, 3)))
     with pytest.raises(ValueError, match=r"background must be \[3\].*got \(4,\)"):
         rasterizer()(gaussians(), camera(), background=jnp.zeros(4))
+
+
+def test_deterministic_refuses_what_adds_in_any_order(monkeypatch):
+    gaussians = splax.Gaussians.random(20, extent=1.0, rngs=nnx.Rngs(0))
+    camera = splax.Camera.look_at((0, -4, 1), (0, 0, 0), fov_x=0.8, width=20, height=10)
+    rasterizer = splax.TileRasterizer(16, "xla", deterministic=True)
+    expected = splax.TileRasterizer(16, "xla")(gaussians, camera).image
+    np.testing.assert_array_equal(rasterizer(gaussians, camera).image, expected)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match=r"deterministic=True .* implementation='xla'"):
+        rasterizer(gaussians, camera)

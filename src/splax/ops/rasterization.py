@@ -19,8 +19,6 @@ from splax.ops.projection import Projection
 # "triton": kernels for NVIDIA GPUs, first order reverse mode.
 Implementation = Literal["xla", "xla_vjp", "triton"]
 TRITON_TILE_SIZES = (8, 16, 32)
-# Channels that one program holds in registers; more are drawn in several passes.
-_TRITON_CHANNELS = 64
 # Gaussians that a kernel can number.
 _TRITON_GAUSSIANS = 2**28
 # Elements of an array that a kernel can number.
@@ -131,6 +129,17 @@ def render(
     # Computed again in its backward pass, so that it adds nothing to what is kept between the two.
     plain = jax.checkpoint(functools.partial(unfused, implementation=None))
     return lax.platform_dependent(*args, cuda=kernels, default=plain)
+
+
+def check_deterministic(implementation: str | None, size: TileLayout, means2d: Array) -> None:
+    """Raises a ValueError where results could differ from run to run: plain XLA's scatters on a GPU."""
+    if jax.default_backend() != "gpu":
+        return
+    obstacle = _triton_obstacle(size, means2d)
+    if implementation in ("xla", "xla_vjp") or not _has_cuda():
+        obstacle = f"is for the kernels of NVIDIA GPUs, not for implementation={implementation!r} here"
+    if obstacle is not None:
+        raise ValueError(f"deterministic=True {obstacle}; or set it to False.")
 
 
 def check_implementation(implementation: str | None) -> None:
@@ -244,21 +253,9 @@ def _rasterize_triton(projection, colors, opacities, *, size, capacity):
     from splax.ops.triton import rasterize as triton
 
     radii, depths = lax.stop_gradient((projection.radii, projection.depths))
-    image: list[Array] = []
-    alpha: Array | None = None
-    num_isects: Array | None = None
-    for begin in range(0, max(colors.shape[1], 1), _TRITON_CHANNELS):
-        splats = Splats(
-            projection.means2d, projection.conics, opacities, colors[:, begin : begin + _TRITON_CHANNELS]
-        )
-        tiling, warp = triton.Tiling(*size), triton.Warp(interpret=False)
-        drawn = cast(
-            tuple[Array, Array, Array], triton.rasterize(splats, radii, depths, tiling, capacity, warp)
-        )
-        image.append(drawn[0])
-        if begin == 0:  # later passes draw the same alpha; only one of them carries its gradient
-            _, alpha, num_isects = drawn
-    return jnp.concatenate(image, axis=-1), alpha, num_isects
+    splats = Splats(projection.means2d, projection.conics, opacities, colors)
+    tiling, warp = triton.Tiling(*size), triton.Warp(interpret=False)
+    return triton.rasterize(splats, radii, depths, tiling, capacity, warp)
 
 
 def _count_triton(projection, opacities, *, size):
