@@ -175,7 +175,8 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: fl
     )
     strategy = _strategy(options)
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
-    model = SplatModel(_initial_gaussians(scene, options, extent), TileRasterizer(tile_size))
+    rasterizer = TileRasterizer(tile_size, antialiased=isinstance(options, Recipe) and options.antialiased)
+    model = SplatModel(_initial_gaussians(scene, options, extent), rasterizer)
     trainer = Trainer(model, scene, config, strategy=strategy)
     folder.begin(_config(options))
     _say(
@@ -259,7 +260,8 @@ def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
                 f"{folder.path / CONFIG} is damaged: {key!r} is {shorten(value)}; expected a file written by "
                 "`splax train`."
             )
-    model = SplatModel(folder.load_gaussians(), TileRasterizer(tile_size=_default_tile_size()))
+    rasterizer = TileRasterizer(tile_size=_default_tile_size(), antialiased=folder.is_antialiased())
+    model = SplatModel(folder.load_gaussians(), rasterizer)
     return load_scene(config), model
 
 

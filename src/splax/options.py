@@ -63,6 +63,9 @@ class Recipe:
     """Correct the poses of the training cameras."""
     refine_intrinsics: bool = False
     """Correct focal lengths and principal point, one correction for all cameras."""
+    antialiased: bool = False
+    """Draw what is smaller than a pixel fainter instead of larger (Mip-Splatting): for photos from very different
+    distances. The splat file says so."""
 
 
 @dataclasses.dataclass(frozen=True)

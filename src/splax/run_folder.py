@@ -15,10 +15,12 @@ import numpy as np
 
 import splax
 from splax.data.json_file import read_json
+from splax.data.scene import Scene
 from splax.gaussians import Gaussians
 from splax.io.files import write_whole
 from splax.io.images import save_curve, save_png, side_by_side
 from splax.io.ply import load_ply, save_ply
+from splax.io.ply_format import is_antialiased, read_header
 from splax.training.progress import Progress
 from splax.training.trainer import Trainer
 
@@ -106,7 +108,8 @@ class RunFolder:
 
     def write_results(self, trainer: Trainer, *, interrupted: bool) -> dict[str, Any]:
         """The point cloud first, then the scores and pictures of the held-out views. Returns the metrics."""
-        save_ply(self.path / POINT_CLOUD, trainer.model.gaussians)
+        antialiased = trainer.model.rasterizer.antialiased
+        save_ply(self.path / POINT_CLOUD, trainer.model.gaussians, antialiased=antialiased)
         facts = {
             "num_gaussians": int(trainer.model.gaussians.num_alive),
             "steps": trainer.step,
@@ -114,6 +117,7 @@ class RunFolder:
             "train_seconds": trainer.seconds,
             "steps_per_second": trainer.step / trainer.seconds if trainer.seconds else None,
             "device": device_name(),
+            "world": describe_world(trainer.scene),
             "versions": versions(),
         }
         if trainer.history:
@@ -151,6 +155,21 @@ class RunFolder:
         """
         return load_ply(self.path / POINT_CLOUD)
 
+    def is_antialiased(self) -> bool:
+        """Whether they were trained with ``TileRasterizer(antialiased=True)``, as their file says.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        path = self.path / POINT_CLOUD
+        try:
+            with path.open("rb") as file:
+                return is_antialiased(read_header(file).comments)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:
+            raise ValueError(f"{path} {error}.") from error
+
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(_plain(content), indent=2) + "\n").encode())
 
@@ -162,6 +181,20 @@ def picture_name(view_name: str) -> str:
     """A flat file name for a view's picture, whatever the view is called."""
     stem = re.sub(r"\.(png|jpe?g)$", "", view_name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
+
+
+def describe_world(scene: Scene) -> dict[str, Any]:
+    """The frame of the splat, as homogeneous transforms, [4, 4].
+
+    Returns:
+        ``splat_to_input`` takes the splat to the frame of the dataset's file: the identity, as training moves
+        nothing; ``applied_transform`` is what that file says was done to the world it was made from, or None.
+    """
+    applied = scene.applied_transform
+    return {
+        "splat_to_input": np.eye(4).tolist(),
+        "applied_transform": None if applied is None else applied.tolist(),
+    }
 
 
 def device_name() -> str:

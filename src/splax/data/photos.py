@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
 from splax.data.image_header import ImageError
 from splax.data.json_file import shorten
 from splax.data.lens import Lens
@@ -65,6 +68,7 @@ def read_scene(
     left_out: LeftOut,
     test_photos: Sequence[Photo] | None = None,
     points: Points | None = None,
+    applied_transform: Float[np.ndarray, "4 4"] | None = None,
     notes: Sequence[str] = (),
 ) -> Scene:
     """Reads photos and makes a Scene of them.
@@ -77,6 +81,7 @@ def read_scene(
         left_out: what the reader has left out already; images that cannot be used are added.
         test_photos: those held out, where the dataset says so itself.
         points: known surface points.
+        applied_transform: see :class:`splax.Scene`.
         notes: further things that people should know.
 
     Raises:
@@ -108,6 +113,7 @@ def read_scene(
         source=str(source),
         background=background,
         dataset_type=dataset_type,
+        applied_transform=applied_transform,
     )
 
 

@@ -94,6 +94,8 @@ class Scene:
         background: the colour behind everything, RGB in [0, 1], where it is known: what transparent
             pixels were composited on. Photos leave it black.
         dataset_type: name of the format it was read from, as :func:`splax.load_dataset` takes it.
+        applied_transform: what the file says was done to the world it was made from (nerfstudio, to COLMAP's):
+            takes homogeneous points of that world to this one, [4, 4]; None if it says nothing.
 
     Raises:
         ValueError: on no training view, repeated names, or points that are not [P, 3].
@@ -107,6 +109,7 @@ class Scene:
     source: str = ""
     background: tuple[float, float, float] = (0.0, 0.0, 0.0)
     dataset_type: str = ""
+    applied_transform: Float[np.ndarray, "4 4"] | None = None
 
     def __post_init__(self) -> None:
         if len(self.train) == 0:

@@ -61,7 +61,8 @@ def load_transforms(json_path: Path, options: Options) -> Scene:
     left_out: LeftOut = []
     notes: list[str] = []
     meta, photos = read_frames(json_path, options, left_out)
-    points = _read_points(meta, json_path, notes)
+    applied = _applied_transform(meta, json_path)
+    points = _read_points(meta, applied, json_path, notes)
     train, test = _split(meta, photos, json_path)
     return read_scene(
         train,
@@ -71,6 +72,7 @@ def load_transforms(json_path: Path, options: Options) -> Scene:
         left_out=left_out,
         test_photos=test,
         points=points,
+        applied_transform=applied,
         notes=notes,
     )
 
@@ -220,7 +222,19 @@ def _read_matrix(matrix: object, label: str) -> Float[np.ndarray, "rows 4"]:
     return values
 
 
-def _read_points(meta: dict[str, Any], json_path: Path, notes: list[str]) -> Points | None:
+def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarray, "4 4"] | None:
+    """What nerfstudio did to COLMAP's world, if the file says so."""
+    applied = meta.get("applied_transform")
+    if applied is None:
+        return None
+    matrix = np.eye(4)
+    matrix[:3] = _read_matrix(applied, f"{json_path}: applied_transform")[:3]
+    return matrix
+
+
+def _read_points(
+    meta: dict[str, Any], applied: Float[np.ndarray, "4 4"] | None, json_path: Path, notes: list[str]
+) -> Points | None:
     """Points of ``ply_file_path``, else of a COLMAP model beside the file."""
     root, name = json_path.parent, meta.get("ply_file_path")
     if name is not None:
@@ -234,12 +248,11 @@ def _read_points(meta: dict[str, Any], json_path: Path, notes: list[str]) -> Poi
             return read_ply_points(path)
         notes.append(f"ply_file_path {shorten(name)} is no file; the scene has no points.")
         return None
-    applied, model = meta.get("applied_transform"), find_model(root)
+    model = find_model(root)
     # Without the transform nobody knows whether both are in one frame.
     if applied is None or model is None:
         return None
-    transform = _read_matrix(applied, f"{json_path}: applied_transform")
     points = read_points(model)
     if points is None:
         return None
-    return make_points(points.positions @ transform[:3, :3].T + transform[:3, 3], points.colors)
+    return make_points(points.positions @ applied[:3, :3].T + applied[:3, 3], points.colors)
