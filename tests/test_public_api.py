@@ -100,6 +100,7 @@ def test_the_readme_example_has_these_signatures():
         splax.TileRasterizer: ["tile_size", "implementation", "isect_capacity"],
         splax.Gaussians.random: ["num", "extent", "center", "sh_degree", "rngs"],
         splax.Gaussians.from_points: ["points", "colors"],
+        splax.Gaussians.from_depth: ["scene", "depth", "num"],
         splax.load_dataset: ["path", "dataset_type", "downscale"],
         splax.Trainer: ["model", "scene", "config", "strategy"],
         splax.SplatModel: ["gaussians", "rasterizer"],

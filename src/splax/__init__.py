@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from splax.data.scene import View as View
     from splax.data.synthetic import make_demo_scene as make_demo_scene
     from splax.gaussians import Gaussians as Gaussians
+    from splax.initialization.choice import Start as Start
+    from splax.initialization.choice import choose_start as choose_start
+    from splax.initialization.monocular import MonocularDepth as MonocularDepth
+    from splax.initialization.plane_sweep import PlaneSweep as PlaneSweep
     from splax.io.formats import load_splats as load_splats
     from splax.io.formats import save_splats as save_splats
     from splax.io.ply import load_ply as load_ply
@@ -60,20 +64,24 @@ _MODULES = {
     "IntrinsicsRefinement": "corrections.intrinsics",
     "LearningRates": "training.optimizers",
     "MCMCStrategy": "strategies.mcmc",
+    "MonocularDepth": "initialization.monocular",
     "NoGaussianError": "training.errors",
     "NonFiniteError": "training.errors",
+    "PlaneSweep": "initialization.plane_sweep",
     "PoseRefinement": "corrections.poses",
     "Progress": "training.progress",
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",
     "Sighting": "strategies.base",
     "SplatModel": "model",
+    "Start": "initialization.choice",
     "Strategy": "strategies.base",
     "Surgery": "strategies.base",
     "TileRasterizer": "rasterizer",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
     "View": "data.scene",
+    "choose_start": "initialization.choice",
     "load_dataset": "loader",
     "load_ply": "io.ply",
     "load_splats": "io.formats",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
+from splax.initialization.choice import DEPTH, RANDOM, Start, choose_start
+from splax.initialization.monocular import MonocularDepth
 from splax.io import formats
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
@@ -46,9 +49,7 @@ _SCENE_OPTIONS = {
     "test_every": int,
     "white_background": bool,
 }
-# Random Gaussians fill a cube whose half side is this many times the median distance of the cameras.
-_RANDOM_EXTENT = 1.5
-# The demo's things stand within this many times that distance.
+# The demo's things stand within this many times the median distance of the cameras.
 _DEMO_EXTENT = 0.5
 
 
@@ -57,7 +58,7 @@ def train(options: Train) -> int:
     folder = RunFolder.create(options.out, overwrite=options.overwrite)
     scene = load_scene(dataclasses.asdict(options))
     _say(describe_scene(scene))
-    return _train(scene, folder, options, extent=_RANDOM_EXTENT * scene.radius)
+    return _train(scene, folder, options, lambda: _start(scene, options))
 
 
 def demo(options: Demo) -> int:
@@ -65,7 +66,7 @@ def demo(options: Demo) -> int:
     folder = RunFolder.create(options.out, overwrite=_holds_demo(options.out))
     _say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
     scene = make_demo_scene()
-    return _train(scene, folder, options, extent=_DEMO_EXTENT * scene.radius)
+    return _train(scene, folder, options, lambda: _demo_start(scene, options))
 
 
 def evaluate(options: Eval) -> int:
@@ -168,7 +169,7 @@ def load_scene(options: dict[str, Any]) -> Scene:
     )
 
 
-def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: float) -> int:
+def _train(scene: Scene, folder: RunFolder, options: Train | Demo, make_start: Callable[[], Start]) -> int:
     background = "random" if isinstance(options, Train) and options.random_background else None
     config = TrainConfig(
         steps=options.steps, seed=options.seed, background=background, corrections=_corrections(options)
@@ -176,9 +177,12 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, *, extent: fl
     strategy = _strategy(options)
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
     rasterizer = TileRasterizer(tile_size, antialiased=isinstance(options, Recipe) and options.antialiased)
-    model = SplatModel(_initial_gaussians(scene, options, extent), rasterizer)
+    _say("Looking for where to start ...")
+    start = make_start()
+    _say(f"Start: {start.kind}, as {start.reason}.")
+    model = SplatModel(start.gaussians, rasterizer)
     trainer = Trainer(model, scene, config, strategy=strategy)
-    folder.begin(_config(options))
+    folder.begin(_config(options) | {"start": start.describe()})
     _say(
         f"Training {int(model.gaussians.num_alive):,} Gaussians for {options.steps:,} steps on {device_name()}."
     )
@@ -210,16 +214,36 @@ def _corrections(options: Train | Demo) -> tuple[Correction, ...]:
     return tuple(correction() for correction, wanted in chosen.items() if wanted)
 
 
-def _initial_gaussians(scene: Scene, options: Train | Demo, extent: float) -> Gaussians:
-    if scene.points is not None:
-        return Gaussians.from_points(scene.points, scene.point_colors, sh_degree=options.sh_degree)
-    return Gaussians.random(
+def _start(scene: Scene, options: Train) -> Start:
+    """What training starts from.
+
+    Raises:
+        ValueError: if the scene does not allow what was asked for, or a package is missing.
+    """
+    if options.depth_model is not None and options.init != DEPTH:
+        raise ValueError(f"--depth-model is for --init depth, got --init {options.init}.")
+    try:
+        return choose_start(
+            scene,
+            options.init,
+            depth=None if options.depth_model is None else MonocularDepth(options.depth_model),
+            num=options.num_gaussians,
+            sh_degree=options.sh_degree,
+            seed=options.seed,
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+
+
+def _demo_start(scene: Scene, options: Demo) -> Start:
+    gaussians = Gaussians.random(
         options.num_gaussians,
-        extent=extent,
+        extent=_DEMO_EXTENT * scene.radius,
         center=scene.center,
         sh_degree=options.sh_degree,
         rngs=nnx.Rngs(options.seed),
     )
+    return Start(gaussians, RANDOM, "this is how the demo begins")
 
 
 def _strategy(options: Train | Demo) -> Strategy:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from splax.cameras import Camera
+from splax.data.scene import Scene
+from splax.initialization.depth_source import DepthSource, default_depth
 from splax.ops.parameters import Parameters
 from splax.ops.projection import finite_rows
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, eval_sh, num_sh_bases, rgb_to_sh0, sh_degree_of
@@ -141,6 +143,40 @@ class Gaussians(nnx.Module):
             shN=jnp.zeros((num, num_sh_bases(sh_degree) - 1, 3)),
             **params,
         )
+
+    @classmethod
+    def from_depth(
+        cls: type[GaussiansT],
+        scene: Scene,
+        depth: DepthSource | Iterable[Float32[np.ndarray, "h w"] | None] | None = None,
+        num: int = 100_000,
+        *,
+        sh_degree: int = 3,
+        **params: Any,
+    ) -> GaussiansT:
+        """At most ``num`` Gaussians on the surfaces that depth maps show, as wide as they are apart.
+
+        The training views' depth maps are back-projected, with the photos' colours; pixels that are masked
+        or transparent are left out. Points that fall into one voxel become one.
+
+        Args:
+            scene: posed photos.
+            depth: camera-space z in world units: a depth map (or None) for each training view, [h, w], of the
+                photo's shape but any size, 0 where unknown; or a source of depth, such as
+                :class:`splax.PlaneSweep` or :class:`splax.MonocularDepth`. By default the scene's own depth
+                images, or a plane sweep where it has none.
+            num: how many, at most.
+            sh_degree: degree of the colour, 0 to 3.
+            **params: passed on to :meth:`from_points`.
+
+        Raises:
+            ValueError: if there is no depth, or depth maps do not belong to the views.
+        """
+        # Reading photos is not for those who only draw.
+        from splax.initialization.back_projection import points_from_depth
+
+        points = points_from_depth(scene, default_depth(scene) if depth is None else depth, num)
+        return cls.from_points(points.positions, points.colors, sh_degree=sh_degree, **params)
 
     @classmethod
     def random(

@@ -76,10 +76,16 @@ class Train(Recipe, Data):
     """Folder to write the run to."""
     steps: int = 7000
     """Length of the run."""
-    num_gaussians: int = 50_000
-    """Random Gaussians to begin with, where the data has no points."""
     strategy: Literal["default", "mcmc", "none"] = "default"
     """When Gaussians are born and die: adaptive density control, Markov chain Monte Carlo, or never."""
+    init: str = "auto"
+    """Where Gaussians start: sfm, on the data's points; depth, on surfaces that depth shows; random, anywhere; or
+    the path of a splat file to go on from, or of a point cloud. By default the best that the data allows."""
+    depth_model: str | None = None
+    """With --init depth: a network to find depth, its id on the Hugging Face hub or its folder. By default depth
+    is the data's own, or found by a plane sweep."""
+    num_gaussians: int | None = None
+    """Gaussians to begin with; on depth, at most. Default: 100,000 on depth, 50,000 random ones."""
     max_gaussians: int | None = None
     """Densify to at most this many. Default: no limit; 1,000,000 with mcmc."""
     sh_degree: int = 3

@@ -79,6 +79,7 @@ class PhotoView(View):
     _source: Callable[[], Pixels]
     _transparent: bool
     _masked: bool
+    _deep: bool
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A plain view: this is what ``dataclasses.replace`` calls."""
@@ -93,6 +94,7 @@ class PhotoView(View):
         *,
         has_alpha: bool,
         has_mask: bool,
+        has_depth: bool,
     ) -> PhotoView:
         """Makes one.
 
@@ -102,10 +104,11 @@ class PhotoView(View):
             source: returns the pixels, raises ValueError if they cannot be had.
             has_alpha: whether some pixels may be transparent.
             has_mask: whether there is a mask.
+            has_depth: whether there is a depth image.
         """
         view = object.__new__(cls)
         attributes = {"camera": camera, "name": name, "_source": source, "_transparent": has_alpha}
-        view.__dict__.update(attributes, _masked=has_mask)
+        view.__dict__.update(attributes, _masked=has_mask, _deep=has_depth)
         return view
 
     @property
@@ -117,6 +120,11 @@ class PhotoView(View):
     def has_mask(self) -> bool:
         """Whether there is a mask, without decoding it."""
         return self._masked
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether there is a depth image, without decoding it."""
+        return self._deep
 
     def __getattribute__(self, name: str) -> Any:
         """Attributes of :class:`splax.View`; the pixels come from the source."""

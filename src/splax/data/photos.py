@@ -167,8 +167,14 @@ def _make_view(opened: OpenedPhoto, decode: Callable[[OpenedPhoto], Pixels]) -> 
         except ImageError as error:
             raise ValueError(f"{opened.path}: the photo {error}. Replace it, or take it out.") from error
 
-    has_mask = photo.mask is not None
-    return PhotoView.on_disk(opened.camera, photo.name, source, has_alpha=opened.has_alpha, has_mask=has_mask)
+    return PhotoView.on_disk(
+        opened.camera,
+        photo.name,
+        source,
+        has_alpha=opened.has_alpha,
+        has_mask=photo.mask is not None,
+        has_depth=photo.depth is not None,
+    )
 
 
 def _listed(left_out: LeftOut) -> str:

@@ -79,6 +79,11 @@ class View:
         """Whether there is a mask. Views on disk tell without being decoded."""
         return self.mask is not None
 
+    @property
+    def has_depth(self) -> bool:
+        """Whether there is a depth image. Views on disk tell without being decoded."""
+        return self.depth is not None
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scene:

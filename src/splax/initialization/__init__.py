@@ -1,0 +1,1 @@
+"""Where Gaussians start: on known points, on depth, or anywhere in a box."""

@@ -1,0 +1,103 @@
+"""From depth maps to coloured surface points in the world."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from splax.data.images import downscale_image, resize_nearest
+from splax.data.lens import same_shape
+from splax.data.points import Points
+from splax.data.scene import Scene, View
+from splax.initialization.depth_source import DepthError, DepthSource
+from splax.initialization.small_photos import resized_K, usable_pixels
+from splax.initialization.voxels import merge_points
+
+# Points that are kept before they are merged: all views together get so many pixels.
+_MAX_PIXELS = 2_000_000
+
+
+def points_from_depth(
+    scene: Scene, depth: DepthSource | Iterable[Float32[np.ndarray, "h w"] | None], num: int
+) -> Points:
+    """Surface points of a scene: all depth maps back-projected, and merged to at most ``num``.
+
+    Args:
+        scene: its training views are used.
+        depth: where depth comes from, or one depth map (or None) for each training view.
+        num: how many points at most.
+
+    Raises:
+        DepthError: if no pixel has a depth.
+        ValueError: on depth maps that do not belong to the views, or ``num`` below 1.
+    """
+    if num < 1:
+        raise ValueError(f"num must be at least 1, got {num}.")
+    depths = depth(scene) if callable(depth) else depth
+    parts = []
+    share = _MAX_PIXELS // len(scene.train)
+    for view, values in zip(scene.train, _as_many(depths, len(scene.train)), strict=True):
+        if values is not None:
+            parts.append(back_project(view, _fitted(values, view, max(share, 1))))
+    positions = np.concatenate([part[0] for part in parts]) if parts else np.empty((0, 3))
+    if not len(positions):
+        raise DepthError("no pixel of the training views has a depth that can be used")
+    colors = np.concatenate([part[1] for part in parts])
+    return merge_points(positions, colors, num, center=scene.center, radius=scene.radius)
+
+
+def back_project(
+    view: View, depth: Float32[np.ndarray, "h w"]
+) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
+    """World points under the pixels of a depth map, and the photo's colours there.
+
+    Pixels of unknown depth, masked or not opaque, are left out.
+
+    Args:
+        view: the photo and its camera.
+        depth: camera-space z in world units; 0, NaN or infinite where unknown. Any size.
+    """
+    height, width = depth.shape
+    known = np.isfinite(depth) & (depth > 0) & usable_pixels(view, width, height)
+    rows, columns = np.nonzero(known)
+    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], axis=-1)
+    local = pixels @ np.linalg.inv(resized_K(view, width, height)).T * depth[known][:, None]
+    camera_to_world = np.linalg.inv(np.asarray(view.camera.viewmat, np.float64))
+    points = local @ camera_to_world[:3, :3].T + camera_to_world[:3, 3]
+    return points, downscale_image(view.image, width, height)[known]
+
+
+def _as_many(
+    depths: Iterable[Float32[np.ndarray, "h w"] | None], num: int
+) -> Iterator[Float32[np.ndarray, "h w"] | None]:
+    """The depth maps one by one; an error if there are more or fewer than views."""
+    missing = object()
+    for values, index in zip_longest(depths, range(num), fillvalue=missing):
+        if values is missing or index is missing:
+            raise ValueError(
+                f"depth must hold one map, or None, for each of the {num} training views, in their order; got "
+                f"{'fewer' if values is missing else 'more'}."
+            )
+        yield values  # pyright: ignore[reportReturnType]
+
+
+def _fitted(
+    depth: Float32[np.ndarray, "h w"], view: View, max_pixels: int
+) -> Float32[np.ndarray, "height width"]:
+    """The depth map, made smaller if it has more pixels than that."""
+    depth = np.asarray(depth, np.float32)
+    camera = view.camera
+    if depth.ndim != 2 or not same_shape(depth.shape[::-1], (camera.width, camera.height)):
+        raise ValueError(
+            f"View {view.name!r}: its depth map must be [height, width] and of the photo's shape, "
+            f"{camera.height} x {camera.width} or that resized; got {list(depth.shape)}."
+        )
+    factor = math.sqrt(max_pixels / depth.size)
+    if factor >= 1:
+        return depth
+    height, width = (max(1, int(length * factor)) for length in depth.shape)
+    return resize_nearest(depth, width, height)

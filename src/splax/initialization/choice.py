@@ -1,0 +1,163 @@
+"""Which start a scene gets: the best that what is known of it allows, or the one that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from splax.data.points import read_ply_points
+from splax.data.scene import Scene
+from splax.gaussians import Gaussians
+from splax.initialization.depth_source import DepthError, DepthSource, default_depth, has_depth, stored_depth
+from splax.initialization.plane_sweep import PlaneSweep
+from splax.initialization.random_start import random_points
+from splax.io.formats import load_splats
+from splax.io.ply_format import read_header
+
+AUTO, SFM, DEPTH, RANDOM, FILE = "auto", "sfm", "depth", "random", "file"
+KINDS = (AUTO, SFM, DEPTH, RANDOM)
+# How many Gaussians, where nothing says so. Depth has places for more.
+NUM_RANDOM, NUM_DEPTH = 50_000, 100_000
+# Views from which on photos alone give enough depth to start from.
+_MIN_SWEEP_VIEWS = 8
+
+
+class Start(NamedTuple):
+    """What training starts from.
+
+    Attributes:
+        gaussians: they.
+        kind: "sfm", "depth", "random" or "file".
+        reason: why, a sentence for people.
+    """
+
+    gaussians: Gaussians
+    kind: str
+    reason: str
+
+    def describe(self) -> dict[str, Any]:
+        """For a run's config: the kind, the reason and how many there are."""
+        return {"kind": self.kind, "reason": self.reason, "num": int(self.gaussians.num_alive)}
+
+
+def choose_start(
+    scene: Scene,
+    init: str | Path = AUTO,
+    *,
+    depth: DepthSource | None = None,
+    num: int | None = None,
+    sh_degree: int = 3,
+    seed: int = 0,
+) -> Start:
+    """Makes the Gaussians that training starts from.
+
+    ``"auto"`` takes the scene's points; else its depth images; else depth from a plane sweep of the photos; else,
+    where that finds too little, random Gaussians.
+
+    Args:
+        scene: to be trained on.
+        init: "auto", "sfm" (the scene's points), "depth", "random", or the path of a splat file or a point cloud.
+        depth: where depth comes from; by default the scene's depth images, else a plane sweep.
+        num: how many Gaussians, for depth at most; ignored for "sfm" and files.
+        sh_degree: degree of the colour, 0 to 3; a splat file has its own.
+        seed: of the random ones.
+
+    Raises:
+        ValueError: on an ``init`` that the scene does not allow, or a file that cannot be read.
+    """
+    if num is not None and num < 1:
+        raise ValueError(f"num must be at least 1, got {num}.")
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}.")
+    maker = _Maker(scene, num, sh_degree, seed)
+    if init == AUTO:
+        return maker.best(depth)
+    if init == SFM:
+        return maker.from_points("it was asked for")
+    if init == DEPTH:
+        source = default_depth(scene) if depth is None else depth
+        return maker.from_depth(source, f"it was asked for; depth {_origin(source)}")
+    if init == RANDOM:
+        return maker.random("it was asked for")
+    return Start(_from_file(Path(init).expanduser(), sh_degree), FILE, f"{init} was asked for")
+
+
+class _Maker(NamedTuple):
+    """Makes one start or another."""
+
+    scene: Scene
+    num: int | None
+    sh_degree: int
+    seed: int
+
+    def best(self, depth: DepthSource | None) -> Start:
+        scene = self.scene
+        if depth is not None:
+            return self.from_depth(depth, "a source of depth was given")
+        if scene.points is not None:
+            return self.from_points(f"the scene has {len(scene.points):,} points")
+        if has_depth(scene):
+            return self.from_depth(stored_depth, "the scene has no points, but depth images")
+        if len(scene.train) < _MIN_SWEEP_VIEWS:
+            return self.random(
+                f"the scene has no points, and too few views ({len(scene.train)}) to find depth"
+            )
+        try:
+            return self.from_depth(PlaneSweep(), "the scene has no points; a plane sweep found depth")
+        except DepthError as error:
+            return self.random(f"the scene has no points, and {error}")
+
+    def from_points(self, reason: str) -> Start:
+        if self.scene.points is None:
+            raise ValueError(
+                "init 'sfm' needs a scene with points, as COLMAP gives them; this one has none. Use 'auto'."
+            )
+        points, colors = self.scene.points, self.scene.point_colors
+        return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), SFM, reason)
+
+    def from_depth(self, depth: DepthSource, reason: str) -> Start:
+        num = NUM_DEPTH if self.num is None else self.num
+        return Start(Gaussians.from_depth(self.scene, depth, num, sh_degree=self.sh_degree), DEPTH, reason)
+
+    def random(self, reason: str) -> Start:
+        rng = np.random.default_rng(self.seed)
+        num = NUM_RANDOM if self.num is None else self.num
+        points = random_points(self.scene, num, rng).astype(np.float32)
+        colors = rng.random(points.shape, np.float32)
+        return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), RANDOM, reason)
+
+
+def _origin(depth: DepthSource) -> str:
+    """Where depth comes from, for people."""
+    return "is the scene's own" if depth is stored_depth else f"comes from {depth}"
+
+
+def _from_file(path: Path, sh_degree: int) -> Gaussians:
+    """A splat file's Gaussians, or new ones on the points of a .ply file."""
+    if not path.exists():
+        raise ValueError(
+            f"--init {path}: neither one of {', '.join(KINDS)} nor a file. Give one of those, or the path of a "
+            "splat file or of a point cloud (.ply)."
+        )
+    if path.suffix.lower() != ".ply" or not _is_point_cloud(path):
+        return load_splats(path)
+    points = read_ply_points(path)
+    if points is None:
+        raise ValueError(f"{path} holds no point that is finite.")
+    return Gaussians.from_points(points.positions, points.colors, sh_degree=sh_degree)
+
+
+def _is_point_cloud(path: Path) -> bool:
+    """Whether a .ply file has points but nothing else of Gaussians; false if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            header = read_header(file)
+    except (OSError, ValueError):
+        return False
+    vertices = next((e for e in header.elements if e.name == "vertex"), None)
+    if vertices is None:
+        return False
+    of_splats = {"opacity", "scale_0", "rot_0", "packed_position"}
+    return {"x", "y", "z"} <= vertices.properties.keys() and not of_splats & vertices.properties.keys()

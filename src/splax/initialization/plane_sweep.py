@@ -1,0 +1,300 @@
+"""Depth of posed photos by sweeping planes through the scene: no network, nothing to download.
+
+For each photo a stack of planes, parallel to it and evenly spaced in inverse depth, goes through the scene
+(Collins 1996, "A Space-Sweep Approach to True Multi-Image Matching"). Neighbouring photos are warped by way of
+each plane and compared with the photo in small windows, by normalised cross-correlation; each pixel takes the
+plane that fits best. What is doubtful is left out: weak or ambiguous matches, and depth that the depth of
+other photos does not confirm.
+
+A first sweep of tiny photos, over all depths that matter, finds the range that each photo needs; the second
+one sweeps that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int
+
+from splax.data.scene import Scene
+from splax.initialization.consistency import count_support
+from splax.initialization.depth_source import DepthError
+from splax.initialization.neighbors import choose_neighbors, focus_depths
+from splax.initialization.small_photos import SmallPhotos, Warps, pixel_centers, shrink_photos, warps_between
+
+# The first sweep: pixels, planes, and the relative error of depth up to which two photos agree.
+_COARSE_PIXELS, _COARSE_PLANES, _COARSE_TOLERANCE = 6_000, 128, 0.05
+# It goes from infinity to this share of the distance to what a camera looks at.
+_NEAREST = 0.15
+# Range of the second sweep: nearly all inverse depths that the first one found, and a margin of their span.
+_QUANTILES, _MARGIN = (0.005, 0.995), 0.15
+_MIN_RANGE_PIXELS = 50
+# Variances of grey values below this are noise, not texture (a standard deviation of 0.8 of 255).
+_NOISE_VARIANCE = 1e-5
+# Neighbours that are asked whether they have the same depth.
+_WITNESSES = 10
+# Planes this near to the best one belong to its peak.
+_PEAK = 2
+
+
+class Matches(NamedTuple):
+    """What fits best at each pixel.
+
+    Attributes:
+        inverse_depth: 1 / z, [H, W].
+        score: correlation there, in [-1, 1], and -1 where it is at the end of the range, [H, W].
+        ambiguity: how near the next best peak comes, from 0 (nowhere near) to 1 (as good), [H, W].
+    """
+
+    inverse_depth: Float[Array, "h w"]
+    score: Float[Array, "h w"]
+    ambiguity: Float[Array, "h w"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaneSweep:
+    """Depth from posed photos, as a source of depth.
+
+    Attributes:
+        max_pixels: of a depth map, about; larger photos are made smaller.
+        num_planes: planes per photo.
+        num_neighbors: other photos that each is compared with.
+        window: side of the windows that are compared, pixels, odd.
+        min_score: correlation from which a match counts, in (0, 1).
+        max_ambiguity: see :class:`Matches`; in (0, 1].
+        tolerance: relative difference of depth up to which two photos agree.
+        min_support: photos that must agree; fewer where there are fewer.
+        max_views: photos to match; of more than that, so many are taken at even steps.
+        min_coverage: share of all pixels that must be found.
+
+    Raises:
+        ValueError: on a setting out of range.
+    """
+
+    max_pixels: int = 36_000
+    num_planes: int = 64
+    num_neighbors: int = 4
+    window: int = 7
+    min_score: float = 0.5
+    max_ambiguity: float = 0.9
+    tolerance: float = 0.02
+    min_support: int = 2
+    max_views: int = 200
+    min_coverage: float = 0.05
+
+    def __post_init__(self) -> None:
+        least = {
+            "max_pixels": 64,
+            "num_planes": 8,
+            "num_neighbors": 1,
+            "window": 3,
+            "min_support": 1,
+            "max_views": 3,
+        }
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"PlaneSweep {name} must be {low} or more, got {getattr(self, name)}.")
+        if self.window % 2 == 0:
+            raise ValueError(f"PlaneSweep window must be odd, got {self.window}.")
+        for name in ("min_score", "max_ambiguity", "tolerance", "min_coverage"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"PlaneSweep {name} must lie in (0, 1], got {getattr(self, name)}.")
+
+    def __call__(self, scene: Scene) -> list[Float32[np.ndarray, "h w"] | None]:
+        """Depth maps of the training views, None for those not matched.
+
+        Raises:
+            DepthError: if too few views see the same from different places, or too little is found.
+        """
+        rows = self._chosen(len(scene.train))
+        views = [scene.train[row] for row in rows]
+        coarse = shrink_photos(views, _COARSE_PIXELS)
+        if len(views) < 3:
+            raise DepthError(f"a plane sweep needs at least 3 views, the scene has {len(views)}")
+        focus = focus_depths(coarse, scene)
+        whole = np.stack([np.zeros_like(focus), 1 / (_NEAREST * focus)], axis=-1)
+        inverse, good = self._sweep(coarse, focus, whole, _COARSE_PLANES, _COARSE_TOLERANCE)
+        self._check(good, coarse)
+        ranges, focus = _fit_ranges(inverse, good, focus)
+        fine = shrink_photos(views, self.max_pixels)
+        inverse, good = self._sweep(fine, focus, ranges, self.num_planes, self.tolerance)
+        self._check(good, fine)
+        depths: list[Float32[np.ndarray, "h w"] | None] = [None] * len(scene.train)
+        for row, values, known, (width, height) in zip(rows, inverse, good, fine.sizes, strict=True):
+            depth = np.where(known, 1 / np.where(known, values, 1), 0)
+            depths[row] = depth[:height, :width].astype(np.float32)
+        return depths
+
+    def __str__(self) -> str:
+        return "a plane sweep"
+
+    def _chosen(self, num_views: int) -> Int[np.ndarray, " n"]:
+        return np.unique(np.linspace(0, num_views - 1, min(num_views, self.max_views)).round().astype(int))
+
+    def _sweep(
+        self,
+        photos: SmallPhotos,
+        focus: Float[np.ndarray, " v"],
+        ranges: Float[np.ndarray, "v 2"],
+        num_planes: int,
+        tolerance: float,
+    ) -> tuple[Float[np.ndarray, "v h w"], Bool[np.ndarray, "v h w"]]:
+        """Inverse depth of all photos, and where it is to be trusted."""
+        neighbors, weights = choose_neighbors(photos, focus, self.num_neighbors)
+        if (weights.max(axis=1) > 0).sum() < 3:
+            raise DepthError("the views do not see the same things from different places")
+        found = []
+        for index, (others, weight) in enumerate(zip(neighbors, weights, strict=True)):
+            matches = match(
+                photos.grey[index],
+                photos.grey[others],
+                photos.valid[others] & (weight > 0)[:, None, None],
+                warps_between(photos, index, others),
+                jnp.asarray(np.linspace(ranges[index, 0], ranges[index, 1], num_planes), jnp.float32),
+                window=self.window,
+            )
+            clear = (matches.score >= self.min_score) & (matches.ambiguity <= self.max_ambiguity)
+            found.append((matches.inverse_depth, clear & photos.valid[index] & (matches.inverse_depth > 0)))
+        inverse, clear = (
+            np.stack([np.asarray(part) for part in parts]) for parts in zip(*found, strict=True)
+        )
+        support, conflicts = count_support(
+            photos, inverse, clear, *choose_neighbors(photos, focus, _WITNESSES), tolerance
+        )
+        enough = min(self.min_support, max(1, neighbors.shape[1] - 1))
+        return inverse, clear & (support >= enough) & (support > conflicts)
+
+    def _check(self, good: Bool[np.ndarray, "v h w"], photos: SmallPhotos) -> None:
+        share = good.sum() / max(1, int(photos.valid.sum()))
+        if share < self.min_coverage:
+            raise DepthError(
+                f"the plane sweep found the depth of {share:.1%} of the pixels, fewer than {self.min_coverage:.0%}"
+            )
+
+
+@partial(jax.jit, static_argnames="window")
+def match(
+    photo: Float[Array, "h w"],
+    others: Float[Array, "s h w"],
+    valid: Bool[Array, "s h w"],
+    warps: Warps,
+    inverse_depths: Float[Array, " d"],
+    *,
+    window: int,
+) -> Matches:
+    """Sweeps planes through one photo.
+
+    Args:
+        photo: grey values.
+        others: grey values of the photos to compare it with.
+        valid: which of their pixels may be used.
+        warps: where its pixels lie in the others.
+        inverse_depths: of the planes, evenly spaced, rising.
+        window: side of the windows, pixels, odd.
+    """
+    height, width = photo.shape
+    # Not in the low precision that a GPU multiplies matrices in.
+    rays = jnp.einsum("src,chw->srhw", warps.A, pixel_centers(height, width), precision="highest")
+    mean = _box(photo, window)
+    variance = _box(photo * photo, window) - mean * mean
+
+    def score(inverse_depth: Float[Array, ""]) -> Float[Array, "h w"]:
+        x, y, z = jnp.moveaxis(rays + inverse_depth * warps.b[:, :, None, None], 1, 0)
+        in_front = z > 1e-6
+        x, y = x / jnp.where(in_front, z, 1), y / jnp.where(in_front, z, 1)
+        inside = in_front & (x > 0) & (x < width) & (y > 0) & (y < height)
+        warped = jax.vmap(_sample)(others, x, y)
+        seen = inside & jax.vmap(_sample_nearest)(valid, x, y)
+        warped_mean = _box(warped, window)
+        warped_variance = _box(warped * warped, window) - warped_mean**2
+        covariance = _box(photo * warped, window) - mean * warped_mean
+        spread = jnp.maximum(variance, 0) + _NOISE_VARIANCE
+        warped_spread = jnp.maximum(warped_variance, 0) + _NOISE_VARIANCE
+        return _mean_of_better_half(covariance * jax.lax.rsqrt(spread * warped_spread), seen)
+
+    return _best(jax.lax.map(score, inverse_depths), inverse_depths)
+
+
+def _mean_of_better_half(scores: Float[Array, "s h w"], seen: Bool[Array, "s h w"]) -> Float[Array, "h w"]:
+    """Where something stands before the point, some photos do not see it; the better half do. -1 if none does."""
+    num = seen.sum(axis=0)
+    half = (num + 1) // 2
+    ordered = jnp.sort(jnp.where(seen, scores, -jnp.inf), axis=0, descending=True)
+    counted = jnp.arange(len(scores))[:, None, None] < half
+    return jnp.where(num > 0, jnp.where(counted, ordered, 0).sum(axis=0) / jnp.maximum(half, 1), -1)
+
+
+def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> Matches:
+    """The highest peak, between planes by a parabola."""
+    num = len(scores)
+    best = scores.argmax(axis=0)
+    top = scores.max(axis=0)
+    elsewhere = jnp.abs(jnp.arange(num)[:, None, None] - best) > _PEAK
+    second = jnp.where(elsewhere, scores, -1).max(axis=0)
+
+    inner = best.clip(1, num - 2)
+    below, at, above = (jnp.take_along_axis(scores, (inner + i)[None], axis=0)[0] for i in (-1, 0, 1))
+    bend = below - 2 * at + above
+    shift = jnp.where(bend < 0, 0.5 * (below - above) / jnp.where(bend < 0, bend, -1), 0).clip(-1, 1)
+    step = inverse_depths[1] - inverse_depths[0]
+    at_end = (best == 0) | (best == num - 1)
+    return Matches(
+        inverse_depth=inverse_depths[inner] + shift * step,
+        score=jnp.where(at_end, -1, top),
+        ambiguity=(1 - top) / jnp.maximum(1 - second, 1e-6),
+    )
+
+
+def _sample(
+    image: Float[Array, "h w"], x: Float[Array, "h w"], y: Float[Array, "h w"]
+) -> Float[Array, "h w"]:
+    """Values between pixels, bilinearly; beyond the edge those at the edge."""
+    height, width = image.shape
+    x, y = (x - 0.5).clip(0, width - 1), (y - 0.5).clip(0, height - 1)
+    column, row = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
+    column, row = jnp.minimum(column, width - 2), jnp.minimum(row, height - 2)
+    right, down = x - column, y - row
+    first, flat = row * width + column, image.ravel()
+    upper = flat[first] * (1 - right) + flat[first + 1] * right
+    lower = flat[first + width] * (1 - right) + flat[first + width + 1] * right
+    return upper * (1 - down) + lower * down
+
+
+def _sample_nearest(
+    mask: Bool[Array, "h w"], x: Float[Array, "h w"], y: Float[Array, "h w"]
+) -> Bool[Array, "h w"]:
+    height, width = mask.shape
+    column, row = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
+    return mask[row.clip(0, height - 1), column.clip(0, width - 1)]
+
+
+def _box(values: Float[Array, "*n h w"], window: int) -> Float[Array, "*n h w"]:
+    """Mean over windows; beyond the edge values go on as at the edge."""
+    for axis in (-1, -2):
+        num = values.shape[axis]
+        pad = [(0, 0)] * values.ndim
+        pad[axis] = (window // 2, window // 2)
+        padded = jnp.pad(values, pad, mode="edge")
+        parts = [jax.lax.slice_in_dim(padded, k, k + num, axis=axis) for k in range(window)]
+        values = sum(parts[1:], parts[0]) / window
+    return values
+
+
+def _fit_ranges(
+    inverse: Float[np.ndarray, "v h w"], good: Bool[np.ndarray, "v h w"], focus: Float[np.ndarray, " v"]
+) -> tuple[Float[np.ndarray, "v 2"], Float[np.ndarray, " v"]]:
+    """The range of inverse depth that each photo needs, and the depth of what it looks at."""
+    ranges, depths = [], []
+    everywhere = np.quantile(inverse[good], _QUANTILES)
+    for values, known, depth in zip(inverse, good, focus, strict=True):
+        enough = known.sum() >= _MIN_RANGE_PIXELS
+        low, high = np.quantile(values[known], _QUANTILES) if enough else everywhere
+        margin = _MARGIN * (high - low) + 0.02 * high
+        ranges.append((max(low - margin, 0), high + margin))
+        depths.append(1 / np.median(values[known]) if enough else depth)
+    return np.array(ranges), np.array(depths)
