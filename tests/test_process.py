@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from splax.processing import dataset as dataset_module
 from splax.processing import structure
 from splax.processing.dataset import make_dataset
 from splax.processing.frames import count_frames, sharp_frames, sharpness, write_sharp_frames
+from splax.processing.progress import run_with_bar
 from splax.processing.structure import Model
 
 # --- frames ------------------------------------------------------------------------------------------
@@ -271,6 +274,41 @@ def test_colmap_is_quiet_and_says_so_if_nothing_goes_together(tmp_path, capfd):
         make_dataset(tmp_path / "photos", tmp_path / "out", max_size=160)
     assert capfd.readouterr().err == ""
     assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_the_bar_shows_how_far_work_is_and_passes_on_what_it_does(capfd, show):
+    def work():
+        done.append(1)
+        time.sleep(0.5)
+        return "result"
+
+    done = []
+    options = {"cancel": lambda: None, "show": show}
+    assert run_with_bar("Work", 3, work, lambda: len(done), **options) == "result"
+    error = capfd.readouterr().err
+    assert ("Work" in error and "1/3" in error and "3/3" in error) if show else error == ""
+
+    def fail():
+        raise OSError("disk is full")
+
+    with pytest.raises(OSError, match="disk is full"):
+        run_with_bar("Work", 3, fail, lambda: 0, **options)
+
+
+def test_ctrl_c_cancels_the_work_and_waits_for_its_end():
+    stop, ended = threading.Event(), []
+
+    def work():
+        assert stop.wait(20)
+        ended.append(True)
+
+    def interrupt() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_with_bar("Work", None, work, interrupt, cancel=stop.set, show=False)
+    assert ended == [True]
 
 
 def test_a_database_that_is_not_there_counts_nothing(tmp_path):
