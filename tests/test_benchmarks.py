@@ -50,3 +50,13 @@ def test_table_has_dashes_for_methods_that_were_skipped(cpu):
     lines = cpu.format_table([row]).splitlines()
     assert lines[2] == "| 1,000 | 8x4 | 3, 9 | forward | 2 | - | 30 | - | - | 15x | - |"
     assert lines[3] == "| 1,000 | 8x4 | 3, 9 | forward+backward | 4 | - | - | - | - | - | - |"
+
+
+def test_many_photos_go_through_a_feed_that_holds_few(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    many_photos = importlib.import_module("many_photos")
+    photo = 640 * 480 * 3
+    options = many_photos.Options(9, width=640, height=480, cache_bytes=photo, photo_bytes=4 * photo)
+    results = many_photos.main(options)
+    assert results["peak_mb"] >= results["before_mb"] > 0
+    assert "9 photos of 640 x 480" in capsys.readouterr().out

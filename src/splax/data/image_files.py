@@ -42,6 +42,8 @@ def find_mask(root: Path, name: PurePosixPath) -> Path | None:
 
     Its name is the image's, with another extension, or with one added (``a.jpg.png``, as COLMAP has it).
     """
+    if not os.path.isdir(root / "masks"):  # the usual case, and sparing of many names to try
+        return None
     path = root / "masks" / name
     return first_file([path, path.with_suffix("")])
 
