@@ -180,11 +180,11 @@ def test_more_than_65535_tiles():
     assert (np.abs(draw("gpu", "triton") - draw("cpu", "xla_vjp")) > 1e-5).mean() < 1e-3
 
 
-def draw_and_differentiate(platform, implementation, isect_capacity):
+def draw_and_differentiate(platform, implementation, isect_capacity, absgrad=False):
     """Image, and gradients of the Params and the projected centres: all that training needs."""
     with on(platform):
         model = make_model(implementation)
-        model.rasterizer.isect_capacity = isect_capacity
+        model.rasterizer.isect_capacity, model.rasterizer.absgrad = isect_capacity, absgrad
         # Rows that cannot be drawn: not finite, dead, without a rotation, behind the camera.
         gaussians = model.gaussians
         for row, name in enumerate(("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")):
@@ -211,9 +211,10 @@ def draw_and_differentiate(platform, implementation, isect_capacity):
         return np.asarray(image), [np.asarray(x) for x in jax.tree.leaves(nnx.as_pure(grads))]
 
 
-def test_kernels_alone_give_the_image_and_gradients_of_separate_steps():
-    image, grads = draw_and_differentiate("gpu", None, 100_000)
-    expected, expected_grads = draw_and_differentiate("cpu", "xla_vjp", 100_000)
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_kernels_alone_give_the_image_and_gradients_of_separate_steps(absgrad):
+    image, grads = draw_and_differentiate("gpu", None, 100_000, absgrad)
+    expected, expected_grads = draw_and_differentiate("cpu", "xla_vjp", 100_000, absgrad)
     assert (np.abs(image - expected) > 1e-4).mean() < 1e-3
     for grad in grads:
         assert np.isfinite(grad).all()

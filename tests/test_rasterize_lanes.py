@@ -1,5 +1,7 @@
 """The fast rasterizer against the plain one, whose numbers test_goldens.py compares with another renderer's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,16 +40,23 @@ def assert_same(attributes: jax.Array, isects: Intersections, layout: TileLayout
     def both(function):
         @jax.jit
         def run(attributes, isects):
-            image, pull = jax.vjp(lambda attributes: function(attributes, isects, layout), attributes)
-            return image, pull(cotangent)[0]
+            probe = jnp.zeros_like(attributes[:2])
+            draw = functools.partial(function, isects=isects, layout=layout)
+            image, pull = jax.vjp(draw, attributes, probe)
+            return image, jnp.concatenate(pull(cotangent))
 
         return run(attributes, isects)
 
-    image, gradient = both(composite_vjp)
+    image, gradient = both(
+        lambda attributes, probe, isects, layout: composite_vjp(attributes, probe, isects, layout)
+    )
     expected_image, expected_gradient = both(composite)
     np.testing.assert_allclose(image, expected_image, atol=1e-12)
     size = np.abs(expected_gradient).max(axis=1, keepdims=True)
     np.testing.assert_allclose(gradient / size, expected_gradient / size, atol=1e-10)
+    assert (gradient[-2:] >= np.abs(gradient[:2]) - 1e-10).all() and (
+        gradient[-2:] > np.abs(gradient[:2])
+    ).any()
     return np.asarray(image)
 
 

@@ -4,6 +4,7 @@ The numbers themselves are compared with an independent renderer in test_goldens
 """
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import assert_gradients_close, make_camera, make_gaussians
+from helpers import GAUSSIAN_PARAMS, assert_gradients_close, make_camera, make_gaussians
 from jax.flatten_util import ravel_pytree
 from scipy.spatial.transform import Rotation
 
@@ -511,6 +512,34 @@ def test_colours_and_background_must_fit():
         rasterizer()(gaussians(), camera(), colors=jnp.zeros((NUM - 1, 3)))
     with pytest.raises(ValueError, match=r"background must be \[3\].*got \(4,\)"):
         rasterizer()(gaussians(), camera(), background=jnp.zeros(4))
+
+
+@pytest.mark.parametrize("implementation", ["xla", "xla_vjp"])
+def test_absolute_gradients_add_up_what_each_pixel_pulls(implementation: Implementation):
+    gaussians = splax.Gaussians.random(12, extent=1.0, sh_degree=0, rngs=nnx.Rngs(0))
+    camera = splax.Camera.look_at((0, -4, 1), (0, 0, 0), fov_x=0.8, width=20, height=12)
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(12, 20, 3)), jnp.float32)
+
+    def pixels(offset, absgrad):
+        rasterizer = splax.TileRasterizer(16, implementation, 200, absgrad=absgrad)
+        return (rasterizer(gaussians, camera, means2d_offset=offset).image * weights).sum(axis=-1)
+
+    zero = jnp.zeros((12, 2))
+    of_each_pixel = jax.jacrev(functools.partial(pixels, absgrad=False))(zero)
+    gradient = jax.grad(lambda offset: pixels(offset, absgrad=True).sum())(zero)
+    np.testing.assert_allclose(gradient, jnp.abs(of_each_pixel).sum(axis=(0, 1)), rtol=1e-4, atol=1e-6)
+    # The Gaussians themselves learn as ever.
+    means = gaussians.means[...]
+    gradients = []
+    for absgrad in (False, True):
+
+        def loss(means, absgrad=absgrad):
+            moved = splax.Gaussians(means, *(getattr(gaussians, name)[...] for name in GAUSSIAN_PARAMS[1:]))
+            rasterizer = splax.TileRasterizer(16, implementation, 200, absgrad=absgrad)
+            return (rasterizer(moved, camera, means2d_offset=zero).image * weights).sum()
+
+        gradients.append(jax.grad(loss)(means))
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_deterministic_refuses_what_adds_in_any_order(monkeypatch):

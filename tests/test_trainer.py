@@ -637,3 +637,20 @@ def test_colour_starts_at_the_degree_that_a_splat_already_uses():
         gaussians.shN[...] = jnp.zeros((4, 15, 3)).at[1, coefficient, 2].set(-0.1)
         assert used_sh_degree(gaussians) == degree
     assert used_sh_degree(splax.Gaussians.random(4, sh_degree=0, rngs=nnx.Rngs(0))) == 0
+
+
+def test_a_strategy_asks_for_absolute_gradients(scene):
+    asked = []
+
+    class AskedModel(DenseModel):
+        def __call__(self, camera, **options):
+            asked.append(self.rasterizer.absgrad)
+            return super().__call__(camera, **options)
+
+    rasterizer = splax.TileRasterizer(isect_capacity=CAPACITY)
+    for absgrad in (False, True):
+        strategy = splax.DefaultStrategy(absgrad=absgrad)
+        config = splax.TrainConfig(steps=1, progress=False)
+        asked.clear()
+        splax.Trainer(AskedModel(make_gaussians(scene), rasterizer), scene, config, strategy=strategy).fit()
+        assert set(asked) == {absgrad}

@@ -54,19 +54,19 @@ def test_image_and_gradients_equal_plain_xlas():
         jnp.asarray(rng.normal(size=shape), jnp.float32),
     )
 
-    def draw_plainly(means2d, conics, opacities, colors):
+    def draw_plainly(means2d, conics, opacities, colors, probe):
         moved = projection._replace(means2d=means2d, conics=conics)
-        return rasterize_xla(
-            moved, colors, opacities, SIZE, isect_capacity=capacity, implementation="xla_vjp"
-        )[:2]
+        options = {"isect_capacity": capacity, "implementation": "xla_vjp", "probe": probe}
+        return rasterize_xla(moved, colors, opacities, SIZE, **options)[:2]
 
-    def draw(means2d, conics, opacities, colors):
+    def draw(means2d, conics, opacities, colors, probe):
         splats = Splats(means2d, conics, opacities, colors)
         radii, depths = projection.radii, projection.depths
-        drawn: Any = rasterize(splats, radii, depths, Tiling(*SIZE), capacity, INTERPRETED)
+        drawn: Any = rasterize(splats, radii, depths, probe, Tiling(*SIZE), capacity, INTERPRETED)
         return drawn[:2]
 
-    args = (projection.means2d, projection.conics, opacities, colors)
+    probe = jnp.zeros_like(projection.means2d)
+    args = (projection.means2d, projection.conics, opacities, colors, probe)
     expected, expected_vjp = jax.vjp(draw_plainly, *args)
     drawn, vjp = jax.vjp(draw, *args)
     for image, wanted in zip(drawn, expected, strict=True):
@@ -149,7 +149,7 @@ def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
 
     def draw(opacities, colors):
         splats = Splats(projection.means2d, projection.conics, opacities, colors)
-        return rasterize(splats, projection.radii, projection.depths, tiling, 2_000, INTERPRETED)[0]
+        return rasterize(splats, projection.radii, projection.depths, None, tiling, 2_000, INTERPRETED)[0]
 
     def draw_plainly(opacities, colors):
         options = {"isect_capacity": 2_000, "implementation": "xla_vjp"}

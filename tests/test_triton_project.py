@@ -27,7 +27,13 @@ TILING = Tiling(width=24, height=20, tile_size=8)
 SIZE = TileLayout(*TILING)
 CAMERA = make_camera(TILING.width, TILING.height)
 SETTINGS = DrawSettings(
-    eps2d=0.3, near_plane=0.01, far_plane=1e10, radius_clip=0.0, antialiased=False, render_depth=True
+    eps2d=0.3,
+    near_plane=0.01,
+    far_plane=1e10,
+    radius_clip=0.0,
+    antialiased=False,
+    render_depth=True,
+    absgrad=False,
 )
 INTERPRETED = Warp(interpret=True)
 # What is compiled here runs once.
@@ -261,7 +267,8 @@ def test_only_what_nobody_overrides_is_drawn_by_kernels_alone(monkeypatch):
     assert not has_kernels_for(splax.TileRasterizer(8), gaussians, CAMERA)
 
 
-def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(monkeypatch):
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(monkeypatch, absgrad):
     camera, offset = make_camera(8, 8), jnp.zeros((12, 2))
     gaussians = splax.Gaussians(*(jnp.asarray(value) for value in make_gaussians(12).values()))
 
@@ -270,7 +277,8 @@ def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(monkeypatch):
         return (output.image**2).sum(), output
 
     def look_and_learn(implementation):
-        model = splax.SplatModel(gaussians, splax.TileRasterizer(8, implementation, 256))
+        rasterizer = splax.TileRasterizer(8, implementation, 256, absgrad=absgrad)
+        model = splax.SplatModel(gaussians, rasterizer)
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
         @jit_quickly

@@ -107,6 +107,8 @@ class TileRasterizer(nnx.Module):
         radius_clip: cull Gaussians whose radius is not above this, px.
         antialiased: scale opacity by what the low-pass filter adds (Yu et al. 2024, Mip-Splatting).
         render_depth: False saves the time of one channel; ``accumulated_depth`` is then 0.
+        absgrad: the gradient of ``means2d_offset`` adds up absolute values over the pixels, each coordinate by
+            itself (Ye et al. 2024, AbsGS): a Gaussian that is pulled two ways at once does not look content.
         deterministic: promises the same bits in every run, of images and gradients. The CPU and the kernels for
             GPUs keep that promise at no cost, with or without it; True refuses to draw where plain XLA would, on
             a GPU, add in any order.
@@ -128,6 +130,7 @@ class TileRasterizer(nnx.Module):
         radius_clip: float = 0.0,
         antialiased: bool = False,
         render_depth: bool = True,
+        absgrad: bool = False,
         deterministic: bool = False,
     ) -> None:
         if tile_size not in TILE_SIZES:
@@ -146,6 +149,7 @@ class TileRasterizer(nnx.Module):
         self.radius_clip = radius_clip
         self.antialiased = antialiased
         self.render_depth = render_depth
+        self.absgrad = absgrad
         self.deterministic = deterministic
 
     def __call__(
@@ -185,13 +189,17 @@ class TileRasterizer(nnx.Module):
         if self.deterministic:
             check_deterministic(self.implementation, size, projection.means2d)
         opacities = self._drawn_opacities(gaussians, projection)
+        probe = None
         if means2d_offset is not None:
+            if self.absgrad:
+                probe, means2d_offset = means2d_offset, jax.lax.stop_gradient(means2d_offset)
             projection = projection._replace(means2d=projection.means2d + means2d_offset)
         return _rasterize(
             projection,
             opacities,
             colors,
             background,
+            probe,
             size=size,
             isect_capacity=self.isect_capacity or self._fit_capacity(projection, opacities, size),
             implementation=self.implementation,
@@ -309,7 +317,7 @@ def _count(projection, opacities, *, size, implementation):
 
 @functools.partial(jax.jit, static_argnames=("size", "isect_capacity", "implementation", "render_depth"))
 def _rasterize(
-    projection, opacities, colors, background, *, size, isect_capacity, implementation, render_depth
+    projection, opacities, colors, background, probe, *, size, isect_capacity, implementation, render_depth
 ):
     """Bins and composites; colours and opacities of culled rows are never read."""
     channels = colors
@@ -322,6 +330,7 @@ def _rasterize(
         size,
         isect_capacity=isect_capacity,
         implementation=implementation,
+        probe=probe,
     )
     return _output(
         Rendered(image, alpha, projection.means2d, projection.radii, num_isects),

@@ -55,22 +55,31 @@ class Step(NamedTuple):
     alphas: Float[Array, "lanes step pixels"]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def composite_vjp(
-    attributes: Float[Array, "rows n"], isects: Intersections, layout: TileLayout
+    attributes: Float[Array, "rows n"],
+    probe: Float[Array, "2 n"] | None,
+    isects: Intersections,
+    layout: TileLayout,
 ) -> Float[Array, "tiles channels pixels"]:
     """As :func:`splax.ops._rasterize_xla.composite`; first order reverse mode only."""
-    return _composite_fwd(attributes, isects, layout)[0]
+    return _composite_fwd(attributes, probe, isects, layout)[0]
 
 
-def _composite_fwd(attributes, isects, layout):
+def _composite_fwd(attributes, probe, isects, layout):
     # A batch goes one by one: in lockstep, every image would take as many steps as the one with the most.
     tiles = sequential_vmap(functools.partial(_forward, layout=layout))(attributes, isects)
-    return tiles, (attributes, isects, tiles)
+    has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
+    return tiles, (has_probe, attributes, isects, tiles)
 
 
 def _composite_bwd(layout, residuals, v_tiles):
-    return sequential_vmap(functools.partial(_backward, layout=layout))(*residuals, v_tiles), None
+    has_probe, *residuals = residuals
+    backward = functools.partial(_backward, layout=layout, probed=has_probe is not None)
+    gradients = sequential_vmap(backward)(*residuals, v_tiles)
+    if has_probe is None:
+        return gradients, None, None
+    return gradients[:-2], gradients[-2:], None
 
 
 composite_vjp.defvjp(_composite_fwd, _composite_bwd)
@@ -105,8 +114,8 @@ def _forward(attributes, isects, *, layout):
     return jnp.stack([*colors, 1 - jnp.abs(light)], axis=1)
 
 
-def _backward(attributes, isects, tiles, v_tiles, *, layout):
-    """Gradient of the attributes, front to back.
+def _backward(attributes, isects, tiles, v_tiles, *, layout, probed):
+    """Gradient of the attributes, and of the probe behind them if there is one; front to back.
 
     With g = sum of channel times cotangent, the loss is the sum of w g over a pixel's Gaussians, and its
     derivative by alpha is T g - (what comes behind) / (1 - alpha). What comes behind is the pixel's total less
@@ -140,10 +149,13 @@ def _backward(attributes, isects, tiles, v_tiles, *, layout):
         *state, weights, v = jax.lax.fori_loop(0, STEP_SIZE, blend, (*state, step.alphas, step.alphas))
         v_colors = jnp.einsum("lsp,lcp->lsc", weights, v_channels[:, :-1], precision=_HIGHEST)
         v_entries = jnp.stack(_entry_gradients(v, step.entries, layout), axis=-1)
-        rows = jnp.concatenate([v_entries, v_colors], axis=-1)
-        return tuple(state), gradients.at[step.ids].add(rows)
+        rows = [v_entries, v_colors]
+        if probed:
+            rows.append(jnp.stack(_probe_gradients(v, step.entries, layout), axis=-1))
+        return tuple(state), gradients.at[step.ids].add(jnp.concatenate(rows, axis=-1))
 
-    gradients = jnp.zeros(attributes.shape[::-1], attributes.dtype)
+    num_rows, num = attributes.shape
+    gradients = jnp.zeros((num, num_rows + 2 * probed), attributes.dtype)
     return _walk(attributes, isects, layout, start, differentiate, gradients).T
 
 
@@ -163,6 +175,15 @@ def _entry_gradients(v, entries, layout):
     yy = mean_y * (mean_y * s - 2 * sy) + syy
     v_opacity = s / jnp.where(opacity > 0, opacity, 1)
     return -(a * x + b * y), -(b * x + c * y), -0.5 * xx, -xy, -0.5 * yy, v_opacity
+
+
+def _probe_gradients(v, entries, layout):
+    """Gradients of x and y, [lanes, step] each, in absolute values of what each pixel adds."""
+    px, py = pixel_centers(layout, v.dtype)
+    mean_x, mean_y, a, b, c, _ = (value[..., None] for value in entries)
+    dx, dy = mean_x - px, mean_y - py
+    slopes = (a * dx + b * dy, b * dx + c * dy)
+    return tuple(jnp.abs(v * slope).sum(axis=-1) for slope in slopes)
 
 
 def _walk(

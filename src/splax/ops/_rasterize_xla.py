@@ -57,12 +57,17 @@ class Buckets(NamedTuple):
 
 
 def composite(
-    attributes: Float[Array, "rows n"], isects: Intersections, layout: TileLayout
+    attributes: Float[Array, "rows n"],
+    probe: Float[Array, "2 n"] | None,
+    isects: Intersections,
+    layout: TileLayout,
 ) -> Float[Array, "tiles channels pixels"]:
     """Composites every tile.
 
     Args:
         attributes: one column a Gaussian: mean x and y, conic a, b, c, opacity, then the channels.
+        probe: has no value of its own. Its gradient is that of the means, with absolute values of what each
+            pixel adds (Ye et al. 2024, AbsGS).
         isects: lists of the tiles.
         layout: static sizes.
 
@@ -74,11 +79,14 @@ def composite(
         attributes, buckets.ids, valid=buckets.valid, tile=buckets.tile[:, None], layout=layout
     )
     channels = jnp.stack([*channels, jnp.ones_like(entries.x)], axis=2)
+    probes = None if probe is None else tuple(row[buckets.ids] for row in probe)
     dtype, num_pixels, num_channels = attributes.dtype, layout.num_pixels, channels.shape[2]
     pixels = pixel_centers(layout, dtype)[..., None]
 
-    def composite_group(carry, entries, channels, tile, begins):
-        alphas = pixel_alphas(Entries(*(value[:, None] for value in entries)), pixels)
+    def composite_group(carry, entries, channels, probes, tile, begins):
+        columns = Entries(*(value[:, None] for value in entries))
+        probes = None if probes is None else [value[:, None] for value in probes]
+        alphas = pixel_alphas(columns, pixels, probes)
         passed = jnp.maximum(jnp.prod(1 - alphas, axis=0), jnp.finfo(dtype).tiny)
         before = jnp.exp(_sum_before(jnp.log(passed), tile))
         before = before * jnp.where(_continues(tile, begins), carry[:, None], 1)
@@ -94,7 +102,7 @@ def composite(
         (after, color), _ = jax.lax.scan(blend, start, (alphas, channels))
         return after[:, -1], color
 
-    def skip_group(carry, entries, channels, tile, begins):
+    def skip_group(carry, entries, channels, probes, tile, begins):
         return carry, jnp.zeros((num_channels, num_pixels, tile.shape[0]), dtype)
 
     @jax.checkpoint  # reverse mode recomputes a group instead of storing all of them
@@ -102,7 +110,7 @@ def composite(
         used, *inputs = group
         return jax.lax.cond(used, composite_group, skip_group, carry, *inputs)
 
-    groups = (buckets.used, entries, channels, buckets.tile, buckets.begins)
+    groups = (buckets.used, entries, channels, probes, buckets.tile, buckets.begins)
     _, colors = jax.lax.scan(step, jnp.ones(num_pixels, dtype), groups)
     colors = jnp.moveaxis(colors, -1, 1).reshape(-1, num_channels * num_pixels)
     tiles = jax.ops.segment_sum(
@@ -147,17 +155,46 @@ def pixel_centers(layout: TileLayout, dtype: jnp.dtype) -> Float[Array, "2 pixel
     return (jnp.stack([column, row]) + 0.5 - layout.tile_size / 2).astype(dtype)
 
 
-def pixel_alphas(entries: Entries, pixels: Sequence[Array] | Array) -> Float[Array, "..."]:
+def pixel_alphas(
+    entries: Entries, pixels: Sequence[Array] | Array, probes: Sequence[Array] | None = None
+) -> Float[Array, "..."]:
     """Alpha of Gaussians at pixels, 0 where they do not touch them.
 
     Args:
         entries: the Gaussians.
         pixels: x and y of :func:`pixel_centers`, each of a shape that broadcasts with that of an entry.
+        probes: see :func:`composite`; each of the shape of an entry.
     """
-    dx, dy = entries.x - pixels[0], entries.y - pixels[1]
+    if probes is None:
+        dx, dy = entries.x - pixels[0], entries.y - pixels[1]
+    else:
+        dx, dy = (
+            _probed_difference(center, probe, pixel)
+            for center, probe, pixel in zip((entries.x, entries.y), probes, pixels, strict=True)
+        )
     sigma = 0.5 * (entries.a * dx * dx + entries.c * dy * dy) + entries.b * dx * dy
     alpha = jnp.minimum(MAX_ALPHA, entries.opacity * jnp.exp(-sigma))
     return jnp.where((sigma >= 0) & (alpha >= ALPHA_THRESHOLD), alpha, 0)
+
+
+@jax.custom_vjp
+def _probed_difference(center, probe, pixel):
+    """``center - pixel``, broadcast; what reaches the centre reaches the probe too, in absolute values."""
+    del probe
+    return center - pixel
+
+
+def _probed_difference_fwd(center, probe, pixel):
+    return _probed_difference(center, probe, pixel), (jnp.zeros_like(center), jnp.zeros_like(pixel))
+
+
+def _probed_difference_bwd(like, v):
+    center, pixel = like
+    axes = tuple(axis for axis, size in enumerate(center.shape) if size != v.shape[axis])
+    return v.sum(axes, keepdims=True), jnp.abs(v).sum(axes, keepdims=True), pixel
+
+
+_probed_difference.defvjp(_probed_difference_fwd, _probed_difference_bwd)
 
 
 def _make_buckets(isects: Intersections, layout: TileLayout) -> Buckets:

@@ -38,6 +38,7 @@ class DrawSettings(NamedTuple):
     radius_clip: float
     antialiased: bool
     render_depth: bool
+    absgrad: bool
 
 
 class Splats(NamedTuple):

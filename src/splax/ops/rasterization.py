@@ -33,6 +33,7 @@ def rasterize(
     *,
     isect_capacity: int,
     implementation: Implementation | None = None,
+    probe: Float[Array, "n 2"] | None = None,
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]]:
     """Lists the Gaussians of every tile and composites them front to back.
 
@@ -43,6 +44,8 @@ def rasterize(
         size: image and tiles, pixels.
         isect_capacity: room for (tile, Gaussian) pairs.
         implementation: a name forces that path; None takes the fastest one of the platform.
+        probe: has no value of its own; its gradient is that of the centres, with absolute values of what each
+            pixel adds.
 
     Returns:
         The channels without a background, alpha = 1 - transmittance, and the number of pairs; where that is
@@ -56,7 +59,7 @@ def rasterize(
         _rasterize_xla, size=size, capacity=isect_capacity, differentiable=implementation == "xla"
     )
     kernels = functools.partial(_rasterize_triton, size=size, capacity=isect_capacity)
-    return _dispatch(implementation, kernels, plain, size, projection, colors, opacities)
+    return _dispatch(implementation, kernels, plain, size, projection, colors, opacities, probe)
 
 
 def count_pairs(
@@ -157,6 +160,7 @@ def rasterize_to_pixels(
     isects: Intersections,
     size: TileLayout,
     *,
+    probe: Float[Array, "n 2"] | None = None,
     differentiable: bool = False,
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w"]]:
     """Composites Gaussians front to back, in plain XLA.
@@ -168,6 +172,7 @@ def rasterize_to_pixels(
         opacities: in [0, 1].
         isects: which Gaussians touch which tile.
         size: image, and tiles that ``isects`` was made for, pixels.
+        probe: see :func:`rasterize`.
         differentiable: whether JAX differentiates it, in every mode and order, instead of the faster reverse
             mode that is written by hand.
 
@@ -179,7 +184,7 @@ def rasterize_to_pixels(
         return jnp.zeros((*shape, colors.shape[1]), colors.dtype), jnp.zeros(shape, colors.dtype)
     attributes = jnp.concatenate([means2d, conics, opacities[:, None], colors], axis=1).T
     draw = composite if differentiable else composite_vjp
-    tiles = cast(Array, draw(attributes, isects, size))
+    tiles = cast(Array, draw(attributes, None if probe is None else probe.T, isects, size))
     columns, rows = size.grid
     tile = size.tile_size
     image = tiles.reshape(rows, columns, colors.shape[1] + 1, tile, tile)
@@ -194,7 +199,7 @@ def _dispatch(
     plain: Callable[..., Any],
     size: TileLayout,
     projection: Projection,
-    *arrays: Array,
+    *arrays: Array | None,
 ) -> Any:
     """Calls the kernels where they are named or the platform has them, the plain form elsewhere."""
     check_implementation(implementation)
@@ -230,7 +235,7 @@ def _triton_obstacle(size: TileLayout, means2d: Array) -> str | None:
     return None
 
 
-def _rasterize_xla(projection, colors, opacities, *, size, capacity, differentiable):
+def _rasterize_xla(projection, colors, opacities, probe, *, size, capacity, differentiable):
     isects = intersect_tiles(projection, isect_capacity=capacity, **size._asdict())
     image, alpha = rasterize_to_pixels(
         projection.means2d,
@@ -239,6 +244,7 @@ def _rasterize_xla(projection, colors, opacities, *, size, capacity, differentia
         opacities,
         isects,
         size,
+        probe=probe,
         differentiable=differentiable,
     )
     return image, alpha, isects.num_isects
@@ -249,13 +255,13 @@ def _count_xla(projection, opacities, *, size):
     return count_isects(projection, **size._asdict())
 
 
-def _rasterize_triton(projection, colors, opacities, *, size, capacity):
+def _rasterize_triton(projection, colors, opacities, probe, *, size, capacity):
     from splax.ops.triton import rasterize as triton
 
     radii, depths = lax.stop_gradient((projection.radii, projection.depths))
     splats = Splats(projection.means2d, projection.conics, opacities, colors)
     tiling, warp = triton.Tiling(*size), triton.Warp(interpret=False)
-    return triton.rasterize(splats, radii, depths, tiling, capacity, warp)
+    return triton.rasterize(splats, radii, depths, probe, tiling, capacity, warp)
 
 
 def _count_triton(projection, opacities, *, size):

@@ -74,7 +74,12 @@ class Strategy:
     A strategy is a frozen dataclass of settings. What it remembers between steps is a pytree, its state,
     every leaf of which has one row per Gaussian. All methods but :meth:`refines_after` run inside jit: at every
     step :meth:`penalty`, :meth:`update` and :meth:`move`, and after some steps :meth:`refine`.
+
+    Attributes:
+        absgrad: whether ``Sighting.grad2d`` is in absolute values, see :class:`splax.TileRasterizer`.
     """
+
+    absgrad = False
 
     @property
     def limit(self) -> int | None:

@@ -43,6 +43,8 @@ class DefaultStrategy(Strategy):
         revised_opacity: whether the two parts of a clone or a split are together as opaque as the whole (Rota
             Bulò et al. 2024, https://arxiv.org/abs/2404.06109) instead of each as opaque as it.
         max_gaussians: number above which nothing grows, highest gradient first; None for no limit.
+        absgrad: whether gradients are those in absolute values (Ye et al. 2024, AbsGS,
+            https://arxiv.org/abs/2404.10484); they are larger, so ``grow_grad2d`` should be, e.g. 8e-4 (gsplat).
 
     Raises:
         ValueError: on a setting out of range.
@@ -61,6 +63,7 @@ class DefaultStrategy(Strategy):
     reset_every: int = 3_000
     revised_opacity: bool = False
     max_gaussians: int | None = None
+    absgrad: bool = False
 
     def __post_init__(self) -> None:
         for name in ("grow_grad2d", "grow_scale3d", "prune_scale3d", "grow_scale2d", "prune_scale2d"):

@@ -164,6 +164,7 @@ class TrainStep:
         """The model of this state, inside jit."""
         model = nnx.merge(nnx.graphdef(self.model), state.params, state.rest)
         model.rasterizer.isect_capacity = isect_capacity
+        model.rasterizer.absgrad |= self.strategy.absgrad
         if self.config.sh_degree_every:
             bands = self.first_sh_degree + state.step // self.config.sh_degree_every
             degree = jnp.minimum(bands, model.gaussians.sh_degree)

@@ -9,6 +9,7 @@ alone; the rows of one Gaussian lie side by side and are summed last. So no atom
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from splax.ops.triton.intersection import TileLists
 from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, pixels_of
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
+_LN2 = math.log(2)
 # Channels that one pass differentiates; more take several passes.
 CHANNELS_PER_PASS = 8
 
@@ -45,7 +47,14 @@ class Drawn(NamedTuple):
 
 
 def pair_gradients(
-    drawn: Drawn, v_image: jax.Array, v_alpha: jax.Array | None, channels: range, tiling: Tiling, warp: Warp
+    drawn: Drawn,
+    v_image: jax.Array,
+    v_alpha: jax.Array | None,
+    channels: range,
+    tiling: Tiling,
+    warp: Warp,
+    *,
+    absolute: bool = False,
 ) -> jax.Array:
     """Sums over the pixels of each pair, [M * blocks, 6 + channels] by slot; slots without a pair hold anything.
 
@@ -59,6 +68,8 @@ def pair_gradients(
         channels: which of the channels to differentiate.
         tiling: static sizes.
         warp: how kernels run.
+        absolute: adds two columns, the gradients of the centre's x and y, with absolute values of what each pixel
+            adds.
     """
     attributes, lists, checkpoints, image, alpha = drawn
     assert lists.slots is not None
@@ -69,7 +80,7 @@ def pair_gradients(
     num_drawn = min(channels_per_draw(tiling), total_channels - first_drawn)
     state_size = (1 + num_drawn) * tiling.num_pixels
     num_checkpoints = checkpoints.tile.shape[0]
-    width = FORM + len(channels)
+    width = FORM + len(channels) + 2 * absolute
     if v_alpha is None:
         v_alpha = jnp.zeros_like(alpha)
 
@@ -121,6 +132,7 @@ def pair_gradients(
                 """Walks the pixels of a subtile past one Gaussian, adding to its sums."""
                 (pixels, cotangents), (state, sums) = pixels_and_cotangents[part], carry
                 s, sx, sy, sxx, sxy, syy, *v_values = sums
+                v_values, pulls = v_values[: len(channels)], v_values[len(channels) :]
                 after = []
                 for x in pixels.x:
                     dx = x - form.mean_x
@@ -147,10 +159,16 @@ def pair_gradients(
                         v_y = v_power * dy
                         line, line_y, syy = line + v_power, line_y + v_y, syy + v_y * dy
                         v_values = [u + weight * v_q for u, v_q in zip(v_values, v, strict=True)]
+                        if absolute:
+                            slopes = (2 * form.a * dx + form.b * dy, cross + 2 * form.c * dy)
+                            pulls = [
+                                pull + jnp.abs(_LN2 * v_power * slope)
+                                for pull, slope in zip(pulls, slopes, strict=True)
+                            ]
                     v_x = line * dx
                     s, sx, sy = s + line, sx + v_x, sy + line_y
                     sxx, sxy = sxx + v_x * dx, sxy + line_y * dx
-                return after, [s, sx, sy, sxx, sxy, syy, *v_values]
+                return after, [s, sx, sy, sxx, sxy, syy, *v_values, *pulls]
 
             def step(packed, slot, values, states):
                 form, values = Form(*values[:FORM]), values[FORM:]

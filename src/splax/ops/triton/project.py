@@ -145,7 +145,8 @@ def project_gradients(
         viewmat: world-to-camera, [4, 4].
         intrinsics: K in pixels, [3, 3].
         prepared: from :func:`project`.
-        rows: moments and channels of each pair, [M, 6 + C].
+        rows: moments and channels of each pair, [M, 6 + C]; with ``settings.absgrad`` and an offset, two more
+            columns, which are the offset's gradient.
         first: first of the rows of each Gaussian, [N].
         v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
         settings: of the rasterizer.
@@ -157,7 +158,7 @@ def project_gradients(
         Gradients of the parameters (None for ``alive`` and ``active_sh_degree``), and of the offset, [N, 2].
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
-    width = prepared.attributes.shape[1]
+    width, num_columns = prepared.attributes.shape[1], rows.shape[1]
     floats = params[:6]
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
@@ -183,7 +184,7 @@ def project_gradients(
 
         @pl.when(some_moved)
         def _():
-            sums = total_rows(rows, load(first, gaussian, drawn), count, num_rows, width, warp)
+            sums = total_rows(rows, load(first, gaussian, drawn), count, num_rows, num_columns, warp)
             view = read_view(camera, tiling)
             geometry = read_geometry((means, quats, log_scales, logits), gaussian, moved)
             valid = drawn
@@ -225,7 +226,10 @@ def project_gradients(
             v_mean = [a + b for a, b in zip(v.mean, v_mean_by_color, strict=True)]
             columns = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
             columns = [[jnp.where(valid, value, 0) for value in values] for values in columns]
-            columns += [[SH_C0 * value for value in v_color]] + [v_center] * with_offset
+            columns += [[SH_C0 * value for value in v_color]]
+            if with_offset:
+                absolute = [jnp.where(drawn, value, 0) for value in sums[width:]]
+                columns.append(absolute or v_center)
             for grad, values in zip(others, columns, strict=True):
                 store_rows(grad, base, values, num, warp)
 

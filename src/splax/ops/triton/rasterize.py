@@ -15,9 +15,15 @@ from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import Warp
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def rasterize(
-    splats: Splats, radii: jax.Array, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp
+    splats: Splats,
+    radii: jax.Array,
+    depths: jax.Array,
+    probe: jax.Array | None,
+    tiling: Tiling,
+    capacity: int,
+    warp: Warp,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Lists the pairs of each tile and composites them.
 
@@ -25,6 +31,8 @@ def rasterize(
         splats: projected Gaussians.
         radii: half extents in pixels, [N, 2]; 0 where culled.
         depths: camera-space z, [N]; only their order counts.
+        probe: has no value of its own, [N, 2]; its gradient is that of the centres, with absolute values of what
+            each pixel adds.
         tiling: static sizes.
         capacity: room for pairs.
         warp: how kernels run.
@@ -47,32 +55,58 @@ def draw_and_save(prepared: Prepared, depths: jax.Array, tiling: Tiling, capacit
     return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
 
 
-def _rasterize_fwd(splats, radii, depths, tiling, capacity, warp):
+def _rasterize_fwd(splats, radii, depths, probe, tiling, capacity, warp):
     prepared = prepare(splats, radii, tiling, warp)
     drawn = draw_and_save(prepared, depths, tiling, capacity, warp)
-    return (drawn.image, drawn.alpha, drawn.lists.num_isects), drawn
+    has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
+    return (drawn.image, drawn.alpha, drawn.lists.num_isects), (drawn, has_probe)
 
 
 def _rasterize_bwd(tiling, capacity, warp, residuals, cotangents):
+    drawn, has_probe = residuals
     v_image, v_alpha, _ = cotangents
-    sums = sum_gradients(residuals, v_image, v_alpha, tiling, warp)
-    return splat_gradients(sums, residuals.attributes, warp), None, None
+    sums = sum_gradients(drawn, v_image, v_alpha, tiling, warp, absolute=has_probe is not None)
+    v_probe = None
+    if has_probe is not None:
+        sums, v_probe = sums[:-2], sums[-2:].T
+    return splat_gradients(sums, drawn.attributes, warp), None, None, v_probe
 
 
 rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
 
 
 def sum_gradients(
-    drawn: Drawn, v_image: jax.Array, v_alpha: jax.Array | None, tiling: Tiling, warp: Warp
+    drawn: Drawn,
+    v_image: jax.Array,
+    v_alpha: jax.Array | None,
+    tiling: Tiling,
+    warp: Warp,
+    *,
+    absolute: bool = False,
 ) -> jax.Array:
-    """Moments and channels of each Gaussian, [6 + C, N], summed over pixels; see :func:`pair_gradients`."""
+    """Moments and channels of each Gaussian, [6 + C, N], summed over pixels; see :func:`pair_gradients`.
+
+    Two more rows with ``absolute``: gradients of the centres in absolute values.
+
+    Raises:
+        ValueError: if these are asked for of more channels than one pass differentiates.
+    """
     num_channels = drawn.image.shape[-1]
+    if absolute and num_channels > CHANNELS_PER_PASS:
+        raise ValueError(
+            f"absgrad=True is for up to {CHANNELS_PER_PASS} channels on a GPU, depth included, got "
+            f"{num_channels}; render the others apart, or pass implementation='xla_vjp'."
+        )
     passes = []
     # An image without channels still has an alpha.
     for begin in range(0, max(num_channels, 1), CHANNELS_PER_PASS):
         channels = range(begin, min(begin + CHANNELS_PER_PASS, num_channels))
-        rows = pair_gradients(drawn, v_image, v_alpha if begin == 0 else None, channels, tiling, warp)
+        rows = pair_gradients(
+            drawn, v_image, v_alpha if begin == 0 else None, channels, tiling, warp, absolute=absolute
+        )
         passes.append(sum_pairs(rows, drawn.lists, tiling, warp))
+    if len(passes) == 1:
+        return passes[0]
     # Every pass adds to the six moments and has channels of its own.
     moments = functools.reduce(jnp.add, [sums[:FORM] for sums in passes])
     return jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])

@@ -87,8 +87,9 @@ def _render_bwd(job, saved, cotangents):
     v_channels, v_alpha, v_means2d = (None if _is_zero(v) else v for v in cotangents[:3])
     if v_channels is None:
         v_channels = jnp.zeros_like(drawn.image)
+    absolute = job.settings.absgrad and has_offset is not None
     channels = range(drawn.image.shape[-1])
-    rows = pair_gradients(drawn, v_channels, v_alpha, channels, job.tiling, job.warp)
+    rows = pair_gradients(drawn, v_channels, v_alpha, channels, job.tiling, job.warp, absolute=absolute)
     v_params, v_offset = project_gradients(
         params,
         viewmat,
@@ -107,7 +108,7 @@ def _render_bwd(job, saved, cotangents):
 
 def _camera_gradients(saved, rows, v_means2d, job):
     """Gradients of viewmat and intrinsics; under jit, a program that does not use them does not compute them."""
-    sums = sum_pairs(rows, saved.drawn.lists, job.tiling, job.warp)
+    sums = sum_pairs(rows, saved.drawn.lists, job.tiling, job.warp)[: saved.prepared.attributes.shape[1]]
     v_splats = splat_gradients(sums, saved.prepared.attributes, job.warp)
     drawn = saved.prepared.counts > 0
     # Attributes of rows that are not drawn were never written.
