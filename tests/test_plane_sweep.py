@@ -220,6 +220,20 @@ def test_fox_has_the_depth_that_structure_from_motion_found(real_data, tmp_path)
     assert np.mean([(depth > 0).mean() for depth in maps]) > 0.6
 
 
+@pytest.mark.realdata
+def test_a_room_has_the_depth_that_a_depth_camera_measured(real_data):
+    """The cameras stand so near to each other that a hundredth of the depth is a tenth of a pixel of parallax."""
+    scene = splax.load_dataset(real_data / "rgbd", downscale=4, test_every=0)
+    errors = []
+    for view, depth in zip(scene.train, sweep(scene), strict=True):
+        assert view.depth is not None and depth.shape == view.depth.shape
+        both = (depth > 0) & (view.depth > 0)
+        errors.append(np.abs(depth[both] / view.depth[both] - 1))
+        assert both.mean() > 0.2
+    assert np.median(np.concatenate(errors)) < 0.03
+    assert (np.concatenate(errors) < 0.1).mean() > 0.85
+
+
 def copy_fox(real_data: Path, folder: Path, names: list[str]) -> Path:
     """The COLMAP model of the fox with some of its photos, small."""
     shutil.copytree(real_data / "fox_colmap" / "sparse", folder / "sparse")

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
+from tqdm import tqdm
 
 from splax.data.scene import Scene
 from splax.initialization.consistency import count_support
@@ -149,7 +150,9 @@ class PlaneSweep:
         if (weights.max(axis=1) > 0).sum() < 3:
             raise DepthError("the views do not see the same things from different places")
         found = []
-        for index, (others, weight) in enumerate(zip(neighbors, weights, strict=True)):
+        # Shown where standard error is a terminal.
+        for index in tqdm(range(len(neighbors)), "Matching photos", unit="photo", disable=None, leave=False):
+            others, weight = neighbors[index], weights[index]
             matches = match(
                 photos.grey[index],
                 photos.grey[others],
