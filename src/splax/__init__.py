@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from splax.training.errors import NonFiniteError as NonFiniteError
     from splax.training.optimizers import LearningRates as LearningRates
     from splax.training.progress import Progress as Progress
+    from splax.training.regularizers import Regularizers as Regularizers
+    from splax.training.resolution import CoarseToFine as CoarseToFine
     from splax.training.trainer import Trainer as Trainer
     from splax.trajectories import orbit as orbit
 
@@ -57,6 +59,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "BilateralGrid": "corrections.bilateral_grid",
     "Camera": "cameras",
+    "CoarseToFine": "training.resolution",
     "Correction": "corrections.base",
     "DefaultStrategy": "strategies.default",
     "Exposure": "corrections.exposure",
@@ -70,6 +73,7 @@ _MODULES = {
     "PlaneSweep": "initialization.plane_sweep",
     "PoseRefinement": "corrections.poses",
     "Progress": "training.progress",
+    "Regularizers": "training.regularizers",
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",
     "Sighting": "strategies.base",

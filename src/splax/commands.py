@@ -12,7 +12,6 @@ import jax
 from flax import nnx
 
 from splax.cameras import Camera
-from splax.corrections.base import Correction
 from splax.corrections.bilateral_grid import BilateralGrid
 from splax.corrections.exposure import Exposure
 from splax.corrections.intrinsics import IntrinsicsRefinement
@@ -36,6 +35,8 @@ from splax.strategies.default import DefaultStrategy
 from splax.strategies.mcmc import MCMCStrategy
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
+from splax.training.regularizers import Regularizers
+from splax.training.resolution import CoarseToFine
 from splax.training.trainer import Trainer
 from splax.trajectories import orbit
 
@@ -171,9 +172,7 @@ def load_scene(options: dict[str, Any]) -> Scene:
 
 def _train(scene: Scene, folder: RunFolder, options: Train | Demo, make_start: Callable[[], Start]) -> int:
     background = "random" if isinstance(options, Train) and options.random_background else None
-    config = TrainConfig(
-        steps=options.steps, seed=options.seed, background=background, corrections=_corrections(options)
-    )
+    config = TrainConfig(steps=options.steps, seed=options.seed, background=background, **_recipe(options))
     strategy = _strategy(options)
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
     rasterizer = TileRasterizer(tile_size, antialiased=isinstance(options, Recipe) and options.antialiased)
@@ -202,16 +201,22 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, make_start: C
     return status
 
 
-def _corrections(options: Train | Demo) -> tuple[Correction, ...]:
+def _recipe(options: Train | Demo) -> dict[str, Any]:
+    """Settings of a run that help some photos and not others."""
     if not isinstance(options, Recipe):
-        return ()
-    chosen = {
+        return {}
+    corrections = {
         Exposure: options.exposure,
         BilateralGrid: options.bilateral_grid,
         PoseRefinement: options.refine_poses,
         IntrinsicsRefinement: options.refine_intrinsics,
     }
-    return tuple(correction() for correction, wanted in chosen.items() if wanted)
+    return {
+        "corrections": tuple(correction() for correction, wanted in corrections.items() if wanted),
+        "regularizers": Regularizers(options.opacity_weight, options.scale_weight, options.stretch_weight),
+        "resolution": CoarseToFine(options.halvings, options.halvings_every),
+        "batch_size": options.batch_size,
+    }
 
 
 def _start(scene: Scene, options: Train) -> Start:

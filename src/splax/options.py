@@ -66,6 +66,18 @@ class Recipe:
     antialiased: bool = False
     """Draw what is smaller than a pixel fainter instead of larger (Mip-Splatting): for photos from very different
     distances. The splat file says so."""
+    opacity_weight: float = 0.0
+    """Of the mean opacity, in the loss."""
+    scale_weight: float = 0.0
+    """Of the mean scale, in the loss."""
+    stretch_weight: float = 0.0
+    """Of how much axes differ beyond a ratio of 10, in the loss: against needles."""
+    halvings: int = 0
+    """Begin with photos halved this often; the resolution doubles every --halvings-every steps."""
+    halvings_every: int = 3000
+    """Steps of each lower resolution."""
+    batch_size: int = 1
+    """Views whose mean gradient makes one update."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from splax.corrections.base import Correction
 from splax.training.optimizers import LearningRates
+from splax.training.regularizers import Regularizers
+from splax.training.resolution import CoarseToFine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,10 @@ class TrainConfig:
         learning_rates: of each Param.
         corrections: what photos differ by although the scene does not, learned along with it; see
             :mod:`splax.corrections`.
+        regularizers: terms of the loss that look at the Gaussians alone.
+        resolution: small photos first; by default all steps compare whole photos.
+        batch_size: views whose mean gradient makes one update of the model. A step shows one view all the same,
+            so there is an update every ``batch_size`` steps; Adam's rates grow with the square root.
         seed: of the order of views and of densification.
         photo_bytes: device memory for photos. If they need more, they are sent while training goes on; the result
             is the same. None: a share of what is free.
@@ -40,6 +46,9 @@ class TrainConfig:
     background: tuple[float, float, float] | Literal["random"] | None = None
     learning_rates: LearningRates = dataclasses.field(default_factory=LearningRates)
     corrections: tuple[Correction, ...] = ()
+    regularizers: Regularizers = dataclasses.field(default_factory=Regularizers)
+    resolution: CoarseToFine = dataclasses.field(default_factory=CoarseToFine)
+    batch_size: int = 1
     seed: int = 0
     photo_bytes: int | None = None
     growth: float = 1.5
@@ -48,6 +57,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"TrainConfig steps must be at least 1, got {self.steps}.")
+        if not 1 <= self.batch_size <= self.steps:
+            raise ValueError(f"TrainConfig batch_size must lie in [1, steps], got {self.batch_size}.")
         if not 0 <= self.ssim_weight <= 1:
             raise ValueError(f"TrainConfig ssim_weight must lie in [0, 1], got {self.ssim_weight}.")
         if self.sh_degree_every < 0:

@@ -65,7 +65,7 @@ class LearningRates:
 
 
 def make_optimizer(
-    *, extent: float, steps: int, rates: LearningRates | None = None
+    *, extent: float, steps: int, rates: LearningRates | None = None, batch_size: int = 1
 ) -> optax.GradientTransformation:
     """Adam with a learning rate for each Param name.
 
@@ -73,15 +73,26 @@ def make_optimizer(
         extent: size of the scene, world units; the means' rate is in proportion to it.
         steps: length of the run; the means' rate decays over it.
         rates: learning rates; the usual ones if None.
+        batch_size: steps whose gradients are averaged for one update. Rates are multiplied by its square root, and
+            averages forget in as many views as before (Malladi et al. 2022; gsplat).
 
     Raises:
-        ValueError: on an extent or a number of steps that is not positive.
+        ValueError: on an extent, a number of steps or a batch size that is not positive.
     """
-    if not 0 < extent < math.inf or steps < 1:
-        raise ValueError(f"make_optimizer needs extent > 0 and steps >= 1, got {extent} and {steps}.")
+    if not 0 < extent < math.inf or steps < 1 or batch_size < 1:
+        raise ValueError(
+            "make_optimizer needs extent > 0, steps >= 1 and batch_size >= 1, "
+            f"got {extent}, {steps} and {batch_size}."
+        )
+    scale = math.sqrt(batch_size)
     # Epsilon as in 3DGS: gradients of a mean over pixels are far below Adam's usual 1e-8.
-    adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-15)
-    return optax.chain(adam, _scale_by_name(rates or LearningRates(), extent, steps))
+    b1, b2 = (max(1 - batch_size * (1 - beta), 0.0) for beta in (0.9, 0.999))
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=1e-15 / scale)
+    by_name = _scale_by_name(rates or LearningRates(), extent, max(steps // batch_size, 1))
+    if batch_size == 1:
+        return optax.chain(adam, by_name)
+    chain = optax.chain(adam, by_name, optax.scale(scale))
+    return optax.MultiSteps(chain, batch_size).gradient_transformation()
 
 
 def means_rate(rates: LearningRates, extent: float, steps: int) -> optax.Schedule:

@@ -24,6 +24,7 @@ from splax.strategies.base import Sighting, Strategy
 from splax.training.config import TrainConfig
 from splax.training.optimizers import GAUSSIANS
 from splax.training.progress import StepMetrics
+from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
 from splax.training.state import TrainState
 from splax.training.targets import Photos, on_background
 
@@ -69,6 +70,7 @@ class TrainStep:
         num_steps: Int[Array, ""],
         *,
         isect_capacity: int,
+        downscale: int = 1,
     ) -> tuple[TrainState, Int[Array, ""], StepMetrics]:
         """Makes ``num_steps`` steps, fewer if one cannot be made. Returns how many, and their metrics.
 
@@ -78,6 +80,7 @@ class TrainStep:
             rows: of the photos, one for each step.
             num_steps: how many.
             isect_capacity: rows of the intersection buffer.
+            downscale: pixels of a photo, per axis, to one that is compared.
         """
         size = rows.shape
         metrics = StepMetrics(
@@ -88,7 +91,7 @@ class TrainStep:
             state, done, _, metrics = carry
             row = rows[done]
             photo = jax.tree.map(lambda x: x[row], photos)
-            state, made, now = self(state, photo, isect_capacity)
+            state, made, now = self(state, photo, isect_capacity, downscale)
             metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
             return state, done + made, made, metrics
 
@@ -101,14 +104,16 @@ class TrainStep:
         return state, done, metrics
 
     def __call__(
-        self, state: TrainState, photos: Photos, isect_capacity: int
+        self, state: TrainState, photos: Photos, isect_capacity: int, downscale: int = 1
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made."""
         view, camera, (photo, mask, alpha) = photos  # of one view
         background = self.background_at(state.step)
         target = photo.astype(jnp.float32) / 255
         target = on_background(target, alpha, self.scene_background, background)
+        target, camera = shrink_image(target, downscale), shrink_camera(camera, downscale)
         if mask is not None:
+            mask = shrink_mask(mask, downscale)
             target = jnp.where(mask[..., None], target, 0)
 
         def objective(params, offset, corrections):
@@ -120,6 +125,7 @@ class TrainStep:
                 output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
             penalty = self.strategy.penalty(params[GAUSSIANS], state.alive)
             penalty += self.corrections.penalty(corrections)
+            penalty += self.config.regularizers(params[GAUSSIANS], state.alive)
             return self.loss(model, output, target) + penalty, output
 
         offset = jnp.zeros((state.capacity, 2), target.dtype)

@@ -88,7 +88,10 @@ class Trainer:
         self.config = config or TrainConfig()
         self.strategy = DefaultStrategy() if strategy is None else strategy
         self.optimizer = optimizer or make_optimizer(
-            extent=scene.extent, steps=self.config.steps, rates=self.config.learning_rates
+            extent=scene.extent,
+            steps=self.config.steps,
+            rates=self.config.learning_rates,
+            batch_size=self.config.batch_size,
         )
         self.history: list[Progress] = []
         if int(model.gaussians.num_alive) == 0:
@@ -117,7 +120,9 @@ class Trainer:
             first_sh_degree=used_sh_degree(model.gaussians),
             means_rate=means_rate(self.config.learning_rates, scene.extent, self.config.steps),
         )
-        self._run = jax.jit(self._train_step.run, static_argnames="isect_capacity", donate_argnames="state")
+        self._run = jax.jit(
+            self._train_step.run, static_argnames=("isect_capacity", "downscale"), donate_argnames="state"
+        )
         self._refine = jax.jit(refine, static_argnames=("strategy", "tx"))
 
     @property
@@ -232,9 +237,11 @@ class Trainer:
             until = next(
                 s for s in range(step + 1, end + 1) if s == end or self.strategy.refines_after(s - 1)
             )
+            change = self.config.resolution.next_change(step)
+            until = until if change is None else min(until, change)
             photos, rows = self._feed.take(step, min(until - step, length))
             self._tell_unreadable()
-            done, metrics, seconds = self._call(photos, rows)
+            done, metrics, seconds = self._call(photos, rows, self.config.resolution.factor(step))
             self._mend(step + done, metrics, done)
             if done == 0:
                 continue
@@ -255,7 +262,7 @@ class Trainer:
                 steps_per_second=rate,
             )
 
-    def _call(self, photos: Photos, rows: np.ndarray) -> tuple[int, StepMetrics, float]:
+    def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
         """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
         padded = np.zeros(_MAX_STEPS_PER_CALL, np.int32)
         padded[: len(rows)] = rows
@@ -266,6 +273,7 @@ class Trainer:
             jnp.asarray(padded),
             jnp.asarray(len(rows), jnp.int32),
             isect_capacity=self._isects.capacity,
+            downscale=downscale,
         )
         made = int(done)
         return made, jax.tree.map(np.asarray, metrics), time.perf_counter() - started

@@ -1,0 +1,68 @@
+"""What keeps Gaussians in shape: terms of the loss that look at the Gaussians alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from splax.strategies.base import Params
+
+_USED = ("logit_opacities", "log_scales")
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularizers:
+    """Weights of terms added to the loss, each a mean over the Gaussians that exist; 0 leaves a term out.
+
+    :class:`splax.MCMCStrategy` has the first two of its own.
+
+    Attributes:
+        opacity: of the opacity, in [0, 1] (Kheradmand et al. 2024, who take 0.01).
+        scale: of the scale, world units, mean of the three axes (the same).
+        stretch: of how much the ratio of the longest to the shortest axis is above ``max_ratio`` (Xie et al. 2024,
+            PhysGaussian; splatfacto takes 0.1): against needles.
+        max_ratio: ratio of axes that costs nothing.
+
+    Raises:
+        ValueError: on a weight that is negative or not finite, or a ratio below 1.
+    """
+
+    opacity: float = 0.0
+    scale: float = 0.0
+    stretch: float = 0.0
+    max_ratio: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, weight in dataclasses.asdict(self).items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"Regularizers {name} must be 0 or more and finite, got {weight}.")
+        if self.max_ratio < 1:
+            raise ValueError(f"Regularizers max_ratio must be at least 1, got {self.max_ratio}.")
+
+    def __call__(self, params: Params, alive: Bool[Array, " n"]) -> Float[Array, ""]:
+        """The weighted sum.
+
+        Args:
+            params: of the Gaussians, by name.
+            alive: rows that exist, [N].
+        """
+        # A row that cannot be drawn may hold anything, and its derivative must not become NaN.
+        params = {name: jnp.where(jnp.isfinite(params[name]), params[name], 0) for name in _USED}
+        total = jnp.zeros(())
+        if self.opacity:
+            total += self.opacity * _mean(jax.nn.sigmoid(params["logit_opacities"]), alive)
+        if self.scale:
+            total += self.scale * _mean(jnp.exp(params["log_scales"]).mean(axis=1), alive)
+        if self.stretch:
+            log_ratio = params["log_scales"].max(axis=1) - params["log_scales"].min(axis=1)
+            ratio = jnp.exp(jnp.where(alive, log_ratio, 0))
+            total += self.stretch * _mean(jnp.maximum(ratio, self.max_ratio) - self.max_ratio, alive)
+        return total
+
+
+def _mean(values: Float[Array, " n"], alive: Bool[Array, " n"]) -> Float[Array, ""]:
+    return jnp.where(alive, values, 0).sum() / jnp.maximum(alive.sum(), 1)

@@ -1,0 +1,176 @@
+"""Regularizers, coarse to fine, batches of views, antialiasing: each does what it says."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import make_gaussians
+
+import splax
+from splax.training.optimizers import make_optimizer
+from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return splax.make_demo_scene(num_train=6, num_test=2, width=64, height=48)
+
+
+def make_trainer(scene, *, steps, num=200, capacity=8192, antialiased=False, **config):
+    gaussians = splax.Gaussians.random(num, extent=2, center=scene.center, sh_degree=0, rngs=nnx.Rngs(0))
+    model = splax.SplatModel(
+        gaussians, splax.TileRasterizer(8, isect_capacity=capacity, antialiased=antialiased)
+    )
+    config = splax.TrainConfig(steps=steps, progress=False, **config)
+    return splax.Trainer(model, scene, config, strategy=splax.Strategy())
+
+
+# --- regularizers --------------------------------------------------------------------------------------
+
+
+def test_regularizers_are_means_over_the_living():
+    params = {name: jnp.asarray(value) for name, value in make_gaussians(4).items()}
+    alive = jnp.array([True, True, True, False])
+    params["log_scales"] = params["log_scales"].at[1].set(jnp.log(jnp.array([0.01, 0.1, 0.5])))
+    scales = np.exp(np.asarray(params["log_scales"][:3]))
+    opacities = 1 / (1 + np.exp(-np.asarray(params["logit_opacities"][:3])))
+    ratios = scales.max(axis=1) / scales.min(axis=1)
+    expected = 0.1 * opacities.mean() + 0.2 * scales.mean() + 0.3 * np.maximum(ratios - 10, 0).mean()
+    assert ratios[1] > 10
+    regularizers = splax.Regularizers(opacity=0.1, scale=0.2, stretch=0.3)
+    assert regularizers(params, alive) == pytest.approx(expected, rel=1e-5)
+    assert splax.Regularizers()(params, alive) == 0
+
+
+def test_rows_that_cannot_be_drawn_have_no_part_in_the_gradient():
+    params = {name: jnp.asarray(value) for name, value in make_gaussians(3).items()}
+    params["log_scales"] = params["log_scales"].at[2].set(jnp.array([np.nan, np.inf, 500.0]))
+    regularizers = splax.Regularizers(opacity=0.1, scale=0.2, stretch=0.3)
+    for gradient in jax.tree.leaves(jax.grad(regularizers)(params, jnp.array([True, True, False]))):
+        assert jnp.isfinite(gradient).all()
+        np.testing.assert_array_equal(gradient[2], 0)
+
+
+def test_regularizers_shrink_and_fade_gaussians(scene):
+    def mean_size_and_opacity(**weights):
+        trainer = make_trainer(scene, steps=60, regularizers=splax.Regularizers(**weights))
+        gaussians = trainer.fit().gaussians
+        return float(gaussians.scales.mean()), float(gaussians.opacities.mean())
+
+    plain = mean_size_and_opacity()
+    assert mean_size_and_opacity(scale=1.0)[0] < 0.95 * plain[0]
+    assert mean_size_and_opacity(opacity=1.0)[1] < 0.95 * plain[1]
+
+
+@pytest.mark.parametrize("wrong", [{"opacity": -1.0}, {"scale": np.inf}, {"max_ratio": 0.5}])
+def test_unfit_weights_are_refused(wrong):
+    with pytest.raises(ValueError, match="Regularizers"):
+        splax.Regularizers(**wrong)
+
+
+# --- coarse to fine ------------------------------------------------------------------------------------
+
+
+def test_the_resolution_doubles_every_so_often():
+    schedule = splax.CoarseToFine(halvings=2, every=10)
+    assert [schedule.factor(step) for step in (0, 9, 10, 19, 20, 500)] == [4, 4, 2, 2, 1, 1]
+    assert [schedule.next_change(step) for step in (0, 9, 10, 19, 20)] == [10, 10, 20, 20, None]
+    assert splax.CoarseToFine().factor(0) == 1
+    with pytest.raises(ValueError, match="halvings"):
+        splax.CoarseToFine(halvings=-1)
+
+
+def test_a_small_image_shows_what_the_camera_of_the_large_one_saw():
+    camera = splax.Camera.look_at([0, -3, 1], [0, 0, 0], fov_x=0.9, width=42, height=31)
+    small = shrink_camera(camera, 4)
+    assert (small.width, small.height) == (10, 7)
+    point = np.array([0.2, 0.1, -0.1, 1])
+    pixel, small_pixel = ((np.asarray(c.K) @ (np.asarray(c.viewmat) @ point)[:3]) for c in (camera, small))
+    np.testing.assert_allclose(small_pixel[:2] / small_pixel[2], pixel[:2] / pixel[2] / 4, rtol=1e-5)
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(31, 42, 3)), jnp.float32)
+    np.testing.assert_allclose(shrink_image(image, 4)[1, 2], image[4:8, 8:12].mean(axis=(0, 1)), rtol=1e-5)
+    mask = jnp.ones((31, 42), bool).at[5, 9].set(False).at[30, 41].set(False)
+    assert (~shrink_mask(mask, 4)).sum() == 1
+    assert not shrink_mask(mask, 4)[1, 2]
+
+
+def test_training_goes_through_all_resolutions(scene):
+    trainer = make_trainer(scene, steps=30, resolution=splax.CoarseToFine(halvings=2, every=10))
+    sizes = []
+    call = trainer._call
+
+    def spy(photos, rows, downscale):
+        sizes.append(downscale)
+        return call(photos, rows, downscale)
+
+    trainer._call = spy
+    trainer.fit()
+    assert trainer.step == 30
+    assert sorted(set(sizes), reverse=True) == [4, 2, 1]
+    assert trainer.evaluate()["views"] == 2
+
+
+# --- batches -------------------------------------------------------------------------------------------
+
+
+def test_an_update_has_the_mean_gradient_of_its_views():
+    """Adam's first update is the rate in the direction of the gradient's sign, times the root of the batch."""
+    tx = make_optimizer(extent=1.0, steps=100, batch_size=4)
+    params = {"gaussians": {"means": jnp.zeros((3, 3))}}
+    state = tx.init(params)
+    gradients = np.random.default_rng(0).normal(size=(4, 3, 3))
+    updates: Any = None
+    for step, gradient in enumerate(gradients):
+        updates, state = tx.update(
+            {"gaussians": {"means": jnp.asarray(gradient, jnp.float32)}}, state, params
+        )
+        if step < 3:
+            np.testing.assert_array_equal(updates["gaussians"]["means"], 0)
+    expected = -np.sign(gradients.mean(axis=0)) * 1.6e-4 * 2
+    np.testing.assert_allclose(updates["gaussians"]["means"], expected, rtol=1e-3)
+
+
+def test_the_rate_has_decayed_at_the_end_of_a_run_in_batches():
+    tx = make_optimizer(extent=1.0, steps=40, batch_size=4)
+    params = {"gaussians": {"means": jnp.zeros((1, 3))}}
+    state, sizes = tx.init(params), []
+    updates: Any = None
+    for _ in range(44):
+        updates, state = tx.update({"gaussians": {"means": jnp.ones((1, 3))}}, state, params)
+        sizes.append(float(jnp.abs(updates["gaussians"]["means"]).max()))
+    assert sizes[43] == pytest.approx(0.01 * sizes[3], rel=0.05)
+
+
+def test_gaussians_are_born_in_the_middle_of_a_batch(scene):
+    strategy = splax.DefaultStrategy(grow_grad2d=1e-7, refine_start=0, refine_every=5, max_gaussians=300)
+    trainer = make_trainer(scene, steps=14, batch_size=4)
+    trainer = splax.Trainer(trainer.model, scene, trainer.config, strategy=strategy)
+    model = trainer.fit()
+    assert int(model.gaussians.num_alive) == 300
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param))))
+
+
+def test_unfit_batches_are_refused():
+    with pytest.raises(ValueError, match="batch_size"):
+        splax.TrainConfig(steps=10, batch_size=11)
+    with pytest.raises(ValueError, match="batch_size"):
+        make_optimizer(extent=1.0, steps=10, batch_size=0)
+
+
+# --- antialiasing --------------------------------------------------------------------------------------
+
+
+def test_an_antialiased_splat_keeps_its_brightness_when_seen_from_afar(scene):
+    """The mean of a picture is that of the picture at a quarter of the size, unlike without."""
+    gaussians = splax.Gaussians.random(400, extent=1, center=scene.center, sh_degree=0, rngs=nnx.Rngs(0))
+    gaussians.log_scales[...] -= 2.5  # far below a pixel
+    camera = scene.train[0].camera
+    errors = {}
+    for antialiased in (False, True):
+        rasterizer = splax.TileRasterizer(8, antialiased=antialiased)
+        means = [float(rasterizer(gaussians, c).image.mean()) for c in (camera, shrink_camera(camera, 4))]
+        errors[antialiased] = abs(means[1] / means[0] - 1)
+    assert errors[True] < 0.2 * errors[False]
