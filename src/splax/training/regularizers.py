@@ -51,7 +51,7 @@ class Regularizers:
             alive: rows that exist, [N].
         """
         # A row that cannot be drawn may hold anything, and its derivative must not become NaN.
-        params = {name: jnp.where(jnp.isfinite(params[name]), params[name], 0) for name in _USED}
+        params = {name: _living(params[name], alive) for name in _USED}
         total = jnp.zeros(())
         if self.opacity:
             total += self.opacity * _mean(jax.nn.sigmoid(params["logit_opacities"]), alive)
@@ -59,9 +59,13 @@ class Regularizers:
             total += self.scale * _mean(jnp.exp(params["log_scales"]).mean(axis=1), alive)
         if self.stretch:
             log_ratio = params["log_scales"].max(axis=1) - params["log_scales"].min(axis=1)
-            ratio = jnp.exp(jnp.where(alive, log_ratio, 0))
-            total += self.stretch * _mean(jnp.maximum(ratio, self.max_ratio) - self.max_ratio, alive)
+            total += self.stretch * _mean(jnp.maximum(jnp.exp(log_ratio), self.max_ratio) - self.max_ratio, alive)
         return total
+
+
+def _living(values: Float[Array, "n *c"], alive: Bool[Array, " n"]) -> Float[Array, "n *c"]:
+    rows = alive.reshape(-1, *[1] * (values.ndim - 1))
+    return jnp.where(rows & jnp.isfinite(values), values, 0)
 
 
 def _mean(values: Float[Array, " n"], alive: Bool[Array, " n"]) -> Float[Array, ""]:
