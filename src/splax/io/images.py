@@ -3,7 +3,7 @@
 import itertools
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,30 @@ def side_by_side(truth: ArrayLike, render: ArrayLike) -> UInt8[np.ndarray, "h w2
     colored = cv2.applyColorMap(to_uint8(error / ERROR_RANGE), cv2.COLORMAP_INFERNO)[..., ::-1]
     gap = np.full((len(error), _SEPARATOR, 3), 255, np.uint8)
     return np.concatenate([images[0], gap, images[1], gap, colored], axis=1)
+
+
+def contact_sheet(pictures: Sequence[ArrayLike], width: int = 1200) -> UInt8[np.ndarray, "h w 3"]:
+    """Pictures one below the other, all as wide.
+
+    Args:
+        pictures: [H, W, 3] each, of any sizes, float in [0, 1] or uint8; at least one.
+        width: most pixels of a row; narrower pictures are not made larger than the widest one.
+
+    Raises:
+        ValueError: on no picture.
+    """
+    import cv2
+
+    images = [to_uint8(picture) for picture in pictures]
+    if not images:
+        raise ValueError("contact_sheet needs at least one picture.")
+    width = min(width, max(image.shape[1] for image in images))
+    gap = np.full((_SEPARATOR, width, 3), 255, np.uint8)
+    rows: list[np.ndarray] = []
+    for image in images:
+        height = max(1, round(image.shape[0] * width / image.shape[1]))
+        rows += [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), gap]
+    return np.concatenate(rows[:-1])
 
 
 def save_curve(path: str | os.PathLike[str], x: ArrayLike, y: ArrayLike, **options: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,69 @@ from splax.cameras import Camera
 from splax.data.scene import View
 from splax.metrics import psnr, ssim
 from splax.model import SplatModel
+from splax.perceptual import Network, lpips
 from splax.training.targets import on_background
+
+_NETWORKS = {"alex": "AlexNet", "vgg": "VGG16"}
+
+
+class ViewScores(NamedTuple):
+    """How well a rendering agrees with its photo.
+
+    Attributes:
+        view: which.
+        psnr: in dB.
+        ssim: in [-1, 1].
+        image: the rendering, [H, W, 3] in [0, 1].
+        lpips: by network; those that were asked for.
+    """
+
+    view: View
+    psnr: float
+    ssim: float
+    image: Float[np.ndarray, "h w 3"]
+    lpips: dict[str, float]
+
+    def numbers(self) -> dict[str, float]:
+        """The scores by name: ``psnr``, ``ssim``, ``lpips_alex``, ``lpips_vgg``."""
+        return {
+            "psnr": self.psnr,
+            "ssim": self.ssim,
+            **{f"lpips_{network}": value for network, value in self.lpips.items()},
+        }
+
+
+def mean_scores(scores: Sequence[dict[str, Any]], networks: Sequence[Network] = ()) -> dict[str, Any]:
+    """Means over views of :meth:`ViewScores.numbers`, and ``views``, how many; None where there is no view."""
+    names = ["psnr", "ssim", *(f"lpips_{network}" for network in networks)]
+    means = {name: float(np.mean([one[name] for one in scores])) if scores else None for name in names}
+    return {**means, "views": len(scores)}
+
+
+def scores_line(scores: dict[str, Any]) -> str:
+    """Mean scores for people."""
+    if not scores["views"]:
+        return "No view was held out, so there is no score."
+    parts = [f"PSNR {scores['psnr']:.2f} dB", f"SSIM {scores['ssim']:.4f}"]
+    parts += [
+        f"LPIPS ({name}) {scores[key]:.4f}"
+        for key, name in ((f"lpips_{network}", name) for network, name in _NETWORKS.items())
+        if key in scores
+    ]
+    return f"Mean of {scores['views']} held-out views: " + ", ".join(parts)
+
+
+def protocol(networks: Sequence[Network] = ()) -> dict[str, str]:
+    """How scores are computed, for people: what belongs beside a number."""
+    return {
+        "images": "rendering clamped to [0, 1], not rounded, against the 8-bit photo / 255",
+        "color_space": "as stored in the photo (sRGB)",
+        "crop": "none",
+        "mask": "masked pixels are left out of PSNR, windows that hold one out of SSIM; LPIPS sees black there",
+        "mean": "of the scores of the views",
+        "ssim": "Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, no padding, mean over RGB",
+        **{f"lpips_{network}": f"version 0.1, {_NETWORKS[network]}" for network in networks},
+    }
 
 
 def evaluate_views(
@@ -23,7 +86,8 @@ def evaluate_views(
     old: Float[Array, " 3"],
     background: Float[Array, " 3"],
     correct: Callable[[Camera], Camera] = lambda camera: camera,
-) -> Iterator[tuple[View, float, float, Float[np.ndarray, "h w 3"]]]:
+    networks: Sequence[Network] = (),
+) -> Iterator[ViewScores]:
     """Renders views and compares them with their photos; the protocol is that of ``Trainer.evaluate_views``.
 
     Args:
@@ -32,10 +96,10 @@ def evaluate_views(
         old: what the photos were composited on, RGB.
         background: what they are compared on, RGB.
         correct: what to do to each camera first.
+        networks: of LPIPS.
 
     Yields:
-        The view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1]. A photo that cannot be
-        decoded is left out, with a warning.
+        The scores of each view. A photo that cannot be decoded is left out, with a warning.
     """
     for view in views:
         try:
@@ -48,4 +112,11 @@ def evaluate_views(
         alpha = jnp.asarray(view.alpha) if view.has_alpha and view.alpha is not None else None
         target = on_background(target, alpha, old, background)
         mask = jnp.asarray(view.mask) if view.has_mask else None
-        yield view, float(psnr(image, target, mask)), float(ssim(image, target, mask)), np.asarray(image)
+        shown = (image, target) if mask is None else (image * mask[..., None], target * mask[..., None])
+        yield ViewScores(
+            view,
+            float(psnr(image, target, mask)),
+            float(ssim(image, target, mask)),
+            np.asarray(image),
+            {network: float(lpips(*shown, network=network)) for network in networks},
+        )

@@ -59,11 +59,13 @@ class Regularizers:
             total += self.scale * _mean(jnp.exp(params["log_scales"]).mean(axis=1), alive)
         if self.stretch:
             log_ratio = params["log_scales"].max(axis=1) - params["log_scales"].min(axis=1)
-            total += self.stretch * _mean(jnp.maximum(jnp.exp(log_ratio), self.max_ratio) - self.max_ratio, alive)
+            total += self.stretch * _mean(
+                jnp.maximum(jnp.exp(log_ratio), self.max_ratio) - self.max_ratio, alive
+            )
         return total
 
 
-def _living(values: Float[Array, "n *c"], alive: Bool[Array, " n"]) -> Float[Array, "n *c"]:
+def _living(values: Float[Array, n * c], alive: Bool[Array, " n"]) -> Float[Array, n * c]:
     rows = alive.reshape(-1, *[1] * (values.ndim - 1))
     return jnp.where(rows & jnp.isfinite(values), values, 0)
 

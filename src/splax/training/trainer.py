@@ -25,12 +25,13 @@ from splax.corrections.base import Corrections
 from splax.data.scene import Scene, View
 from splax.losses import photometric_loss
 from splax.model import SplatModel
+from splax.perceptual import Network
 from splax.rasterizer import RenderOutput
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
-from splax.training.evaluation import evaluate_views
+from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
 from splax.training.feed import PhotoFeed
 from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
@@ -193,29 +194,33 @@ class Trainer:
                 self._give_model()
         return self.model
 
-    def evaluate(self, views: Sequence[View] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, views: Sequence[View] | None = None, *, networks: Sequence[Network] = ()
+    ) -> dict[str, Any]:
         """Mean quality over views, by default those held out.
 
+        Args:
+            views: which.
+            networks: of LPIPS, ``"alex"`` or ``"vgg"``; see :func:`splax.lpips`.
+
         Returns:
-            ``{"psnr": dB, "ssim": in [-1, 1], "views": how many}``; see :meth:`evaluate_views`. Without any
-            view both means are None.
+            ``{"psnr": dB, "ssim": in [-1, 1], "views": how many}``, and ``"lpips_alex"`` or ``"lpips_vgg"``; see
+            :meth:`evaluate_views`. Without any view the means are None.
         """
-        scores = [(view_psnr, view_ssim) for _, view_psnr, view_ssim, _ in self.evaluate_views(views)]
-        if not scores:
-            return {"psnr": None, "ssim": None, "views": 0}
-        mean_psnr, mean_ssim = np.mean(scores, axis=0)
-        return {"psnr": float(mean_psnr), "ssim": float(mean_ssim), "views": len(scores)}
+        scores = [one.numbers() for one in self.evaluate_views(views, networks=networks)]
+        return mean_scores(scores, networks)
 
     def evaluate_views(
-        self, views: Sequence[View] | None = None
-    ) -> Iterator[tuple[View, float, float, Float[np.ndarray, "h w 3"]]]:
+        self, views: Sequence[View] | None = None, *, networks: Sequence[Network] = ()
+    ) -> Iterator[ViewScores]:
         """Renders views, by default those held out, and compares them with their photos.
 
         Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels but masked ones; SSIM
-        with an 11x11 Gaussian window, sigma 1.5, no padding, over windows without masked pixels.
+        with an 11x11 Gaussian window, sigma 1.5, no padding, over windows without masked pixels; LPIPS with
+        masked pixels black.
 
         Returns:
-            An iterator of each view, its PSNR in dB, its SSIM, and the rendering, [H, W, 3] in [0, 1].
+            An iterator of the scores of each view, and its rendering.
         """
         views = self.scene.test if views is None else views
         learned = self._state.corrections.params
@@ -225,6 +230,7 @@ class Trainer:
             old=self._scene_background,
             background=self._background,
             correct=lambda camera: self._corrections.camera(learned, None, camera),
+            networks=networks,
         )
 
     # --- the host's side -----------------------------------------------------------------------------------
