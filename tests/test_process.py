@@ -239,6 +239,12 @@ def fit_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return a @ (u @ flip @ vt).T * (s @ np.diag(flip)) / (a**2).sum() + target.mean(0)
 
 
+def camera_errors(found: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Distances of camera centres after the best similarity, relative to how far they are from their middle."""
+    spread = np.linalg.norm(known - known.mean(0), axis=1).mean()
+    return np.linalg.norm(fit_similarity(found, known) - known, axis=1) / spread
+
+
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_cameras_of_a_video_of_real_photos(real_data, tmp_path):
@@ -257,12 +263,28 @@ def test_cameras_of_a_video_of_real_photos(real_data, tmp_path):
     names = [f"frame_{index:06d}.jpg" for index in range(1, 20, 2)]
     found = np.stack([centers(scene)[name] for name in names])
     target = np.stack([centers(known)[path.name] for path in paths])
-    error = np.linalg.norm(fit_similarity(found, target) - target, axis=1)
-    spread = np.linalg.norm(target - target.mean(0), axis=1).mean()
-    assert error.max() < 0.03 * spread
+    assert camera_errors(found, target).max() < 0.03
     # Photos at a quarter of the size: so is the focal length.
     focal = np.asarray(scene.train[0].camera.K)[0, 0]
     assert focal == pytest.approx(np.asarray(known.train[0].camera.K)[0, 0], rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_cameras_of_photos_of_several_sizes(real_data, tmp_path):
+    """Each has a camera of its own."""
+    pytest.importorskip("pycolmap")
+    report = make_dataset(
+        real_data / "king", tmp_path / "data"
+    )  # its images/ folder: the model is not looked at
+    assert report.num_photos == 23
+    assert report.model.num_images >= 20 and report.model.num_points > 1400 and report.model.error < 0.6
+    found, known = (
+        centers(load_dataset(path, test_every=0)) for path in (tmp_path / "data", real_data / "king")
+    )
+    names = sorted(found)
+    errors = camera_errors(*(np.stack([each[name] for name in names]) for each in (found, known)))
+    assert np.median(errors) < 0.02
 
 
 @pytest.mark.realdata

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
 from tqdm import tqdm
 
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def run_with_bar(
         try:
             while thread.is_alive():
                 thread.join(_POLL_SECONDS)
-                shown.update(max(0, done() - shown.n))
+                shown.update(max(0, min(done(), total or sys.maxsize) - shown.n))
         except KeyboardInterrupt:
             cancel()
             thread.join()

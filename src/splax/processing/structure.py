@@ -126,7 +126,8 @@ def _extract(
     token: Any,
 ) -> None:
     reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = "OPENCV"
+    # A photo alone does not decide as many numbers as all photos of a camera do.
+    reader.camera_model = "OPENCV" if one_camera else "SIMPLE_RADIAL"
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.max_image_size = max_size
     extraction.sift.max_num_features = _MAX_FEATURES
@@ -182,10 +183,10 @@ def _map(
 
 def _count(database: Path, table: str) -> int:
     """Rows of a table that COLMAP may be writing to; 0 if that cannot be told now."""
+    # Immutable: without any lock, for which COLMAP does not wait but dies. What is read may make no sense.
+    uri = f"{database.absolute().as_uri()}?immutable=1"
     try:
-        with closing(
-            sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=0.1)
-        ) as reader:
+        with closing(sqlite3.connect(uri, uri=True)) as reader:
             return int(reader.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
     except sqlite3.Error:
         return 0
