@@ -21,7 +21,15 @@ from splax.run_folder import RunFolder, picture_name
 
 WIDTH, HEIGHT, STEPS = 32, 24, 20
 FAST = ["--steps", str(STEPS), "--num-gaussians", "150", "--sh-degree", "1"]
-FILES = {"config.json", "metrics.json", "point_cloud.ply", "eval", "loss.png", "train.log.jsonl"}
+FILES = {
+    "contact_sheet.png",
+    "config.json",
+    "metrics.json",
+    "point_cloud.ply",
+    "eval",
+    "loss.png",
+    "train.log.jsonl",
+}
 
 
 def run(*arguments: object) -> int:

@@ -1,5 +1,6 @@
-"""Regularizers, coarse to fine, batches of views, antialiasing: each does what it says."""
+"""Regularizers, coarse to fine, batches of views, antialiasing, depth: each does what it says."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from flax import nnx
 from helpers import make_gaussians
 
 import splax
+from splax.io.images import to_uint8
+from splax.training.depth_loss import disparity_loss, shrink_depth
 from splax.training.optimizers import make_optimizer
 from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
 
@@ -174,3 +177,64 @@ def test_an_antialiased_splat_keeps_its_brightness_when_seen_from_afar(scene):
         means = [float(rasterizer(gaussians, c).image.mean()) for c in (camera, shrink_camera(camera, 4))]
         errors[antialiased] = abs(means[1] / means[0] - 1)
     assert errors[True] < 0.2 * errors[False]
+
+
+# --- depth ---------------------------------------------------------------------------------------------
+
+
+def output_of(alpha, accumulated_depth):
+    none = jnp.zeros((1, 2))
+    return splax.RenderOutput(
+        jnp.zeros((*alpha.shape, 3)), alpha, accumulated_depth, none, none, jnp.asarray(0), jnp.asarray(1)
+    )
+
+
+def test_the_depth_loss_is_over_known_pixels_in_inverse_extents():
+    alpha = jnp.array([[0.5, 1.0, 0.0, 0.9]])
+    output = output_of(alpha, alpha * jnp.array([[2.0, 4.0, 3.0, 1.0]]))
+    depth = jnp.array([[1.0, 4.0, 2.0, 0.0]])
+    # |1/2 - 1|, |1/4 - 1/4|, and nothing drawn where 1/2 should be.
+    assert disparity_loss(output, depth, 3.0) == pytest.approx(3 * (0.5 + 0 + 0.5) / 3)
+    assert disparity_loss(output, depth, 3.0, jnp.array([[True, True, False, True]])) == pytest.approx(0.75)
+    assert disparity_loss(output, jnp.zeros((1, 4)), 3.0) == 0
+    gradients = jax.grad(
+        lambda alpha, sums: disparity_loss(output_of(alpha, sums), depth, 3.0), argnums=(0, 1)
+    )(alpha, output.accumulated_depth)
+    assert all(jnp.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_a_small_depth_image_mixes_no_depths():
+    depth = jnp.arange(35.0).reshape(5, 7)
+    np.testing.assert_array_equal(shrink_depth(depth, 2), [[8, 10, 12], [22, 24, 26]])
+    np.testing.assert_array_equal(shrink_depth(depth, 1), depth)
+
+
+def test_depth_makes_geometry_better(scene):
+    """Depth that the training views know, checked in views held out."""
+    truth = splax.Gaussians.random(150, extent=1, center=scene.center, sh_degree=0, rngs=nnx.Rngs(5))
+    truth.logit_opacities[...] += 6
+    draw = splax.TileRasterizer(8)
+
+    def seen(view):
+        output = draw(truth, view.camera)
+        depth = jnp.where(output.alpha > 0.9, output.depth, 0)
+        return dataclasses.replace(view, image=to_uint8(output.image), depth=np.asarray(depth))
+
+    deep = dataclasses.replace(
+        scene, train=[seen(view) for view in scene.train], test=[seen(view) for view in scene.test]
+    )
+
+    def error(**config):
+        trainer = make_trainer(deep, steps=150, capacity=16384, **config)
+        model = trainer.fit()
+        outputs = [(model(view.camera), jnp.asarray(view.depth)) for view in deep.test]
+        return float(np.mean([disparity_loss(output, depth, scene.extent) for output, depth in outputs]))
+
+    assert error(depth_weight=0.5) < 0.8 * error()
+
+
+def test_depth_that_is_not_there_is_refused(scene):
+    with pytest.raises(ValueError, match="no training view has a depth"):
+        make_trainer(scene, steps=1, depth_weight=0.1)
+    with pytest.raises(ValueError, match="depth_weight"):
+        splax.TrainConfig(depth_weight=-1.0)

@@ -227,6 +227,7 @@ def _recipe(options: Train | Demo) -> dict[str, Any]:
         "corrections": tuple(correction() for correction, wanted in corrections.items() if wanted),
         "regularizers": Regularizers(options.opacity_weight, options.scale_weight, options.stretch_weight),
         "resolution": CoarseToFine(options.halvings, options.halvings_every),
+        "depth_weight": options.depth_weight,
         "batch_size": options.batch_size,
     }
 

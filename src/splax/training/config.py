@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from splax.corrections.base import Correction
@@ -28,6 +29,8 @@ class TrainConfig:
             :mod:`splax.corrections`.
         regularizers: terms of the loss that look at the Gaussians alone.
         resolution: small photos first; by default all steps compare whole photos.
+        depth_weight: of the error of inverse depth, where views have depth (``View.depth``); 0: not used. gsplat
+            takes 0.01.
         batch_size: views whose mean gradient makes one update of the model. A step shows one view all the same,
             so there is an update every ``batch_size`` steps; Adam's rates grow with the square root.
         seed: of the order of views and of densification.
@@ -48,6 +51,7 @@ class TrainConfig:
     corrections: tuple[Correction, ...] = ()
     regularizers: Regularizers = dataclasses.field(default_factory=Regularizers)
     resolution: CoarseToFine = dataclasses.field(default_factory=CoarseToFine)
+    depth_weight: float = 0.0
     batch_size: int = 1
     seed: int = 0
     photo_bytes: int | None = None
@@ -57,6 +61,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"TrainConfig steps must be at least 1, got {self.steps}.")
+        if not 0 <= self.depth_weight < math.inf:
+            raise ValueError(
+                f"TrainConfig depth_weight must be 0 or more and finite, got {self.depth_weight}."
+            )
         if not 1 <= self.batch_size <= self.steps:
             raise ValueError(f"TrainConfig batch_size must lie in [1, steps], got {self.batch_size}.")
         if not 0 <= self.ssim_weight <= 1:

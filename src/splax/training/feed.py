@@ -41,6 +41,7 @@ class PhotoFeed:
         views: the training views. One that cannot be decoded is replaced by the next of its group.
         seed: of their order.
         limit: bytes of device memory for photos; None for a share of what is free.
+        depths: whether depth images are brought along.
 
     Attributes:
         cameras: those of all views, [V], as if of the size of the largest.
@@ -49,7 +50,9 @@ class PhotoFeed:
         unreadable: what is wrong with views that cannot be decoded, by name; grows while training.
     """
 
-    def __init__(self, views: Sequence[View], *, seed: int, limit: int | None = None) -> None:
+    def __init__(
+        self, views: Sequence[View], *, seed: int, limit: int | None = None, depths: bool = False
+    ) -> None:
         limit = free_bytes() if limit is None else limit
         self.groups = group_views([(view.camera.width, view.camera.height) for view in views])
         self.cameras = _stack([view.camera for view in views])
@@ -58,7 +61,7 @@ class PhotoFeed:
         # One thread that prepares what comes next, and those that decode for it.
         self._background = ThreadPoolExecutor(1, "splax-feed")
         decoders = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "splax-decode")
-        self._loaders = [_Loader(views, group, self.unreadable, decoders) for group in self.groups]
+        self._loaders = [_Loader(views, group, self.unreadable, decoders, depths) for group in self.groups]
         self.streams = sum(loader.num_bytes * len(loader.group.views) for loader in self._loaders) > limit
         self._max_rows = [
             int(np.clip(min(MAX_LOAD, limit // 2) // loader.num_bytes, 1, MAX_ROWS))
@@ -138,13 +141,16 @@ class _Loader:
         group: Group,
         unreadable: dict[str, str],
         decoders: ThreadPoolExecutor,
+        depths: bool,
     ) -> None:
         mine = [views[index] for index in group.views]
         sizes = {(view.camera.width, view.camera.height) for view in mine}
         self.group = group
         self.has_masks = len(sizes) > 1 or any(view.has_mask for view in mine)
         self.has_alphas = any(view.has_alpha for view in mine)
-        self.num_bytes = group.width * group.height * (3 + self.has_masks + self.has_alphas)
+        self.has_depths = depths and any(view.has_depth for view in mine)
+        bytes_each = 3 + self.has_masks + self.has_alphas + 4 * self.has_depths
+        self.num_bytes = group.width * group.height * bytes_each
         self._views, self._unreadable, self._decoders = views, unreadable, decoders
 
     def load(self, views: Int[np.ndarray, " n"], num_rows: int) -> Photos:
@@ -153,16 +159,19 @@ class _Loader:
         images = np.zeros((*shape, 3), np.uint8)
         masks = np.zeros(shape, bool) if self.has_masks else None
         alphas = np.full(shape, 255, np.uint8) if self.has_alphas else None
+        depths = np.zeros(shape, np.float32) if self.has_depths else None
         shown = np.zeros(num_rows, np.int32)
 
         def fill(row: int) -> None:
-            shown[row], image, mask, alpha = self._decode(int(views[row]))
+            shown[row], image, mask, alpha, depth = self._decode(int(views[row]))
             part = np.s_[row, : image.shape[0], : image.shape[1]]
             images[part] = image
             if masks is not None:
                 masks[part] = True if mask is None else mask
             if alphas is not None and alpha is not None:
                 alphas[part] = alpha
+            if depths is not None and depth is not None:
+                depths[part] = depth
 
         for _ in self._decoders.map(fill, range(len(views))):
             pass
@@ -173,6 +182,7 @@ class _Loader:
             jnp.asarray(images),
             None if masks is None else jnp.asarray(masks),
             None if alphas is None else jnp.asarray(alphas),
+            None if depths is None else jnp.asarray(depths),
         )
         return Photos(jnp.asarray(shown), cameras, targets)
 
@@ -191,8 +201,10 @@ class _Loader:
         assert photos is not None
         return photos
 
-    def _decode(self, index: int) -> tuple[int, np.ndarray, np.ndarray | None, np.ndarray | None]:
-        """A view, its image, mask and alpha; those of the next of the group that can be decoded if it cannot."""
+    def _decode(
+        self, index: int
+    ) -> tuple[int, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+        """A view with its pixels; the next of the group that can be decoded if it cannot."""
         first = self.group.views.index(index)
         for candidate in self.group.views[first:] + self.group.views[:first]:
             view = self._views[candidate]
@@ -202,10 +214,11 @@ class _Loader:
                 image = view.image
                 mask = view.mask if view.has_mask else None
                 alpha = view.alpha if view.has_alpha else None
+                depth = view.depth if self.has_depths and view.has_depth else None
             except ValueError as error:
                 self._unreadable[view.name] = str(error)
                 continue
-            return candidate, image, mask, alpha
+            return candidate, image, mask, alpha, depth
         reason = self._unreadable[self._views[index].name]
         raise ValueError(f"No photo of {len(self.group.views)} can be read: {reason}")
 

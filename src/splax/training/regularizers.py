@@ -65,7 +65,7 @@ class Regularizers:
         return total
 
 
-def _living(values: Float[Array, n * c], alive: Bool[Array, " n"]) -> Float[Array, n * c]:
+def _living(values: Float[Array, "n ..."], alive: Bool[Array, " n"]) -> Float[Array, "n ..."]:
     rows = alive.reshape(-1, *[1] * (values.ndim - 1))
     return jnp.where(rows & jnp.isfinite(values), values, 0)
 

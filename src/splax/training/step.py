@@ -22,6 +22,7 @@ from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
 from splax.strategies.base import Sighting, Strategy
 from splax.training.config import TrainConfig
+from splax.training.depth_loss import disparity_loss, shrink_depth
 from splax.training.optimizers import GAUSSIANS
 from splax.training.progress import StepMetrics
 from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
@@ -48,6 +49,7 @@ class TrainStep:
         scene_background: what the photos were composited on, RGB.
         background: what they are composited on in training, unless it is random, RGB.
         first_sh_degree: bands of colour in use at the start.
+        extent: of the scene, world units.
         means_rate: learning rate of the means at each step, world units.
     """
 
@@ -60,6 +62,7 @@ class TrainStep:
     scene_background: Float[Array, " 3"]
     background: Float[Array, " 3"]
     first_sh_degree: int
+    extent: float
     means_rate: optax.Schedule
 
     def run(
@@ -107,7 +110,7 @@ class TrainStep:
         self, state: TrainState, photos: Photos, isect_capacity: int, downscale: int = 1
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made."""
-        view, camera, (photo, mask, alpha) = photos  # of one view
+        view, camera, (photo, mask, alpha, depth) = photos  # of one view
         background = self.background_at(state.step)
         target = photo.astype(jnp.float32) / 255
         target = on_background(target, alpha, self.scene_background, background)
@@ -126,6 +129,9 @@ class TrainStep:
             penalty = self.strategy.penalty(params[GAUSSIANS], state.alive)
             penalty += self.corrections.penalty(corrections)
             penalty += self.config.regularizers(params[GAUSSIANS], state.alive)
+            if depth is not None:
+                known = shrink_depth(depth, downscale)
+                penalty += self.config.depth_weight * disparity_loss(output, known, self.extent, mask)
             return self.loss(model, output, target) + penalty, output
 
         offset = jnp.zeros((state.capacity, 2), target.dtype)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from splax.cameras import Camera
 
@@ -14,11 +14,13 @@ class Targets(NamedTuple):
         images: uint8 RGB, [V, H, W, 3].
         masks: true where a pixel counts, [V, H, W]; None if all do.
         alphas: how opaque the photos are, uint8 [V, H, W]; None if all are opaque.
+        depths: camera-space z in world units, [V, H, W], 0 where unknown; None if it is not used.
     """
 
     images: UInt8[Array, "*views h w 3"]
     masks: Bool[Array, "*views h w"] | None
     alphas: UInt8[Array, "*views h w"] | None
+    depths: Float32[Array, "*views h w"] | None = None
 
 
 class Photos(NamedTuple):

@@ -82,7 +82,7 @@ class Trainer:
             optimizer: any optax transformation; Adam with a rate per Param if None.
 
         Raises:
-            ValueError: on a model of no Gaussian alive.
+            ValueError: on a model of no Gaussian alive, or depth that is to be used but that there is none of.
         """
         self.model = model
         self.scene = scene
@@ -97,7 +97,12 @@ class Trainer:
         self.history: list[Progress] = []
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
-        self._feed = PhotoFeed(scene.train, seed=self.config.seed, limit=self.config.photo_bytes)
+        self._feed = PhotoFeed(
+            scene.train,
+            seed=self.config.seed,
+            limit=self.config.photo_bytes,
+            depths=_uses_depth(model, scene, self.config),
+        )
         self._num_unreadable = 0
         self._corrections = Corrections(
             self.config.corrections, self._feed.cameras, steps=self.config.steps, extent=scene.extent
@@ -119,6 +124,7 @@ class Trainer:
             scene_background=self._scene_background,
             background=self._background,
             first_sh_degree=used_sh_degree(model.gaussians),
+            extent=scene.extent,
             means_rate=means_rate(self.config.learning_rates, scene.extent, self.config.steps),
         )
         self._run = jax.jit(
@@ -352,3 +358,19 @@ class Trainer:
             refresh=False,
         )
         bar.update(progress.step - bar.n)
+
+
+def _uses_depth(model: SplatModel, scene: Scene, config: TrainConfig) -> bool:
+    """Whether depth is part of the loss; refuses it where it cannot be."""
+    if not config.depth_weight:
+        return False
+    if not any(view.has_depth for view in scene.train):
+        raise ValueError(
+            f"depth_weight is {config.depth_weight}, but no training view has a depth image; set it to 0."
+        )
+    if not model.rasterizer.render_depth:
+        raise ValueError(
+            f"depth_weight is {config.depth_weight}, but the rasterizer renders no depth; make it with "
+            "render_depth=True."
+        )
+    return True
