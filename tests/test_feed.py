@@ -13,7 +13,7 @@ from test_trainer import DenseModel
 
 import splax
 from splax.data.photo_view import PixelCache, Pixels
-from splax.data.scene import View
+from splax.data.scene import View, describe_scene
 from splax.loader import load_dataset
 from splax.training import feed as feed_module
 from splax.training.feed import PhotoFeed
@@ -153,6 +153,7 @@ def test_a_dataset_that_fits_is_decoded_once(dataset, decodes):
 def test_a_dataset_that_does_not_fit_is_decoded_when_it_is_looked_at(dataset, decodes):
     photo = 24 * 16 * 3
     scene = load_dataset(dataset, test_every=0, cache_bytes=3 * photo)
+    describe_scene(scene)
     assert decodes == []
     for _ in range(2):
         for view, expected in zip(scene.train, make_views(20), strict=True):
@@ -176,6 +177,7 @@ def test_headers_decide_masks_alpha_and_size(tmp_path, decodes):
     views = load_dataset(folder, test_every=0, downscale=2, cache_bytes=0).train
     assert [view.has_alpha for view in views] == [False, True, False]
     assert [view.has_mask for view in views] == [False, False, True]
+    assert not any(view.has_depth for view in views)
     assert [(view.camera.width, view.camera.height) for view in views] == [(12, 8)] * 3
     assert decodes == []
     eager = load_dataset(folder, test_every=0, downscale=2).train

@@ -225,11 +225,12 @@ def describe_sizes(views: Sequence[View]) -> str:
 
 
 def _readable(views: Sequence[View]) -> list[View]:
-    """Those whose pixels can be had: of views on disk one knows only when they are decoded."""
+    """Those that can be looked into; of views on disk one may know only when they are decoded."""
     readable = []
     for view in views:
         with suppress(ValueError):
-            _ = view.image
+            if view.has_alpha or view.has_mask or view.has_depth:
+                _ = view.image
             readable.append(view)
     return readable
 
@@ -254,7 +255,7 @@ def _describe_masks(views: Sequence[View]) -> str:
 
 
 def _describe_depth(views: Sequence[View]) -> str:
-    depths = [depth for view in views if (depth := view.depth) is not None]
+    depths = [depth for view in views if view.has_depth and (depth := view.depth) is not None]
     known = np.concatenate([depth[depth > 0] for depth in depths]) if depths else np.empty(0)
     if not known.size:
         return "none"
