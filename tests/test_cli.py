@@ -20,7 +20,7 @@ from splax import cli, commands
 from splax.run_folder import RunFolder, picture_name
 
 WIDTH, HEIGHT, STEPS = 32, 24, 20
-FAST = ["--steps", str(STEPS), "--num-gaussians", "150", "--sh-degree", "1"]
+FAST = ["--steps", str(STEPS), "--num-gaussians", "150", "--sh-degree", "1", "--checkpoint-every", "0"]
 FILES = {
     "contact_sheet.png",
     "config.json",

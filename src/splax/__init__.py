@@ -44,9 +44,11 @@ if TYPE_CHECKING:
     from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
     from splax.strategies.mcmc import MCMCStrategy as MCMCStrategy
+    from splax.training.checkpoints import Checkpoints as Checkpoints
     from splax.training.config import TrainConfig as TrainConfig
     from splax.training.errors import NoGaussianError as NoGaussianError
     from splax.training.errors import NonFiniteError as NonFiniteError
+    from splax.training.memory import OutOfMemoryError as OutOfMemoryError
     from splax.training.optimizers import LearningRates as LearningRates
     from splax.training.progress import Progress as Progress
     from splax.training.regularizers import Regularizers as Regularizers
@@ -59,6 +61,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "BilateralGrid": "corrections.bilateral_grid",
     "Camera": "cameras",
+    "Checkpoints": "training.checkpoints",
     "CoarseToFine": "training.resolution",
     "Correction": "corrections.base",
     "DefaultStrategy": "strategies.default",
@@ -70,6 +73,7 @@ _MODULES = {
     "MonocularDepth": "initialization.monocular",
     "NoGaussianError": "training.errors",
     "NonFiniteError": "training.errors",
+    "OutOfMemoryError": "training.memory",
     "PlaneSweep": "initialization.plane_sweep",
     "PoseRefinement": "corrections.poses",
     "Progress": "training.progress",

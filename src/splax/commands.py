@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,25 +28,26 @@ from splax.io.events import EventLog
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Train
+from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Running, Train
 from splax.perceptual import Network, load_weights
 from splax.processing.dataset import make_dataset
 from splax.rasterizer import TileRasterizer
-from splax.run_folder import CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
+from splax.run_folder import CHECKPOINTS, CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
+from splax.saved_options import DEMO, check_unchanged, read_options, read_sh_degree, save_options
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
 from splax.strategies.mcmc import MCMCStrategy
+from splax.training.checkpoints import Checkpoints, can_save
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
 from splax.training.evaluation import scores_line
+from splax.training.memory import OutOfMemoryError
 from splax.training.progress import Progress
 from splax.training.regularizers import Regularizers
 from splax.training.resolution import CoarseToFine
 from splax.training.trainer import Trainer
 from splax.trajectories import orbit
 
-# Data of a run that trained on the built-in scene.
-DEMO = "demo"
 # What of a run's config names its scene, and the types that json gives it.
 _SCENE_OPTIONS = {
     "data": str,
@@ -59,11 +61,33 @@ _DEMO_EXTENT = 0.5
 
 
 def train(options: Train) -> int:
-    """Trains on posed photos and writes a run folder."""
+    """Trains on posed photos and writes a run folder, or goes on with one."""
+    if options.resume is not None:
+        return _resume(options, options.resume)
+    if options.data is None or options.out is None:
+        raise ValueError("splax train needs DATA and --out FOLDER, or --resume FOLDER alone; see --help.")
     folder = RunFolder.create(options.out, overwrite=options.overwrite)
+    _use_fixed_order(options.deterministic)
     scene = load_scene(dataclasses.asdict(options))
     _say(describe_scene(scene))
-    return _train(scene, folder, options, lambda: _start(scene, options))
+    return _train_anew(scene, folder, options, lambda: _start(scene, options))
+
+
+def _resume(options: Train, path: Path) -> int:
+    folder = RunFolder.reopen(path)
+    config = folder.read_config()
+    began = read_options(config, path / CONFIG)
+    check_unchanged(options, began)
+    running = {field.name: getattr(options, field.name) for field in dataclasses.fields(Running)}
+    began = dataclasses.replace(began, **running)
+    _use_fixed_order(isinstance(began, Train) and began.deterministic)
+    # Of any number and in any place: the checkpoint says where all of them are.
+    stand_in = Gaussians.random(1, sh_degree=read_sh_degree(config, path / CONFIG), rngs=nnx.Rngs(0))
+    trainer = _make_trainer(load_scene(save_options(began)), began, stand_in)
+    trainer.resume(Checkpoints(folder.path / CHECKPOINTS))
+    _say(f"Going on after {trainer.step:,} steps.")
+    folder.forget_scores_after(trainer.step)
+    return _train(trainer, folder, began)
 
 
 def demo(options: Demo) -> int:
@@ -71,7 +95,7 @@ def demo(options: Demo) -> int:
     folder = RunFolder.create(options.out, overwrite=_holds_demo(options.out))
     _say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
     scene = make_demo_scene()
-    return _train(scene, folder, options, lambda: _demo_start(scene, options))
+    return _train_anew(scene, folder, options, lambda: _demo_start(scene, options))
 
 
 def evaluate(options: Eval) -> int:
@@ -176,32 +200,37 @@ def load_scene(options: dict[str, Any]) -> Scene:
     )
 
 
-def _train(scene: Scene, folder: RunFolder, options: Train | Demo, make_start: Callable[[], Start]) -> int:
-    background = "random" if isinstance(options, Train) and options.random_background else None
-    config = TrainConfig(steps=options.steps, seed=options.seed, background=background, **_recipe(options))
-    strategy = _strategy(options)
-    tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
-    rasterizer = TileRasterizer(tile_size, antialiased=isinstance(options, Recipe) and options.antialiased)
+def _train_anew(
+    scene: Scene, folder: RunFolder, options: Train | Demo, make_start: Callable[[], Start]
+) -> int:
+    if isinstance(options, Train):
+        _check_networks(options.lpips)
     _say("Looking for where to start ...")
     start = make_start()
     _say(f"Start: {start.kind}, as {start.reason}.")
-    model = SplatModel(start.gaussians, rasterizer)
-    trainer = Trainer(model, scene, config, strategy=strategy)
+    trainer = _make_trainer(scene, options, start.gaussians)
+    begun = {"start": start.describe(), "stored_sh_degree": start.gaussians.sh_degree}
+    folder.begin(save_options(options) | begun)
+    return _train(trainer, folder, options)
+
+
+def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
+    checkpoints = _checkpoints(folder, options)
     scored = options if isinstance(options, Train) else None
     networks = scored.lpips if scored else ()
-    _check_networks(networks)
     events = _event_log(folder) if scored and scored.tensorboard else None
-    folder.begin(_config(options) | {"start": start.describe()})
     _say(
-        f"Training {int(model.gaussians.num_alive):,} Gaussians for {options.steps:,} steps on {device_name()}."
+        f"Training {int(trainer.model.gaussians.num_alive):,} Gaussians for {options.steps:,} steps on "
+        f"{device_name()}."
     )
+    _say_memory(trainer)
     status, interrupted = 0, False
     try:
-        _fit(trainer, folder, scored.eval_every if scored else 0, events)
+        _fit(trainer, folder, scored.eval_every if scored else 0, events, checkpoints)
     except KeyboardInterrupt:
         status, interrupted = 130, True
         _say(f"Interrupted after {trainer.step:,} steps; writing what is trained so far.")
-    except (NonFiniteError, NoGaussianError) as error:
+    except (NonFiniteError, NoGaussianError, OutOfMemoryError) as error:
         status, interrupted = 1, True
         print(f"splax: error: {error} Writing what is trained so far.", file=sys.stderr)
     metrics = folder.write_results(trainer, interrupted=interrupted, networks=networks)
@@ -210,7 +239,23 @@ def _train(scene: Scene, folder: RunFolder, options: Train | Demo, make_start: C
     _say(scores_line(metrics))
     _say(f"Splat: {folder.path / POINT_CLOUD}")
     _say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
+    if options.profile:
+        _say(trainer.describe_profile())
     return status
+
+
+def _make_trainer(scene: Scene, options: Train | Demo, gaussians: Gaussians) -> Trainer:
+    own = options if isinstance(options, Train) else Train()
+    config = TrainConfig(
+        steps=options.steps,
+        seed=options.seed,
+        background="random" if own.random_background else None,
+        **_recipe(options),
+        deterministic=own.deterministic,
+    )
+    tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
+    rasterizer = TileRasterizer(tile_size, antialiased=own.antialiased, deterministic=own.deterministic)
+    return Trainer(SplatModel(gaussians, rasterizer), scene, config, strategy=_strategy(options))
 
 
 def _recipe(options: Train | Demo) -> dict[str, Any]:
@@ -264,6 +309,36 @@ def _demo_start(scene: Scene, options: Demo) -> Start:
     return Start(gaussians, RANDOM, "this is how the demo begins")
 
 
+def _use_fixed_order(wanted: bool) -> None:
+    """Tells XLA to sum in a fixed order on GPUs too; heard if no device was used before."""
+    if wanted:
+        flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+
+
+def _checkpoints(folder: RunFolder, options: Train | Demo) -> Checkpoints | None:
+    if options.checkpoint_every == 0:
+        return None
+    if not can_save():
+        _say("No checkpoints: orbax-checkpoint is not installed.")
+        return None
+    path = folder.path / CHECKPOINTS
+    return Checkpoints(path, keep=options.keep_checkpoints, every=options.checkpoint_every)
+
+
+def _say_memory(trainer: Trainer) -> None:
+    try:
+        need = trainer.memory()
+    except OutOfMemoryError as error:
+        raise ValueError(str(error)) from error
+    _say(need.describe())
+    limit, most = trainer.strategy.limit, need.most_rows
+    if limit is not None and most is not None and limit > most:
+        _say(
+            f"It may run out of memory before it reaches {limit:,}; --max-gaussians {int(0.8 * most)} would fit."
+        )
+
+
 def _strategy(options: Train | Demo) -> Strategy:
     limit = options.max_gaussians
     match getattr(options, "strategy", "default"):
@@ -283,14 +358,6 @@ def _holds_demo(path: Path) -> bool:
 def _default_tile_size() -> int:
     """8 pixels on a CPU, where less is computed in vain; 16 elsewhere."""
     return 8 if jax.default_backend() == "cpu" else 16
-
-
-def _config(options: Train | Demo) -> dict[str, Any]:
-    config = {"data": DEMO, "dataset_type": None, "downscale": 1, "test_every": 8, "white_background": False}
-    config |= dataclasses.asdict(options)
-    if config["data"] != DEMO:
-        config["data"] = str(Path(config["data"]).expanduser().resolve())
-    return config
 
 
 def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
@@ -320,7 +387,13 @@ def _check_networks(networks: Sequence[Network]) -> None:
             raise ValueError(str(error)) from error
 
 
-def _fit(trainer: Trainer, folder: RunFolder, every: int, events: EventLog | None) -> None:
+def _fit(
+    trainer: Trainer,
+    folder: RunFolder,
+    every: int,
+    events: EventLog | None,
+    checkpoints: Checkpoints | None,
+) -> None:
     """Trains to the end, with scores of the held-out views after every so many steps, if any."""
 
     def log(trainer: Trainer, progress: Progress) -> None:
@@ -333,7 +406,7 @@ def _fit(trainer: Trainer, folder: RunFolder, every: int, events: EventLog | Non
     end = trainer.config.steps
     while trainer.step < end:
         stop = min(end, (trainer.step // every + 1) * every) if every else end
-        trainer.fit(stop - trainer.step, callbacks=[log])
+        trainer.fit(stop - trainer.step, callbacks=[log], checkpoints=checkpoints)
         if every and trainer.scene.test:
             scores = trainer.evaluate()
             folder.write_scores(trainer.step, scores)

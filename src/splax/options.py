@@ -14,10 +14,8 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which photos, and how they are read."""
+    """How photos are read."""
 
-    data: tyro.conf.Positional[Path]
-    """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
     dataset_type: Literal["transforms", "blender", "colmap", "llff", "rgbd"] | None = None
     """Its format; by default found out."""
     downscale: float = 1.0
@@ -31,6 +29,9 @@ class Data:
 @dataclasses.dataclass(frozen=True)
 class Info(Data):
     """Say what a dataset holds."""
+
+    data: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
+    """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +92,27 @@ class Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Recipe, Scores, Data):
-    """Train a splat on posed photos."""
+class Running:
+    """How a run is carried out; the result is the same."""
 
-    out: Path = dataclasses.field(kw_only=True)
+    checkpoint_every: float = 120.0
+    """Seconds of training from one checkpoint to the next, and one when it is interrupted; 0: none at all."""
+    keep_checkpoints: int = 2
+    """How many checkpoints to keep."""
+    profile: bool = False
+    """Say where the time went."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Running, Recipe, Scores, Data):
+    """Train a splat on posed photos, or go on with a run that was stopped."""
+
+    data: tyro.conf.Positional[Path | None] = None
+    """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
+    out: Path | None = None
     """Folder to write the run to."""
+    resume: Path | None = None
+    """Folder of a run to go on with from its last checkpoint, with the options it began with."""
     steps: int = 7000
     """Length of the run."""
     strategy: Literal["default", "mcmc", "none"] = "default"
@@ -118,6 +135,8 @@ class Train(Recipe, Scores, Data):
     """Of the initial Gaussians, the order of views and densification."""
     tile_size: int | None = None
     """Pixels per tile side; does not change the image. Default: 8 on a CPU, 16 elsewhere."""
+    deterministic: bool = False
+    """The same bits at every run on one machine, also where that is slower, and no times in metrics.json."""
     overwrite: bool = False
     """Replace the run that the folder holds."""
     eval_every: int = 0
@@ -127,7 +146,7 @@ class Train(Recipe, Scores, Data):
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo:
+class Demo(Running):
     """Train on a small built-in scene: a minute or two to a first splat, without any data."""
 
     out: Path = Path("runs/demo")

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 import re
+import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,7 @@ SCORES = "scores.jsonl"
 EVAL = "eval"
 CONTACT_SHEET = "contact_sheet.png"
 MAX_SHEET_ROWS = 12
+CHECKPOINTS = "checkpoints"
 
 
 class RunFolder:
@@ -61,6 +63,11 @@ class RunFolder:
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"--out {path} is a file; give the path of a folder for the run.")
+        if not overwrite and (path / CHECKPOINTS).exists() and not (path / METRICS).exists():
+            raise ValueError(
+                f"--out {path} holds a run that was stopped; go on with it by `splax train --resume {path}`, "
+                "choose another folder, or add --overwrite."
+            )
         if not overwrite and any((path / name).exists() for name in (POINT_CLOUD, METRICS)):
             raise ValueError(
                 f"--out {path} already holds a run, which is not replaced unasked; choose another folder, or add "
@@ -84,6 +91,17 @@ class RunFolder:
                 )
         return cls(path)
 
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """The folder of a run that was begun, and may be finished.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        if not (path / CONFIG).is_file():
+            raise ValueError(f"--resume {path}: no run was begun there; it has no {CONFIG}.")
+        return cls(path)
+
     def begin(self, config: dict[str, Any]) -> None:
         """Makes the folder, clears what an earlier run left, and writes what was asked for, by which versions.
 
@@ -96,6 +114,8 @@ class RunFolder:
                 file.unlink()
             except OSError as error:
                 raise ValueError(f"{file} cannot be removed: {error.strerror or error}.") from error
+        if (self.path / CHECKPOINTS).is_dir():
+            shutil.rmtree(self.path / CHECKPOINTS)
         self._write_json(CONFIG, {**config, "versions": versions()})
 
     def read_config(self) -> dict[str, Any]:
@@ -118,18 +138,27 @@ class RunFolder:
         lines = path.read_bytes() if path.is_file() else b""
         write_whole(path, lines + (json.dumps(_plain({"step": step, **scores})) + "\n").encode())
 
+    def forget_scores_after(self, step: int) -> None:
+        """Removes the lines of steps that a run which goes on from an earlier one will make again."""
+        path = self.path / SCORES
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            write_whole(path, "".join(line + "\n" for line in lines).encode())
+
     def write_results(
         self, trainer: Trainer, *, interrupted: bool, networks: Sequence[Network] = ()
     ) -> dict[str, Any]:
         """The point cloud first, then the scores and pictures of the held-out views. Returns the metrics."""
         antialiased = trainer.model.rasterizer.antialiased
         save_ply(self.path / POINT_CLOUD, trainer.model.gaussians, antialiased=antialiased)
+        # Times differ from run to run.
+        seconds = None if trainer.config.deterministic else trainer.seconds
         facts = {
             "num_gaussians": int(trainer.model.gaussians.num_alive),
             "steps": trainer.step,
             "interrupted": interrupted,
-            "train_seconds": trainer.seconds,
-            "steps_per_second": trainer.step / trainer.seconds if trainer.seconds else None,
+            "train_seconds": seconds,
+            "steps_per_second": trainer.step / seconds if seconds else None,
             "device": device_name(),
             "world": describe_world(trainer.scene),
             "versions": versions(),

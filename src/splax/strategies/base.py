@@ -50,7 +50,7 @@ class Sighting(NamedTuple):
 
     Attributes:
         grad2d: derivative of the loss by the projected centres, per pixel, [N, 2]. It is summed over the pixels
-            of a Gaussian with its signs; sums of absolute values need a renderer that keeps them apart.
+            of a Gaussian with its signs; with ``absgrad`` without.
         radii: half width and height on the image, pixels, [N, 2]; 0 where the camera did not see it.
         width: of the image, pixels.
         height: of the image, pixels.

@@ -37,6 +37,9 @@ class TrainConfig:
         photo_bytes: device memory for photos. If they need more, they are sent while training goes on; the result
             is the same. None: a share of what is free.
         growth: factor by which rows and buffers grow when they are full. Each growth compiles anew.
+        deterministic: whether compiled calls end at steps that do not depend on the time they take, so that also
+            ``Trainer.history`` is the same at every run. The model is that anyway, if the device's own sums
+            have a fixed order: see ``docs/training.md``.
         progress: whether to show a progress bar; None: if standard error is a terminal.
 
     Raises:
@@ -56,6 +59,7 @@ class TrainConfig:
     seed: int = 0
     photo_bytes: int | None = None
     growth: float = 1.5
+    deterministic: bool = False
     progress: bool | None = None
 
     def __post_init__(self) -> None:

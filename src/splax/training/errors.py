@@ -2,7 +2,7 @@
 
 
 class NonFiniteError(FloatingPointError):
-    """The loss or a gradient became NaN or infinite; the model holds the state before that step."""
+    """The loss, a gradient or a Param became NaN or infinite, twice; the model holds the last good state."""
 
 
 class NoGaussianError(RuntimeError):

@@ -75,9 +75,13 @@ class PhotoFeed:
         self._now: tuple[Stretch, Photos] | None = None
         self._next: tuple[Stretch, Future[Photos]] | None = None
 
+    def order(self, end: int) -> Int[np.ndarray, " steps"]:
+        """The view of each step before step ``end``."""
+        return view_order(self.groups, end, self._seed)
+
     def plan(self, end: int) -> None:
         """Fixes what is shown before step ``end``."""
-        self._order = view_order(self.groups, end, self._seed)
+        self._order = self.order(end)
         groups = self._group_of[self._order]
         changes = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), end]
         starts = []

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
 
 
 class StepMetrics(NamedTuple):
@@ -14,13 +16,26 @@ class StepMetrics(NamedTuple):
         loss: of the step's view, before the update.
         psnr: of the step's view, dB.
         num_isects: (tile, Gaussian) pairs of the view.
-        finite: whether loss and gradients were.
+        finite: whether loss and gradients were, and the Params after the step.
+        broken: Params whose gradient was not, or that were not after the step.
     """
 
     loss: Float[Array, "*steps"]
     psnr: Float[Array, "*steps"]
     num_isects: Int[Array, "*steps"]
     finite: Bool[Array, "*steps"]
+    broken: Bool[Array, "*steps params"]
+
+    @classmethod
+    def empty(cls, steps: int, params: int) -> StepMetrics:
+        """Room for the metrics of some steps; all is well.
+
+        Args:
+            steps: how many.
+            params: how many Params there are.
+        """
+        numbers, counts = jnp.zeros(steps), jnp.zeros(steps, jnp.int32)
+        return cls(numbers, numbers, counts, jnp.ones(steps, bool), jnp.zeros((steps, params), bool))
 
 
 class Progress(NamedTuple):
@@ -43,3 +58,27 @@ class Progress(NamedTuple):
     num_isects: int
     seconds: float
     steps_per_second: float
+
+
+class ProgressBar(tqdm):
+    """The steps of a run, and how it goes.
+
+    Args:
+        start: steps made so far.
+        end: steps there are to be.
+        shown: whether there is a bar; None: if standard error is a terminal.
+    """
+
+    def __init__(self, start: int, end: int, shown: bool | None) -> None:
+        disable = None if shown is None else not shown
+        super().__init__(total=end, initial=start, unit="step", disable=disable, dynamic_ncols=True)
+
+    def show(self, progress: Progress) -> None:
+        """Brings the bar up to date."""
+        self.set_postfix(
+            loss=f"{progress.loss:.4f}",
+            psnr=f"{progress.psnr:.2f}",
+            gaussians=progress.num_gaussians,
+            refresh=False,
+        )
+        self.update(progress.step - self.n)

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from splax.corrections.base import CorrectionsState
 from splax.strategies.base import Strategy
-from splax.strategies.ops import apply_surgery
+from splax.strategies.ops import apply_surgery, spread_rows, take_rows
 from splax.training.optimizers import GAUSSIANS, grow_slots, move_slots
 
 
@@ -27,6 +27,7 @@ class TrainState(NamedTuple):
         corrections: of the corrections, what they learned and their optimizers' state.
         step: steps made, int32 scalar.
         key: source of all randomness in the run.
+        step_scale: factor of the optimizer's updates, float32 scalar; 1 unless the run had to go back.
     """
 
     params: dict[str, Any]
@@ -36,6 +37,7 @@ class TrainState(NamedTuple):
     corrections: CorrectionsState
     step: Int[Array, ""]
     key: PRNGKeyArray
+    step_scale: Float[Array, ""]
 
     @property
     def alive(self) -> Array:
@@ -47,10 +49,27 @@ class TrainState(NamedTuple):
         """Rows, alive or not."""
         return self.alive.shape[0]
 
-    def replace_model(self, model: nnx.Module) -> TrainState:
-        """This state with the Variables of ``model``."""
+    def taken_from(self, model: nnx.Module) -> TrainState:
+        """This state with the Variables of ``model``, which may have been changed by hand.
+
+        All is copied, since training reuses its buffers.
+
+        Raises:
+            ValueError: if an array changed shape.
+        """
         _, params, rest = nnx.split(model, nnx.Param, ...)
-        return self._replace(params=nnx.to_pure_dict(params), rest=nnx.to_pure_dict(rest))
+        state = self._replace(params=nnx.to_pure_dict(params), rest=nnx.to_pure_dict(rest))
+        if jax.tree.map(jnp.shape, (state.params, state.rest)) != jax.tree.map(
+            jnp.shape, (self.params, self.rest)
+        ):
+            raise ValueError(
+                "the model's arrays changed shape since this Trainer was made; make a new Trainer."
+            )
+        return jax.tree.map(jnp.copy, state)
+
+    def give_to(self, model: nnx.Module) -> None:
+        """Writes Params and other Variables into ``model``; copied, so that they outlive the next stretch."""
+        nnx.update(model, *jax.tree.map(jnp.copy, (self.params, self.rest)))
 
 
 def init_state(
@@ -71,18 +90,38 @@ def init_state(
         corrections=corrections,
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key(seed),
+        step_scale=jnp.ones((), jnp.float32),
     )
 
 
-def refine(
-    state: TrainState, extent: Any, strategy: Strategy, tx: optax.GradientTransformation
-) -> tuple[TrainState, Int[Array, ""]]:
-    """Carries out one refinement after the step just made.
+class Refined(NamedTuple):
+    """What a refinement came to.
 
-    Returns:
-        The new state, and the rows that it needs. If they are more than there are, the state is void: grow and
-        call again with the old one.
+    Attributes:
+        state: the new one.
+        num_rows: rows that it needs. If they are more than there are, the state is void: grow and refine again.
+        broken: which Params it made NaN or infinite, in the order of :func:`param_names`.
     """
+
+    state: TrainState
+    num_rows: Int[Array, ""]
+    broken: Bool[Array, " params"]
+
+
+def param_names(params: dict[str, Any]) -> list[str]:
+    """Names of the leaves of a model's Params, in the order of ``jax.tree.leaves``."""
+    paths = (path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0])
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+
+
+def newly_broken(before: PyTree[Array], after: PyTree[Array]) -> Bool[Array, " leaves"]:
+    """Which leaves hold a value that became NaN or infinite."""
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return jnp.array([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs], bool)
+
+
+def refine(state: TrainState, extent: Any, strategy: Strategy, tx: optax.GradientTransformation) -> Refined:
+    """Carries out one refinement after the step just made."""
     last_step = state.step - 1
     key = jax.random.fold_in(state.key, last_step)
     gaussians = state.params[GAUSSIANS]
@@ -90,13 +129,19 @@ def refine(
         gaussians, state.alive, state.strategy_state, last_step, extent, key
     )
     params = state.params | {GAUSSIANS: apply_surgery(surgery, gaussians)}
+    # What a row was made from, for comparison; dead rows may hold anything.
+    parents = jax.tree.map(lambda x: take_rows(x, surgery.source), gaussians)
+    made = jax.tree.map(
+        lambda x, old: jnp.where(spread_rows(surgery.alive, x), x, old), params[GAUSSIANS], parents
+    )
     refined = state._replace(
         params=params,
         rest=_with_alive(state.rest, surgery.alive),
         opt_state=move_slots(tx, state.opt_state, params, surgery),
         strategy_state=strategy_state,
     )
-    return refined, surgery.num_rows
+    broken = newly_broken(state.params | {GAUSSIANS: parents}, params | {GAUSSIANS: made})
+    return Refined(refined, surgery.num_rows, broken)
 
 
 def grow(

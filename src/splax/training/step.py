@@ -26,7 +26,7 @@ from splax.training.depth_loss import disparity_loss, shrink_depth
 from splax.training.optimizers import GAUSSIANS
 from splax.training.progress import StepMetrics
 from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
-from splax.training.state import TrainState
+from splax.training.state import TrainState, newly_broken
 from splax.training.targets import Photos, on_background
 
 # Sets the random backgrounds apart from other uses of the seed.
@@ -75,7 +75,7 @@ class TrainStep:
         isect_capacity: int,
         downscale: int = 1,
     ) -> tuple[TrainState, Int[Array, ""], StepMetrics]:
-        """Makes ``num_steps`` steps, fewer if one cannot be made. Returns how many, and their metrics.
+        """Makes ``num_steps`` steps, fewer if one cannot be made or breaks a Param.
 
         Args:
             state: before them.
@@ -84,11 +84,11 @@ class TrainStep:
             num_steps: how many.
             isect_capacity: rows of the intersection buffer.
             downscale: pixels of a photo, per axis, to one that is compared.
+
+        Returns:
+            The state, how many were made, and their metrics.
         """
-        size = rows.shape
-        metrics = StepMetrics(
-            jnp.zeros(size), jnp.zeros(size), jnp.zeros(size, jnp.int32), jnp.ones(size, bool)
-        )
+        metrics = StepMetrics.empty(len(rows), len(jax.tree.leaves(state.params)))
 
         def advance(carry):
             state, done, _, metrics = carry
@@ -96,11 +96,11 @@ class TrainStep:
             photo = jax.tree.map(lambda x: x[row], photos)
             state, made, now = self(state, photo, isect_capacity, downscale)
             metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
-            return state, done + made, made, metrics
+            return state, done + made, made & now.finite, metrics
 
         def goes_on(carry):
-            _, done, made, _ = carry
-            return made & (done < num_steps)
+            _, done, well, _ = carry
+            return well & (done < num_steps)
 
         start = (state, jnp.zeros((), jnp.int32), num_steps > 0, metrics)
         state, done, _, metrics = jax.lax.while_loop(goes_on, advance, start)
@@ -138,32 +138,42 @@ class TrainStep:
         with_grads = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
         (loss, output), all_grads = with_grads(state.params, offset, state.corrections.params)
         grads, grad2d, correction_grads = all_grads
-        norm = optax.tree.norm((grads, correction_grads), squared=True)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # Squares: finite ones are what Adam needs.
+        broken = jnp.array([~jnp.isfinite(jnp.square(g).sum()) for g in jax.tree.leaves(grads)], bool)
+        finite = jnp.isfinite(loss) & ~broken.any()
+        finite &= jnp.isfinite(optax.tree.norm(correction_grads, squared=True))
         made = finite & ~output.overflow
 
-        def update() -> TrainState:
+        def update() -> tuple[TrainState, Bool[Array, " params"]]:
             updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+            updates = jax.tree.map(lambda u: u * state.step_scale.astype(u.dtype), updates)
             params: Any = optax.apply_updates(state.params, updates)
             key = jax.random.fold_in(jax.random.fold_in(state.key, _MOVE_STREAM), state.step)
             rate = jnp.asarray(self.means_rate(state.step))
             moved = self.strategy.move(params[GAUSSIANS], state.alive, rate, key)
             sighting = Sighting(grad2d, output.radii, camera.width, camera.height)
-            return state._replace(
-                params=params | {GAUSSIANS: moved},
+            params = params | {GAUSSIANS: moved}
+            updated = state._replace(
+                params=params,
                 opt_state=opt_state,
                 strategy_state=self.strategy.update(state.strategy_state, sighting),
                 corrections=self.corrections.update(state.corrections, correction_grads),
                 step=state.step + 1,
             )
+            return updated, newly_broken(state.params, params)
 
+        updated, broken_after = update()
         # A branch would wait for the host to read the condition, and copy the state; this is one more operand of
         # the arithmetic.
         state = jax.tree.map(
-            lambda new, old: old if new is old else jnp.where(made, new, old), update(), state
+            lambda new, old: old if new is old else jnp.where(made, new, old), updated, state
         )
+        # A step that breaks a Param is not undone here, which would take another pass over the state: the Trainer
+        # goes back to an earlier one.
+        finite &= ~(made & broken_after.any())
+        broken = jnp.where(made, broken_after, broken)
         image = jnp.clip(output.image, 0, 1)
-        return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite)
+        return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite, broken)
 
     def background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:
         """What lies behind everything at a step of training."""

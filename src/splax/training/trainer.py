@@ -8,6 +8,7 @@ the same step.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
 from splax.corrections.base import Corrections
 from splax.data.scene import Scene, View
@@ -29,23 +28,37 @@ from splax.perceptual import Network
 from splax.rasterizer import RenderOutput
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
+from splax.training.checkpoints import Checkpoints
 from splax.training.config import TrainConfig
-from splax.training.errors import NoGaussianError, NonFiniteError
+from splax.training.errors import NonFiniteError
 from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
 from splax.training.feed import PhotoFeed
+from splax.training.health import find_problem, name_params
 from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
+from splax.training.memory import MemoryNeed, raise_if_out_of_memory, step_need
 from splax.training.optimizers import make_optimizer, means_rate
-from splax.training.progress import Progress, StepMetrics
+from splax.training.programs import Programs
+from splax.training.progress import Progress, ProgressBar, StepMetrics
+from splax.training.refinement import Refinement
+from splax.training.resume import Position, settings_of, warn_of_versions
 from splax.training.schedules import used_sh_degree
-from splax.training.state import grow, init_state, refine
+from splax.training.snapshot import Snapshot, array_shapes, to_arrays, to_state
+from splax.training.state import TrainState, init_state
 from splax.training.step import TrainStep
+from splax.training.stopwatch import Stopwatch
 from splax.training.targets import Photos
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
 _MAX_STEPS_PER_CALL = 100
 # A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
 _SECONDS_PER_CALL = 2.0
+# Calls end at multiples of this if the run is to be deterministic to its records.
+_DETERMINISTIC_STEPS = 10
+# Steps from one copy of the state, to go back to, to the next.
+_SNAPSHOT_STEPS = 500
+# Factor of the optimizer's updates after a run had to go back.
+_BACK_OFF = 0.5
 
 
 class Trainer:
@@ -114,23 +127,36 @@ class Trainer:
         self._background = jnp.asarray(self.config.background) if fixed else self._scene_background
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
-        self._train_step = TrainStep(
-            model=model,
-            loss=self.loss,
-            optimizer=self.optimizer,
-            strategy=self.strategy,
-            corrections=self._corrections,
-            config=self.config,
-            scene_background=self._scene_background,
-            background=self._background,
-            first_sh_degree=used_sh_degree(model.gaussians),
+        self._compile_with(
+            TrainStep(
+                model=model,
+                loss=self.loss,
+                optimizer=self.optimizer,
+                strategy=self.strategy,
+                corrections=self._corrections,
+                config=self.config,
+                scene_background=self._scene_background,
+                background=self._background,
+                first_sh_degree=used_sh_degree(model.gaussians),
+                extent=scene.extent,
+                means_rate=means_rate(self.config.learning_rates, scene.extent, self.config.steps),
+            )
+        )
+        self._stopwatch = Stopwatch()
+        self._refine = Refinement(
+            self.strategy,
+            self.optimizer,
             extent=scene.extent,
-            means_rate=means_rate(self.config.learning_rates, scene.extent, self.config.steps),
+            growth=self.config.growth,
+            stopwatch=self._stopwatch,
         )
-        self._run = jax.jit(
-            self._train_step.run, static_argnames=("isect_capacity", "downscale"), donate_argnames="state"
+        self._snapshot: Snapshot | None = None
+
+    def _compile_with(self, step: TrainStep) -> None:
+        self._train_step = step
+        self._run = Programs(
+            step.run, static_argnames=("isect_capacity", "downscale"), donate_argnames="state"
         )
-        self._refine = jax.jit(refine, static_argnames=("strategy", "tx"))
 
     @property
     def step(self) -> int:
@@ -141,6 +167,15 @@ class Trainer:
     def corrections(self) -> dict[str, Any]:
         """What the corrections have learned so far, by their names; copied."""
         return jax.tree.map(jnp.copy, self._state.corrections.params)
+
+    @property
+    def profile(self) -> dict[str, float]:
+        """Seconds spent so far on each part of the work: compiling, steps, refinements and so on."""
+        return dict(self._stopwatch.seconds)
+
+    def describe_profile(self) -> str:
+        """The same as a table, with shares."""
+        return self._stopwatch.table()
 
     @property
     def seconds(self) -> float:
@@ -164,41 +199,113 @@ class Trainer:
         self,
         steps: int | None = None,
         callbacks: Sequence[Callable[[Trainer, Progress], None]] = (),
+        *,
+        checkpoints: Checkpoints | None = None,
+        profile: bool = False,
     ) -> SplatModel:
         """Trains.
 
         Args:
             steps: how many more; what ``config.steps`` leaves to do if None.
             callbacks: each called as ``callback(trainer, progress)`` after every stretch of steps.
+            checkpoints: where to save the run, every so often and when it is interrupted or cannot go on.
+            profile: whether to print where the time went; see :attr:`profile`.
 
         Returns:
             The model, trained in place.
 
         Raises:
-            NonFiniteError: if the loss or a gradient is NaN or infinite; names the step and the view.
+            NonFiniteError: if the loss, a gradient or a Param is NaN or infinite, again after the run went back
+                to an earlier state once and took smaller steps; names step, view and Param.
+            OutOfMemoryError: if the device has too little memory; says what would help.
             NoGaussianError: if pruning would leave no Gaussian alive.
             KeyboardInterrupt: after Ctrl-C, once the steps under way are done.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         end = self.config.steps if steps is None else self.step + steps
-        self._take_model()
+        self._state = self._state.taken_from(self.model)
         self._feed.plan(end)
         started, before = time.perf_counter(), self._seconds
-        with deferred_interrupt() as interrupted, self._bar(end) as bar:
+        bar = ProgressBar(self.step, end, self.config.progress)
+        with self._stopwatch.part("host"), deferred_interrupt() as interrupted, bar:
             try:
                 for progress in self._stretches(end):
                     self._seconds = before + time.perf_counter() - started
                     progress = progress._replace(seconds=self._seconds)
                     self.history.append(progress)
-                    self._show(bar, progress)
-                    self._give_model()
-                    for callback in callbacks:
-                        callback(self, progress)
+                    bar.show(progress)
+                    self._state.give_to(self.model)
+                    with self._stopwatch.part("callbacks"):
+                        for callback in callbacks:
+                            callback(self, progress)
                     if interrupted.is_set():
                         raise KeyboardInterrupt
+                    if checkpoints is not None and checkpoints.due:
+                        self.save(checkpoints)
+            except BaseException as error:
+                self._recover()
+                if checkpoints is not None:
+                    self._save_if_possible(checkpoints)
+                raise_if_out_of_memory(error, self._state.capacity)
+                raise
             finally:
-                self._give_model()
+                self._state.give_to(self.model)
+        if profile:
+            print(self.describe_profile())
         return self.model
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        """Saves the run as it is, unless that was done at this step or a later one.
+
+        Raises:
+            ValueError: if it cannot be written, or orbax is not installed.
+        """
+        position = Position(
+            capacity=self._state.capacity,
+            isect_capacity=self._isects.capacity,
+            isect_peak=self._isects.peak,
+            first_sh_degree=self._train_step.first_sh_degree,
+            history=self.history,
+        )
+        with self._stopwatch.part("checkpoint"):
+            checkpoints.save(self.step, to_arrays(self._state), position.facts(self._settings()))
+
+    def _save_if_possible(self, checkpoints: Checkpoints) -> None:
+        try:
+            self.save(checkpoints)
+        except ValueError as error:  # another one is on its way already
+            warnings.warn(str(error), stacklevel=3)
+
+    def resume(self, checkpoints: Checkpoints) -> None:
+        """Goes back to the last state that was saved, by this Trainer or another one of the same settings.
+
+        What follows is to the bit what would have followed there, on the same machine and versions.
+
+        Raises:
+            ValueError: if there is no checkpoint, it is damaged, or it is of other settings or data.
+        """
+
+        def like(facts: dict[str, Any]) -> TrainState:
+            capacity = Position.of(facts, self._settings()).capacity
+            return self._refine.shapes(self._state, max(capacity, self._state.capacity))
+
+        arrays, facts = checkpoints.load(lambda facts: array_shapes(like(facts)))
+        warn_of_versions(facts)
+        position = Position.of(facts, self._settings())
+        self._state = to_state(arrays, like(facts))
+        self._isects.capacity, self._isects.peak = position.isect_capacity, position.isect_peak
+        self._compile_with(dataclasses.replace(self._train_step, first_sh_degree=position.first_sh_degree))
+        self.history = position.history
+        self._seconds = self.history[-1].seconds if self.history else 0.0
+        self._state.give_to(self.model)
+
+    def memory(self) -> MemoryNeed:
+        """Memory on the device that the run needs for its next steps; compiles them if that was not done."""
+        self._isects.fit(self.model, self.scene.train)
+        self._feed.plan(self.step + 1)
+        photos, _ = self._take_photos(self.step, 1)
+        program = self._program(photos, self.config.resolution.factor(self.step))
+        return step_need(program, self._state, photos, self._state.capacity)
 
     def evaluate(
         self, views: Sequence[View] | None = None, *, networks: Sequence[Network] = ()
@@ -230,7 +337,7 @@ class Trainer:
         """
         views = self.scene.test if views is None else views
         learned = self._state.corrections.params
-        return evaluate_views(
+        scored = evaluate_views(
             self.model,
             views,
             old=self._scene_background,
@@ -238,31 +345,52 @@ class Trainer:
             correct=lambda camera: self._corrections.camera(learned, None, camera),
             networks=networks,
         )
+        while True:
+            with self._stopwatch.part("evaluate"):
+                result = next(scored, None)
+            if result is None:
+                return
+            yield result
 
     # --- the host's side -----------------------------------------------------------------------------------
 
     def _stretches(self, end: int) -> Iterator[Progress]:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
+        length, step = _DETERMINISTIC_STEPS if self.config.deterministic else 1, self.step
+        self._snapshot = None
         self._isects.fit(self.model, self.scene.train)
-        length, step = 1, self.step
         while step < end:
-            until = next(
-                s for s in range(step + 1, end + 1) if s == end or self.strategy.refines_after(s - 1)
-            )
+            if self._snapshot is None or step % _SNAPSHOT_STEPS == 0:
+                self._snapshot = Snapshot.take(self._state)
+            until = next(s for s in range(step + 1, end + 1) if s == end or self._ends_call(s))
             change = self.config.resolution.next_change(step)
             until = until if change is None else min(until, change)
-            photos, rows = self._feed.take(step, min(until - step, length))
-            self._tell_unreadable()
+            photos, rows = self._take_photos(step, min(until - step, length))
             done, metrics, seconds = self._call(photos, rows, self.config.resolution.factor(step))
-            self._mend(step + done, metrics, done)
+            problem = find_problem(metrics, done, self._isects.capacity, self._state.params)
+            if problem is not None:
+                at = step + problem.place
+                name = self._feed.view_at(at).name
+                self._go_back(f"at step {at}, view {name!r}: {problem.text}", spoiled=problem.spoiled)
+                step = self.step
+                continue
+            if done < _MAX_STEPS_PER_CALL and metrics.num_isects[done] > self._isects.capacity:
+                self._isects.grow(int(metrics.num_isects[done]))
             if done == 0:
                 continue
             step += done
             self._isects.peak = max(self._isects.peak, int(metrics.num_isects[:done].max()))
             rate = done / seconds
-            length = int(np.clip(_SECONDS_PER_CALL * rate, 1, _MAX_STEPS_PER_CALL))
+            if not self.config.deterministic:
+                length = int(np.clip(_SECONDS_PER_CALL * rate, 1, _MAX_STEPS_PER_CALL))
             if self.strategy.refines_after(step - 1):
-                self._refine_state()
+                refined, broken = self._refine(self._state)
+                if broken.any():
+                    params = name_params(broken, self._state.params)
+                    self._go_back(f"in the refinement after step {step - 1}: Params {params}", spoiled=True)
+                    step = self.step
+                    continue
+                self._state = refined
                 self._isects.shrink()
             yield Progress(
                 step=step,
@@ -274,90 +402,84 @@ class Trainer:
                 steps_per_second=rate,
             )
 
-    def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
-        """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
-        padded = np.zeros(_MAX_STEPS_PER_CALL, np.int32)
-        padded[: len(rows)] = rows
-        started = time.perf_counter()
-        self._state, done, metrics = self._run(
-            self._state,
-            photos,
-            jnp.asarray(padded),
-            jnp.asarray(len(rows), jnp.int32),
-            isect_capacity=self._isects.capacity,
-            downscale=downscale,
-        )
-        made = int(done)
-        return made, jax.tree.map(np.asarray, metrics), time.perf_counter() - started
+    def _ends_call(self, step: int) -> bool:
+        """Whether a compiled call must not go beyond so many steps made, whatever its length."""
+        at_once = self.config.deterministic and step % _DETERMINISTIC_STEPS == 0
+        return at_once or step % _SNAPSHOT_STEPS == 0 or self.strategy.refines_after(step - 1)
 
-    def _mend(self, step: int, metrics: StepMetrics, done: int) -> None:
-        """Deals with the step that could not be made, if there is one: it lies just behind those that were."""
-        if done == _MAX_STEPS_PER_CALL:
-            return
-        needed = int(metrics.num_isects[done])
-        if needed > self._isects.capacity:
-            self._isects.grow(needed)
-        elif not metrics.finite[done]:
-            name = self._feed.view_at(step).name
-            raise NonFiniteError(
-                f"loss or gradient not finite at step {step}, view {name!r} (loss {metrics.loss[done]}). The "
-                "model holds the state before this step. Smaller learning rates, or a look at that view, may help."
-            )
-
-    def _tell_unreadable(self) -> None:
-        """Warns of photos that turned out to be damaged since the last call."""
+    def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
+        """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
+        with self._stopwatch.part("photos"):
+            photos, rows = self._feed.take(step, num_steps)
         known = list(self._feed.unreadable.items())
         for name, problem in known[self._num_unreadable :]:
             warnings.warn(f"view {name!r} is left out of training: {problem}", stacklevel=4)
         self._num_unreadable = len(known)
+        return photos, rows
 
-    def _refine_state(self) -> None:
-        """Densifies and prunes; grows the rows first where there are too few."""
-        while True:
-            refined, num_rows = self._refine(
-                self._state, self.scene.extent, strategy=self.strategy, tx=self.optimizer
+    def _program(self, photos: Photos, downscale: int) -> Any:
+        """The compiled loop for the present sizes.
+
+        Raises:
+            OutOfMemoryError: if it is new, and there is not enough memory for it.
+        """
+        args = self._state, photos, np.zeros(_MAX_STEPS_PER_CALL, np.int32), np.int32(0)
+        known = self._run.get(*args, isect_capacity=self._isects.capacity, downscale=downscale)
+        if known is not None:
+            return known
+        with self._stopwatch.part("compile"):
+            program = self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
+        step_need(program, self._state, photos, self._state.capacity).check()
+        # Where the device fails all the same it does so at the first call, and takes the state with it.
+        self._snapshot = Snapshot.take(self._state)
+        return program
+
+    def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
+        """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
+        program = self._program(photos, downscale)
+        padded = np.zeros(_MAX_STEPS_PER_CALL, np.int32)
+        padded[: len(rows)] = rows
+        started = time.perf_counter()
+        with self._stopwatch.part("steps"):
+            self._state, done, metrics = program(self._state, photos, padded, np.int32(len(rows)))
+            made = int(done)
+        return made, jax.tree.map(np.asarray, metrics), time.perf_counter() - started
+
+    def _go_back(self, problem: str, *, spoiled: bool) -> None:
+        """Returns to the last snapshot, once in a run, to go on with smaller updates.
+
+        Raises:
+            NonFiniteError: if that was done before.
+        """
+        assert self._snapshot is not None
+        again = float(self._state.step_scale) < 1
+        if spoiled or not again:
+            self._state = self._snapshot.state()
+            self._forget_later_records()
+        if again:
+            raise NonFiniteError(
+                f"not finite {problem}. The model holds the state of step {self.step}. Smaller learning rates, "
+                "or a look at that view, may help."
             )
-            needed = int(num_rows)
-            if needed <= self._state.capacity:
-                break
-            capacity = int(self._state.capacity * self.config.growth)
-            capacity = max(needed, min(capacity, self.strategy.limit or capacity))
-            self._state = grow(self._state, capacity, self.strategy, self.optimizer)
-        if not refined.alive.any():
-            raise NoGaussianError(
-                f"pruning after step {self.step - 1} left no Gaussian alive. The model holds the state before it. "
-                "More or smaller initial Gaussians, or a lower prune_opacity, may help."
-            )
-        self._state = refined
-
-    def _take_model(self) -> None:
-        """Reads the model, which may have been changed by hand; copied, since the loop reuses its buffers."""
-        shapes = jax.tree.map(jnp.shape, (self._state.params, self._state.rest))
-        state = self._state.replace_model(self.model)
-        if jax.tree.map(jnp.shape, (state.params, state.rest)) != shapes:
-            raise ValueError(
-                "the model's arrays changed shape since this Trainer was made; make a new Trainer."
-            )
-        self._state = jax.tree.map(jnp.copy, state)
-
-    def _give_model(self) -> None:
-        """Writes the state into the model; copied, so that arrays that users hold outlive the next stretch."""
-        if any(x.is_deleted() for x in jax.tree.leaves(self._state)):
-            return  # a compiled call failed half way: the model keeps what the stretch before it gave
-        nnx.update(self.model, *jax.tree.map(jnp.copy, (self._state.params, self._state.rest)))
-
-    def _bar(self, end: int) -> tqdm:
-        disable = None if self.config.progress is None else not self.config.progress
-        return tqdm(total=end, initial=self.step, unit="step", disable=disable, dynamic_ncols=True)
-
-    def _show(self, bar: tqdm, progress: Progress) -> None:
-        bar.set_postfix(
-            loss=f"{progress.loss:.4f}",
-            psnr=f"{progress.psnr:.2f}",
-            gaussians=progress.num_gaussians,
-            refresh=False,
+        self._state = self._state._replace(step_scale=jnp.asarray(_BACK_OFF, jnp.float32))
+        self._snapshot = Snapshot.take(self._state)
+        warnings.warn(
+            f"not finite {problem}. Going back to step {self.step}, with updates half as large from there on.",
+            stacklevel=5,
         )
-        bar.update(progress.step - bar.n)
+
+    def _recover(self) -> None:
+        """Takes the last snapshot if a compiled call failed half way and took the state with it."""
+        if self._snapshot is not None and any(x.is_deleted() for x in jax.tree.leaves(self._state)):
+            self._state = self._snapshot.state()
+            self._forget_later_records()
+
+    def _forget_later_records(self) -> None:
+        self.history = [entry for entry in self.history if entry.step <= self.step]
+
+    def _settings(self) -> dict[str, str]:
+        order = self._feed.order(self.config.steps)
+        return settings_of(self.config, self.strategy, self.model, self.scene.train, order)
 
 
 def _uses_depth(model: SplatModel, scene: Scene, config: TrainConfig) -> bool:

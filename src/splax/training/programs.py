@@ -1,0 +1,37 @@
+"""Compiled functions that say what they need before they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class Programs:
+    """A function under ``jax.jit``, compiled once for each set of shapes; compiling and running are two calls.
+
+    Args:
+        function: to be compiled.
+        **options: of ``jax.jit``; static arguments must be given by keyword.
+    """
+
+    def __init__(self, function: Callable[..., Any], **options: Any) -> None:
+        self._jitted = jax.jit(function, **options)
+        self._compiled: dict[Any, Any] = {}
+
+    def get(self, *args: Any, **static: Any) -> Any | None:
+        """The compiled program for such arguments, if there is one already."""
+        return self._compiled.get(_key(args, static))
+
+    def compile(self, *args: Any, **static: Any) -> Any:
+        """The same, compiled now if there is none. Call it with ``args`` alone."""
+        key = _key(args, static)
+        if key not in self._compiled:
+            self._compiled[key] = self._jitted.lower(*args, **static).compile()
+        return self._compiled[key]
+
+
+def _key(args: Any, static: dict[str, Any]) -> Any:
+    leaves, structure = jax.tree.flatten(args)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(static.items())

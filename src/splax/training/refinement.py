@@ -1,0 +1,79 @@
+"""Carries out refinements on the host's side: compiles them, and grows the rows where there are too few."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array, Bool
+
+from splax.strategies.base import Strategy
+from splax.training.errors import NoGaussianError
+from splax.training.programs import Programs
+from splax.training.state import TrainState, grow, refine
+from splax.training.stopwatch import Stopwatch
+
+
+class Refinement:
+    """Densifies and prunes as a strategy says.
+
+    Args:
+        strategy: what it does.
+        tx: the optimizer, whose slots follow.
+        extent: size of the scene, world units.
+        growth: factor by which rows grow when they are full.
+        stopwatch: told of the time it takes.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        tx: optax.GradientTransformation,
+        *,
+        extent: float,
+        growth: float,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self._strategy, self._tx, self._extent, self._growth = strategy, tx, np.float32(extent), growth
+        self._stopwatch = stopwatch
+        self._refine = Programs(refine, static_argnames=("strategy", "tx"))
+        self._grow = Programs(grow, static_argnames=("capacity", "strategy", "tx"))
+
+    def __call__(self, state: TrainState) -> tuple[TrainState, Bool[Array, " params"]]:
+        """The state after a refinement, and which Params became NaN or infinite in it.
+
+        Raises:
+            NoGaussianError: if no Gaussian would be left alive.
+        """
+        while True:
+            with self._stopwatch.part("compile"):
+                program = self._refine.compile(state, self._extent, strategy=self._strategy, tx=self._tx)
+            with self._stopwatch.part("refine"):
+                refined = program(state, self._extent)
+                needed, any_alive = int(refined.num_rows), bool(refined.state.alive.any())
+            if needed <= state.capacity:
+                break
+            state = self._grown(state, self._with_room(needed, state.capacity))
+        if not any_alive:
+            raise NoGaussianError(
+                f"pruning after step {int(state.step) - 1} left no Gaussian alive. The model holds the state "
+                "before it. More or smaller initial Gaussians, or a lower prune_opacity, may help."
+            )
+        return refined.state, refined.broken
+
+    def shapes(self, state: TrainState, capacity: int) -> TrainState:
+        """Shapes that the state would have in so many rows."""
+        return jax.eval_shape(lambda state: grow(state, capacity, self._strategy, self._tx), state)
+
+    def _grown(self, state: TrainState, capacity: int) -> TrainState:
+        """The same state in more rows."""
+        static = {"capacity": capacity, "strategy": self._strategy, "tx": self._tx}
+        with self._stopwatch.part("compile"):
+            program = self._grow.compile(state, **static)
+        with self._stopwatch.part("refine"):
+            return program(state)
+
+    def _with_room(self, needed: int, capacity: int) -> int:
+        """Rows to grow to: some more than are needed, but not more than there can be Gaussians."""
+        more = int(capacity * self._growth)
+        return max(needed, min(more, self._strategy.limit or more))

@@ -1,0 +1,145 @@
+"""What a checkpoint says of its run beside the arrays, and whether a Trainer can go on with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+import zlib
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from splax.data.json_file import shorten
+from splax.data.scene import View
+from splax.model import SplatModel
+from splax.strategies.base import Strategy
+from splax.training.config import TrainConfig
+from splax.training.progress import Progress
+
+
+class Position(NamedTuple):
+    """Where a run stands, beside its state.
+
+    Attributes:
+        capacity: rows of the state.
+        isect_capacity: of the buffer of (tile, Gaussian) pairs.
+        isect_peak: most pairs since the last refinement.
+        first_sh_degree: bands of colour that were in use at the start.
+        history: records so far.
+    """
+
+    capacity: int
+    isect_capacity: int
+    isect_peak: int
+    first_sh_degree: int
+    history: list[Progress]
+
+    def facts(self, settings: dict[str, str]) -> dict[str, Any]:
+        """This and the settings of the run, as JSON."""
+        history = [progress._asdict() for progress in self.history]
+        return {**self._asdict(), "history": history, "settings": settings, "versions": versions()}
+
+    @classmethod
+    def of(cls, facts: dict[str, Any], settings: dict[str, str]) -> Position:
+        """The inverse.
+
+        Raises:
+            ValueError: if the facts are those of other settings, or damaged.
+        """
+        check_settings(facts.get("settings"), settings)
+        counts = (_read_count(facts, name) for name in cls._fields[:4])
+        return cls(*counts, history=_read_history(facts))
+
+
+# Settings that do not change what is trained.
+_FREE = {"progress", "photo_bytes"}
+_RASTERIZER = (
+    "tile_size",
+    "implementation",
+    "eps2d",
+    "near_plane",
+    "far_plane",
+    "radius_clip",
+    "antialiased",
+    "deterministic",
+)
+
+
+def settings_of(
+    config: TrainConfig,
+    strategy: Strategy,
+    model: SplatModel,
+    views: Sequence[View],
+    order: Int[np.ndarray, " steps"],
+) -> dict[str, str]:
+    """All that decides how a run goes on but its state, as text to compare.
+
+    Args:
+        config: of the run.
+        strategy: of the run.
+        model: of the run.
+        views: the training views.
+        order: the view of each step.
+    """
+    names = "\n".join(f"{v.name} {v.camera.width} {v.camera.height}" for v in views)
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        **{name: repr(value) for name, value in fields.items() if name not in _FREE},
+        "strategy": repr(strategy),
+        "rasterizer": ", ".join(f"{name}={getattr(model.rasterizer, name)!r}" for name in _RASTERIZER),
+        "views": f"{len(views)} views, {zlib.crc32(names.encode()):08x}",
+        "order of views": f"{zlib.crc32(order.tobytes()):08x}",
+    }
+
+
+def check_settings(saved: Any, now: dict[str, str]) -> None:
+    """Does nothing if a run can be gone on with.
+
+    Raises:
+        ValueError: if not; names what differs.
+    """
+    if not isinstance(saved, dict):
+        saved = {}
+    differing = [name for name in now if saved.get(name) != now[name]]
+    if differing:
+        said = "; ".join(
+            f"{name} was {shorten(saved.get(name))}, is {shorten(now[name])}" for name in differing
+        )
+        raise ValueError(
+            f"the checkpoint is of another run: {said}. Resume with the settings and the data that the run began "
+            "with, or start a new one."
+        )
+
+
+def warn_of_versions(facts: dict[str, Any]) -> None:
+    """Warns if other versions of packages wrote a checkpoint."""
+    if facts.get("versions") != versions():
+        warnings.warn(
+            f"the checkpoint was written with {shorten(facts.get('versions'))}, not {versions()}: what follows "
+            "may differ in the last bits.",
+            stacklevel=3,
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide a run's bits."""
+    return {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+
+
+def _read_count(facts: dict[str, Any], name: str) -> int:
+    value = facts.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise ValueError(f"the checkpoint is damaged: {name} is {shorten(value)}.")
+    return value
+
+
+def _read_history(facts: dict[str, Any]) -> list[Progress]:
+    history = facts.get("history")
+    try:
+        assert isinstance(history, list)
+        return [Progress(**entry) for entry in history]
+    except (AssertionError, TypeError) as error:
+        raise ValueError(f"the checkpoint is damaged: history is {shorten(history)}.") from error

@@ -1,0 +1,80 @@
+"""States of a run as plain arrays on the host: what a run goes back to, and what a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path
+from jaxtyping import PyTree, Shaped
+
+from splax.training.state import TrainState
+
+Arrays = dict[str, Shaped[np.ndarray, "*shape"]]
+
+
+class Snapshot(NamedTuple):
+    """A state, copied to the host.
+
+    Attributes:
+        arrays: of the state, by their path in it.
+        like: shapes and types of the state.
+    """
+
+    arrays: Arrays
+    like: TrainState
+
+    @classmethod
+    def take(cls, state: TrainState) -> Snapshot:
+        """Copies a state; nothing that happens to it afterwards matters."""
+        return cls(to_arrays(state), shapes_of(state))
+
+    def state(self) -> TrainState:
+        """The state, on the device again."""
+        return to_state(self.arrays, self.like)
+
+
+def shapes_of(state: TrainState) -> TrainState:
+    """The state with shapes and types in place of arrays."""
+    return jax.eval_shape(lambda state: state, state)
+
+
+def to_arrays(state: PyTree) -> Arrays:
+    """Copies of all arrays on the host, by their path; random keys as numbers."""
+    return {keystr(path): _to_host(leaf) for path, leaf in tree_flatten_with_path(state)[0]}
+
+
+def to_state(arrays: Arrays, like: Any) -> Any:
+    """The inverse of :func:`to_arrays`.
+
+    Args:
+        arrays: those of a state.
+        like: a state of the same shapes, or their :func:`shapes_of`.
+    """
+    leaves, structure = tree_flatten_with_path(like)
+    return jax.tree.unflatten(structure, [_to_device(arrays[keystr(path)], leaf) for path, leaf in leaves])
+
+
+def array_shapes(like: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each array that :func:`to_arrays` gives of a state of these shapes, by its path."""
+    described = {}
+    for path, leaf in tree_flatten_with_path(like)[0]:
+        data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+        described[keystr(path)] = (tuple(data.shape), str(data.dtype))
+    return described
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+    # Copied, since on a CPU numpy would look into a buffer that the next step writes to.
+    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _to_device(array: np.ndarray, like: Any) -> jax.Array:
+    device = jnp.array(array)  # copied likewise
+    return jax.random.wrap_key_data(device) if _is_key(like) else device

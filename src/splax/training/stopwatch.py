@@ -1,0 +1,46 @@
+"""Where the time of a run goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Seconds spent in each part of a run; a part within another one counts only for itself.
+
+    Attributes:
+        seconds: by part, in the order in which they were first entered.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Counts the time of a ``with`` block."""
+        self._book()
+        self._open.append(name)
+        self.seconds.setdefault(name, 0.0)
+        try:
+            yield
+        finally:
+            self._book()
+            self._open.pop()
+
+    def table(self) -> str:
+        """One line for each part: seconds and share."""
+        total = sum(self.seconds.values()) or 1.0
+        return "\n".join(
+            f"{name:<12} {seconds:9.2f} s {seconds / total:6.1%}" for name, seconds in self.seconds.items()
+        )
+
+    def _book(self) -> None:
+        """Gives the time since the last call to the innermost part."""
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
