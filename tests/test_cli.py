@@ -484,3 +484,32 @@ def test_every_option_is_explained(capsys):
 )
 def test_picture_names_stay_in_their_folder(view, picture):
     assert picture_name(view) == picture
+
+
+@pytest.mark.slow
+def test_a_run_with_all_recipe_options_scores_the_same_again(tmp_path):
+    scene = splax.make_demo_scene(num_train=8, num_test=1, width=WIDTH, height=HEIGHT)
+    data = write_transforms(tmp_path / "data", scene.train)
+    flags = ["--exposure", "--bilateral-grid", "--refine-poses", "--refine-intrinsics", "--antialiased"]
+    flags += ["--opacity-weight", "0.01", "--scale-weight", "0.01", "--stretch-weight", "0.1"]
+    flags += ["--halvings", "1", "--halvings-every", "5", "--batch-size", "2", "--lpips", "vgg"]
+    out = tmp_path / "run"
+    assert run("train", data, "--out", out, *FAST, "--eval-every", "10", "--tensorboard", *flags) == 0
+    before = json.loads((out / "metrics.json").read_text())
+    assert before["lpips_vgg"] > 0 and "VGG16" in before["protocol"]["lpips_vgg"]
+    assert {path.stem for path in (out / "corrections").iterdir()} == {
+        "exposure",
+        "bilateral_grid",
+        "poses",
+        "intrinsics",
+    }
+    assert (np.load(out / "corrections" / "intrinsics.npy") != 0).any()
+    steps = [json.loads(line)["step"] for line in (out / "scores.jsonl").read_text().splitlines()]
+    assert steps == [10, 20]
+    assert any((out / "events").iterdir())
+    assert run("eval", out, "--lpips", "vgg") == 0
+    after = json.loads((out / "metrics.json").read_text())
+    for name in ("psnr", "ssim", "lpips_vgg"):
+        assert after[name] == pytest.approx(before[name], rel=1e-4)
+    (out / "corrections" / "intrinsics.npy").write_bytes(b"damaged")
+    assert run("eval", out) == 2

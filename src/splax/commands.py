@@ -102,7 +102,8 @@ def evaluate(options: Eval) -> int:
     """Scores a run on its held-out views and writes the pictures anew."""
     folder = RunFolder.open(options.run)
     scene, model = _reload(folder)
-    config = TrainConfig(progress=False)
+    intrinsics = folder.load_intrinsics()
+    config = TrainConfig(progress=False, corrections=() if intrinsics is None else (intrinsics,))
     _check_networks(options.lpips)
     trainer = Trainer(model, scene, config)
     metrics = folder.write_evaluation(trainer, folder.read_metrics(), options.lpips)
@@ -122,8 +123,12 @@ def render(options: Render) -> int:
         raise ValueError(f"--fps must be at least 1, got {options.fps}.")
     scene, model = _reload(folder)
     cameras = orbit(scene, options.frames)
+    intrinsics = folder.load_intrinsics()
     for view in scene.test:
-        save_png(options.out / "test" / picture_name(view.name), _draw(model, view.camera, scene))
+        camera = view.camera
+        if intrinsics is not None:
+            camera = intrinsics.camera(intrinsics.init(Camera.stack([camera])), None, camera)
+        save_png(options.out / "test" / picture_name(view.name), _draw(model, camera, scene))
     frames = []
     for index, camera in enumerate(cameras):
         frames.append(_draw(model, camera, scene))

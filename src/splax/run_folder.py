@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import platform
@@ -16,7 +17,9 @@ import jax
 import numpy as np
 
 import splax
+from splax.corrections.intrinsics import IntrinsicsRefinement
 from splax.data.json_file import read_json
+from splax.data.npy_file import read_npy
 from splax.data.scene import Scene
 from splax.gaussians import Gaussians
 from splax.io.files import write_whole
@@ -36,6 +39,7 @@ LOSS_CURVE = "loss.png"
 SCORES = "scores.jsonl"
 EVAL = "eval"
 CONTACT_SHEET = "contact_sheet.png"
+CORRECTIONS = "corrections"
 MAX_SHEET_ROWS = 12
 CHECKPOINTS = "checkpoints"
 
@@ -109,7 +113,8 @@ class RunFolder:
             ValueError: if it cannot be written to.
         """
         old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE, SCORES, CONTACT_SHEET)]
-        for file in filter(Path.is_file, [*old, *(self.path / EVAL).glob("*.png")]):
+        old += [*(self.path / EVAL).glob("*.png"), *(self.path / CORRECTIONS).glob("*.npy")]
+        for file in filter(Path.is_file, old):
             try:
                 file.unlink()
             except OSError as error:
@@ -153,6 +158,8 @@ class RunFolder:
         save_ply(self.path / POINT_CLOUD, trainer.model.gaussians, antialiased=antialiased)
         # Times differ from run to run.
         seconds = None if trainer.config.deterministic else trainer.seconds
+        for name, params in trainer.corrections.items():
+            self._write_array(f"{CORRECTIONS}/{name}.npy", np.asarray(params))
         facts = {
             "num_gaussians": int(trainer.model.gaussians.num_alive),
             "steps": trainer.step,
@@ -230,6 +237,29 @@ class RunFolder:
             raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
         except ValueError as error:
             raise ValueError(f"{path} {error}.") from error
+
+    def load_intrinsics(self) -> IntrinsicsRefinement | None:
+        """The correction of focal lengths and principal point that training learned, if it did.
+
+        Raises:
+            ValueError: if its file is damaged.
+        """
+        path = self.path / CORRECTIONS / f"{IntrinsicsRefinement.name}.npy"
+        if not path.is_file():
+            return None
+        try:
+            values = read_npy(path)
+            if values.shape != (1, 4) or not np.isfinite(values).all():
+                raise ValueError(f"holds {list(values.shape)} numbers; expected 1 x 4 finite ones")
+        except ValueError as error:
+            raise ValueError(f"{path} {error}. Train again, or remove it.") from error
+        fx, fy, cx, cy = (float(value) for value in values[0])
+        return IntrinsicsRefinement(start=(fx, fy, cx, cy))
+
+    def _write_array(self, name: str, array: np.ndarray) -> None:
+        data = io.BytesIO()
+        np.save(data, array, allow_pickle=False)
+        write_whole(self.path / name, data.getvalue())
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(_plain(content), indent=2) + "\n").encode())

@@ -23,6 +23,7 @@ class IntrinsicsRefinement(Correction):
         rate: of Adam, at the start.
         rate_final: at the end, as a share of the one at the start; exponential in between.
         shared: one correction for all views, as for photos of one camera; else one for each view.
+        start: the four numbers to begin with, such as an earlier run has learned.
 
     Raises:
         ValueError: on a rate that is not positive.
@@ -32,6 +33,7 @@ class IntrinsicsRefinement(Correction):
     rate: float = 1e-4
     rate_final: float = 0.01
     shared: bool = True
+    start: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
         if not (self.rate > 0 and self.rate_final > 0):
@@ -40,8 +42,8 @@ class IntrinsicsRefinement(Correction):
             )
 
     def init(self, cameras: Camera) -> Float[Array, "views 4"]:
-        """No change."""
-        return jnp.zeros((1 if self.shared else len(cameras.K), 4))
+        """``start`` for each."""
+        return jnp.tile(jnp.asarray(self.start, jnp.float32), (1 if self.shared else len(cameras.K), 1))
 
     def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
         """Adam."""
