@@ -95,7 +95,7 @@ class Broken(Exposure):
 
 def test_a_correction_without_finite_gradient_stops_the_run(scene):
     trainer = make_trainer(scene, [Broken()], steps=3)
-    with pytest.raises(splax.NonFiniteError):
+    with pytest.warns(UserWarning, match="Going back"), pytest.raises(splax.NonFiniteError):
         trainer.fit()
     np.testing.assert_array_equal(learned(trainer, "exposure"), np.tile(np.eye(3, 4), (VIEWS, 1, 1)))
 
