@@ -19,6 +19,8 @@ import splax
 from splax.training.checkpoints import Checkpoints
 from splax.training.snapshot import array_shapes, to_arrays, to_state
 
+pytest.importorskip("orbax.checkpoint", reason="checkpoints need orbax-checkpoint")
+
 STATE = {
     "means": np.arange(12, dtype=np.float32).reshape(4, 3),
     "shN": np.zeros((4, 0, 3), np.float32),

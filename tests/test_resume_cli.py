@@ -17,6 +17,8 @@ import splax
 from splax.saved_options import check_unchanged, read_options, save_options
 from splax.training.checkpoints import Checkpoints
 
+pytest.importorskip("orbax.checkpoint", reason="checkpoints need orbax-checkpoint")
+
 STEPS = 60
 OPTIONS = ["--steps", STEPS, "--num-gaussians", 150, "--sh-degree", 1, "--test-every", 4, "--deterministic"]
 # What a run computes; train.log.jsonl and config.json hold times and options too.
