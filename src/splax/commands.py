@@ -21,7 +21,7 @@ from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
-from splax.initialization.choice import DEPTH, RANDOM, Start, choose_start
+from splax.initialization.choice import DEPTH, FILE, RANDOM, Start, choose_start
 from splax.initialization.monocular import MonocularDepth
 from splax.io import formats
 from splax.io.events import EventLog
@@ -36,7 +36,7 @@ from splax.run_folder import CHECKPOINTS, CONFIG, EVAL, POINT_CLOUD, RunFolder, 
 from splax.saved_options import DEMO, check_unchanged, read_options, read_sh_degree, save_options
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
-from splax.strategies.mcmc import MCMCStrategy
+from splax.strategies.mcmc import MCMCStrategy, prepare
 from splax.training.checkpoints import Checkpoints, can_save
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
@@ -213,6 +213,8 @@ def _train_anew(
     _say("Looking for where to start ...")
     start = make_start()
     _say(f"Start: {start.kind}, as {start.reason}.")
+    if isinstance(options, Train) and options.strategy == "mcmc" and start.kind != FILE:
+        prepare(start.gaussians)
     trainer = _make_trainer(scene, options, start.gaussians)
     begun = {"start": start.describe(), "stored_sh_degree": start.gaussians.sh_degree}
     folder.begin(save_options(options) | begun)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from splax.gaussians import Gaussians
 from splax.ops.quaternions import quat_to_rotmat
 from splax.strategies import ops
 from splax.strategies.base import Length, Params, Step, Strategy, Surgery
@@ -28,9 +29,9 @@ class MCMCStrategy(Strategy):
     and scale are set so that together they render as the one did (:func:`splax.strategies.ops.share`).
     Regularizers on opacities and scales make those that are not needed transparent.
 
-    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale. Steps count from 0; each
-    setting in steps compares with the number of the step just made. Unlike in gsplat the moves and the growth of
-    one refinement are drawn at once, and all that land in one place start their optimizer slots anew.
+    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :func:`prepare`. Steps count from
+    0; each setting in steps compares with the number of the step just made. Unlike in gsplat the moves and the growth
+    of one refinement are drawn at once, and all that land in one place start their optimizer slots anew.
 
     Attributes:
         max_gaussians: number up to which they grow.
@@ -123,6 +124,12 @@ class MCMCStrategy(Strategy):
         values = {name: ops.take_rows(value, surgery.source) for name, value in values.items()}
         fresh = surgery.fresh | ops.take_rows(shared, surgery.source)
         return surgery._replace(values=values, fresh=fresh), state
+
+
+def prepare(gaussians: Gaussians) -> None:
+    """Makes new Gaussians those that the authors start from: of opacity 0.5, and a tenth as wide."""
+    gaussians.logit_opacities[...] = jnp.zeros_like(gaussians.logit_opacities[...])
+    gaussians.log_scales[...] = gaussians.log_scales[...] - math.log(10)
 
 
 def _finite(values: Array) -> Array:
