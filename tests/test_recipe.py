@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import make_gaussians
+from test_trainer import make_dense_trainer
+from test_trainer import make_gaussians as make_dense_gaussians
 
 import splax
 from splax.io.images import to_uint8
+from splax.training.checkpoints import Checkpoints
 from splax.training.depth_loss import disparity_loss, shrink_depth
 from splax.training.optimizers import make_optimizer
 from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
@@ -238,3 +241,39 @@ def test_depth_that_is_not_there_is_refused(scene):
         make_trainer(scene, steps=1, depth_weight=0.1)
     with pytest.raises(ValueError, match="depth_weight"):
         splax.TrainConfig(depth_weight=-1.0)
+
+
+# --- resume --------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_everything_on_resumes_to_the_bit(tmp_path):
+    """In the middle of a batch and of a resolution; what corrections learned comes back with their optimizers."""
+    scene = splax.make_demo_scene(num_train=4, num_test=1, width=32, height=24)
+
+    def make():
+        return make_dense_trainer(
+            scene,
+            make_dense_gaussians(scene, 60),
+            deterministic=True,
+            corrections=(splax.Exposure(), splax.PoseRefinement(), splax.IntrinsicsRefinement()),
+            regularizers=splax.Regularizers(opacity=0.01, scale=0.01, stretch=0.1),
+            resolution=splax.CoarseToFine(halvings=1, every=8),
+            batch_size=4,
+            optimizer=make_optimizer(extent=scene.extent, steps=100, batch_size=4),
+        )
+
+    whole = make()
+    whole.fit(12)
+    first = make()
+    first.fit(6)
+    first.save(Checkpoints(tmp_path))
+    second = make()
+    second.resume(Checkpoints(tmp_path))
+    second.fit(6)
+    for actual, expected in zip(
+        jax.tree.leaves((second.corrections, nnx.state(second.model))),
+        jax.tree.leaves((whole.corrections, nnx.state(whole.model))),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(actual, expected)
+    assert (np.asarray(second.corrections["poses"]) != 0).any()
