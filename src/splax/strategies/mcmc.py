@@ -29,9 +29,10 @@ class MCMCStrategy(Strategy):
     and scale are set so that together they render as the one did (:func:`splax.strategies.ops.share`).
     Regularizers on opacities and scales make those that are not needed transparent.
 
-    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :func:`prepare`. Steps count from
-    0; each setting in steps compares with the number of the step just made. Unlike in gsplat the moves and the growth
-    of one refinement are drawn at once, and all that land in one place start their optimizer slots anew.
+    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :func:`prepare`. Steps
+    count from 0; each setting in steps compares with the number of the step just made. Unlike in gsplat the
+    moves and the growth of one refinement are drawn at once, and all that land in one place start their
+    optimizer slots anew.
 
     Attributes:
         max_gaussians: number up to which they grow.
