@@ -16,7 +16,9 @@ from splax.ops.parameters import DrawSettings, Parameters
 from splax.ops.projection import half_extents, is_in_image
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.triton.geometry import (
+    active_bases,
     direction_to,
+    dot,
     inputs,
     is_finite,
     is_valid,
@@ -25,14 +27,12 @@ from splax.ops.triton.geometry import (
     read_view,
     splat,
 )
-from splax.ops.triton.harmonics import harmonics_gradients, read_basis, sum_harmonics
-from splax.ops.triton.prepare import Prepared, form_gradients, pack_box, tiles_of
-from splax.ops.triton.rows import clear_rows, store_rows, total_rows
+from splax.ops.triton.prepare import Prepared, form_gradients, tiles_of
+from splax.ops.triton.rows import store_rows, total_rows
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
 _RGB = 3
-_SHN = Parameters._fields.index("shN")
 
 
 class Projected(NamedTuple):
@@ -76,10 +76,9 @@ def project(
     channels = _RGB + settings.render_depth
     width = FORM + channels
 
-    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
+    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, *refs):
         *offsets, attributes, boxes, counts, depths, means2d, radii = refs
-        base = pl.program_id(0) * LANES
-        gaussian = base + lanes()
+        gaussian = pl.program_id(0) * LANES + lanes()
         exists = gaussian < num
         view = read_view(camera, tiling)
         geometry = read_geometry((means, quats, log_scales, logits), gaussian, exists)
@@ -89,14 +88,9 @@ def project(
         valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
 
         direction = direction_to(geometry.mean, view)
-        basis = read_basis(table, num_bases, load(active_degree, full(0)))
-        color = [SH_C0 * load(sh0, gaussian * _RGB + q, valid) + 0.5 for q in range(_RGB)]
-        if num_bases:
-            bands = sum_harmonics(shN, num_bases, basis, direction, base, valid, warp)
-            color = [a + b for a, b in zip(color, bands, strict=True)]
-        valid &= is_finite(color)
-        # The sign tells the backward pass what was clamped: -0 is.
-        color = [jnp.where(value < 0, 0.0 * value, value) for value in color]
+        bases = active_bases(direction, num_bases, load(active_degree, full(0)))
+        color, finite = _color(sh0, shN, bases, gaussian, valid)
+        valid &= finite
 
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
         form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
@@ -104,8 +98,8 @@ def project(
         box, count = tiles_of(form, reach, tiling)
         for q, value in enumerate((*form, *color, depth)[:width]):
             store(attributes, gaussian * width + q, value, valid)
-        for q, value in enumerate(pack_box(box)):
-            store(boxes, gaussian * 2 + q, value, valid)
+        for q, value in enumerate(box):
+            store(boxes, gaussian * 4 + q, value, valid)
         for q, value in enumerate((form.mean_x, form.mean_y)):
             store(means2d, gaussian * 2 + q, value, exists)
         for q, value in enumerate(reach):
@@ -113,14 +107,14 @@ def project(
         store(counts, gaussian, count, exists)
         store(depths, gaussian, depth, exists)
 
-    sizes = [(num * width, jnp.float32), (num * 2, jnp.int32), (num, jnp.int32)]
+    sizes = [(num * width, jnp.float32), (num * 4, jnp.int32), (num, jnp.int32)]
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
     args = [*inputs(params, viewmat, intrinsics), *([] if offset is None else [offset.reshape(-1)])]
     attributes, boxes, counts, depths, means2d, radii = warp.launch(
         kernel, (-(-num // LANES),), shapes, *args
     )
-    prepared = Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
+    prepared = Prepared(attributes.reshape(num, width), boxes.reshape(num, 4), counts)
     return Projected(prepared, depths, means2d.reshape(num, 2), radii.reshape(num, 2))
 
 
@@ -162,10 +156,9 @@ def project_gradients(
     floats = params[:6]
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
-    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
+    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, *refs):
         counts, attributes, rows, first, *refs = refs
         grads = refs[-len(sizes) :]
-        v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
@@ -180,7 +173,9 @@ def project_gradients(
         @pl.when(~some_moved)
         def _():
             for grad, size in zip(grads, sizes, strict=True):
-                clear_rows(grad, base, size // num, num)
+                for i in range(size // num):
+                    place = base * (size // num) + i * LANES + lanes()
+                    store(grad, place, zeros(), place < size)
 
         @pl.when(some_moved)
         def _():
@@ -202,17 +197,14 @@ def project_gradients(
                 slope = jnp.where(bits > 0, 1.0, jnp.where(bits == 0, 0.5, 0.0))
                 v_color.append(jnp.where(drawn, slope * sums[FORM + q], 0))
             direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
-            v_direction = [zeros()] * 3
-            if num_bases:
-                basis = read_basis(table, num_bases, load(active_degree, full(0)))
-                v_direction = harmonics_gradients(
-                    shN, v_shN, num_bases, basis, direction, v_color, base, valid, num, warp
-                )
-            (v_mean_by_color,) = to_mean(v_direction)
-            if v_means2d is not None:
-                # A Gaussian whose colour is not finite is not drawn, and its centre moves nowhere.
-                constant = [load(sh0, gaussian * _RGB + q, valid) for q in range(_RGB)]
-                valid &= drawn | is_finite([*constant, *v_direction])
+            active = load(active_degree, full(0))
+            bases, to_direction = jax.vjp(lambda at: active_bases(at, num_bases, active), direction)
+            finite, v_bases = is_finite([load(sh0, gaussian * _RGB + q, valid) for q in range(_RGB)]), []
+            for k in range(num_bases):
+                values = [load(shN, (gaussian * num_bases + k) * _RGB + q, valid) for q in range(_RGB)]
+                finite &= is_finite(values)
+                v_bases.append(dot(values, v_color))
+            (v_mean_by_color,) = to_mean(*to_direction(v_bases))
 
             def form_and_depth(geometry):
                 return splat(geometry, view, settings)[:2]
@@ -224,13 +216,14 @@ def project_gradients(
             v_depth = jnp.where(drawn, sums[FORM + _RGB], 0) if settings.render_depth else zeros()
             (v,) = to_geometry((v_form, v_depth))
             v_mean = [a + b for a, b in zip(v.mean, v_mean_by_color, strict=True)]
-            columns = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
-            columns = [[jnp.where(valid, value, 0) for value in values] for values in columns]
+            geometric = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
+            columns = [[jnp.where(valid & finite, value, 0) for value in values] for values in geometric]
             columns += [[SH_C0 * value for value in v_color]]
+            columns += [[basis * value for basis in bases for value in v_color]]
             if with_offset:
                 absolute = [jnp.where(drawn, value, 0) for value in sums[width:]]
                 columns.append(absolute or v_center)
-            for grad, values in zip(others, columns, strict=True):
+            for grad, values in zip(grads, columns, strict=True):
                 store_rows(grad, base, values, num, warp)
 
     num_rows = rows.shape[0]
@@ -243,3 +236,16 @@ def project_gradients(
     untrained = {"alive": None, "active_sh_degree": None}
     v_offset = grads[-1].reshape(num, 2) if with_offset else None
     return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
+
+
+def _color(sh0, shN, bases, gaussian, mask):
+    """Colours, -0 where they are clamped, and whether all coefficients are finite; as :func:`eval_sh`."""
+    values = [load(sh0, gaussian * _RGB + q, mask) for q in range(_RGB)]
+    color, finite = [SH_C0 * value for value in values], is_finite(values)
+    for k, basis in enumerate(bases):
+        values = [load(shN, (gaussian * len(bases) + k) * _RGB + q, mask) for q in range(_RGB)]
+        color = [total + basis * value for total, value in zip(color, values, strict=True)]
+        finite &= is_finite(values)
+    color = [value + 0.5 for value in color]
+    # The sign tells the backward pass what was clamped.
+    return [jnp.where(value < 0, 0.0 * value, value) for value in color], finite
