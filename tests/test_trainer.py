@@ -494,7 +494,7 @@ def test_views_of_very_different_sizes_have_a_program_each(scene, monkeypatch):
     trainer = make_dense_trainer(cropped(scene))
     assert [(group.width, group.height) for group in trainer._feed.groups] == [(32, 24), (WIDTH, HEIGHT)]
     trainer.fit(40)
-    assert trainer._run._cache_size() == 2  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(trainer._run) == 2
     # A step on a small photo is what it would be if there were no others.
     seed = next(seed for seed in range(9) if view_order(trainer._feed.groups, 1, seed)[0] < 3)
     first = view_order(trainer._feed.groups, 1, seed)[0]

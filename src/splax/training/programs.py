@@ -20,6 +20,10 @@ class Programs:
         self._jitted = jax.jit(function, **options)
         self._compiled: dict[Any, Any] = {}
 
+    def __len__(self) -> int:
+        """How many were compiled so far."""
+        return len(self._compiled)
+
     def get(self, *args: Any, **static: Any) -> Any | None:
         """The compiled program for such arguments, if there is one already."""
         return self._compiled.get(_key(args, static))
