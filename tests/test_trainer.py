@@ -15,6 +15,7 @@ import splax
 from splax.training import isect_buffer
 from splax.training import trainer as trainer_module
 from splax.training.groups import group_views, view_order
+from splax.training.progress import StepMetrics
 from splax.training.schedules import used_sh_degree
 from splax.training.step import TrainStep
 
@@ -288,8 +289,8 @@ def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
     ample, tight = (make_dense_trainer(scene, isect_capacity=room, seed=seed) for room in (2**20, 10))
     overflows, call = [], tight._call
 
-    def watch(*args):
-        done, metrics, seconds = call(*args)
+    def watch(*args: Any, **kwargs: Any) -> tuple[int, StepMetrics, float]:
+        done, metrics, seconds = call(*args, **kwargs)
         if done < len(metrics.num_isects) and metrics.num_isects[done] > tight._isects.capacity:
             overflows.append(done)
         return done, metrics, seconds

@@ -149,7 +149,9 @@ def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
 
     def draw(opacities, colors):
         splats = Splats(projection.means2d, projection.conics, opacities, colors)
-        return rasterize(splats, projection.radii, projection.depths, None, tiling, 2_000, INTERPRETED)[0]
+        radii, depths = projection.radii, projection.depths
+        drawn: Any = rasterize(splats, radii, depths, None, tiling, 2_000, INTERPRETED)
+        return drawn[0]
 
     def draw_plainly(opacities, colors):
         options = {"isect_capacity": 2_000, "implementation": "xla_vjp"}
