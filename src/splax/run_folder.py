@@ -147,7 +147,12 @@ class RunFolder:
         """Removes the lines of steps that a run which goes on from an earlier one will make again."""
         path = self.path / SCORES
         if path.is_file():
-            lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            try:
+                lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path} is damaged: expected a json object with 'step' in each line."
+                ) from error
             write_whole(path, "".join(line + "\n" for line in lines).encode())
 
     def write_results(

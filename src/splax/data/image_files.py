@@ -18,12 +18,14 @@ def relative_path(name: str) -> PurePosixPath:
     """A name from a file as a path below the dataset's folder.
 
     Raises:
-        ImageError: if it is absolute or leads out of the folder.
+        ImageError: if it is absolute, leads out of the folder, or is the folder itself.
     """
     relative = PurePosixPath(posixpath.normpath(name.replace("\\", "/")))
     outside = relative.is_absolute() or PureWindowsPath(relative).drive or relative.parts[:1] == ("..",)
     if outside or "\0" in name:
         raise ImageError("leads out of the dataset's folder; names must be relative to it")
+    if not relative.name:  # with an extension added, it would be a file beside the folder
+        raise ImageError("names no file")
     return relative
 
 

@@ -6,6 +6,8 @@ or ``k1`` to ``k4`` of a fisheye. What a frame states wins over what the file st
 """
 
 import math
+from collections import ChainMap
+from collections.abc import Mapping
 from typing import Any
 
 from splax.data.json_file import read_number, shorten
@@ -42,7 +44,7 @@ def read_lens(width: int, height: int, *, entry: dict[str, Any], meta: dict[str,
         ValueError: on numbers that are none, a focal length that is missing or not positive, an aspect
             ratio other than the image's, or a lens model that is not supported.
     """
-    both = {**meta, **entry}
+    both = ChainMap(entry, meta)  # no copy of a file's top for each of its frames
     stated = stated_size(both, label) or (width, height)
     focal = _focal(entry, *stated, label) or _focal(meta, *stated, label)
     if focal is None:
@@ -59,7 +61,7 @@ def read_lens(width: int, height: int, *, entry: dict[str, Any], meta: dict[str,
         raise ValueError(f"{label}: {error}.") from error
 
 
-def stated_size(both: dict[str, Any], label: str) -> tuple[float, float] | None:
+def stated_size(both: Mapping[str, Any], label: str) -> tuple[float, float] | None:
     """``w`` and ``h`` in pixels where the file states both.
 
     Raises:
@@ -72,7 +74,7 @@ def stated_size(both: dict[str, Any], label: str) -> tuple[float, float] | None:
     return None if math.isnan(width) or math.isnan(height) else (width, height)
 
 
-def _distortion(both: dict[str, Any], label: str) -> tuple[str, tuple[float, ...]]:
+def _distortion(both: Mapping[str, Any], label: str) -> tuple[str, tuple[float, ...]]:
     """Model and coefficients, as :class:`Lens` wants them."""
     name = both.get("camera_model") or "OPENCV"
     if name not in CAMERA_MODELS if isinstance(name, str) else True:

@@ -1,6 +1,7 @@
 """Json files that are not trusted: bounded, and with errors that say where the fault is."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return meta
 
 
-def read_number(source: dict[str, Any], key: str, label: str, *, default: float) -> float:
+def read_number(source: Mapping[str, Any], key: str, label: str, *, default: float) -> float:
     """A finite number of the file; ``default`` where the key is absent or null."""
     value = source.get(key)
     if value is None:

@@ -25,7 +25,7 @@ def make_points(
     positions: Float[np.ndarray, "points 3"], colors: UInt8[np.ndarray, "points 3"] | None
 ) -> Points | None:
     """The points that float32 can hold; None if there is none."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN
         positions = positions.astype(np.float32)
     usable = np.isfinite(positions).all(axis=-1)
     if not usable.any():
@@ -40,7 +40,8 @@ def read_ply_points(path: Path) -> Points | None:
         ValueError: if the file cannot be read, is damaged or holds no positions; names it.
     """
     try:
-        with open(path, "rb") as file:
+        # What is not finite is left out in the end.
+        with open(path, "rb") as file, np.errstate(over="ignore", invalid="ignore"):
             header = read_header(file)
             vertices = next((e for e in header.elements if e.name == "vertex"), None)
             if vertices is None or not {"x", "y", "z"} <= vertices.properties.keys():

@@ -11,6 +11,8 @@ Errors and omissions name the file, the frame, what was found, and what to do.
 """
 
 import os
+from collections import ChainMap
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -128,7 +130,7 @@ def _make_photo(
     path = _find_image(root, entry["file_path"])
     below_root = relative_path(path.relative_to(root).as_posix())
     name = below_root.relative_to("images") if below_root.parts[0] == "images" else below_root
-    both = {**meta, **entry}
+    both = ChainMap(entry, meta)
     return Photo(
         name=name.as_posix(),
         path=path,
@@ -196,7 +198,7 @@ def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
     return {PurePosixPath(name).as_posix().removeprefix("images/") for name in names}
 
 
-def _depth_unit(both: dict[str, Any], label: str) -> float:
+def _depth_unit(both: Mapping[str, Any], label: str) -> float:
     unit = read_number(both, "depth_unit_scale_factor", label, default=DEPTH_UNIT)
     if not unit > 0:
         raise ValueError(f"{label}: depth_unit_scale_factor must be positive, got {unit:g}.")

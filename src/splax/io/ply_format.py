@@ -129,9 +129,16 @@ def _read_text(file: BinaryIO, skip: int, element: Element) -> Iterator[tuple[sl
         if not file.readline(_MAX_LINE):
             raise ValueError("is truncated")
     for rows in _chunks(element.count):
-        table = [list(map(float, file.readline(_MAX_LINE).split())) for _ in range(rows.stop - rows.start)]
+        try:
+            table = [
+                list(map(float, file.readline(_MAX_LINE).split())) for _ in range(rows.stop - rows.start)
+            ]
+        except ValueError as error:  # its message would hold the whole word
+            raise ValueError(f"is damaged: {shorten(error)}") from error
         if any(len(row) != len(element.properties) for row in table):
-            raise ValueError(f"is damaged: not every '{element.name}' has {len(element.properties)} numbers")
+            raise ValueError(
+                f"is damaged: not every {shorten(element.name)} has {len(element.properties)} numbers"
+            )
         yield rows, dict(zip(element.properties, np.array(table).T, strict=True))
 
 
