@@ -21,7 +21,11 @@ from splax.run_folder import RunFolder
 
 # Each costs a few milliseconds; the same ones every time.
 quick = settings(
-    max_examples=20, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=20,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
 )
 
 

@@ -1,5 +1,6 @@
 """Damage done to files: of their bytes, their words, or the values of their json."""
 
+import copy
 import json
 import random
 import re
@@ -99,7 +100,7 @@ def damage_json(data: bytes, rng: random.Random) -> bytes:
             case 3 if isinstance(holder[key], list):
                 holder[key] = holder[key] * rng.choice([0, 2, 3])
             case _:
-                holder[key] = rng.choice(_VALUES)
+                holder[key] = copy.deepcopy(rng.choice(_VALUES))
     return _dump(root)
 
 

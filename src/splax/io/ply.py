@@ -8,8 +8,9 @@ One float32 property per number: log scales, opacity logits, quaternions wxyz, a
 import math
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from splax.io.compressed_ply import is_compressed, unpack
 from splax.io.ply_format import (
     Header,
     antialiased_comments,
+    as_matrix,
     is_antialiased,
     read_header,
     read_rows,
     shorten,
+    use_rows,
     write_elements,
 )
 from splax.io.splat_arrays import SplatArrays, accepted_params, from_gaussians
@@ -93,8 +96,28 @@ def write_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
     normals = dict.fromkeys(_NORMALS, np.broadcast_to(np.float32(0), arrays.num))
     comments = antialiased_comments(arrays.antialiased)
     comments += [" ".join([_COMMENT, name, *map(str, shape)]) for name, shape in extras.items()]
-    write_elements(file, {"vertex": position | normals | properties}, comments)
+    properties = position | normals | properties
+    write_elements(file, {"vertex": properties}, comments, _packer(arrays, columns, list(properties)))
     return []
+
+
+def _packer(arrays: SplatArrays, columns: list[Column], names: list[str]) -> Callable[[slice], np.ndarray]:
+    """Some rows of the file, [rows, names]: all Params side by side, and a zero, then put in order."""
+    params = {name: value.reshape(arrays.num, -1) for name, value in arrays.params.items()}
+    starts = dict(zip(params, np.cumsum([0, *(p.shape[1] for p in params.values())]).tolist(), strict=False))
+    places = {
+        c.property: starts[c.param] + i
+        for name in params
+        for i, c in enumerate(sorted((c for c in columns if c.param == name), key=lambda c: c.entry))
+    }
+    zero = sum(p.shape[1] for p in params.values())
+    order = [places.get(name, zero) for name in names]
+
+    def pack(rows: slice) -> np.ndarray:
+        parts = [*(p[rows] for p in params.values()), np.zeros((rows.stop - rows.start, 1), np.float32)]
+        return np.concatenate(parts, axis=1).take(order, axis=1)
+
+    return pack
 
 
 def read_ply(path: Path, cls: type[Gaussians] | None = None) -> SplatArrays:
@@ -166,9 +189,25 @@ def _read_params(
     chunks = read_rows(file, header, vertex)
     shapes = _standard_shapes(sh_degree) | extras
     params = {name: np.empty((vertex.count, *shape), np.float32) for name, shape in shapes.items()}
-    for rows, chunk in chunks:
-        for column in columns:
-            params[column.param][(rows, *column.entry)] = chunk[column.property]
+
+    names = list(vertex.properties)
+    by_entry = sorted(columns, key=lambda column: column.entry)  # as a row of a Param lies in memory
+    places = {
+        name: np.array([names.index(c.property) for c in by_entry if c.param == name], np.intp)
+        for name in params
+    }
+
+    def scatter(rows: slice, chunk: Any) -> None:
+        if (matrix := as_matrix(chunk)) is not None:  # three times faster than column by column
+            for name, value in params.items():
+                out = value.reshape(len(value), -1)[rows]
+                np.take(matrix, places[name], axis=1, out=out, mode="clip")
+            return
+        with np.errstate(all="ignore"):  # as the caller has it, but that holds in its own thread only
+            for column in columns:
+                params[column.param][(rows, *column.entry)] = chunk[column.property]
+
+    use_rows(chunks, scatter)
     return params
 
 

@@ -6,14 +6,19 @@ counts are checked against the file's size before anything is allocated.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Float32
 
 MAX_HEADER_BYTES = 1 << 18
 ROWS_PER_CHUNK = 4096  # a chunk of 62 floats a row fits a core's cache
+_THREADS = min(4, os.cpu_count() or 1)  # numpy lets go of the interpreter lock; more would wait for memory
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
@@ -114,6 +119,38 @@ def read_rows(file: BinaryIO, header: Header, element: Element) -> Iterator[tupl
     return _read_text(file, sum(e.count for e in before), element)
 
 
+def use_rows(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], None]) -> None:
+    """Hands each of the chunks of :func:`read_rows` to ``use``, in several threads where there are several."""
+    first = next(chunks, None)
+    if first is None:
+        return
+    use(*first)
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                item = next(chunks, None)
+            if item is None:
+                return
+            use(*item)
+
+    if first[0].stop < ROWS_PER_CHUNK:
+        return work()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for worker in [pool.submit(work) for _ in range(_THREADS)]:
+            worker.result()
+
+
+def as_matrix(chunk: Any) -> Float32[np.ndarray, "rows properties"] | None:
+    """A chunk of :func:`read_rows` as one array, if all its properties are float32 in this machine's order."""
+    if not isinstance(chunk, np.ndarray) or not chunk.dtype.names:
+        return None
+    if any(kind != np.float32 for kind, _ in chunk.dtype.fields.values()):
+        return None
+    return chunk.view(np.float32).reshape(len(chunk), -1)
+
+
 def _row_type(element: Element, header: Header) -> np.dtype:
     return np.dtype([(name, header.byte_order + kind) for name, kind in element.properties.items()])
 
@@ -148,7 +185,10 @@ def _chunks(count: int) -> Iterator[slice]:
 
 
 def write_elements(
-    file: BinaryIO, elements: Mapping[str, Mapping[str, np.ndarray]], comments: list[str]
+    file: BinaryIO,
+    elements: Mapping[str, Mapping[str, np.ndarray]],
+    comments: list[str],
+    pack: Callable[[slice], np.ndarray] | None = None,
 ) -> None:
     """Writes a binary little endian file.
 
@@ -157,6 +197,7 @@ def write_elements(
         elements: for each element its properties by name: the values of all rows, [rows] of any stride, of one
             type per element: float32, uint32 or uint8.
         comments: for the header, one line each.
+        pack: a faster way to some rows of the only element, [rows, properties] in its type.
 
     Raises:
         ValueError: if the header would be larger than readers accept.
@@ -171,16 +212,33 @@ def write_elements(
         raise ValueError(f"{num} properties a row are more than a PLY header of 256 KiB can name")
     file.write(header)
     for columns in elements.values():
-        _write_rows(file, columns)
+        _write_rows(file, columns, pack)
 
 
-def _write_rows(file: BinaryIO, columns: Mapping[str, np.ndarray]) -> None:
-    buffer = np.empty((ROWS_PER_CHUNK, len(columns)), np.dtype(_type_of(columns)).newbyteorder("<"))
-    for rows in _chunks(_count_of(columns)):
-        chunk = buffer[: rows.stop - rows.start]
+def _write_rows(
+    file: BinaryIO, columns: Mapping[str, np.ndarray], pack: Callable[[slice], np.ndarray] | None
+) -> None:
+    dtype = np.dtype(_type_of(columns)).newbyteorder("<")
+    chunks = list(_chunks(_count_of(columns)))
+
+    def packed(rows: slice) -> np.ndarray:
+        if pack is not None:
+            return pack(rows).astype(dtype, copy=False)
+        chunk = np.empty((rows.stop - rows.start, len(columns)), dtype)
         for i, values in enumerate(columns.values()):
             chunk[:, i] = values[rows]
-        file.write(chunk.data)
+        return chunk
+
+    if len(chunks) == 1:
+        file.write(packed(chunks[0]).data)
+        return
+    # The next chunks are packed while one is written.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting = deque(pool.submit(packed, rows) for rows in chunks[: 2 * _THREADS])
+        for rows in [*chunks[2 * _THREADS :], *[None] * len(waiting)]:
+            file.write(waiting.popleft().result().data)
+            if rows is not None:
+                waiting.append(pool.submit(packed, rows))
 
 
 def _type_of(columns: Mapping[str, np.ndarray]) -> str:

@@ -76,7 +76,7 @@ def write_with(path: str | os.PathLike[str], arrays: SplatArrays, writer: Writer
     _warn(path, notes)
 
 
-@np.errstate(invalid="ignore")  # a signalling NaN
+@np.errstate(invalid="ignore", over="ignore")  # a signalling NaN; a sum of large numbers
 def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
     """What can be drawn of the arrays, and a note on each thing that was done.
 
@@ -108,9 +108,8 @@ def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
 def _finite_rows(arrays: SplatArrays) -> Bool[np.ndarray, " n"]:
     rows = np.ones(arrays.num, bool)
     for value in arrays.params.values():
-        finite = np.isfinite(value)
-        if not finite.all():  # rarely; all at once is tenfold faster than row by row
-            rows &= finite.all(axis=tuple(range(1, value.ndim)))
+        if not np.isfinite(value.sum()):  # rarely; a sum takes no memory, and shows every NaN and infinity
+            rows &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
     return rows
 
 
