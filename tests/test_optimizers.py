@@ -176,7 +176,7 @@ def test_a_rate_out_of_range_is_refused_by_name(setting):
 
 @pytest.mark.parametrize(("extent", "steps"), [(0.0, 10), (float("nan"), 10), (float("inf"), 10), (1.0, 0)])
 def test_an_extent_or_a_length_out_of_range_is_refused(extent, steps):
-    with pytest.raises(ValueError, match="extent > 0 and steps >= 1"):
+    with pytest.raises(ValueError, match="extent > 0, steps >= 1 and batch_size >= 1"):
         make_optimizer(extent=extent, steps=steps)
 
 
