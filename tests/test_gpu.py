@@ -180,10 +180,10 @@ def test_more_than_65535_tiles():
     assert (np.abs(draw("gpu", "triton") - draw("cpu", "xla_vjp")) > 1e-5).mean() < 1e-3
 
 
-def draw_and_differentiate(platform, implementation, isect_capacity, absgrad=False):
+def draw_and_differentiate(platform, implementation, isect_capacity, tile_size, absgrad):
     """Image, and gradients of the Params and the projected centres: all that training needs."""
     with on(platform):
-        model = make_model(implementation)
+        model = make_model(implementation, tile_size)
         model.rasterizer.isect_capacity, model.rasterizer.absgrad = isect_capacity, absgrad
         # Rows that cannot be drawn: not finite, dead, without a rotation, behind the camera.
         gaussians = model.gaussians
@@ -211,10 +211,10 @@ def draw_and_differentiate(platform, implementation, isect_capacity, absgrad=Fal
         return np.asarray(image), [np.asarray(x) for x in jax.tree.leaves(nnx.as_pure(grads))]
 
 
-@pytest.mark.parametrize("absgrad", [False, True])
-def test_kernels_alone_give_the_image_and_gradients_of_separate_steps(absgrad):
-    image, grads = draw_and_differentiate("gpu", None, 100_000, absgrad)
-    expected, expected_grads = draw_and_differentiate("cpu", "xla_vjp", 100_000, absgrad)
+@pytest.mark.parametrize(("tile_size", "absgrad"), [(8, False), (16, False), (16, True), (32, False)])
+def test_kernels_alone_give_the_image_and_gradients_of_separate_steps(tile_size, absgrad):
+    image, grads = draw_and_differentiate("gpu", None, 100_000, tile_size, absgrad)
+    expected, expected_grads = draw_and_differentiate("cpu", "xla_vjp", 100_000, tile_size, absgrad)
     assert (np.abs(image - expected) > 1e-4).mean() < 1e-3
     for grad in grads:
         assert np.isfinite(grad).all()

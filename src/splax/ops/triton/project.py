@@ -139,9 +139,9 @@ def project_gradients(
         viewmat: world-to-camera, [4, 4].
         intrinsics: K in pixels, [3, 3].
         prepared: from :func:`project`.
-        rows: moments and channels of each pair, [M, 6 + C]; with ``settings.absgrad`` and an offset, two more
-            columns, which are the offset's gradient.
-        first: first of the rows of each Gaussian, [N].
+        rows: moments and channels of each pair, [M * blocks, 6 + C]; with ``settings.absgrad`` and an offset, two
+            more columns, which are the offset's gradient.
+        first: first slot of each Gaussian, [N].
         v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
         settings: of the rasterizer.
         tiling: static sizes.
@@ -179,7 +179,8 @@ def project_gradients(
 
         @pl.when(some_moved)
         def _():
-            sums = total_rows(rows, load(first, gaussian, drawn), count, num_rows, num_columns, warp)
+            begin, num_here = load(first, gaussian, drawn) * tiling.blocks, count * tiling.blocks
+            sums = total_rows(rows, begin, num_here, num_rows, num_columns, warp)
             view = read_view(camera, tiling)
             geometry = read_geometry((means, quats, log_scales, logits), gaussian, moved)
             valid = drawn
