@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32, UInt32
 
-from splax.io.ply_format import Element, Header, antialiased_comments, read_rows, write_elements
+from splax.io.ply_format import Block, Element, Header, antialiased_comments, read_rows, write_elements
 from splax.io.quantization import (
     from_smallest_three,
     logit,
@@ -157,25 +157,27 @@ def write_compressed_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
     rgba = np.concatenate([color, sigmoid(arrays.logit_opacities)[:, None]], axis=1)
     rotation = (largest.astype(np.uint32) << 30) | _join(others / 2 + np.float32(0.5), (10, 10, 10))
     words = [_join(position, _BITS), rotation, _join(scale, _BITS), _join(rgba, (8, 8, 8, 8))]
-    elements = {"chunk": table | scale_table | color_table, "vertex": dict(zip(_WORDS, words, strict=True))}
+    elements = {
+        "chunk": [*table, *scale_table, *color_table],
+        "vertex": [Block([name], column) for name, column in zip(_WORDS, words, strict=True)],
+    }
     if num := arrays.shN.shape[1]:
         stored = to_bytes(np.floor((arrays.shN / _SH_RANGE + np.float32(0.5)) * 256))
-        elements["sh"] = {f"f_rest_{i}": stored[:, i % num, i // num] for i in range(3 * num)}
+        elements["sh"] = [Block(_sh_names(3 * num), stored.swapaxes(1, 2))]
     write_elements(file, elements, antialiased_comments(arrays.antialiased))
     return _clipped(arrays, log_scales)
 
 
 def _pack_range(
-    values: Float32[np.ndarray, "n 3"], names
-) -> tuple[Float32[np.ndarray, "n 3"], dict[str, np.ndarray]]:
-    """Values in [0, 1] of their chunk's range, and the columns of the ranges."""
+    values: Float32[np.ndarray, "n 3"], names: Sequence[str]
+) -> tuple[Float32[np.ndarray, "n 3"], list[Block]]:
+    """Values in [0, 1] of their chunk's range, and the blocks of the ranges."""
     missing = -len(values) % CHUNK
     chunks = np.pad(values, [(0, missing), (0, 0)], mode="edge").reshape(-1, CHUNK, 3)
     low, high = chunks.min(axis=1), chunks.max(axis=1)
     width = np.maximum(high.astype(np.float64) - low, np.finfo(np.float64).tiny)
     unit = ((chunks - low[:, None].astype(np.float64)) / width[:, None]).astype(np.float32)
-    table = {f"min_{name}": low[:, i] for i, name in enumerate(names)}
-    table |= {f"max_{name}": high[:, i] for i, name in enumerate(names)}
+    table = [Block([f"min_{name}" for name in names], low), Block([f"max_{name}" for name in names], high)]
     return unit.reshape(-1, 3)[: len(values)], table
 
 

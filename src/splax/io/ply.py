@@ -8,7 +8,7 @@ One float32 property per number: log scales, opacity logits, quaternions wxyz, a
 import math
 import os
 import warnings
-from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ import numpy as np
 from splax.gaussians import Gaussians
 from splax.io.compressed_ply import is_compressed, unpack
 from splax.io.ply_format import (
+    Block,
     Header,
     antialiased_comments,
     as_matrix,
@@ -86,38 +87,21 @@ def write_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
     Raises:
         ValueError: if a Param of a subclass takes a name of the layout, or the header grows too large.
     """
-    params = arrays.params
     extras = {name: value.shape[1:] for name, value in arrays.extras.items()}
     columns = [*_standard_columns(arrays.sh_degree), *_extra_columns(extras)]
-    properties = {c.property: params[c.param][(slice(None), *c.entry)] for c in columns}
-    if len(properties) != len(columns) or properties.keys() & set(_NORMALS):
+    values = arrays.params | {"shN": arrays.shN.swapaxes(1, 2)}
+    blocks = [
+        Block([column.property for column in of_param], values[name])
+        for name, of_param in groupby(columns, key=lambda column: column.param)
+    ]
+    blocks.insert(1, Block(_NORMALS, np.broadcast_to(np.float32(0), (arrays.num, 3))))
+    names = [name for block in blocks for name in block.properties]
+    if len(set(names)) != len(names):
         raise ValueError(f"Params {sorted(extras)} take names that the PLY layout has already; rename them.")
-    position = {name: properties.pop(name) for name in ("x", "y", "z")}
-    normals = dict.fromkeys(_NORMALS, np.broadcast_to(np.float32(0), arrays.num))
     comments = antialiased_comments(arrays.antialiased)
     comments += [" ".join([_COMMENT, name, *map(str, shape)]) for name, shape in extras.items()]
-    properties = position | normals | properties
-    write_elements(file, {"vertex": properties}, comments, _packer(arrays, columns, list(properties)))
+    write_elements(file, {"vertex": blocks}, comments)
     return []
-
-
-def _packer(arrays: SplatArrays, columns: list[Column], names: list[str]) -> Callable[[slice], np.ndarray]:
-    """Some rows of the file, [rows, names]: all Params side by side, and a zero, then put in order."""
-    params = {name: value.reshape(arrays.num, -1) for name, value in arrays.params.items()}
-    starts = dict(zip(params, np.cumsum([0, *(p.shape[1] for p in params.values())]).tolist(), strict=False))
-    places = {
-        c.property: starts[c.param] + i
-        for name in params
-        for i, c in enumerate(sorted((c for c in columns if c.param == name), key=lambda c: c.entry))
-    }
-    zero = sum(p.shape[1] for p in params.values())
-    order = [places.get(name, zero) for name in names]
-
-    def pack(rows: slice) -> np.ndarray:
-        parts = [*(p[rows] for p in params.values()), np.zeros((rows.stop - rows.start, 1), np.float32)]
-        return np.concatenate(parts, axis=1).take(order, axis=1)
-
-    return pack
 
 
 def read_ply(path: Path, cls: type[Gaussians] | None = None) -> SplatArrays:

@@ -8,16 +8,16 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 MAX_HEADER_BYTES = 1 << 18
-ROWS_PER_CHUNK = 4096  # a chunk of 62 floats a row fits a core's cache
+CHUNK_BYTES = 1 << 20  # fits a core's cache, and takes long enough for threads to pay
 _THREADS = min(4, os.cpu_count() or 1)  # numpy lets go of the interpreter lock; more would wait for memory
 
 _TYPES = {
@@ -40,6 +40,18 @@ class Element:
     count: int
     properties: dict[str, str] = field(default_factory=dict)
     has_lists: bool = False
+
+
+class Block(NamedTuple):
+    """Properties that follow each other in a file.
+
+    Attributes:
+        properties: their names.
+        values: [rows, ...] of any stride, a row's numbers in the order of the names.
+    """
+
+    properties: Sequence[str]
+    values: np.ndarray
 
 
 @dataclass
@@ -120,11 +132,7 @@ def read_rows(file: BinaryIO, header: Header, element: Element) -> Iterator[tupl
 
 
 def use_rows(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], None]) -> None:
-    """Hands each of the chunks of :func:`read_rows` to ``use``, in several threads where there are several."""
-    first = next(chunks, None)
-    if first is None:
-        return
-    use(*first)
+    """Hands each of the chunks of :func:`read_rows` to ``use``, in several threads."""
     lock = threading.Lock()
 
     def work() -> None:
@@ -135,8 +143,6 @@ def use_rows(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], No
                 return
             use(*item)
 
-    if first[0].stop < ROWS_PER_CHUNK:
-        return work()
     with ThreadPoolExecutor(_THREADS) as pool:
         for worker in [pool.submit(work) for _ in range(_THREADS)]:
             worker.result()
@@ -156,7 +162,7 @@ def _row_type(element: Element, header: Header) -> np.dtype:
 
 
 def _read_binary(file: BinaryIO, dtype: np.dtype, count: int) -> Iterator[tuple[slice, Any]]:
-    for rows in _chunks(count):
+    for rows in _chunks(count, dtype.itemsize):
         data = file.read((rows.stop - rows.start) * dtype.itemsize)
         yield rows, np.frombuffer(data, dtype, count=rows.stop - rows.start)
 
@@ -165,7 +171,7 @@ def _read_text(file: BinaryIO, skip: int, element: Element) -> Iterator[tuple[sl
     for _ in range(skip):
         if not file.readline(_MAX_LINE):
             raise ValueError("is truncated")
-    for rows in _chunks(element.count):
+    for rows in _chunks(element.count, 64 * len(element.properties)):  # as Python floats and text
         try:
             table = [
                 list(map(float, file.readline(_MAX_LINE).split())) for _ in range(rows.stop - rows.start)
@@ -179,58 +185,56 @@ def _read_text(file: BinaryIO, skip: int, element: Element) -> Iterator[tuple[sl
         yield rows, dict(zip(element.properties, np.array(table).T, strict=True))
 
 
-def _chunks(count: int) -> Iterator[slice]:
-    for start in range(0, count, ROWS_PER_CHUNK):
-        yield slice(start, min(start + ROWS_PER_CHUNK, count))
+def _chunks(count: int, row_bytes: int) -> Iterator[slice]:
+    """All rows, in chunks of equal size but for the last."""
+    size = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
 
 
-def write_elements(
-    file: BinaryIO,
-    elements: Mapping[str, Mapping[str, np.ndarray]],
-    comments: list[str],
-    pack: Callable[[slice], np.ndarray] | None = None,
-) -> None:
+def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[Block]], comments: list[str]) -> None:
     """Writes a binary little endian file.
 
     Args:
         file: opened for writing.
-        elements: for each element its properties by name: the values of all rows, [rows] of any stride, of one
-            type per element: float32, uint32 or uint8.
+        elements: for each element its blocks, in the order of the file; all values of an element are of one type,
+            float32, uint32 or uint8, and have as many rows.
         comments: for the header, one line each.
-        pack: a faster way to some rows of the only element, [rows, properties] in its type.
 
     Raises:
         ValueError: if the header would be larger than readers accept.
     """
     lines = ["ply", "format binary_little_endian 1.0", *(f"comment {c}" for c in comments)]
-    for name, columns in elements.items():
-        kind = _WRITTEN[_type_of(columns)]
-        lines += [f"element {name} {_count_of(columns)}", *(f"property {kind} {p}" for p in columns)]
+    for name, blocks in elements.items():
+        kind = _WRITTEN[blocks[0].values.dtype.str[1:]]
+        lines.append(f"element {name} {len(blocks[0].values)}")
+        lines += [f"property {kind} {p}" for block in blocks for p in block.properties]
     header = "\n".join([*lines, "end_header", ""]).encode()
     if len(header) > MAX_HEADER_BYTES:
-        num = max(map(len, elements.values()))
+        num = max(sum(len(block.properties) for block in blocks) for blocks in elements.values())
         raise ValueError(f"{num} properties a row are more than a PLY header of 256 KiB can name")
     file.write(header)
-    for columns in elements.values():
-        _write_rows(file, columns, pack)
+    for blocks in elements.values():
+        _write_rows(file, blocks)
 
 
-def _write_rows(
-    file: BinaryIO, columns: Mapping[str, np.ndarray], pack: Callable[[slice], np.ndarray] | None
-) -> None:
-    dtype = np.dtype(_type_of(columns)).newbyteorder("<")
-    chunks = list(_chunks(_count_of(columns)))
+def _write_rows(file: BinaryIO, blocks: Sequence[Block]) -> None:
+    dtype = blocks[0].values.dtype.newbyteorder("<")
+    ends = np.cumsum([len(block.properties) for block in blocks]).tolist()
 
     def packed(rows: slice) -> np.ndarray:
-        if pack is not None:
-            return pack(rows).astype(dtype, copy=False)
-        chunk = np.empty((rows.stop - rows.start, len(columns)), dtype)
-        for i, values in enumerate(columns.values()):
-            chunk[:, i] = values[rows]
+        chunk = np.empty((rows.stop - rows.start, ends[-1]), dtype)
+        for (properties, values), end in zip(blocks, ends, strict=True):
+            part = chunk[:, end - len(properties) : end]
+            part.reshape(len(chunk), *values.shape[1:])[...] = values[
+                rows
+            ]  # a view: copies what it must, once
         return chunk
 
-    if len(chunks) == 1:
-        file.write(packed(chunks[0]).data)
+    chunks = list(_chunks(len(blocks[0].values), ends[-1] * dtype.itemsize))
+    if len(chunks) <= 1:
+        for rows in chunks:
+            file.write(packed(rows).data)
         return
     # The next chunks are packed while one is written.
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -239,14 +243,6 @@ def _write_rows(
             file.write(waiting.popleft().result().data)
             if rows is not None:
                 waiting.append(pool.submit(packed, rows))
-
-
-def _type_of(columns: Mapping[str, np.ndarray]) -> str:
-    return next(iter(columns.values())).dtype.str[1:]
-
-
-def _count_of(columns: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(columns.values())))
 
 
 def antialiased_comments(antialiased: bool) -> list[str]:
