@@ -2,6 +2,8 @@
 
     python benchmarks/train.py --data data/fox --downscale 2 --steps 7000 --seeds 0 1 2
     python benchmarks/train.py --data data/lego --white-background --strategies mcmc --cap 100000
+    python benchmarks/train.py --data data/fox --downscale 2 --save fox.npz   # here, then where there is a GPU:
+    python benchmarks/train.py --data fox.npz --steps 7000
     python benchmarks/train.py --fixed-gaussians test_garden.npz --steps 500
 
 Prints a table in Markdown, a line after each run. Both methods have the settings of gsplat's examples, which are
@@ -25,6 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import tyro
+from arrays_file import load_arrays, save_arrays
 from garden_training import garden_scene
 from measure import describe_machine
 from splax_training import train_splax
@@ -45,7 +48,7 @@ class Options:
     """Benchmarks training."""
 
     data: pathlib.Path | None = None
-    """Folder of a dataset."""
+    """Folder of a dataset, or a file that --save wrote."""
     downscale: float = 1.0
     """Make images smaller by this factor."""
     white_background: bool = False
@@ -67,6 +70,8 @@ class Options:
     fixed_gaussians: pathlib.Path | None = None
     """Instead of data, test_garden.npz of gsplat's repository: its Gaussians, disturbed, learn what they looked
     like, and their number stays the same."""
+    save: pathlib.Path | None = None
+    """Train nothing, but write photos and start to this .npz file, to be read where OpenCV and scipy are not."""
     row: str = "garden3@1920x1080x3"
     """With that, which of them: see benchmarks/render.py. garden3 has about a million."""
     json: pathlib.Path | None = None
@@ -121,11 +126,20 @@ def main(options: Options) -> list[Run]:
         return compare(options.row, scene, start, options)
     if options.data is None:
         raise ValueError("there is nothing to train on: give --data DIR or --fixed-gaussians FILE.")
+    scene, start = _read(options.data, options)
+    if options.save is not None:
+        save_arrays(options.save, scene, start)
+        return []
+    return compare(options.data.stem, scene, start, options)
+
+
+def _read(data: pathlib.Path, options: Options) -> tuple[Scene, Start]:
+    if data.suffix == ".npz":
+        return load_arrays(data)
     from splax.loader import load_dataset
 
-    scene = load_dataset(options.data, downscale=options.downscale, white_background=options.white_background)
-    start = auto_start(scene) if options.init == "auto" else random_start(scene, options.num_points)
-    return compare(options.data.name, scene, start, options)
+    scene = load_dataset(data, downscale=options.downscale, white_background=options.white_background)
+    return scene, auto_start(scene) if options.init == "auto" else random_start(scene, options.num_points)
 
 
 def compare(data: str, scene: Scene, start: Start, options: Options) -> list[Run]:

@@ -66,6 +66,20 @@ def test_splax_trains_and_gsplat_is_left_out_with_a_message(
     assert [run["seed"] for run in json.loads(report.read_text())["runs"]] == [0, 1, None]
 
 
+def test_a_scene_and_its_start_travel_in_one_file(train, starts, scene, tmp_path):
+    pytest.importorskip("PIL")
+    start = starts.random_start(scene, 30)
+    train.save_arrays(tmp_path / "noise.npz", scene, start)
+    same, again = train.load_arrays(tmp_path / "noise.npz")
+    assert [view.name for view in same.test] == ["0.jpg"]
+    for view, other in zip([*scene.train, *scene.test], [*same.train, *same.test], strict=True):
+        np.testing.assert_array_equal(view.image, other.image)
+        np.testing.assert_array_equal(view.camera.viewmat, other.camera.viewmat)
+        np.testing.assert_array_equal(view.camera.K, other.camera.K)
+    for name, array in vars(start).items():
+        np.testing.assert_array_equal(array, getattr(again, name))
+
+
 def test_nothing_to_train_on_is_refused(train):
     with pytest.raises(ValueError, match="--fixed-gaussians FILE"):
         train.main(train.Options())
