@@ -1,4 +1,8 @@
-"""Splat files that nobody vouches for: an error that names the file, in bounded memory, or usable Gaussians."""
+"""Splat files that promise more than they hold: an error that names the file, in bounded memory.
+
+Truncated, counts without the rows, bombs, parts that do not fit. Random damage to files of every kind is in
+test_fuzz.py.
+"""
 
 import gzip
 import json
