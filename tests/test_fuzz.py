@@ -1,8 +1,8 @@
 """Random damage to the files of every reader, and what it has found: something usable, or an error that names the
 file; nothing else happens.
 
-``python -m fuzz`` runs many more of the same inputs, see docs/conventions.md. Splat files made by hand to do harm are
-in test_splat_limits.py.
+``python -m fuzz`` runs many more of the same inputs, see docs/conventions.md. Splat files made by hand to do harm
+are in test_splat_limits.py.
 """
 
 import random
