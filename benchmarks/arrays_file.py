@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from training_start import Start
 
@@ -50,7 +51,8 @@ def load_arrays(path: pathlib.Path) -> tuple[Scene, Start]:
         for index, name in enumerate(data["names"].tolist()):
             image = np.array(Image.open(io.BytesIO(data[f"photo{index}"].tobytes())))
             height, width = image.shape[:2]
-            camera = Camera(viewmat=data["viewmats"][index], K=data["Ks"][index], width=width, height=height)
+            viewmat, K = (jnp.asarray(data[key][index]) for key in ("viewmats", "Ks"))
+            camera = Camera(viewmat=viewmat, K=K, width=width, height=height)
             views.append(View(image, camera, name))
         num_train, background = int(data["num_train"]), tuple(data["background"].tolist())
         start = Start(**{name: data[f"start_{name}"] for name in _START})
