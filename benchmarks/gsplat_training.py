@@ -229,7 +229,8 @@ def _gaussian_taps(device: str) -> Any:
 
 def _ssim(image: Any, target: Any, taps: Any) -> Any:
     """Mean structural similarity (Wang et al. 2004, eq. 13) over windows within the image, [1, H, W, 3]."""
-    x, y = image.permute(0, 3, 1, 2), target.permute(0, 3, 1, 2)
+    # Contiguous, or cuDNN would filter channels-last, in TensorFloat-32.
+    x, y = (pixels.permute(0, 3, 1, 2).contiguous() for pixels in (image, target))
     maps = torch.cat([x, y, x * x, y * y, x * y], dim=1)
     maps = torch.nn.functional.conv2d(maps, taps, groups=15)
     maps = torch.nn.functional.conv2d(maps, taps.transpose(2, 3), groups=15)
