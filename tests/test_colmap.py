@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import project, write_image
 
-from splax.data.colmap_model import find_model, read_cameras, read_images, read_points
+from splax.data.colmap_model import MAX_SEEN, find_model, read_cameras, read_images, read_points
 from splax.data.scene import View, describe_scene
 from splax.loader import load_dataset
 
@@ -85,6 +85,47 @@ def test_points_land_on_the_pixels_computed_by_hand(tmp_path, write, folder):
     np.testing.assert_allclose(project(a, scene.points), [[48 + 2 / 3, 14 + 5 / 6], [32, 24]], atol=1e-4)
     np.testing.assert_allclose(project(b, scene.points), [[44.5, 17.125], [32, 24]], atol=1e-4)
     np.testing.assert_allclose(b.position, [-1, 0, 0], atol=1e-6)
+
+
+def observe(folder: Path, seen: dict[str, list[int]]) -> None:
+    """Writes the images anew, with observations of the points of these ids (-1: of none)."""
+    if (folder / "images.txt").exists():
+        lines = (folder / "images.txt").read_text().splitlines()
+        for name, ids in seen.items():
+            row = next(i for i, line in enumerate(lines) if line.endswith(name))
+            lines[row + 1] = " ".join(f"1.5 2.5 {i}" for i in ids)
+        (folder / "images.txt").write_text("\n".join(lines) + "\n")
+        return
+    data = struct.pack("<Q", len(IMAGES))
+    for index, (name, camera_id, quat, translation) in enumerate(IMAGES):
+        data += struct.pack("<i7di", index + 1, *quat, *translation, camera_id) + name.encode() + b"\0"
+        data += struct.pack("<Q", len(seen[name]))
+        data += b"".join(struct.pack("<ddq", 1.5, 2.5, i) for i in seen[name])
+    (folder / "images.bin").write_bytes(data)
+
+
+@pytest.mark.parametrize(("write", "first"), [(write_binary, 7), (write_text, 0)])
+def test_views_know_the_points_that_were_found_in_their_photos(tmp_path, write, first):
+    root = write_dataset(tmp_path, write)
+    one, two = first, first + 1
+    # Of none, twice the same, and one that the model lacks.
+    observe(root / "sparse" / "0", {"a.png": [two, -1, one, two], "b.png": [-1, 99, two]})
+    a, b = load_dataset(root, test_every=0).train
+    np.testing.assert_array_equal(a.points, [[3, -0.5, 0.25], [4, 0, 0]])
+    np.testing.assert_array_equal(b.points, [[4, 0, 0]])
+    assert a.points is not None and a.points.dtype == np.float32
+    assert "2 of 2 views say which they show, median 2" in describe_scene(load_dataset(root, test_every=0))
+    observe(root / "sparse" / "0", {"a.png": [], "b.png": [-1, 99]})
+    scene = load_dataset(root, test_every=0)
+    assert [view.points for view in scene.train] == [None, None]
+    assert describe_scene(scene).count("views say which") == 0
+
+
+def test_of_very_many_points_in_a_photo_some_are_kept(tmp_path):
+    folder = write_dataset(tmp_path) / "sparse" / "0"
+    observe(folder, {"a.png": list(range(3 * MAX_SEEN)), "b.png": []})
+    ids = read_images(folder)[0].point_ids
+    assert len(np.unique(ids)) == MAX_SEEN and ids.min() == 0 and ids.max() == 3 * MAX_SEEN - 1
 
 
 @pytest.mark.parametrize("given", ["", "images", "sparse", "sparse/0"])
@@ -320,6 +361,13 @@ def test_flipped_bits_never_do_more_than_a_value_error(tmp_path, write, name):
         ("cameras", "1 PINHOLE 64 48 1 1 1", "camera 1: camera model PINHOLE takes 4 numbers, got 3"),
         ("images", "1 1 0 0 0 0 0 1 a.png", "images.txt is truncated or damaged at line 2"),
         ("images", "1 1 0 0 x 0 0 0 1 a.png", "images.txt is truncated or damaged at line 2"),
+        ("images", "1 1 0 0 0 0 0 0 1 a.png\n1 2 x", "images.txt is truncated or damaged at line 3"),
+        ("points3D", "9e9 0 0 0 0 0 0 0.5", "points3D.txt is truncated or damaged at line 2"),
+        (
+            "points3D",
+            "99999999999999999999 0 0 0 0 0 0 0.5",
+            "points3D.txt is truncated or damaged at line 2",
+        ),
         ("points3D", "1 0 0 0 256 0 0 0.5", "points3D.txt is truncated or damaged at line 2"),
         ("points3D", "1 0 0 0", "points3D.txt is truncated or damaged at line 2"),
     ],
@@ -358,7 +406,11 @@ def assert_is_model(folder: Path, reconstruction) -> None:
         found = by_name[image.name]
         assert found.camera_id == image.camera_id
         np.testing.assert_allclose(found.viewmat[:3], image.cam_from_world().matrix(), atol=1e-12)
-    assert points is not None and points.colors is not None
+        ids = {p.point3D_id for p in image.points2D if p.has_point3D()}
+        assert set(found.point_ids) == ids if len(ids) <= MAX_SEEN else len(found.point_ids) == MAX_SEEN
+    assert points is not None and points.colors is not None and points.ids is not None
+    for point_id, position in zip(points.ids, points.positions, strict=True):
+        np.testing.assert_array_equal(position, reconstruction.points3D[point_id].xyz.astype(np.float32))
     expected = [(*p.xyz.astype(np.float32), *p.color) for p in reconstruction.points3D.values()]
     assert sorted(expected) == sorted((*p, *c) for p, c in zip(points.positions, points.colors, strict=True))
 
@@ -425,6 +477,9 @@ def test_king(real_data, pycolmap):
         scene = load_dataset(real_data / "king")
     assert (len(scene.train), len(scene.test)) == (20, 3)
     assert scene.points is not None and len(scene.points) == 1443
+    # 7 observations are of a point that was found twice in one image.
+    seen = [view.points for view in (*scene.train, *scene.test) if view.points is not None]
+    assert sum(map(len, seen)) == 5931 - 7
     assert "7 sizes: 1000 x 662" in describe_scene(scene)
     found = list(observations(scene, pycolmap.Reconstruction(str(real_data / "king" / "sparse" / "0"))))
     errors = np.array([o.error for o in found])

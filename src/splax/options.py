@@ -86,7 +86,8 @@ class Recipe:
     halvings_every: int = 3000
     """Steps of each lower resolution."""
     depth_weight: float = 0.0
-    """Of the error of inverse depth, in the loss, where the data has depth images; 0.01 is usual."""
+    """Of the error of inverse depth, in the loss, where the data has depth images, or is a COLMAP model, with
+    points that its images show; 0.01 is usual."""
     batch_size: int = 1
     """Views whose mean gradient makes one update."""
 

@@ -10,6 +10,7 @@ from splax.data.lens import Lens
 from splax.data.photo_files import Photo
 from splax.data.photos import LeftOut, Options, fixed_lens, read_scene
 from splax.data.scene import Scene
+from splax.data.tracks import points_seen
 
 _TRIED = 20  # images that are looked for to find the dataset's folder
 
@@ -41,12 +42,12 @@ def load_colmap(model: Path, options: Options) -> Scene:
     root = _find_root(model, images, options)
     left_out: LeftOut = []
     photos: dict[str, Photo] = {}
-    for image in images:
+    for image, seen in zip(images, points_seen(points, (image.point_ids for image in images)), strict=True):
         label = f"{model}: image {shorten(image.name)}"
         if image.camera_id not in cameras:
             raise ValueError(f"{label} has camera {image.camera_id}, which the model lacks. Export it again.")
         try:
-            photo = _make_photo(image, cameras[image.camera_id], root, label, options)
+            photo = _make_photo(image, cameras[image.camera_id], root, label, options)._replace(points=seen)
         except ImageError as error:
             left_out.append((image.name, str(error)))
             continue

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from splax.data.json_file import shorten
 from splax.data.lens import MODEL_NAMES, MODELS, Lens
@@ -26,11 +26,13 @@ from splax.data.points import Points, make_points
 
 # Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
 FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")
+# Points that are kept of those found in an image.
+MAX_SEEN = 4096
 _MAX_NAME = 4096
 _MAX_LINE = 1 << 24
 _POINT_BYTES = 51  # of a 3D point, before its track
-_OBSERVATION_BYTES = 24
 _TRACK_BYTES = 8
+_OBSERVATION = np.dtype([("position", "<f8", 2), ("point_id", "<i8")])
 
 
 class ModelImage(NamedTuple):
@@ -40,11 +42,18 @@ class ModelImage(NamedTuple):
         name: as the file has it; not to be trusted as a path.
         camera_id: key of the model's cameras.
         viewmat: world to camera, [4, 4].
+        point_ids: of the points that were found in it, sorted, each once; at most :data:`MAX_SEEN`, then evenly
+            taken.
     """
 
     name: str
     camera_id: int
     viewmat: Float[np.ndarray, "4 4"]
+    point_ids: Int64[np.ndarray, " points"]
+
+
+# Name, camera's id, quaternion (w, x, y, z), translation, and a point's id or -1 for each observation.
+_ImageRow = tuple[str, int, tuple[float, ...], tuple[float, ...], Int64[np.ndarray, " observations"]]
 
 
 def find_model(root: Path) -> Path | None:
@@ -83,8 +92,8 @@ def read_images(folder: Path) -> list[ModelImage]:
     path = _file(folder, "images")
     rows = _text_images(path) if path.suffix == ".txt" else _binary_images(path)
     return [
-        ModelImage(name, camera_id, _viewmat(quat, translation, f"{path}: image {shorten(name)}"))
-        for name, camera_id, quat, translation in rows
+        ModelImage(name, camera_id, _viewmat(quat, translation, f"{path}: image {shorten(name)}"), _seen(ids))
+        for name, camera_id, quat, translation, ids in rows
     ]
 
 
@@ -132,6 +141,12 @@ def _viewmat(quat: tuple[float, ...], translation: tuple[float, ...], label: str
     return viewmat
 
 
+def _seen(ids: Int64[np.ndarray, " observations"]) -> Int64[np.ndarray, " points"]:
+    """Points among the observations of an image, where -1 stands for no point."""
+    ids = np.unique(ids[ids >= 0])
+    return ids[np.linspace(0, len(ids) - 1, MAX_SEEN).astype(np.int64)] if len(ids) > MAX_SEEN else ids
+
+
 # --- binary -------------------------------------------------------------------------------------------------
 
 
@@ -154,9 +169,12 @@ class _Cursor:
         self.require(count * min_bytes)
         return count
 
-    def skip(self, num_bytes: int) -> None:
-        self.require(num_bytes)
-        self.position += num_bytes
+    def records(self, layout: np.dtype) -> np.ndarray:
+        """As many records as are announced, copied."""
+        count = self.count(layout.itemsize)
+        records = np.frombuffer(self.data, layout, count, self.position).copy()
+        self.position += records.nbytes
+        return records
 
     def name(self) -> str:
         end = self.data.find(b"\0", self.position, self.position + _MAX_NAME)
@@ -198,13 +216,13 @@ def _binary_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[floa
             yield camera_id, name, width, height, params
 
 
-def _binary_images(path: Path) -> Iterator[tuple[str, int, tuple[float, ...], tuple[float, ...]]]:
+def _binary_images(path: Path) -> Iterator[_ImageRow]:
     with _open_binary(path) as cursor:
         for _ in range(cursor.count(73)):
             _, *pose, camera_id = cursor.read("i7di")
             name = cursor.name()
-            cursor.skip(cursor.count(_OBSERVATION_BYTES) * _OBSERVATION_BYTES)
-            yield name, camera_id, tuple(pose[:4]), tuple(pose[4:])
+            ids = cursor.records(_OBSERVATION)["point_id"].astype(np.int64)
+            yield name, camera_id, tuple(pose[:4]), tuple(pose[4:]), ids
 
 
 def _binary_points(path: Path) -> Points | None:
@@ -223,7 +241,8 @@ def _binary_points(path: Path) -> Points | None:
         rows = data[starts[:, None] + np.arange(35)]
         del data  # a mapped file with a view on it cannot be closed
     positions = np.ascontiguousarray(rows[:, 8:32]).view("<f8").reshape(-1, 3)
-    return make_points(positions.astype(np.float64), rows[:, 32:35].copy())
+    ids = np.ascontiguousarray(rows[:, :8]).view("<i8").ravel()
+    return make_points(positions.astype(np.float64), rows[:, 32:35].copy(), ids.astype(np.int64))
 
 
 # --- text ---------------------------------------------------------------------------------------------------
@@ -242,7 +261,7 @@ def _text_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[float,
         yield camera_id, model, width, height, params
 
 
-def _text_images(path: Path) -> Iterator[tuple[str, int, tuple[float, ...], tuple[float, ...]]]:
+def _text_images(path: Path) -> Iterator[_ImageRow]:
     """Two lines an image: its pose, and its observations, which may be an empty line."""
     lines = _lines(path)
     for number, line in lines:
@@ -254,23 +273,27 @@ def _text_images(path: Path) -> Iterator[tuple[str, int, tuple[float, ...], tupl
             if len(translation) != 3:
                 raise ValueError("too few numbers")
             image = name, int(camera_id), quat, translation
-        next(lines, None)
-        yield image
+        number, line = next(lines, (number, ""))
+        with _describing(path, number):
+            ids = np.array(line.split()[2::3], np.int64)
+        yield *image, ids
 
 
 def _text_points(path: Path) -> Points | None:
-    positions, colors = [], []
+    positions, colors, ids = [], [], []
     for number, line in _lines(path):
         words = line.split(maxsplit=8)
         if not words:
             continue
         with _describing(path, number):
-            _, x, y, z, red, green, blue = words[:7]
+            point_id, x, y, z, red, green, blue = words[:7]
+            ids.append(np.int64(int(point_id)))
             positions.append((float(x), float(y), float(z)))
             colors.append(bytes((int(red), int(green), int(blue))))
     if not positions:
         return None
-    return make_points(np.array(positions), np.frombuffer(b"".join(colors), np.uint8).reshape(-1, 3))
+    rgb = np.frombuffer(b"".join(colors), np.uint8).reshape(-1, 3)
+    return make_points(np.array(positions), rgb, np.array(ids))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

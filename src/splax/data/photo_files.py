@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from splax.cameras import Camera
 from splax.data.distortion import Undistorter, inner_intrinsics
@@ -48,6 +48,7 @@ class Photo(NamedTuple):
         mask: the mask's file.
         depth: the depth image's file.
         depth_unit: world units per stored number of ``depth``.
+        points: surface points that it shows, in world coordinates, [P, 3].
     """
 
     name: str
@@ -60,6 +61,7 @@ class Photo(NamedTuple):
     mask: Path | None = None
     depth: Path | None = None
     depth_unit: float = 1e-3
+    points: Float32[np.ndarray, "points 3"] | None = None
 
 
 class OpenedPhoto(NamedTuple):

@@ -95,6 +95,7 @@ class PhotoView(View):
         has_alpha: bool,
         has_mask: bool,
         has_depth: bool,
+        points: Float32[np.ndarray, "points 3"] | None = None,
     ) -> PhotoView:
         """Makes one.
 
@@ -105,9 +106,11 @@ class PhotoView(View):
             has_alpha: whether some pixels may be transparent.
             has_mask: whether there is a mask.
             has_depth: whether there is a depth image.
+            points: surface points that it shows.
         """
         view = object.__new__(cls)
-        attributes = {"camera": camera, "name": name, "_source": source, "_transparent": has_alpha}
+        attributes = {"camera": camera, "name": name, "points": points}
+        attributes |= {"_source": source, "_transparent": has_alpha}
         view.__dict__.update(attributes, _masked=has_mask, _deep=has_depth)
         return view
 
@@ -138,4 +141,4 @@ class PhotoView(View):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are plain views."""
-        return View, (self.image, self.camera, self.name, self.mask, self.depth, self.alpha)
+        return View, (self.image, self.camera, self.name, self.mask, self.depth, self.alpha, self.points)

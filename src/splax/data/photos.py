@@ -174,6 +174,7 @@ def _make_view(opened: OpenedPhoto, decode: Callable[[OpenedPhoto], Pixels]) -> 
         has_alpha=opened.has_alpha,
         has_mask=photo.mask is not None,
         has_depth=photo.depth is not None,
+        points=photo.points,
     )
 
 

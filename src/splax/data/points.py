@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 
 from splax.io.ply_format import read_header, read_rows
 
@@ -15,14 +15,18 @@ class Points(NamedTuple):
     Attributes:
         positions: float32 [P, 3], all finite.
         colors: uint8 RGB [P, 3], or None.
+        ids: by which photos' tracks name them, [P], or None.
     """
 
     positions: Float[np.ndarray, "points 3"]
     colors: UInt8[np.ndarray, "points 3"] | None
+    ids: Int64[np.ndarray, " points"] | None = None
 
 
 def make_points(
-    positions: Float[np.ndarray, "points 3"], colors: UInt8[np.ndarray, "points 3"] | None
+    positions: Float[np.ndarray, "points 3"],
+    colors: UInt8[np.ndarray, "points 3"] | None,
+    ids: Int64[np.ndarray, " points"] | None = None,
 ) -> Points | None:
     """The points that float32 can hold; None if there is none."""
     with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN
@@ -30,7 +34,7 @@ def make_points(
     usable = np.isfinite(positions).all(axis=-1)
     if not usable.any():
         return None
-    return Points(positions[usable], None if colors is None else colors[usable])
+    return Points(*(None if x is None else x[usable] for x in (positions, colors, ids)))
 
 
 def read_ply_points(path: Path) -> Points | None:

@@ -36,10 +36,11 @@ class View:
         depth: camera-space z in world units, float32 [H, W], 0 where unknown; None: unknown everywhere.
         alpha: how opaque the photo is, uint8 [H, W], 255 where nothing shines through; None: 255 everywhere.
             ``image`` is on the scene's background already.
+        points: surface points that the photo shows, float32 [P, 3], world coordinates; None: none are known.
 
     Raises:
-        ValueError: if the image is not uint8 [H, W, 3], or the camera, the mask, the depth or alpha is of
-            another size or type.
+        ValueError: if the image is not uint8 [H, W, 3], the camera, the mask, the depth or alpha is of another
+            size or type, or the points are not float32 [P, 3] and finite.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -48,6 +49,7 @@ class View:
     mask: Bool[np.ndarray, "h w"] | None = None
     depth: Float32[np.ndarray, "h w"] | None = None
     alpha: UInt8[np.ndarray, "h w"] | None = None
+    points: Float32[np.ndarray, "points 3"] | None = None
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[-1] != 3:
@@ -68,6 +70,17 @@ class View:
                     f"View {self.name!r}: {name} must be {np.dtype(dtype)} {list(size)}, "
                     f"got {values.dtype} {list(values.shape)}."
                 )
+        points = self.points
+        if points is not None and (
+            points.dtype != np.float32
+            or points.ndim != 2
+            or points.shape[-1] != 3
+            or not np.isfinite(points).all()
+        ):
+            raise ValueError(
+                f"View {self.name!r}: points must be float32 [P, 3] and finite, got {points.dtype} "
+                f"{list(points.shape)}."
+            )
 
     @property
     def has_alpha(self) -> bool:
@@ -238,7 +251,12 @@ def _readable(views: Sequence[View]) -> list[View]:
 def _describe_points(scene: Scene) -> str:
     if scene.points is None:
         return "none"
-    return f"{len(scene.points):,}, {'without' if scene.point_colors is None else 'with'} colours"
+    text = f"{len(scene.points):,}, {'without' if scene.point_colors is None else 'with'} colours"
+    views = [*scene.train, *scene.test]
+    counts = [len(view.points) for view in views if view.points is not None]
+    if counts:
+        text += f"; {len(counts)} of {len(views)} views say which they show, median {np.median(counts):,.0f}"
+    return text
 
 
 def _describe_alpha(views: Sequence[View]) -> str:

@@ -29,8 +29,8 @@ class TrainConfig:
             :mod:`splax.corrections`.
         regularizers: terms of the loss that look at the Gaussians alone.
         resolution: small photos first; by default all steps compare whole photos.
-        depth_weight: of the error of inverse depth, where views have depth (``View.depth``); 0: not used. gsplat
-            takes 0.01.
+        depth_weight: of the error of inverse depth, where views have depth (``View.depth``) or points that
+            they show (``View.points``); 0: not used. gsplat takes 0.01.
         batch_size: views whose mean gradient makes one update of the model. A step shows one view all the same,
             so there is an update every ``batch_size`` steps; Adam's rates grow with the square root.
         seed: of the order of views and of densification.

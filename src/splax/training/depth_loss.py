@@ -5,7 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from splax.data.scene import Scene
+from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
+from splax.training.config import TrainConfig
 
 # Where less than this is drawn there is no depth to compare.
 _MIN_ALPHA = 1e-3
@@ -28,15 +31,40 @@ def disparity_loss(
         mask: true where pixels count; everywhere if None.
     """
     known = depth > 0 if mask is None else (depth > 0) & mask
+    truth = jnp.where(known, 1 / jnp.where(known, depth, 1), 0)
+    error = jnp.where(known, jnp.abs(rendered_disparity(output) - truth), 0)
+    return extent * error.sum() / jnp.maximum(known.sum(), 1)
+
+
+def rendered_disparity(output: RenderOutput) -> Float[Array, "h w"]:
+    """Inverse of the depth that a rendering shows; 0 where nothing is drawn."""
     drawn = (output.alpha > _MIN_ALPHA) & (output.accumulated_depth > 0)
     # alpha / accumulated depth = 1 / expected depth; neutral numbers where it is not used, or NaN would spread.
-    disparity = jnp.where(drawn, output.alpha, 0) / jnp.where(drawn, output.accumulated_depth, 1)
-    truth = jnp.where(known, 1 / jnp.where(known, depth, 1), 0)
-    error = jnp.where(known, jnp.abs(disparity - truth), 0)
-    return extent * error.sum() / jnp.maximum(known.sum(), 1)
+    return jnp.where(drawn, output.alpha, 0) / jnp.where(drawn, output.accumulated_depth, 1)
 
 
 def shrink_depth(depth: Float[Array, "h w"], factor: int) -> Float[Array, "h2 w2"]:
     """One pixel out of each block of ``factor`` x ``factor``: depths of two things do not mix."""
     height, width = depth.shape[0] // factor, depth.shape[1] // factor
     return depth[factor // 2 :: factor, factor // 2 :: factor][:height, :width]
+
+
+def uses_depth(model: SplatModel, scene: Scene, config: TrainConfig) -> bool:
+    """Whether depth is part of the loss.
+
+    Raises:
+        ValueError: if it is to be, but no view says anything of depth, or none is rendered.
+    """
+    if not config.depth_weight:
+        return False
+    if not any(view.has_depth or view.points is not None for view in scene.train):
+        raise ValueError(
+            f"depth_weight is {config.depth_weight}, but no training view has a depth image or points that it "
+            "shows (View.points, which COLMAP models have); set it to 0."
+        )
+    if not model.rasterizer.render_depth:
+        raise ValueError(
+            f"depth_weight is {config.depth_weight}, but the rasterizer renders no depth; make it with "
+            "render_depth=True."
+        )
+    return True

@@ -41,7 +41,7 @@ class PhotoFeed:
         views: the training views. One that cannot be decoded is replaced by the next of its group.
         seed: of their order.
         limit: bytes of device memory for photos; None for a share of what is free.
-        depths: whether depth images are brought along.
+        depths: whether depth images and known points are brought along.
 
     Attributes:
         cameras: those of all views, [V], as if of the size of the largest.
@@ -153,8 +153,9 @@ class _Loader:
         self.has_masks = len(sizes) > 1 or any(view.has_mask for view in mine)
         self.has_alphas = any(view.has_alpha for view in mine)
         self.has_depths = depths and any(view.has_depth for view in mine)
+        self.num_points = max(len(() if view.points is None else view.points) for view in mine) * depths
         bytes_each = 3 + self.has_masks + self.has_alphas + 4 * self.has_depths
-        self.num_bytes = group.width * group.height * bytes_each
+        self.num_bytes = group.width * group.height * bytes_each + 12 * self.num_points
         self._views, self._unreadable, self._decoders = views, unreadable, decoders
 
     def load(self, views: Int[np.ndarray, " n"], num_rows: int) -> Photos:
@@ -164,6 +165,7 @@ class _Loader:
         masks = np.zeros(shape, bool) if self.has_masks else None
         alphas = np.full(shape, 255, np.uint8) if self.has_alphas else None
         depths = np.zeros(shape, np.float32) if self.has_depths else None
+        points = np.full((num_rows, self.num_points, 3), np.nan, np.float32) if self.num_points else None
         shown = np.zeros(num_rows, np.int32)
 
         def fill(row: int) -> None:
@@ -176,6 +178,9 @@ class _Loader:
                 alphas[part] = alpha
             if depths is not None and depth is not None:
                 depths[part] = depth
+            seen = self._views[shown[row]].points
+            if points is not None and seen is not None:
+                points[row, : len(seen)] = seen
 
         for _ in self._decoders.map(fill, range(len(views))):
             pass
@@ -187,6 +192,7 @@ class _Loader:
             None if masks is None else jnp.asarray(masks),
             None if alphas is None else jnp.asarray(alphas),
             None if depths is None else jnp.asarray(depths),
+            None if points is None else jnp.asarray(points),
         )
         return Photos(jnp.asarray(shown), cameras, targets)
 

@@ -24,6 +24,7 @@ from splax.strategies.base import Sighting, Strategy
 from splax.training.config import TrainConfig
 from splax.training.depth_loss import disparity_loss, shrink_depth
 from splax.training.optimizers import GAUSSIANS
+from splax.training.point_depth import point_disparity_loss
 from splax.training.progress import StepMetrics
 from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
 from splax.training.state import TrainState, newly_broken
@@ -110,7 +111,7 @@ class TrainStep:
         self, state: TrainState, photos: Photos, isect_capacity: int, downscale: int = 1
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made."""
-        view, camera, (photo, mask, alpha, depth) = photos  # of one view
+        view, camera, (photo, mask, alpha, depth, points) = photos  # of one view
         background = self.background_at(state.step)
         target = photo.astype(jnp.float32) / 255
         target = on_background(target, alpha, self.scene_background, background)
@@ -132,6 +133,9 @@ class TrainStep:
             if depth is not None:
                 known = shrink_depth(depth, downscale)
                 penalty += self.config.depth_weight * disparity_loss(output, known, self.extent, mask)
+            if points is not None:
+                error = point_disparity_loss(output, points, corrected, self.extent, mask)
+                penalty += self.config.depth_weight * error
             return self.loss(model, output, target) + penalty, output
 
         offset = jnp.zeros((state.capacity, 2), target.dtype)

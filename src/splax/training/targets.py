@@ -15,12 +15,15 @@ class Targets(NamedTuple):
         masks: true where a pixel counts, [V, H, W]; None if all do.
         alphas: how opaque the photos are, uint8 [V, H, W]; None if all are opaque.
         depths: camera-space z in world units, [V, H, W], 0 where unknown; None if it is not used.
+        points: surface points that the photos show, world coordinates [V, P, 3], NaN where there are fewer; None
+            if they are not used.
     """
 
     images: UInt8[Array, "*views h w 3"]
     masks: Bool[Array, "*views h w"] | None
     alphas: UInt8[Array, "*views h w"] | None
     depths: Float32[Array, "*views h w"] | None = None
+    points: Float32[Array, "*views points 3"] | None = None
 
 
 class Photos(NamedTuple):

@@ -30,6 +30,7 @@ from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
 from splax.training.checkpoints import Checkpoints
 from splax.training.config import TrainConfig
+from splax.training.depth_loss import uses_depth
 from splax.training.errors import NonFiniteError
 from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
 from splax.training.feed import PhotoFeed
@@ -114,7 +115,7 @@ class Trainer:
             scene.train,
             seed=self.config.seed,
             limit=self.config.photo_bytes,
-            depths=_uses_depth(model, scene, self.config),
+            depths=uses_depth(model, scene, self.config),
         )
         self._num_unreadable = 0
         self._corrections = Corrections(
@@ -480,19 +481,3 @@ class Trainer:
     def _settings(self) -> dict[str, str]:
         order = self._feed.order(self.config.steps)
         return settings_of(self.config, self.strategy, self.model, self.scene.train, order)
-
-
-def _uses_depth(model: SplatModel, scene: Scene, config: TrainConfig) -> bool:
-    """Whether depth is part of the loss; refuses it where it cannot be."""
-    if not config.depth_weight:
-        return False
-    if not any(view.has_depth for view in scene.train):
-        raise ValueError(
-            f"depth_weight is {config.depth_weight}, but no training view has a depth image; set it to 0."
-        )
-    if not model.rasterizer.render_depth:
-        raise ValueError(
-            f"depth_weight is {config.depth_weight}, but the rasterizer renders no depth; make it with "
-            "render_depth=True."
-        )
-    return True
