@@ -34,7 +34,7 @@ def make_points(
     usable = np.isfinite(positions).all(axis=-1)
     if not usable.any():
         return None
-    return Points(*(None if x is None else x[usable] for x in (positions, colors, ids)))
+    return Points(positions[usable], *(None if x is None else x[usable] for x in (colors, ids)))
 
 
 def read_ply_points(path: Path) -> Points | None:
