@@ -118,4 +118,4 @@ def test_a_signalling_nan_is_a_point_left_out(tmp_path):
 def test_damaged_scores_of_a_run_name_their_file(tmp_path, line):
     (tmp_path / "scores.jsonl").write_text(line)
     with pytest.raises(ValueError, match=r"scores\.jsonl is damaged"):
-        RunFolder(tmp_path).forget_scores_after(3)
+        RunFolder(tmp_path).forget_scores_from(3)

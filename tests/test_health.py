@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_trainer import make_dense_trainer, params_of
 
@@ -45,14 +46,14 @@ class BadRefinement(splax.Strategy):
         return plan._replace(values={"quats": params["quats"] / 0}), state
 
 
-def run_away(scene, strategy):
+def run_away(scene, strategy, **config):
     """A trainer whose colours all move the same way, by the full learning rate at each step."""
 
     class Brighter(splax.Trainer):
         def loss(self, model, output, target):
             return -model.gaussians.sh0[...].sum() + 0.0 * output.image.mean()
 
-    trainer = make_dense_trainer(scene, cls=Brighter, strategy=strategy)
+    trainer = make_dense_trainer(scene, cls=Brighter, strategy=strategy, **config)
     sh0 = trainer.model.gaussians.sh0
     sh0[...] = jnp.full_like(sh0[...], 1.77)
     return trainer
@@ -78,6 +79,32 @@ def test_a_run_goes_back_once_and_goes_on_with_smaller_steps(scene, strategy, me
         trainer.fit(12)
     assert all(np.isfinite(value).all() for value in params_of(trainer).values())
     assert 12 <= trainer.step < 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift(splax.Correction):
+    """Goes down by its full rate at each step of Adam; an image is changed by none of it."""
+
+    name = "drift"
+    rate: float = 0.25
+
+    def init(self, cameras):
+        return jnp.zeros((len(cameras.viewmat), 2))
+
+    def optimizer(self, steps, extent):
+        return optax.adam(self.rate)
+
+    def penalty(self, params):
+        return params.sum()
+
+
+def test_corrections_take_smaller_steps_as_well(scene):
+    trainer = run_away(scene, BadLoss(), corrections=(Drift(),))
+    trainer.fit(6)
+    np.testing.assert_allclose(trainer.corrections["drift"], -6 * 0.25, rtol=1e-4)
+    with pytest.warns(UserWarning, match="Going back to step 6"):
+        trainer.fit(4)
+    np.testing.assert_allclose(trainer.corrections["drift"], -6 * 0.25 - 4 * 0.25 / 2, rtol=1e-4)
 
 
 def test_a_refinement_that_breaks_a_param_is_named(scene):

@@ -21,8 +21,16 @@ pytest.importorskip("orbax.checkpoint", reason="checkpoints need orbax-checkpoin
 
 STEPS = 60
 OPTIONS = ["--steps", STEPS, "--num-gaussians", 150, "--sh-degree", 1, "--test-every", 4, "--deterministic"]
+OPTIONS += ["--eval-every", 20]
 # What a run computes; train.log.jsonl and config.json hold times and options too.
-RESULTS = ["point_cloud.ply", "metrics.json", "loss.png", "eval/train_000.png", "eval/train_004.png"]
+RESULTS = [
+    "point_cloud.ply",
+    "metrics.json",
+    "scores.jsonl",
+    "loss.png",
+    "eval/train_000.png",
+    "eval/train_004.png",
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,8 @@ def data(tmp_path_factory) -> Path:
 def whole(data, tmp_path_factory) -> Path:
     """The folder of a run that nobody stopped."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    assert run("train", data, "--out", out, *OPTIONS) == 0
+    often = ["--checkpoint-every", "0.001", "--keep-checkpoints", "9"]
+    assert run("train", data, "--out", out, *OPTIONS, *often) == 0
     return out
 
 
@@ -86,6 +95,20 @@ def test_a_killed_run_goes_on_to_the_same_files(whole, stopped, capsys):
     assert_same_results(whole, stopped)
     assert log(whole) == log(stopped)
     # Once more: nothing is left to do but to write the results.
+    assert run("train", "--resume", stopped) == 0
+    assert_same_results(whole, stopped)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3])
+def test_a_run_that_goes_on_from_a_step_with_scores_has_each_line_once(whole, tmp_path, lines):
+    """The scores of step 20 come after its checkpoint: there may be no line of them, and lines of later ones."""
+    stopped = Path(shutil.copytree(whole, tmp_path / "run"))
+    for path in (stopped / "checkpoints").iterdir():
+        if int(path.name.split(".")[0]) > 20:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    written = (whole / "scores.jsonl").read_text().splitlines(keepends=True)
+    assert [json.loads(line)["step"] for line in written] == [20, 40, 60]
+    (stopped / "scores.jsonl").write_text("".join(written[:lines]))
     assert run("train", "--resume", stopped) == 0
     assert_same_results(whole, stopped)
 

@@ -86,7 +86,7 @@ def _resume(options: Train, path: Path) -> int:
     trainer = _make_trainer(load_scene(save_options(began)), began, stand_in)
     trainer.resume(Checkpoints(folder.path / CHECKPOINTS))
     _say(f"Going on after {trainer.step:,} steps.")
-    folder.forget_scores_after(trainer.step)
+    folder.forget_scores_from(trainer.step)
     return _train(trainer, folder, began)
 
 
@@ -410,16 +410,22 @@ def _fit(
                 progress.step, {f"train/{k}": v for k, v in progress._asdict().items() if k != "step"}
             )
 
+    def score() -> None:
+        if not every or not trainer.scene.test or (trainer.step % every and trainer.step != end):
+            return
+        scores = trainer.evaluate()
+        folder.write_scores(trainer.step, scores)
+        _say(f"Step {trainer.step:,}. {scores_line(scores)}")
+        if events is not None:
+            events.write(trainer.step, {f"test/{name}": scores[name] for name in ("psnr", "ssim")})
+
     end = trainer.config.steps
+    if trainer.step:
+        score()  # it may have been stopped between the last step before a checkpoint and its scores
     while trainer.step < end:
         stop = min(end, (trainer.step // every + 1) * every) if every else end
         trainer.fit(stop - trainer.step, callbacks=[log], checkpoints=checkpoints)
-        if every and trainer.scene.test:
-            scores = trainer.evaluate()
-            folder.write_scores(trainer.step, scores)
-            _say(f"Step {trainer.step:,}. {scores_line(scores)}")
-            if events is not None:
-                events.write(trainer.step, {f"test/{name}": scores[name] for name in ("psnr", "ssim")})
+        score()
 
 
 def _event_log(folder: RunFolder) -> EventLog:

@@ -138,17 +138,18 @@ class RunFolder:
         write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
 
     def write_scores(self, step: int, scores: dict[str, Any]) -> None:
-        """Adds a line with mean scores at a step of the run."""
+        """Adds a line with mean scores at a step of the run, in place of those of this step and later ones."""
+        self.forget_scores_from(step)
         path = self.path / SCORES
         lines = path.read_bytes() if path.is_file() else b""
         write_whole(path, lines + (json.dumps(_plain({"step": step, **scores})) + "\n").encode())
 
-    def forget_scores_after(self, step: int) -> None:
-        """Removes the lines of steps that a run which goes on from an earlier one will make again."""
+    def forget_scores_from(self, step: int) -> None:
+        """Removes the lines of a step and of later ones, which a run that goes on from there makes again."""
         path = self.path / SCORES
         if path.is_file():
             try:
-                lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+                lines = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < step]
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{path} is damaged: expected a json object with 'step' in each line."

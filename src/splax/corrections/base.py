@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
@@ -135,11 +136,25 @@ class Corrections:
         """Sum of what they add to the loss."""
         return sum((part.penalty(params[name]) for name, part in self._parts.items()), jnp.zeros(()))
 
-    def update(self, state: CorrectionsState, grads: dict[str, Any]) -> CorrectionsState:
-        """The state after a step with these gradients of ``params``."""
+    def update(
+        self, state: CorrectionsState, grads: dict[str, Any], step_scale: Float[Array, ""]
+    ) -> CorrectionsState:
+        """The state after a step.
+
+        Args:
+            state: before it.
+            grads: of ``params``.
+            step_scale: factor of the updates.
+        """
         params, opt_state = {}, {}
         for name, part in self._parts.items():
             old = state.params[name]
             updates, opt_state[name] = self._optimizers[name].update(grads[name], state.opt_state[name], old)
+            updates = scaled(updates, step_scale)
             params[name] = part.project(optax.apply_updates(old, updates), self._cameras)
         return CorrectionsState(params, opt_state)
+
+
+def scaled(updates: PyTree[Array], factor: Float[Array, ""]) -> PyTree[Array]:
+    """All of the updates times a factor, in their own types."""
+    return jax.tree.map(lambda update: update * factor.astype(update.dtype), updates)

@@ -27,7 +27,7 @@ class TrainState(NamedTuple):
         corrections: of the corrections, what they learned and their optimizers' state.
         step: steps made, int32 scalar.
         key: source of all randomness in the run.
-        step_scale: factor of the optimizer's updates, float32 scalar; 1 unless the run had to go back.
+        step_scale: factor of all updates, the corrections' too, float32 scalar; 1 unless the run had to go back.
     """
 
     params: dict[str, Any]

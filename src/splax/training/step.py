@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from splax.corrections.base import Corrections
+from splax.corrections.base import Corrections, scaled
 from splax.metrics import psnr
 from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
@@ -150,8 +150,7 @@ class TrainStep:
 
         def update() -> tuple[TrainState, Bool[Array, " params"]]:
             updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-            updates = jax.tree.map(lambda u: u * state.step_scale.astype(u.dtype), updates)
-            params: Any = optax.apply_updates(state.params, updates)
+            params: Any = optax.apply_updates(state.params, scaled(updates, state.step_scale))
             key = jax.random.fold_in(jax.random.fold_in(state.key, _MOVE_STREAM), state.step)
             rate = jnp.asarray(self.means_rate(state.step))
             moved = self.strategy.move(params[GAUSSIANS], state.alive, rate, key)
@@ -161,7 +160,7 @@ class TrainStep:
                 params=params,
                 opt_state=opt_state,
                 strategy_state=self.strategy.update(state.strategy_state, sighting),
-                corrections=self.corrections.update(state.corrections, correction_grads),
+                corrections=self.corrections.update(state.corrections, correction_grads, state.step_scale),
                 step=state.step + 1,
             )
             return updated, newly_broken(state.params, params)
