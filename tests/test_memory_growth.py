@@ -1,0 +1,49 @@
+"""The memory of the process does not grow from one phase of a long run to the next."""
+
+import gc
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from test_trainer import make_dense_trainer, make_gaussians
+
+import splax
+from splax.training import trainer as trainer_module
+
+STATM = Path("/proc/self/statm")
+# Phases of warm-up, of the run, and of which the least is taken.
+WARM_UP, PHASES, SAMPLE = 15, 45, 5
+# A Param of 2 MB and so 6 MB of state: one copy of the Param kept for each phase would be 60 MB.
+NUM, WIDTH = 200, 2500
+BOUND = 20e6
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is not swapped out."""
+    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="needs /proc, to ask how much memory the process has")
+def test_memory_does_not_grow_from_phase_to_phase(monkeypatch):
+    """Phases of 5 steps, each with a refinement, a callback and a snapshot to go back to."""
+    monkeypatch.setattr(trainer_module, "_SNAPSHOT_STEPS", 5)
+    scene = splax.make_demo_scene(num_train=4, num_test=1, width=16, height=12)
+    gaussians = make_gaussians(scene, NUM, sh_degree=0)
+    gaussians.features = nnx.Param(jnp.zeros((NUM, WIDTH)))
+    resident = []
+
+    def note(trainer, progress):
+        if progress.step % 5 == 0:
+            if len(resident) in (WARM_UP, PHASES - SAMPLE):
+                gc.collect()
+            resident.append(resident_bytes())
+
+    # Everything but growing, which compiles anew.
+    strategy = splax.DefaultStrategy(grow_grad2d=1e9, prune_opacity=1e-9, refine_start=0, refine_every=5)
+    trainer = make_dense_trainer(scene, gaussians, strategy=strategy, steps=5 * PHASES)
+    trainer.fit(callbacks=[note])
+    assert len(resident) == PHASES and trainer.model.gaussians.capacity == NUM
+    grown = min(resident[-SAMPLE:]) - min(resident[WARM_UP : WARM_UP + SAMPLE])
+    assert grown < BOUND, f"{grown / 1e6:.0f} MB more than after the warm-up"
