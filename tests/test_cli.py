@@ -497,6 +497,7 @@ def test_a_run_with_all_recipe_options_scores_the_same_again(tmp_path):
     assert run("train", data, "--out", out, *FAST, "--eval-every", "10", "--tensorboard", *flags) == 0
     before = json.loads((out / "metrics.json").read_text())
     assert before["lpips_vgg"] > 0 and "VGG16" in before["protocol"]["lpips_vgg"]
+    assert before["cc_psnr"] > before["psnr"]
     assert {path.stem for path in (out / "corrections").iterdir()} == {
         "exposure",
         "bilateral_grid",

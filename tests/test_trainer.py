@@ -173,7 +173,7 @@ def test_evaluate_agrees_with_numpy(scene):
     assert set(result) == {"psnr", "ssim", "views"}
     assert result["views"] == 2
     expected = []
-    for view, view_psnr, _, image, _ in trainer.evaluate_views():
+    for view, view_psnr, _, image, *_ in trainer.evaluate_views():
         rendered = np.asarray(trainer.model(view.camera).image, np.float64).clip(0, 1)
         np.testing.assert_allclose(image, rendered, atol=1e-6)
         mse = ((rendered - view.image / 255) ** 2).mean()
@@ -582,7 +582,7 @@ def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
 
 def test_masked_scores_agree_with_numpy(scene):
     trainer = make_trainer(with_masks(scene, 255))
-    for view, view_psnr, _, image, _ in trainer.evaluate_views():
+    for view, view_psnr, _, image, *_ in trainer.evaluate_views():
         error = (image - view.image / 255)[:HEIGHT, :WIDTH]
         assert view_psnr == pytest.approx(-10 * np.log10((error**2).mean()), abs=1e-3)
 

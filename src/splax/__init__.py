@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splax.cameras import Camera as Camera
+    from splax.color_correction import color_correct as color_correct
     from splax.corrections.base import Correction as Correction
     from splax.corrections.bilateral_grid import BilateralGrid as BilateralGrid
     from splax.corrections.exposure import Exposure as Exposure
@@ -90,6 +91,7 @@ _MODULES = {
     "Trainer": "training.trainer",
     "View": "data.scene",
     "choose_start": "initialization.choice",
+    "color_correct": "color_correction",
     "load_dataset": "loader",
     "load_ply": "io.ply",
     "load_splats": "io.formats",

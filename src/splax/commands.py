@@ -58,6 +58,8 @@ _SCENE_OPTIONS = {
 }
 # The demo's things stand within this many times the median distance of the cameras.
 _DEMO_EXTENT = 0.5
+# Options with which photos may look as no view held out can: its exposure is not known.
+_LEARN_COLORS = ("exposure", "bilateral_grid")
 
 
 def train(options: Train) -> int:
@@ -106,7 +108,11 @@ def evaluate(options: Eval) -> int:
     config = TrainConfig(progress=False, corrections=() if intrinsics is None else (intrinsics,))
     _check_networks(options.lpips)
     trainer = Trainer(model, scene, config)
-    metrics = folder.write_evaluation(trainer, folder.read_metrics(), options.lpips)
+    learned = folder.read_config()
+    color_correct = options.color_correct or any(learned.get(name) is True for name in _LEARN_COLORS)
+    metrics = folder.write_evaluation(
+        trainer, folder.read_metrics(), options.lpips, color_correct=color_correct
+    )
     for view in metrics["per_view"]:
         _say(f"{view['name']}: PSNR {view['psnr']:.2f} dB, SSIM {view['ssim']:.4f}")
     _say(scores_line(metrics))
@@ -240,7 +246,12 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
     except (NonFiniteError, NoGaussianError, OutOfMemoryError) as error:
         status, interrupted = 1, True
         print(f"splax: error: {error} Writing what is trained so far.", file=sys.stderr)
-    metrics = folder.write_results(trainer, interrupted=interrupted, networks=networks)
+    color_correct = scored is not None and (
+        scored.color_correct or any(getattr(scored, name) for name in _LEARN_COLORS)
+    )
+    metrics = folder.write_results(
+        trainer, interrupted=interrupted, networks=networks, color_correct=color_correct
+    )
     if events is not None:
         events.close()
     _say(scores_line(metrics))

