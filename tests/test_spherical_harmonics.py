@@ -9,11 +9,13 @@ from scipy.special import sph_harm_y
 from splax.ops.spherical_harmonics import (
     MAX_SH_DEGREE,
     SH_C0,
+    SH_FACTORS,
     eval_sh,
     num_sh_bases,
     rgb_to_sh0,
     sh0_to_rgb,
     sh_bases,
+    sh_bases_at,
     sh_degree_of,
 )
 
@@ -119,3 +121,10 @@ def test_degrees():
     for bases in (0, 2, 15, 25):
         with pytest.raises(ValueError, match=f"{bases} spherical harmonics.*1, 4, 9 or 16"):
             sh_degree_of(bases)
+
+
+def test_factors_multiply_to_the_basis_functions():
+    x, y, z = np.random.default_rng(0).normal(size=(3, 20))
+    linear, quadratic = np.stack([x**0, x, y, z]), np.stack([x**0, z, x * x, y * y, z * z, x * y])
+    products = [(np.array(a) @ linear) * (np.array(b) @ quadratic) for a, b in SH_FACTORS]
+    np.testing.assert_allclose(products, sh_bases_at(3, x, y, z), rtol=1e-12, atol=1e-12)

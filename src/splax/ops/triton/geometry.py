@@ -8,7 +8,7 @@ from jax import lax
 
 from splax.ops.parameters import DrawSettings, Parameters
 from splax.ops.projection import Pinhole, is_projectable, point_on_axis, project_columns, transform_row
-from splax.ops.spherical_harmonics import band_of, sh_bases_at, sh_degree_of
+from splax.ops.triton.harmonics import basis_table
 from splax.ops.triton.prepare import form_of
 from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import load
@@ -40,11 +40,11 @@ def inputs(params: Parameters, viewmat: jax.Array, intrinsics: jax.Array) -> lis
     shN = params.shN if params.shN.size else params.sh0
     floats = (*params[:5], shN)
     degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
-    return [*(x.reshape(-1) for x in floats), params.alive.astype(jnp.int8), degree, camera]
+    return [*(x.reshape(-1) for x in floats), params.alive.astype(jnp.int8), degree, camera, basis_table()]
 
 
 def read_view(camera, tiling: Tiling) -> View:
-    """The camera, from the last of :func:`inputs`."""
+    """The camera, from the last but one of :func:`inputs`."""
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
@@ -101,12 +101,6 @@ def direction_to(mean, view: View):
     offset = [a - b for a, b in zip(mean, view.position, strict=True)]
     length = lax.rsqrt(dot(offset, offset))
     return [value * length for value in offset]
-
-
-def active_bases(direction, num_bases: int, active_degree):
-    """Basis functions, 0 in the bands that are left out."""
-    bases = sh_bases_at(sh_degree_of(num_bases + 1), *direction)
-    return [jnp.where(band_of(k) <= active_degree, basis, 0) for k, basis in enumerate(bases)]
 
 
 def is_finite(values):

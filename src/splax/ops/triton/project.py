@@ -16,9 +16,7 @@ from splax.ops.parameters import DrawSettings, Parameters
 from splax.ops.projection import half_extents, is_in_image
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.triton.geometry import (
-    active_bases,
     direction_to,
-    dot,
     inputs,
     is_finite,
     is_valid,
@@ -27,12 +25,14 @@ from splax.ops.triton.geometry import (
     read_view,
     splat,
 )
+from splax.ops.triton.harmonics import harmonics_gradients, read_basis, sum_harmonics
 from splax.ops.triton.prepare import Prepared, form_gradients, tiles_of
-from splax.ops.triton.rows import store_rows, total_rows
+from splax.ops.triton.rows import clear_rows, store_rows, total_rows
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
 _RGB = 3
+_SHN = Parameters._fields.index("shN")
 
 
 class Projected(NamedTuple):
@@ -76,9 +76,10 @@ def project(
     channels = _RGB + settings.render_depth
     width = FORM + channels
 
-    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, *refs):
+    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
         *offsets, attributes, boxes, counts, depths, means2d, radii = refs
-        gaussian = pl.program_id(0) * LANES + lanes()
+        base = pl.program_id(0) * LANES
+        gaussian = base + lanes()
         exists = gaussian < num
         view = read_view(camera, tiling)
         geometry = read_geometry((means, quats, log_scales, logits), gaussian, exists)
@@ -88,9 +89,14 @@ def project(
         valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
 
         direction = direction_to(geometry.mean, view)
-        bases = active_bases(direction, num_bases, load(active_degree, full(0)))
-        color, finite = _color(sh0, shN, bases, gaussian, valid)
-        valid &= finite
+        basis = read_basis(table, num_bases, load(active_degree, full(0)))
+        color = [SH_C0 * load(sh0, gaussian * _RGB + q, valid) + 0.5 for q in range(_RGB)]
+        if num_bases:
+            bands = sum_harmonics(shN, num_bases, basis, direction, base, valid, warp)
+            color = [a + b for a, b in zip(color, bands, strict=True)]
+        valid &= is_finite(color)
+        # The sign tells the backward pass what was clamped: -0 is.
+        color = [jnp.where(value < 0, 0.0 * value, value) for value in color]
 
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
         form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
@@ -156,9 +162,10 @@ def project_gradients(
     floats = params[:6]
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
-    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, *refs):
+    def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
         counts, attributes, rows, first, *refs = refs
         grads = refs[-len(sizes) :]
+        v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
@@ -173,9 +180,7 @@ def project_gradients(
         @pl.when(~some_moved)
         def _():
             for grad, size in zip(grads, sizes, strict=True):
-                for i in range(size // num):
-                    place = base * (size // num) + i * LANES + lanes()
-                    store(grad, place, zeros(), place < size)
+                clear_rows(grad, base, size // num, num)
 
         @pl.when(some_moved)
         def _():
@@ -198,14 +203,17 @@ def project_gradients(
                 slope = jnp.where(bits > 0, 1.0, jnp.where(bits == 0, 0.5, 0.0))
                 v_color.append(jnp.where(drawn, slope * sums[FORM + q], 0))
             direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
-            active = load(active_degree, full(0))
-            bases, to_direction = jax.vjp(lambda at: active_bases(at, num_bases, active), direction)
-            finite, v_bases = is_finite([load(sh0, gaussian * _RGB + q, valid) for q in range(_RGB)]), []
-            for k in range(num_bases):
-                values = [load(shN, (gaussian * num_bases + k) * _RGB + q, valid) for q in range(_RGB)]
-                finite &= is_finite(values)
-                v_bases.append(dot(values, v_color))
-            (v_mean_by_color,) = to_mean(*to_direction(v_bases))
+            v_direction = [zeros()] * 3
+            if num_bases:
+                basis = read_basis(table, num_bases, load(active_degree, full(0)))
+                v_direction = harmonics_gradients(
+                    shN, v_shN, num_bases, basis, direction, v_color, base, valid, num, warp
+                )
+            (v_mean_by_color,) = to_mean(v_direction)
+            if v_means2d is not None:
+                # A Gaussian whose colour is not finite is not drawn, and its centre moves nowhere.
+                constant = [load(sh0, gaussian * _RGB + q, valid) for q in range(_RGB)]
+                valid &= drawn | is_finite([*constant, *v_direction])
 
             def form_and_depth(geometry):
                 return splat(geometry, view, settings)[:2]
@@ -217,14 +225,13 @@ def project_gradients(
             v_depth = jnp.where(drawn, sums[FORM + _RGB], 0) if settings.render_depth else zeros()
             (v,) = to_geometry((v_form, v_depth))
             v_mean = [a + b for a, b in zip(v.mean, v_mean_by_color, strict=True)]
-            geometric = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
-            columns = [[jnp.where(valid & finite, value, 0) for value in values] for values in geometric]
-            columns += [[SH_C0 * value for value in v_color]]
-            columns += [[basis * value for basis in bases for value in v_color]]
+            columns = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
+            columns = [[jnp.where(valid, value, 0) for value in values] for values in columns]
+            columns.append([SH_C0 * value for value in v_color])
             if with_offset:
                 absolute = [jnp.where(drawn, value, 0) for value in sums[width:]]
                 columns.append(absolute or v_center)
-            for grad, values in zip(grads, columns, strict=True):
+            for grad, values in zip(others, columns, strict=True):
                 store_rows(grad, base, values, num, warp)
 
     num_rows = rows.shape[0]
@@ -237,16 +244,3 @@ def project_gradients(
     untrained = {"alive": None, "active_sh_degree": None}
     v_offset = grads[-1].reshape(num, 2) if with_offset else None
     return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
-
-
-def _color(sh0, shN, bases, gaussian, mask):
-    """Colours, -0 where they are clamped, and whether all coefficients are finite; as :func:`eval_sh`."""
-    values = [load(sh0, gaussian * _RGB + q, mask) for q in range(_RGB)]
-    color, finite = [SH_C0 * value for value in values], is_finite(values)
-    for k, basis in enumerate(bases):
-        values = [load(shN, (gaussian * len(bases) + k) * _RGB + q, mask) for q in range(_RGB)]
-        color = [total + basis * value for total, value in zip(color, values, strict=True)]
-        finite &= is_finite(values)
-    color = [value + 0.5 for value in color]
-    # The sign tells the backward pass what was clamped.
-    return [jnp.where(value < 0, 0.0 * value, value) for value in color], finite

@@ -100,3 +100,14 @@ def store_rows(out, base, values: list[jax.Array], num_rows: int, warp: Warp) ->
         for nth, value in enumerate(warp.transpose(columns + [zeros()] * (slots - len(columns)))):
             row = base + lanes() - column + nth
             store(out, row * width + begin + column, value, (column < len(columns)) & (row < num_rows))
+
+
+def clear_rows(out, base, width: int, num_rows: int) -> None:
+    """Inside a kernel: writes zeros, one row a lane; arguments as :func:`store_rows`'s."""
+
+    def some(nth, _):
+        place = base * width + nth * LANES + lanes()
+        store(out, place, zeros(), place < num_rows * width)
+        return 0
+
+    lax.fori_loop(0, width, some, 0)

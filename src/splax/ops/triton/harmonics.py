@@ -1,0 +1,153 @@
+"""Colours by spherical harmonics inside kernels: sixteen lanes a Gaussian, one basis function each.
+
+The coefficients of a Gaussian lie side by side, so the lanes read, and write, whole stretches of memory. Each
+basis function is the product of two polynomials (:data:`SH_FACTORS`), whose coefficients its lane holds.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from splax.ops.spherical_harmonics import SH_FACTORS
+from splax.ops.triton.warp import LANES, Warp, lanes, load, store, zeros
+
+_GROUP = 16
+_RGB = 3
+# Gaussians of each half of the warp that are read at once, to wait for memory less often.
+_AT_ONCE = 2
+_NUM_LINEAR = 4
+
+
+class Basis(NamedTuple):
+    """The basis function of each lane, 0 in lanes and bands that are not in use."""
+
+    linear: list[jax.Array]  # of 1, x, y, z
+    quadratic: list[jax.Array]  # of 1, z, xx, yy, zz, xy
+
+    def at(self, x, y, z):
+        """Its value at a unit direction."""
+        first = sum(a * b for a, b in zip(self.linear[1:], (x, y, z), strict=True)) + self.linear[0]
+        forms = (z, x * x, y * y, z * z, x * y)
+        return first * (
+            sum(a * b for a, b in zip(self.quadratic[1:], forms, strict=True)) + self.quadratic[0]
+        )
+
+
+def basis_table() -> jax.Array:
+    """What :func:`read_basis` reads: an argument of the kernel."""
+    table = np.zeros((_GROUP, _NUM_LINEAR + 6), np.float32)
+    for row, (linear, quadratic) in zip(table, SH_FACTORS, strict=False):
+        row[:] = (*linear, *quadratic)
+    return jnp.asarray(table.T.reshape(-1))
+
+
+def read_basis(table, num_bases: int, active_degree) -> Basis:
+    """The basis functions up to the active degree."""
+    index = lanes() % _GROUP
+    band = 1 + (index >= 3).astype(jnp.int32) + (index >= 8).astype(jnp.int32)
+    in_use = (index < num_bases) & (band <= active_degree)
+    rows = [load(table, row * _GROUP + index, in_use) for row in range(_NUM_LINEAR + 6)]
+    return Basis(rows[:_NUM_LINEAR], rows[_NUM_LINEAR:])
+
+
+def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, warp: Warp) -> list[jax.Array]:
+    """Colours without the constant part, a channel each; NaN where a coefficient is not finite.
+
+    Args:
+        shN: flat [N, K, 3].
+        num_bases: K.
+        basis: of the lanes.
+        direction: unit vectors from the camera to the lanes' Gaussians.
+        base: Gaussian of lane 0.
+        wanted: lanes whose colour is needed; 0 elsewhere.
+        warp: the lanes.
+    """
+    wanted = wanted.astype(jnp.int32)
+
+    def one(nth, totals):
+        owner = _owner(nth)
+        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction))
+        places, exists = _places(base + owner, num_bases)
+        exists &= warp.from_lane(wanted, owner) != 0
+        terms = [value_of_basis * load(shN, place, exists) for place in places]
+        return _give(nth, [_sum_group(term, warp) for term in terms], totals)
+
+    def some(step, totals):
+        for part in range(_AT_ONCE):
+            totals = one(step * _AT_ONCE + part, totals)
+        return totals
+
+    turns = jnp.max(wanted) * (_GROUP // _AT_ONCE)
+    return lax.fori_loop(0, turns, some, [zeros()] * _RGB)
+
+
+def harmonics_gradients(
+    shN, v_shN, num_bases: int, basis: Basis, direction, v_color, base, wanted, num: int, warp: Warp
+) -> list[jax.Array]:
+    """Writes the gradients of all coefficients; returns those of the directions.
+
+    Args:
+        shN: flat [N, K, 3].
+        v_shN: the same, written.
+        num_bases: K.
+        basis: of the lanes.
+        direction: unit vectors from the camera to the lanes' Gaussians.
+        v_color: cotangents of their colours, three; 0 where not drawn.
+        base: Gaussian of lane 0.
+        wanted: lanes whose direction needs a gradient.
+        num: N.
+        warp: the lanes.
+    """
+    wanted = wanted.astype(jnp.int32)
+
+    def one(nth, totals):
+        owner = _owner(nth)
+        at = [warp.from_lane(value, owner) for value in direction]
+        v = [warp.from_lane(value, owner) for value in v_color]
+        value_of_basis, to_direction = jax.vjp(basis.at, *at)
+        places, exists = _places(base + owner, num_bases)
+        read = exists & (warp.from_lane(wanted, owner) != 0)
+        v_basis = zeros()
+        for place, v_q in zip(places, v, strict=True):
+            v_basis += v_q * load(shN, place, read)
+            store(v_shN, place, value_of_basis * v_q, exists & (base + owner < num))
+        return _give(nth, [_sum_group(term, warp) for term in to_direction(v_basis)], totals)
+
+    def some(step, totals):
+        for part in range(_AT_ONCE):
+            totals = one(step * _AT_ONCE + part, totals)
+        return totals
+
+    return lax.fori_loop(0, _GROUP // _AT_ONCE, some, [zeros()] * _RGB)
+
+
+def _owner(nth):
+    """The lane whose Gaussian this lane's group is at: the halves of the warp take a Gaussian each."""
+    return lanes() // _GROUP * _GROUP + nth
+
+
+def _places(gaussian, num_bases):
+    """Where the coefficients of the lane's basis function are, and whether there are any."""
+    index = lanes() % _GROUP
+    return [(gaussian * num_bases + index) * _RGB + q for q in range(_RGB)], index < num_bases
+
+
+def _sum_group(value, warp):
+    """The sum over sixteen lanes, in all of them."""
+    distance = _GROUP // 2
+    while distance:
+        value = value + warp.across(value, distance)
+        distance //= 2
+    return value
+
+
+def _give(nth, values, totals):
+    """Puts the values into the lanes that own them."""
+    mine = lanes() % _GROUP == nth
+    return [jnp.where(mine, value, total) for value, total in zip(values, totals, strict=True)]
+
+
+assert LANES == 2 * _GROUP
