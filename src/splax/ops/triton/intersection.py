@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 
 from splax.ops.intersection import saturating_sum
 from splax.ops.triton.footprint import reaches_box, tile_span
-from splax.ops.triton.prepare import Prepared
+from splax.ops.triton.prepare import Prepared, unpack_box
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
@@ -89,7 +89,7 @@ def _emit(ends, order, first, prepared, tiling, capacity, warp):
             rank = jnp.minimum(_lower_bound(ends, num, slot + 1), num - 1)
             gaussian = load(order, rank)
             form = Form(*(load(attributes, gaussian * stride + q) for q in range(FORM)))
-            left, top, columns, rows = (load(boxes, gaussian * 4 + q) for q in range(4))
+            left, top, columns, rows = unpack_box(*(load(boxes, gaussian * 2 + q) for q in range(2)))
             bottom = top + rows
 
             def down(carry):

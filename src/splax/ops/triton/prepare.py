@@ -25,7 +25,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         attributes: a :class:`Form`, then the channels, [N, 6 + C].
-        boxes: left, top, columns and rows of the box of tiles around it, [N, 4].
+        boxes: the box of tiles around it, see :func:`pack_box`, [N, 2].
         counts: tiles of the box that the ellipse reaches, [N]; 0 where culled.
     """
 
@@ -52,20 +52,20 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
         for q, value in enumerate((*form, *columns_of(channels, num_channels))):
             store(attributes, gaussian * width + q, value, exists)
         box, count = tiles_of(form, columns_of(radii, 2), tiling)
-        for q, value in enumerate(box):
-            store(boxes, gaussian * 4 + q, value, exists)
+        for q, value in enumerate(pack_box(box)):
+            store(boxes, gaussian * 2 + q, value, exists)
         store(counts, gaussian, count, exists)
 
     shapes = [
         jax.ShapeDtypeStruct((num * width,), jnp.float32),
-        jax.ShapeDtypeStruct((num * 4,), jnp.int32),
+        jax.ShapeDtypeStruct((num * 2,), jnp.int32),
         jax.ShapeDtypeStruct((num,), jnp.int32),
     ]
     args = [x.reshape(-1) for x in (*splats, radii)]
     if num_channels == 0:
         args[3] = args[2]  # kernels take no empty arrays; this one is not read
     attributes, boxes, counts = warp.launch(kernel, (-(-num // LANES),), shapes, *args)
-    return Prepared(attributes.reshape(num, width), boxes.reshape(num, 4), counts)
+    return Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
 
 
 def form_of(x, y, conic, opacity) -> Form:
@@ -87,6 +87,17 @@ def tiles_of(form: Form, radii, tiling: Tiling):
         return count + jnp.where(i < rows, tile_span(form, left, columns, top + i, tiling)[1], 0)
 
     return (left, top, columns, rows), lax.fori_loop(0, jnp.max(rows), add, full(0))
+
+
+def pack_box(box):
+    """Left, top, columns and rows in two integers: nobody has 65,536 tiles in a row."""
+    left, top, columns, rows = box
+    return left | (columns << 16), top | (rows << 16)
+
+
+def unpack_box(horizontal, vertical):
+    """The inverse of :func:`pack_box`."""
+    return horizontal & 0xFFFF, vertical & 0xFFFF, (horizontal >> 16) & 0xFFFF, (vertical >> 16) & 0xFFFF
 
 
 def form_gradients(form: Form, moments) -> Form:

@@ -26,7 +26,7 @@ from splax.ops.triton.geometry import (
     splat,
 )
 from splax.ops.triton.harmonics import harmonics_gradients, read_basis, sum_harmonics
-from splax.ops.triton.prepare import Prepared, form_gradients, tiles_of
+from splax.ops.triton.prepare import Prepared, form_gradients, pack_box, tiles_of
 from splax.ops.triton.rows import clear_rows, store_rows, total_rows
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
@@ -104,8 +104,8 @@ def project(
         box, count = tiles_of(form, reach, tiling)
         for q, value in enumerate((*form, *color, depth)[:width]):
             store(attributes, gaussian * width + q, value, valid)
-        for q, value in enumerate(box):
-            store(boxes, gaussian * 4 + q, value, valid)
+        for q, value in enumerate(pack_box(box)):
+            store(boxes, gaussian * 2 + q, value, valid)
         for q, value in enumerate((form.mean_x, form.mean_y)):
             store(means2d, gaussian * 2 + q, value, exists)
         for q, value in enumerate(reach):
@@ -113,14 +113,14 @@ def project(
         store(counts, gaussian, count, exists)
         store(depths, gaussian, depth, exists)
 
-    sizes = [(num * width, jnp.float32), (num * 4, jnp.int32), (num, jnp.int32)]
+    sizes = [(num * width, jnp.float32), (num * 2, jnp.int32), (num, jnp.int32)]
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
     args = [*inputs(params, viewmat, intrinsics), *([] if offset is None else [offset.reshape(-1)])]
     attributes, boxes, counts, depths, means2d, radii = warp.launch(
         kernel, (-(-num // LANES),), shapes, *args
     )
-    prepared = Prepared(attributes.reshape(num, width), boxes.reshape(num, 4), counts)
+    prepared = Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
     return Projected(prepared, depths, means2d.reshape(num, 2), radii.reshape(num, 2))
 
 
