@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
 from splax.ops.triton.intersection import TileLists
-from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, pixels_of
+from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, columns_of
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
 _LN2 = math.log(2)
@@ -81,11 +81,12 @@ def pair_gradients(
     state_size = (1 + num_drawn) * tiling.num_pixels
     num_checkpoints = checkpoints.tile.shape[0]
     width = FORM + len(channels) + 2 * absolute
-    if v_alpha is None:
-        v_alpha = jnp.zeros_like(alpha)
+
+    def everywhere(flag):
+        return jnp.full((tiling.lines, LANES), flag.astype(jnp.int32)) != 0
 
     def kernel(ids, slots, offsets, attributes, states, owner, starts, walked, *refs):
-        image, alpha, v_image, v_alpha, out = refs
+        image, alpha, v_image, *v_alphas, out = refs
         block, program = pl.program_id(0), pl.program_id(1)
         checkpoint = jnp.maximum(program - tiling.num_tiles, 0)
         resumes = program >= tiling.num_tiles
@@ -104,81 +105,81 @@ def pair_gradients(
                 """Sum of what a pixel shows times its cotangent."""
                 shown = [load(image, place * total_channels + q, inside) for q in channels]
                 products = [v * value for v, value in zip(cotangents, shown, strict=True)]
-                return sum(products, v_alpha_here * load(alpha, place, inside))
+                return sum(
+                    products, v_alpha_here * load(alpha, place, inside) if v_alphas else zeros(tiling.lines)
+                )
 
             def read(part):
                 subtile = block * parts + part
-                pixels = pixels_of(tile, subtile, tiling)
-                reached = full(nth * BUCKET_SIZE < walked[tile * tiling.subtiles + subtile]) != 0
-                resumed = full(resumes) != 0
+                reached = nth * BUCKET_SIZE < walked[tile * tiling.subtiles + subtile]
+                columns = columns_of(tile, subtile, tiling)
                 cotangents, state = [], []
-                for inside, place, local in zip(pixels.inside, pixels.image, pixels.tile, strict=True):
-                    v, v_a = cotangents_at(place, inside), load(v_alpha, place, inside)
-                    at, stored = checkpoint * state_size + local, resumed & reached
-                    new = jnp.where(inside & reached, 1.0, 0.0)
-                    transmittance = jnp.where(resumed, load(states, at, stored), new)
+                for _, _, inside, place, local in columns:
+                    v = cotangents_at(place, inside)
+                    v_a = load(v_alphas[0], place, inside) if v_alphas else zeros(tiling.lines)
+                    at, stored = checkpoint * state_size + local, everywhere(resumes & reached)
+                    new = jnp.where(inside & everywhere(reached), 1.0, 0.0)
+                    transmittance = jnp.where(everywhere(resumes), load(states, at, stored), new)
                     behind = pixel_totals(place, inside, v, v_a) - v_a * (1 - transmittance)
                     for q, v_q in zip(channels, v, strict=True):
                         shown = load(states, at + (1 + q - first_drawn) * tiling.num_pixels, stored)
                         behind -= v_q * shown
                     cotangents.append((v_a, v))
                     state.append((transmittance, behind))
-                return pixels, cotangents, state
+                return columns, cotangents, state
 
             read_parts = [read(part) for part in range(parts)]
-            pixels_and_cotangents = [(pixels, cotangents) for pixels, cotangents, _ in read_parts]
+            columns_and_cotangents = [(columns, cotangents) for columns, cotangents, _ in read_parts]
 
             def differentiate(part, form, values, carry):
                 """Walks the pixels of a subtile past one Gaussian, adding to its sums."""
-                (pixels, cotangents), (state, sums) = pixels_and_cotangents[part], carry
-                s, sx, sy, sxx, sxy, syy, *v_values = sums
+                (columns, cotangents), (state, sums) = columns_and_cotangents[part], carry
+                (s, sx, sy, sxx, sxy), (syy, *v_values) = sums
                 v_values, pulls = v_values[: len(channels)], v_values[len(channels) :]
                 after = []
-                for x in pixels.x:
-                    dx = x - form.mean_x
+                for column, (v_a, v), (transmittance, behind) in zip(columns, cotangents, state, strict=True):
+                    dx, dy = column.x - form.mean_x, column.y - form.mean_y
                     in_x, cross = form.a * dx * dx + form.top, form.b * dx
-                    line, line_y = zeros(), zeros()
-                    for y in pixels.y:
-                        transmittance, behind = state[len(after)]
-                        v_a, v = cotangents[len(after)]
-                        dy = y - form.mean_y
-                        power = (form.c * dy + cross) * dy + in_x
-                        touches = (power >= LOG2_THRESHOLD) & (power <= form.top)
-                        raw = warp.exp2(power)
-                        opacity = jnp.minimum(raw, MAX_ALPHA)
-                        weight = jnp.where(touches, opacity * transmittance, 0)
-                        left = transmittance - weight
-                        goes_on = left > MIN_TRANSMITTANCE
-                        weight = jnp.where(goes_on, weight, 0)
-                        g = sum((v_q * value for v_q, value in zip(v, values, strict=True)), v_a)
-                        behind = behind - weight * g
-                        slope = transmittance * g - behind * warp.reciprocal(1 - opacity)
-                        smooth = touches & goes_on & (raw < MAX_ALPHA)
-                        v_power = jnp.where(smooth, opacity * slope, 0)
-                        after.append((jnp.where(goes_on, left, 0), behind))
-                        v_y = v_power * dy
-                        line, line_y, syy = line + v_power, line_y + v_y, syy + v_y * dy
-                        v_values = [u + weight * v_q for u, v_q in zip(v_values, v, strict=True)]
-                        if absolute:
-                            slopes = (2 * form.a * dx + form.b * dy, cross + 2 * form.c * dy)
-                            pulls = [
-                                pull + jnp.abs(_LN2 * v_power * slope)
-                                for pull, slope in zip(pulls, slopes, strict=True)
-                            ]
+                    power = (form.c * dy + cross) * dy + in_x
+                    touches = (power >= LOG2_THRESHOLD) & (power <= form.top)
+                    raw = warp.exp2(power)
+                    opacity = jnp.minimum(raw, MAX_ALPHA)
+                    weight = jnp.where(touches, opacity * transmittance, 0)
+                    left = transmittance - weight
+                    goes_on = left > MIN_TRANSMITTANCE
+                    weight = jnp.where(goes_on, weight, 0)
+                    g = sum((v_q * value for v_q, value in zip(v, values, strict=True)), v_a)
+                    behind = behind - weight * g
+                    slope = transmittance * g - behind * warp.reciprocal(1 - opacity)
+                    smooth = touches & goes_on & (raw < MAX_ALPHA)
+                    v_power = jnp.where(smooth, opacity * slope, 0)
+                    after.append((jnp.where(goes_on, left, 0), behind))
+                    v_y = v_power * dy
+                    line, line_y, syy = v_power.sum(axis=0), v_y.sum(axis=0), syy + v_y * dy
+                    v_values = [u + weight * v_q for u, v_q in zip(v_values, v, strict=True)]
+                    if absolute:
+                        slopes = (2 * form.a * dx + form.b * dy, cross + 2 * form.c * dy)
+                        pulls = [
+                            pull + jnp.abs(_LN2 * v_power * slope)
+                            for pull, slope in zip(pulls, slopes, strict=True)
+                        ]
                     v_x = line * dx
                     s, sx, sy = s + line, sx + v_x, sy + line_y
                     sxx, sxy = sxx + v_x * dx, sxy + line_y * dx
-                return after, [s, sx, sy, sxx, sxy, syy, *v_values, *pulls]
+                return after, ([s, sx, sy, sxx, sxy], [syy, *v_values, *pulls])
 
             def step(packed, slot, values, states):
                 form, values = Form(*values[:FORM]), values[FORM:]
-                sums, after = [zeros()] * width, []
+                # The last ones are not summed over the rows of a column before the end.
+                sums = [zeros()] * (FORM - 1), [zeros(tiling.lines)] * (width - FORM + 1)
+                after = []
                 for part in range(parts):
                     reaches = (packed >> (ID_BITS + block * parts + part)) & 1
                     change = functools.partial(differentiate, part, form, values)
                     state, sums = lax.cond(reaches != 0, change, lambda carry: carry, (states[part], sums))
                     after.append(state)
-                total, which = warp.sum_each(sums)
+                of_lanes, of_pixels = sums
+                total, which = warp.sum_each([*of_lanes, *(value.sum(axis=0) for value in of_pixels)])
                 store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
                 return after
 
@@ -201,8 +202,8 @@ def pair_gradients(
 
             def unfinished(carry):
                 first, states = carry
-                open_ = functools.reduce(jnp.maximum, [pixel[0] for state in states for pixel in state])
-                return (first < end) & (jnp.max(open_) > 0)
+                open_ = functools.reduce(jnp.maximum, [column[0] for state in states for column in state])
+                return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
 
             first, _ = lax.while_loop(unfinished, walk, (begin, [state for _, _, state in read_parts]))
 
@@ -218,7 +219,8 @@ def pair_gradients(
 
     args = (lists.ids, lists.slots, lists.offsets, attributes.reshape(-1), checkpoints.states[drawn_with])
     args += checkpoints[1:]
-    args += (*(x.reshape(-1) for x in (image, alpha, v_image, v_alpha)),)
+    args += (*(x.reshape(-1) for x in (image, alpha, v_image)),)
+    args += () if v_alpha is None else (v_alpha.reshape(-1),)
     grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
     out = warp.launch(kernel, grid, shape, *args)

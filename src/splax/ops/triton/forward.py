@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 
 from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.triton.intersection import TileLists
-from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, pixels_of
+from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, columns_of
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, lowest_bit, store, zeros
 
 # Pairs between two stored states; a multiple of 32. Shorter buckets give the backward pass more programs, longer
@@ -105,27 +105,24 @@ def _draw(lists, starts, order, attributes, channels, tiling, warp, save):
     def kernel(ids, offsets, starts, order, attributes, image, alpha_out, *saved):
         subtile, tile = pl.program_id(0), order[pl.program_id(1)]
         begin, end = offsets[tile], offsets[tile + 1]
-        pixels = pixels_of(tile, subtile, tiling)
+        pixels = columns_of(tile, subtile, tiling)
 
         def blend(values, valid, state):
             form = Form(*values[:FORM])
             channels = values[FORM:]
             after = []
-            for x in pixels.x:
-                dx = x - form.mean_x
+            for column, (transmittance, alpha_sum, *color) in zip(pixels, state, strict=True):
+                dx, dy = column.x - form.mean_x, column.y - form.mean_y
                 in_x, cross = form.a * dx * dx + form.top, form.b * dx
-                for y in pixels.y:
-                    transmittance, alpha_sum, *color = state[len(after)]
-                    dy = y - form.mean_y
-                    power = (form.c * dy + cross) * dy + in_x
-                    touches = valid & (power >= LOG2_THRESHOLD) & (power <= form.top)
-                    alpha = jnp.minimum(warp.exp2(power), MAX_ALPHA)
-                    weight = jnp.where(touches, alpha * transmittance, 0)
-                    left = transmittance - weight
-                    goes_on = left > MIN_TRANSMITTANCE
-                    weight = jnp.where(goes_on, weight, 0)
-                    color = [value + weight * channel for value, channel in zip(color, channels, strict=True)]
-                    after.append((jnp.where(goes_on, left, 0), alpha_sum + weight, *color))
+                power = (form.c * dy + cross) * dy + in_x
+                touches = valid & (power >= LOG2_THRESHOLD) & (power <= form.top)
+                alpha = jnp.minimum(warp.exp2(power), MAX_ALPHA)
+                weight = jnp.where(touches, alpha * transmittance, 0)
+                left = transmittance - weight
+                goes_on = left > MIN_TRANSMITTANCE
+                weight = jnp.where(goes_on, weight, 0)
+                color = [value + weight * channel for value, channel in zip(color, channels, strict=True)]
+                after.append((jnp.where(goes_on, left, 0), alpha_sum + weight, *color))
             return after
 
         def walk(carry):
@@ -155,14 +152,18 @@ def _draw(lists, starts, order, attributes, channels, tiling, warp, save):
 
         def unfinished(carry):
             first, state = carry
-            return (first < end) & (jnp.max(functools.reduce(jnp.maximum, [pixel[0] for pixel in state])) > 0)
+            open_ = functools.reduce(jnp.maximum, [transmittance for transmittance, *_ in state])
+            return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
 
-        start = [(jnp.where(inside, 1.0, 0.0), *([zeros()] * (1 + num_channels))) for inside in pixels.inside]
+        start = [
+            (jnp.where(column.inside, 1.0, 0.0), *([zeros(tiling.lines)] * (1 + num_channels)))
+            for column in pixels
+        ]
         first, state = lax.while_loop(unfinished, walk, (begin, start))
-        for (_, alpha_sum, *color), inside, place in zip(state, pixels.inside, pixels.image, strict=True):
-            store(alpha_out, place, alpha_sum, inside)
+        for (_, alpha_sum, *color), column in zip(state, pixels, strict=True):
+            store(alpha_out, column.image, alpha_sum, column.inside)
             for q, value in enumerate(color):
-                store(image, place * num_channels + q, value, inside)
+                store(image, column.image * num_channels + q, value, column.inside)
         if save:
             _, owner, walked = saved
             walked[tile * tiling.subtiles + subtile] = first - begin
@@ -208,9 +209,9 @@ def _store_state(states, state, pixels, walked, start, state_size, tiling):
     @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
     def _():
         base = (start + walked // BUCKET_SIZE - 1) * state_size
-        for (transmittance, _, *color), place in zip(state, pixels.tile, strict=True):
+        for (transmittance, _, *color), column in zip(state, pixels, strict=True):
             for q, value in enumerate((transmittance, *color)):
-                store(states, base + q * tiling.num_pixels + place, value)
+                store(states, base + q * tiling.num_pixels + column.tile, value)
 
 
 def _name_checkpoints(owner, tile, starts):

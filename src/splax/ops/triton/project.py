@@ -102,14 +102,10 @@ def project(
         form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
         reach = [jnp.where(valid, value, 0) for value in reach]
         box, count = tiles_of(form, reach, tiling)
-        for q, value in enumerate((*form, *color, depth)[:width]):
-            store(attributes, gaussian * width + q, value, valid)
-        for q, value in enumerate(pack_box(box)):
-            store(boxes, gaussian * 2 + q, value, valid)
-        for q, value in enumerate((form.mean_x, form.mean_y)):
-            store(means2d, gaussian * 2 + q, value, exists)
-        for q, value in enumerate(reach):
-            store(radii, gaussian * 2 + q, value, exists)
+        store_rows(attributes, base, [*form, *color, depth][:width], valid, warp)
+        store_rows(boxes, base, [*pack_box(box)], valid, warp)
+        store_rows(means2d, base, [form.mean_x, form.mean_y], exists, warp)
+        store_rows(radii, base, reach, exists, warp)
         store(counts, gaussian, count, exists)
         store(depths, gaussian, depth, exists)
 
@@ -232,7 +228,7 @@ def project_gradients(
                 absolute = [jnp.where(drawn, value, 0) for value in sums[width:]]
                 columns.append(absolute or v_center)
             for grad, values in zip(others, columns, strict=True):
-                store_rows(grad, base, values, num, warp)
+                store_rows(grad, base, values, exists, warp)
 
     num_rows = rows.shape[0]
     args = [*inputs(params, viewmat, intrinsics), prepared.counts, prepared.attributes.reshape(-1)]

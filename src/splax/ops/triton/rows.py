@@ -79,27 +79,32 @@ def total_rows(rows, begin, count, num_rows: int, width: int, warp: Warp) -> lis
     return lax.while_loop(lambda carry: jnp.max(lax.population_count(carry[0])) > 0, share, (long, sums))[1]
 
 
-def store_rows(out, base, values: list[jax.Array], num_rows: int, warp: Warp) -> None:
+def store_rows(out, base, values: list[jax.Array], wanted: jax.Array, warp: Warp) -> None:
     """Inside a kernel: writes one row a lane.
 
-    A lane that wrote its row by itself would touch a memory sector for each number. In turns of up to 32 columns
-    the warp changes columns for rows, and writes neighbours together.
+    A lane that wrote its row by itself would touch a memory sector for each number. So the rows of all lanes are
+    written as the one stretch of memory that they are, 32 numbers at a time, each by the lane that is next.
 
     Args:
-        out: flat array of ``num_rows`` rows.
+        out: flat array.
         base: row of lane 0.
         values: the columns.
-        num_rows: rows beyond it are not written.
+        wanted: lanes whose row is written.
         warp: the lanes.
     """
-    width = len(values)
-    for begin in range(0, width, LANES):
-        columns = values[begin : begin + LANES]
-        slots = 1 << (len(columns) - 1).bit_length()
-        column = lanes() % slots
-        for nth, value in enumerate(warp.transpose(columns + [zeros()] * (slots - len(columns)))):
-            row = base + lanes() - column + nth
-            store(out, row * width + begin + column, value, (column < len(columns)) & (row < num_rows))
+    width, wanted = len(values), wanted.astype(jnp.int32)
+
+    def some(nth, _):
+        place = nth * LANES + lanes()
+        owner = place // width
+        column = place - owner * width
+        written = warp.from_lane(values[0], owner)
+        for q, value in enumerate(values[1:], 1):
+            written = jnp.where(column == q, warp.from_lane(value, owner), written)
+        store(out, base * width + place, written, warp.from_lane(wanted, owner) != 0)
+        return 0
+
+    lax.fori_loop(0, width, some, 0)
 
 
 def clear_rows(out, base, width: int, num_rows: int) -> None:

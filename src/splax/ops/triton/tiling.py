@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from splax.ops.projection import ALPHA_THRESHOLD
-from splax.ops.triton.warp import lanes
+from splax.ops.triton.warp import LANES, lanes
 
 # Bits of a pair that number the Gaussian; the four above them mark the subtiles it reaches.
 ID_BITS = 28
@@ -66,6 +67,11 @@ class Tiling(NamedTuple):
         return (self.tile_size // self.subtile) ** 2
 
     @property
+    def lines(self) -> int:
+        """Pixels of a lane below each other in a subtile."""
+        return self.subtile // 4
+
+    @property
     def blocks(self) -> int:
         """Parts of a tile that the backward pass treats apart, so that no lane has more than 8 pixels."""
         return max(1, self.tile_size**2 // 256)
@@ -76,27 +82,37 @@ class Tiling(NamedTuple):
         return self.tile_size**2
 
 
-class Pixels(NamedTuple):
-    """The lanes' pixels in one subtile, one array a pixel; ``x`` of each column and ``y`` of each line of them."""
+class Column(NamedTuple):
+    """The pixels of the lanes in one subtile that lie below each other: a row of lanes for each, [lines, 32].
 
-    x: list[jax.Array]
-    y: list[jax.Array]
-    inside: list[jax.Array]  # whether in the image
-    image: list[jax.Array]  # row-major in the image
-    tile: list[jax.Array]  # row-major in the tile
+    Arrays of many rows and not many arrays, since Triton's compiler takes time as the cube of what there is.
+    """
+
+    x: jax.Array  # [32]
+    y: jax.Array
+    inside: jax.Array  # whether in the image
+    image: jax.Array  # row-major in the image
+    tile: jax.Array  # row-major in the tile
 
 
-def pixels_of(tile, subtile, tiling: Tiling) -> Pixels:
+def columns_of(tile, subtile, tiling: Tiling) -> list[Column]:
     """The pixels of a subtile: lanes lie 8 x 4, and repeat to the right, then downwards."""
     side, size, lane = tiling.subtile, tiling.tile_size, lanes()
+    shape = (tiling.lines, LANES)
     x0 = (subtile % (size // side)) * side + lane % 8
     y0 = (subtile // (size // side)) * side + lane // 8
     left, top = (tile % tiling.columns) * size, (tile // tiling.columns) * size
-    xs, ys = [x0 + i for i in range(0, side, 8)], [y0 + j for j in range(0, side, 4)]
-    return Pixels(
-        x=[(left + x).astype(jnp.float32) + 0.5 for x in xs],
-        y=[(top + y).astype(jnp.float32) + 0.5 for y in ys],
-        inside=[(left + x < tiling.width) & (top + y < tiling.height) for x in xs for y in ys],
-        image=[(top + y) * tiling.width + left + x for x in xs for y in ys],
-        tile=[y * size + x for x in xs for y in ys],
-    )
+    y = y0 + 4 * lax.broadcasted_iota(jnp.int32, shape, 0)
+    columns = []
+    for i in range(0, side, 8):
+        x = jnp.broadcast_to(x0 + i, shape)
+        columns.append(
+            Column(
+                x=(left + x0 + i).astype(jnp.float32) + 0.5,
+                y=(top + y).astype(jnp.float32) + 0.5,
+                inside=(left + x < tiling.width) & (top + y < tiling.height),
+                image=(top + y) * tiling.width + left + x,
+                tile=y * size + x,
+            )
+        )
+    return columns

@@ -29,9 +29,9 @@ def full(value) -> jax.Array:
     return jnp.full(LANES, value, jnp.int32)
 
 
-def zeros() -> jax.Array:
-    """The float 0 in every lane."""
-    return jnp.zeros(LANES, jnp.float32)
+def zeros(rows: int | None = None) -> jax.Array:
+    """The float 0 in every lane, or in every one of some rows of lanes."""
+    return jnp.zeros(LANES if rows is None else (rows, LANES), jnp.float32)
 
 
 def load(ref, index, mask=None) -> jax.Array:
@@ -55,16 +55,16 @@ class Warp(NamedTuple):
     interpret: bool
 
     def from_lane(self, x: jax.Array, lane: jax.Array) -> jax.Array:
-        """The value of ``x`` in another lane."""
+        """The value of ``x`` in another lane; of any rows of lanes."""
         if self.interpret:
             return x[lane]
-        kind = _register(x)
+        kind, x = _register(x), jnp.broadcast_to(x, lane.shape)
         return _asm(f"shfl.sync.idx.b32 $0, $1, $2, 31, {_ALL};", f"={kind},{kind},r", x.dtype, x, lane)
 
     def across(self, x: jax.Array, distance: int) -> jax.Array:
         """The value of ``x`` in the lane whose index differs in the bit ``distance``."""
         if self.interpret:
-            return x[lanes() ^ distance]
+            return x[..., lanes() ^ distance]
         kind = _register(x)
         return _asm(f"shfl.sync.bfly.b32 $0, $1, {distance}, 31, {_ALL};", f"={kind},{kind}", x.dtype, x)
 
@@ -117,23 +117,6 @@ class Warp(NamedTuple):
             return a + self.across(a, distance)
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
-
-    def transpose(self, values: list[jax.Array]) -> list[jax.Array]:
-        """Turns values of lanes into lanes of values, for any power of two of them, up to 32.
-
-        Returns:
-            As many arrays: lane ``l`` of the ``r``-th one is ``values[l % n]`` of lane ``l - l % n + r``.
-        """
-        kept, distance = list(values), len(values) // 2
-        while distance:
-            upper = (lanes() & distance) != 0
-            for i in range(len(kept)):
-                if not i & distance:
-                    a, b = kept[i], kept[i + distance]
-                    got = self.across(jnp.where(upper, a, b), distance)
-                    kept[i], kept[i + distance] = jnp.where(upper, got, a), jnp.where(upper, b, got)
-            distance //= 2
-        return kept
 
     def launch(self, kernel, grid: tuple[int, ...], out_shape, *args):
         """Runs one-warp programs over flat arrays.
