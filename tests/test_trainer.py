@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import splax
-from splax.training import isect_buffer
+from splax.training import isect_buffer, refinement
 from splax.training import trainer as trainer_module
 from splax.training.groups import group_views, view_order
 from splax.training.progress import StepMetrics
@@ -578,6 +578,21 @@ def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
     assert_same(params_of(trainers[0]), params_of(trainers[1]))
     # Scores are on the scene's background.
     assert trainers[0].evaluate() == make_trainer(scene, trainers[0].model.gaussians).evaluate()
+
+
+def test_a_run_on_a_gpu_starts_with_rows_to_spare(scene, monkeypatch):
+    """The policy alone: what it does is to grow, as tested above."""
+    monkeypatch.setattr(refinement, "_room", lambda state: 1_000)
+    for limit, expected in ((None, 1_200), (700, 700), (150, 200)):
+        strategy = splax.DefaultStrategy(refine_start=2, refine_every=4, max_gaussians=limit)
+        trainer = make_dense_trainer(scene, make_gaussians(scene, 200), strategy=strategy)
+        assert trainer.memory().num_rows == trainer.model.gaussians.capacity == expected
+        assert int(trainer.model.gaussians.num_alive) == 200
+        trainer.fit(4)
+        assert trainer.model.gaussians.capacity == expected
+    unchanging = make_dense_trainer(scene, make_gaussians(scene, 200))
+    unchanging.fit(1)
+    assert unchanging.model.gaussians.capacity == 200
 
 
 def test_masked_scores_agree_with_numpy(scene):

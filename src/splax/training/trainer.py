@@ -224,7 +224,7 @@ class Trainer:
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         end = self.config.steps if steps is None else self.step + steps
-        self._state = self._state.taken_from(self.model)
+        self._state = self._refine.prepared(self._state.taken_from(self.model), end)
         self._feed.plan(end)
         started, before = time.perf_counter(), self._seconds
         bar = ProgressBar(self.step, end, self.config.progress)
@@ -302,6 +302,8 @@ class Trainer:
 
     def memory(self) -> MemoryNeed:
         """Memory on the device that the run needs for its next steps; compiles them if that was not done."""
+        self._state = self._refine.prepared(self._state.taken_from(self.model), self.config.steps)
+        self._state.give_to(self.model)
         self._isects.fit(self.model, self.scene.train)
         self._feed.plan(self.step + 1)
         photos, _ = self._take_photos(self.step, 1)
