@@ -13,6 +13,7 @@ from test_cli import run
 
 import splax
 from splax.data.scene import Scene, View
+from splax.initialization.choice import FEW_POINTS
 from splax.initialization.depth_source import DepthError
 
 WIDTH, HEIGHT = 40, 32
@@ -43,12 +44,39 @@ def ramp(scene: Scene) -> list[np.ndarray | None]:
     return [np.full((HEIGHT, WIDTH), 2, np.float32)] + [None] * (len(scene.train) - 1)
 
 
-def test_points_come_first(with_points):
-    start = splax.choose_start(with_depth(with_points))
-    assert start.kind == "sfm" and "20 points" in start.reason
-    np.testing.assert_array_equal(start.gaussians.means[...], with_points.points)
+def test_points_come_first(scene):
+    """Enough of them: nothing is added."""
+    points = np.random.default_rng(0).normal(size=(FEW_POINTS, 3)).astype(np.float32)
+    colors = np.full((FEW_POINTS, 3), 51, np.uint8)
+    start = splax.choose_start(with_depth(dataclasses.replace(scene, points=points, point_colors=colors)))
+    assert start.kind == "sfm" and "20,000 points" in start.reason
+    np.testing.assert_array_equal(start.gaussians.means[...], points)
     np.testing.assert_allclose(np.asarray(start.gaussians.sh0[...]) * 0.28209479 + 0.5, 0.2, atol=1e-6)
-    assert start.describe() == {"kind": "sfm", "reason": start.reason, "num": 20}
+    assert start.describe() == {"kind": "sfm", "reason": start.reason, "num": FEW_POINTS}
+
+
+@pytest.mark.parametrize("colored", [True, False])
+def test_few_points_are_added_to(with_points, colored):
+    """All of them are kept; those without colours are grey."""
+    scene = with_points if colored else dataclasses.replace(with_points, point_colors=None)
+    start = splax.choose_start(with_depth(scene), num=500)
+    assert start.kind == "depth"
+    assert start.reason == "the scene has only 20 points; its depth images give more"
+    assert 320 < start.gaussians.capacity <= 520
+    np.testing.assert_array_equal(start.gaussians.means[:20], scene.points)
+    color = np.asarray(start.gaussians.sh0[:, 0]) * 0.28209479 + 0.5
+    np.testing.assert_allclose(color[:20], 51 / 255 if colored else 128 / 255, atol=1e-6)
+    np.testing.assert_allclose(color[20:], 90 / 255, atol=1e-6)
+
+
+def test_few_points_are_better_than_none(with_points):
+    """Nothing to match: what the sweep cannot add to is what there is."""
+    start = splax.choose_start(with_points)
+    assert start.kind == "sfm" and start.gaussians.capacity == 20
+    assert "has only 20 points, and the plane sweep found the depth of 0.0% of the pixels" in start.reason
+    few_views = dataclasses.replace(with_points, train=with_points.train[:4])
+    start = splax.choose_start(few_views)
+    assert start.kind == "sfm" and start.reason.endswith("20 points, and too few views (4) to find depth")
 
 
 def test_then_the_scenes_own_depth(scene):
@@ -155,6 +183,14 @@ def test_a_run_goes_on_from_another(data, tmp_path):
     np.testing.assert_allclose(after.means[...], before.means[...], atol=0.01)
 
 
+@pytest.mark.filterwarnings("default::UserWarning")  # shown, as outside tests
+def test_a_number_that_is_not_used_is_said(data, tmp_path, capsys):
+    write_point_cloud(tmp_path / "points.ply")
+    options = ["--init", tmp_path / "points.ply", "--num-gaussians", 60]
+    assert run("train", data, "--out", tmp_path / "run", *options, *FAST) == 0
+    assert "warning: --num-gaussians 60 is not used: the start is file" in capsys.readouterr().err
+
+
 def test_bad_options_are_one_line(data, tmp_path, capsys):
     for arguments, message in (
         (["--init", "sfm"], "'sfm' needs a scene with points"),
@@ -174,6 +210,7 @@ def test_bad_options_are_one_line(data, tmp_path, capsys):
 @pytest.mark.realdata
 def test_real_scenes_get_the_start_they_should(real_data):
     king = splax.choose_start(splax.load_dataset(real_data / "king", downscale=8))
-    assert king.kind == "sfm" and king.gaussians.capacity == 1443
+    assert king.kind == "depth" and king.reason == "the scene has only 1,443 points; a plane sweep found more"
+    assert king.gaussians.capacity > 20_000
     rgbd = splax.choose_start(splax.load_dataset(real_data / "rgbd", downscale=8))
     assert rgbd.kind == "depth" and "depth images" in rgbd.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
-from splax.initialization.choice import DEPTH, FILE, RANDOM, Start, choose_start
+from splax.initialization.choice import DEPTH, FILE, RANDOM, SFM, Start, choose_start
 from splax.initialization.monocular import MonocularDepth
 from splax.io import formats
 from splax.io.events import EventLog
@@ -304,7 +305,7 @@ def _start(scene: Scene, options: Train) -> Start:
     if options.depth_model is not None and options.init != DEPTH:
         raise ValueError(f"--depth-model is for --init depth, got --init {options.init}.")
     try:
-        return choose_start(
+        start = choose_start(
             scene,
             options.init,
             depth=None if options.depth_model is None else MonocularDepth(options.depth_model),
@@ -314,6 +315,13 @@ def _start(scene: Scene, options: Train) -> Start:
         )
     except ImportError as error:
         raise ValueError(str(error)) from error
+    if options.num_gaussians is not None and start.kind in (SFM, FILE):
+        warnings.warn(
+            f"--num-gaussians {options.num_gaussians} is not used: the start is {start.kind}, of as many as there "
+            "are. It is for starts on depth and random ones.",
+            stacklevel=2,
+        )
+    return start
 
 
 def _demo_start(scene: Scene, options: Demo) -> Start:

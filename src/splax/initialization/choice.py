@@ -10,6 +10,7 @@ import numpy as np
 from splax.data.points import read_ply_points
 from splax.data.scene import Scene
 from splax.gaussians import Gaussians
+from splax.initialization.back_projection import points_from_depth
 from splax.initialization.depth_source import DepthError, DepthSource, default_depth, has_depth, stored_depth
 from splax.initialization.plane_sweep import PlaneSweep
 from splax.initialization.random_start import random_points
@@ -20,6 +21,9 @@ AUTO, SFM, DEPTH, RANDOM, FILE = "auto", "sfm", "depth", "random", "file"
 KINDS = (AUTO, SFM, DEPTH, RANDOM)
 # How many Gaussians, where nothing says so. Depth has places for more.
 NUM_RANDOM, NUM_DEPTH = 50_000, 100_000
+# Fewer points than this are too thin to start from alone: depth's are added.
+FEW_POINTS = 20_000
+_GREY = 128  # of points without colours
 # Views from which on photos alone give enough depth to start from.
 _MIN_SWEEP_VIEWS = 8
 
@@ -53,8 +57,9 @@ def choose_start(
 ) -> Start:
     """Makes the Gaussians that training starts from.
 
-    ``"auto"`` takes the scene's points; else its depth images; else depth from a plane sweep of the photos; else,
-    where that finds too little, random Gaussians.
+    ``"auto"`` takes the scene's points. Where there are none, or fewer than 20,000, it takes points from its
+    depth images as well, or else from a plane sweep of the photos; and where that finds too little and there is no
+    point at all, random ones.
 
     Args:
         scene: to be trained on.
@@ -96,18 +101,27 @@ class _Maker(NamedTuple):
         scene = self.scene
         if depth is not None:
             return self.from_depth(depth, "a source of depth was given")
-        if scene.points is not None:
-            return self.from_points(f"the scene has {len(scene.points):,} points")
-        if has_depth(scene):
-            return self.from_depth(stored_depth, "the scene has no points, but depth images")
-        if len(scene.train) < _MIN_SWEEP_VIEWS:
-            return self.random(
-                f"the scene has no points, and too few views ({len(scene.train)}) to find depth"
-            )
+        points = 0 if scene.points is None else len(scene.points)
+        if points >= FEW_POINTS:
+            return self.from_points(f"the scene has {points:,} points")
+        has = f"the scene has only {points:,} points" if points else "the scene has no points"
         try:
-            return self.from_depth(PlaneSweep(), "the scene has no points; a plane sweep found depth")
+            source = self._own_or_swept()
+            found = "its depth images give" if source is stored_depth else "a plane sweep found"
+            return self.from_depth(
+                source, f"{has}; {found} {'more' if points else 'depth'}", add_to_points=True
+            )
         except DepthError as error:
-            return self.random(f"the scene has no points, and {error}")
+            reason = f"{has}, and {error}"
+            return self.from_points(reason) if points else self.random(reason)
+
+    def _own_or_swept(self) -> DepthSource:
+        """Where depth comes from when nobody says so."""
+        if has_depth(self.scene):
+            return stored_depth
+        if (num := len(self.scene.train)) < _MIN_SWEEP_VIEWS:
+            raise DepthError(f"too few views ({num}) to find depth")
+        return PlaneSweep()
 
     def from_points(self, reason: str) -> Start:
         if self.scene.points is None:
@@ -117,9 +131,15 @@ class _Maker(NamedTuple):
         points, colors = self.scene.points, self.scene.point_colors
         return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), SFM, reason)
 
-    def from_depth(self, depth: DepthSource, reason: str) -> Start:
-        num = NUM_DEPTH if self.num is None else self.num
-        return Start(Gaussians.from_depth(self.scene, depth, num, sh_degree=self.sh_degree), DEPTH, reason)
+    def from_depth(self, depth: DepthSource, reason: str, *, add_to_points: bool = False) -> Start:
+        """On surfaces that depth shows, and, if ``add_to_points``, on the scene's points if it has any."""
+        points, colors = points_from_depth(self.scene, depth, NUM_DEPTH if self.num is None else self.num)
+        known = self.scene.points if add_to_points else None
+        if known is not None and colors is not None:
+            known_colors = self.scene.point_colors
+            known_colors = np.full(known.shape, _GREY, np.uint8) if known_colors is None else known_colors
+            points, colors = np.concatenate([known, points]), np.concatenate([known_colors, colors])
+        return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), DEPTH, reason)
 
     def random(self, reason: str) -> Start:
         rng = np.random.default_rng(self.seed)

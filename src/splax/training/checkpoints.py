@@ -118,7 +118,9 @@ class Checkpoints:
         """
         steps = self.steps()
         if not steps:
-            raise ValueError(f"{self.folder} holds no checkpoint; expected those of `splax train`.")
+            raise ValueError(
+                f"{self.folder} holds no checkpoint. A run that was stopped before its first has to begin again."
+            )
         for step in reversed(steps):
             try:
                 facts, described = self._read_facts(step)
