@@ -119,7 +119,8 @@ class Checkpoints:
         steps = self.steps()
         if not steps:
             raise ValueError(
-                f"{self.folder} holds no checkpoint. A run that was stopped before its first has to begin again."
+                f"{self.folder} holds no checkpoint: the run ended, or was stopped, before its first. Begin it "
+                "again with `splax train DATA --out FOLDER`."
             )
         for step in reversed(steps):
             try:
