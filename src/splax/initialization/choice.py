@@ -133,7 +133,8 @@ class _Maker(NamedTuple):
 
     def from_depth(self, depth: DepthSource, reason: str, *, add_to_points: bool = False) -> Start:
         """On surfaces that depth shows, and, if ``add_to_points``, on the scene's points if it has any."""
-        points, colors = points_from_depth(self.scene, depth, NUM_DEPTH if self.num is None else self.num)
+        found = points_from_depth(self.scene, depth, NUM_DEPTH if self.num is None else self.num)
+        points, colors = found.positions, found.colors
         known = self.scene.points if add_to_points else None
         if known is not None and colors is not None:
             known_colors = self.scene.point_colors
