@@ -273,7 +273,12 @@ def _make_trainer(scene: Scene, options: Train | Demo, gaussians: Gaussians) -> 
         deterministic=own.deterministic,
     )
     tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
-    rasterizer = TileRasterizer(tile_size, antialiased=own.antialiased, deterministic=own.deterministic)
+    rasterizer = TileRasterizer(
+        tile_size,
+        antialiased=own.antialiased,
+        render_depth=config.depth_weight > 0,  # one channel less to draw and to differentiate
+        deterministic=own.deterministic,
+    )
     return Trainer(SplatModel(gaussians, rasterizer), scene, config, strategy=_strategy(options))
 
 
@@ -395,7 +400,7 @@ def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
                 f"{folder.path / CONFIG} is damaged: {key!r} is {shorten(value)}; expected a file written by "
                 "`splax train`."
             )
-    rasterizer = TileRasterizer(tile_size=_default_tile_size(), antialiased=folder.is_antialiased())
+    rasterizer = TileRasterizer(_default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
     model = SplatModel(folder.load_gaussians(), rasterizer)
     return load_scene(config), model
 
