@@ -12,8 +12,7 @@ import pytest
 from flax import nnx
 
 import splax
-from splax.training import isect_buffer, refinement
-from splax.training import trainer as trainer_module
+from splax.training import call_length, isect_buffer, refinement
 from splax.training.groups import group_views, view_order
 from splax.training.progress import StepMetrics
 from splax.training.schedules import used_sh_degree
@@ -222,7 +221,7 @@ def test_another_seed_gives_another_run(scene, reference):
 def test_the_result_does_not_depend_on_how_fit_is_cut(scene, reference, monkeypatch):
     trainer = make_trainer(scene)
     trainer.fit(10)
-    monkeypatch.setattr(trainer_module, "_SECONDS_PER_CALL", 1e-9)  # one step a call
+    monkeypatch.setattr(call_length, "_SECONDS", 1e-9)  # one step a call
     trainer.fit(10)
     assert [progress.step for progress in trainer.history[-10:]] == list(range(11, 21))
     assert_same(params_of(trainer), reference.params)
@@ -284,7 +283,7 @@ def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
     """A buffer that grows by no more than the view at hand needs, so that a later view overflows again."""
     monkeypatch.setattr(isect_buffer, "round_capacity", int)
     monkeypatch.setattr(isect_buffer, "_MARGIN", 1)
-    monkeypatch.setattr(trainer_module, "_SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(call_length, "_SECONDS", 1e9)
     seed = 21  # its first three views need less than its fourth
     ample, tight = (make_dense_trainer(scene, isect_capacity=room, seed=seed) for room in (2**20, 10))
     overflows, call = [], tight._call
@@ -491,7 +490,7 @@ def test_views_of_similar_sizes_train_as_if_masked(scene):
 
 
 def test_views_of_very_different_sizes_have_a_program_each(scene, monkeypatch):
-    monkeypatch.setattr(trainer_module, "_SECONDS_PER_CALL", 1e9)
+    monkeypatch.setattr(call_length, "_SECONDS", 1e9)
     trainer = make_dense_trainer(cropped(scene))
     assert [(group.width, group.height) for group in trainer._feed.groups] == [(32, 24), (WIDTH, HEIGHT)]
     trainer.fit(40)

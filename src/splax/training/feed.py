@@ -58,6 +58,7 @@ class PhotoFeed:
         self.cameras = _stack([view.camera for view in views])
         self.unreadable: dict[str, str] = {}
         self._views, self._seed = views, seed
+        self._num_told = 0
         # One thread that prepares what comes next, and those that decode for it.
         self._background = ThreadPoolExecutor(1, "splax-feed")
         decoders = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "splax-decode")
@@ -93,6 +94,12 @@ class PhotoFeed:
     def view_at(self, step: int) -> View:
         """The view of a step, unless it could not be decoded."""
         return self._views[self._order[step]]
+
+    def newly_unreadable(self) -> dict[str, str]:
+        """What was added to ``unreadable`` since the last call."""
+        known = list(self.unreadable.items())
+        new, self._num_told = known[self._num_told :], len(known)
+        return dict(new)
 
     def take(self, step: int, num_steps: int) -> tuple[Photos, Int[np.ndarray, " steps"]]:
         """Photos on the device for some of the next ``num_steps`` steps.

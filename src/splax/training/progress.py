@@ -59,6 +59,27 @@ class Progress(NamedTuple):
     seconds: float
     steps_per_second: float
 
+    @classmethod
+    def of(
+        cls,
+        metrics: StepMetrics,
+        step: int,
+        done: int,
+        num_gaussians: int,
+        seconds: float,
+        steps_per_second: float,
+    ) -> Progress:
+        """That of a stretch, from the metrics of its ``done`` steps; see the attributes."""
+        return cls(
+            step=step,
+            loss=float(metrics.loss[:done].mean()),
+            psnr=float(metrics.psnr[:done].mean()),
+            num_gaussians=num_gaussians,
+            num_isects=int(metrics.num_isects[:done].max()),
+            seconds=seconds,
+            steps_per_second=steps_per_second,
+        )
+
 
 class ProgressBar(tqdm):
     """The steps of a run, and how it goes.

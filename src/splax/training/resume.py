@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -16,8 +16,11 @@ from splax.data.json_file import shorten
 from splax.data.scene import View
 from splax.model import SplatModel
 from splax.strategies.base import Strategy
+from splax.training.checkpoints import Checkpoints
 from splax.training.config import TrainConfig
 from splax.training.progress import Progress
+from splax.training.snapshot import array_shapes, to_state
+from splax.training.state import TrainState
 
 
 class Position(NamedTuple):
@@ -114,13 +117,35 @@ def check_settings(saved: Any, now: dict[str, str]) -> None:
         )
 
 
+def load_run(
+    checkpoints: Checkpoints, settings: dict[str, str], shapes: Callable[[int], TrainState]
+) -> tuple[TrainState, Position]:
+    """The last state that was saved; warns if other versions of packages wrote it.
+
+    Args:
+        checkpoints: where it was.
+        settings: of the run that goes on with it.
+        shapes: of a state with so many rows.
+
+    Raises:
+        ValueError: if there is no checkpoint, it is damaged, or it is of other settings or data.
+    """
+
+    def like(facts: dict[str, Any]) -> TrainState:
+        return shapes(Position.of(facts, settings).capacity)
+
+    arrays, facts = checkpoints.load(lambda facts: array_shapes(like(facts)))
+    warn_of_versions(facts)
+    return to_state(arrays, like(facts)), Position.of(facts, settings)
+
+
 def warn_of_versions(facts: dict[str, Any]) -> None:
     """Warns if other versions of packages wrote a checkpoint."""
     if facts.get("versions") != versions():
         warnings.warn(
             f"the checkpoint was written with {shorten(facts.get('versions'))}, not {versions()}: what follows "
             "may differ in the last bits.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -17,16 +17,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from splax.corrections.base import Corrections, scaled
+from splax.data.scene import Scene
 from splax.metrics import psnr
 from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
 from splax.strategies.base import Sighting, Strategy
 from splax.training.config import TrainConfig
 from splax.training.depth_loss import disparity_loss, shrink_depth
-from splax.training.optimizers import GAUSSIANS
+from splax.training.optimizers import GAUSSIANS, means_rate
 from splax.training.point_depth import point_disparity_loss
 from splax.training.progress import StepMetrics
 from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
+from splax.training.schedules import used_sh_degree
 from splax.training.state import TrainState, newly_broken
 from splax.training.targets import Photos, on_background
 
@@ -34,6 +36,8 @@ from splax.training.targets import Photos, on_background
 _BACKGROUND_STREAM = 0xBAC6
 # Sets what the strategy draws at every step apart from what it draws at refinements.
 _MOVE_STREAM = 0x307E
+
+Loss = Callable[[SplatModel, RenderOutput, Float[Array, "h w 3"]], Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +59,7 @@ class TrainStep:
     """
 
     model: SplatModel
-    loss: Callable[[SplatModel, RenderOutput, Float[Array, "h w 3"]], Float[Array, ""]]
+    loss: Loss
     optimizer: optax.GradientTransformation
     strategy: Strategy
     corrections: Corrections
@@ -65,6 +69,34 @@ class TrainStep:
     first_sh_degree: int
     extent: float
     means_rate: optax.Schedule
+
+    @classmethod
+    def in_scene(
+        cls,
+        scene: Scene,
+        config: TrainConfig,
+        model: SplatModel,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
+        strategy: Strategy,
+        corrections: Corrections,
+    ) -> TrainStep:
+        """The step of a run that starts with a model in a scene; see the attributes."""
+        scene_background = jnp.asarray(scene.background, jnp.float32)
+        fixed = isinstance(config.background, tuple)
+        return cls(
+            model=model,
+            loss=loss,
+            optimizer=optimizer,
+            strategy=strategy,
+            corrections=corrections,
+            config=config,
+            scene_background=scene_background,
+            background=jnp.asarray(config.background) if fixed else scene_background,
+            first_sh_degree=used_sh_degree(model.gaussians),
+            extent=scene.extent,
+            means_rate=means_rate(config.learning_rates, scene.extent, config.steps),
+        )
 
     def run(
         self,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 class Stopwatch:
@@ -30,6 +33,16 @@ class Stopwatch:
         finally:
             self._book()
             self._open.pop()
+
+    def each(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
+        """The items; counts the time that making them takes."""
+        while True:
+            with self.part(name):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
 
     def table(self) -> str:
         """One line for each part: seconds and share."""

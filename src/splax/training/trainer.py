@@ -28,6 +28,7 @@ from splax.perceptual import Network
 from splax.rasterizer import RenderOutput
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
+from splax.training.call_length import MAX_STEPS, CallLength
 from splax.training.checkpoints import Checkpoints
 from splax.training.config import TrainConfig
 from splax.training.depth_loss import uses_depth
@@ -38,28 +39,17 @@ from splax.training.health import find_problem, name_params
 from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
 from splax.training.memory import MemoryNeed, raise_if_out_of_memory, step_need
-from splax.training.optimizers import make_optimizer, means_rate
+from splax.training.optimizers import make_optimizer
 from splax.training.programs import Programs
 from splax.training.progress import Progress, ProgressBar, StepMetrics
 from splax.training.refinement import Refinement
-from splax.training.resume import Position, settings_of, warn_of_versions
-from splax.training.schedules import used_sh_degree
-from splax.training.snapshot import Snapshot, array_shapes, to_arrays, to_state
+from splax.training.resume import Position, load_run, settings_of
+from splax.training.rollback import Rollback
+from splax.training.snapshot import to_arrays
 from splax.training.state import TrainState, init_state
 from splax.training.step import TrainStep
 from splax.training.stopwatch import Stopwatch
 from splax.training.targets import Photos
-
-# Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
-_MAX_STEPS_PER_CALL = 100
-# A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
-_SECONDS_PER_CALL = 2.0
-# Calls end at multiples of this if the run is to be deterministic to its records.
-_DETERMINISTIC_STEPS = 10
-# Steps from one copy of the state, to go back to, to the next.
-_SNAPSHOT_STEPS = 500
-# Factor of the optimizer's updates after a run had to go back.
-_BACK_OFF = 0.5
 
 
 class Trainer:
@@ -100,58 +90,33 @@ class Trainer:
         """
         self.model = model
         self.scene = scene
-        self.config = config or TrainConfig()
+        self.config = config = config or TrainConfig()
         self.strategy = DefaultStrategy() if strategy is None else strategy
         self.optimizer = optimizer or make_optimizer(
-            extent=scene.extent,
-            steps=self.config.steps,
-            rates=self.config.learning_rates,
-            batch_size=self.config.batch_size,
+            extent=scene.extent, steps=config.steps, rates=config.learning_rates, batch_size=config.batch_size
         )
         self.history: list[Progress] = []
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
-        self._feed = PhotoFeed(
-            scene.train,
-            seed=self.config.seed,
-            limit=self.config.photo_bytes,
-            depths=uses_depth(model, scene, self.config),
-        )
-        self._num_unreadable = 0
+        depths = uses_depth(model, scene, config)
+        self._feed = PhotoFeed(scene.train, seed=config.seed, limit=config.photo_bytes, depths=depths)
         self._corrections = Corrections(
-            self.config.corrections, self._feed.cameras, steps=self.config.steps, extent=scene.extent
+            config.corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
         )
         corrections = self._corrections.init()
-        self._state = init_state(model, self.optimizer, self.strategy, corrections, self.config.seed)
-        self._scene_background = jnp.asarray(scene.background, jnp.float32)
-        fixed = isinstance(self.config.background, tuple)
-        self._background = jnp.asarray(self.config.background) if fixed else self._scene_background
+        self._state = init_state(model, self.optimizer, self.strategy, corrections, config.seed)
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
         self._compile_with(
-            TrainStep(
-                model=model,
-                loss=self.loss,
-                optimizer=self.optimizer,
-                strategy=self.strategy,
-                corrections=self._corrections,
-                config=self.config,
-                scene_background=self._scene_background,
-                background=self._background,
-                first_sh_degree=used_sh_degree(model.gaussians),
-                extent=scene.extent,
-                means_rate=means_rate(self.config.learning_rates, scene.extent, self.config.steps),
+            TrainStep.in_scene(
+                scene, config, model, self.loss, self.optimizer, self.strategy, self._corrections
             )
         )
-        self._stopwatch = Stopwatch()
+        self._stopwatch = watch = Stopwatch()
         self._refine = Refinement(
-            self.strategy,
-            self.optimizer,
-            extent=scene.extent,
-            growth=self.config.growth,
-            stopwatch=self._stopwatch,
+            self.strategy, self.optimizer, extent=scene.extent, growth=config.growth, stopwatch=watch
         )
-        self._snapshot: Snapshot | None = None
+        self._rollback = Rollback()
 
     def _compile_with(self, step: TrainStep) -> None:
         self._train_step = step
@@ -244,7 +209,8 @@ class Trainer:
                     if checkpoints is not None and checkpoints.due:
                         self.save(checkpoints)
             except BaseException as error:
-                self._recover()
+                self._state = self._rollback.recover(self._state)
+                self._forget_later_records()
                 if checkpoints is not None:
                     self._save_if_possible(checkpoints)
                 raise_if_out_of_memory(error, self._state.capacity)
@@ -286,14 +252,10 @@ class Trainer:
             ValueError: if there is no checkpoint, it is damaged, or it is of other settings or data.
         """
 
-        def like(facts: dict[str, Any]) -> TrainState:
-            capacity = Position.of(facts, self._settings()).capacity
+        def shapes(capacity: int) -> TrainState:
             return self._refine.shapes(self._state, max(capacity, self._state.capacity))
 
-        arrays, facts = checkpoints.load(lambda facts: array_shapes(like(facts)))
-        warn_of_versions(facts)
-        position = Position.of(facts, self._settings())
-        self._state = to_state(arrays, like(facts))
+        self._state, position = load_run(checkpoints, self._settings(), shapes)
         self._isects.capacity, self._isects.peak = position.isect_capacity, position.isect_peak
         self._compile_with(dataclasses.replace(self._train_step, first_sh_degree=position.first_sh_degree))
         self.history = position.history
@@ -353,82 +315,55 @@ class Trainer:
         scored = evaluate_views(
             self.model,
             views,
-            old=self._scene_background,
-            background=self._background,
+            old=self._train_step.scene_background,
+            background=self._train_step.background,
             correct=lambda camera: self._corrections.camera(learned, None, camera),
             networks=networks,
             color_correct=color_correct,
         )
-        while True:
-            with self._stopwatch.part("evaluate"):
-                result = next(scored, None)
-            if result is None:
-                return
-            yield result
+        return self._stopwatch.each("evaluate", scored)
 
     # --- the host's side -----------------------------------------------------------------------------------
 
     def _stretches(self, end: int) -> Iterator[Progress]:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
-        length, step = _DETERMINISTIC_STEPS if self.config.deterministic else 1, self.step
-        self._snapshot = None
+        length = CallLength(self.config, self.strategy)
+        self._rollback.forget()
         self._isects.fit(self.model, self.scene.train)
-        while step < end:
-            if self._snapshot is None or step % _SNAPSHOT_STEPS == 0:
-                self._snapshot = Snapshot.take(self._state)
-            until = next(s for s in range(step + 1, end + 1) if s == end or self._ends_call(s))
-            change = self.config.resolution.next_change(step)
-            until = until if change is None else min(until, change)
-            photos, rows = self._take_photos(step, min(until - step, length))
+        while (step := self.step) < end:
+            self._rollback.keep_if_due(self._state)
+            photos, rows = self._take_photos(step, length.steps(step, end))
             done, metrics, seconds = self._call(photos, rows, self.config.resolution.factor(step))
             problem = find_problem(metrics, done, self._isects.capacity, self._state.params)
             if problem is not None:
                 at = step + problem.place
                 name = self._feed.view_at(at).name
                 self._go_back(f"at step {at}, view {name!r}: {problem.text}", spoiled=problem.spoiled)
-                step = self.step
                 continue
-            if done < _MAX_STEPS_PER_CALL and metrics.num_isects[done] > self._isects.capacity:
+            if done < MAX_STEPS and metrics.num_isects[done] > self._isects.capacity:
                 self._isects.grow(int(metrics.num_isects[done]))
             if done == 0:
                 continue
             step += done
             self._isects.peak = max(self._isects.peak, int(metrics.num_isects[:done].max()))
             rate = done / seconds
-            if not self.config.deterministic:
-                length = int(np.clip(_SECONDS_PER_CALL * rate, 1, _MAX_STEPS_PER_CALL))
+            length.learn(rate)
             if self.strategy.refines_after(step - 1):
                 refined, broken = self._refine(self._state)
                 if broken.any():
                     params = name_params(broken, self._state.params)
                     self._go_back(f"in the refinement after step {step - 1}: Params {params}", spoiled=True)
-                    step = self.step
                     continue
                 self._state = refined
                 self._isects.shrink()
-            yield Progress(
-                step=step,
-                loss=float(metrics.loss[:done].mean()),
-                psnr=float(metrics.psnr[:done].mean()),
-                num_gaussians=int(self._state.alive.sum()),
-                num_isects=int(metrics.num_isects[:done].max()),
-                seconds=self._seconds,
-                steps_per_second=rate,
-            )
-
-    def _ends_call(self, step: int) -> bool:
-        """Whether a compiled call must not go beyond so many steps made, whatever its length."""
-        at_once = self.config.deterministic and step % _DETERMINISTIC_STEPS == 0
-        return at_once or step % _SNAPSHOT_STEPS == 0 or self.strategy.refines_after(step - 1)
+            yield Progress.of(metrics, step, done, int(self._state.alive.sum()), self._seconds, rate)
 
     def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
         """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
         with self._stopwatch.part("photos"):
             photos, rows = self._feed.take(step, num_steps)
-        known = list(self._feed.unreadable.items())
-        for name, problem in known[self._num_unreadable :]:
+        for name, problem in self._feed.newly_unreadable().items():
             warnings.warn(f"view {name!r} is left out of training: {problem}", stacklevel=4)
-        self._num_unreadable = len(known)
         return photos, rows
 
     def _program(self, photos: Photos, downscale: int) -> Any:
@@ -437,7 +372,7 @@ class Trainer:
         Raises:
             OutOfMemoryError: if it is new, and there is not enough memory for it.
         """
-        args = self._state, photos, np.zeros(_MAX_STEPS_PER_CALL, np.int32), np.int32(0)
+        args = self._state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0)
         known = self._run.get(*args, isect_capacity=self._isects.capacity, downscale=downscale)
         if known is not None:
             return known
@@ -445,13 +380,13 @@ class Trainer:
             program = self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
         step_need(program, self._state, photos, self._state.capacity).check()
         # Where the device fails all the same it does so at the first call, and takes the state with it.
-        self._snapshot = Snapshot.take(self._state)
+        self._rollback.keep(self._state)
         return program
 
     def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
         """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
         program = self._program(photos, downscale)
-        padded = np.zeros(_MAX_STEPS_PER_CALL, np.int32)
+        padded = np.zeros(MAX_STEPS, np.int32)
         padded[: len(rows)] = rows
         started = time.perf_counter()
         with self._stopwatch.part("steps"):
@@ -465,28 +400,17 @@ class Trainer:
         Raises:
             NonFiniteError: if that was done before.
         """
-        assert self._snapshot is not None
-        again = float(self._state.step_scale) < 1
-        if spoiled or not again:
-            self._state = self._snapshot.state()
-            self._forget_later_records()
-        if again:
+        self._state, goes_on = self._rollback.go_back(self._state, spoiled=spoiled)
+        self._forget_later_records()
+        if not goes_on:
             raise NonFiniteError(
                 f"not finite {problem}. The model holds the state of step {self.step}. Smaller learning rates, "
                 "or a look at that view, may help."
             )
-        self._state = self._state._replace(step_scale=jnp.asarray(_BACK_OFF, jnp.float32))
-        self._snapshot = Snapshot.take(self._state)
         warnings.warn(
             f"not finite {problem}. Going back to step {self.step}, with updates half as large from there on.",
             stacklevel=5,
         )
-
-    def _recover(self) -> None:
-        """Takes the last snapshot if a compiled call failed half way and took the state with it."""
-        if self._snapshot is not None and any(x.is_deleted() for x in jax.tree.leaves(self._state)):
-            self._state = self._snapshot.state()
-            self._forget_later_records()
 
     def _forget_later_records(self) -> None:
         self.history = [entry for entry in self.history if entry.step <= self.step]
