@@ -32,6 +32,7 @@ from splax.model import SplatModel
 from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Running, Train
 from splax.perceptual import Network, load_weights
 from splax.processing.dataset import make_dataset
+from splax.program_cache import keep_programs
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CHECKPOINTS, CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.saved_options import DEMO, check_unchanged, read_options, read_sh_degree, save_options
@@ -71,6 +72,7 @@ def train(options: Train) -> int:
         raise ValueError("splax train needs DATA and --out FOLDER, or --resume FOLDER alone; see --help.")
     folder = RunFolder.create(options.out, overwrite=options.overwrite)
     _use_fixed_order(options.deterministic)
+    keep_programs()
     scene = load_scene(dataclasses.asdict(options))
     _say(describe_scene(scene))
     return _train_anew(scene, folder, options, lambda: _start(scene, options))
@@ -84,6 +86,7 @@ def _resume(options: Train, path: Path) -> int:
     running = {field.name: getattr(options, field.name) for field in dataclasses.fields(Running)}
     began = dataclasses.replace(began, **running)
     _use_fixed_order(isinstance(began, Train) and began.deterministic)
+    keep_programs()
     # Of any number and in any place: the checkpoint says where all of them are.
     stand_in = Gaussians.random(1, sh_degree=read_sh_degree(config, path / CONFIG), rngs=nnx.Rngs(0))
     trainer = _make_trainer(load_scene(save_options(began)), began, stand_in)
@@ -96,6 +99,7 @@ def _resume(options: Train, path: Path) -> int:
 def demo(options: Demo) -> int:
     """Ray traces a small scene, trains on its pictures and writes a run folder."""
     folder = RunFolder.create(options.out, overwrite=_holds_demo(options.out))
+    keep_programs()
     _say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
     scene = make_demo_scene()
     return _train_anew(scene, folder, options, lambda: _demo_start(scene, options))
@@ -400,6 +404,7 @@ def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
                 f"{folder.path / CONFIG} is damaged: {key!r} is {shorten(value)}; expected a file written by "
                 "`splax train`."
             )
+    keep_programs()
     rasterizer = TileRasterizer(_default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
     model = SplatModel(folder.load_gaussians(), rasterizer)
     return load_scene(config), model
