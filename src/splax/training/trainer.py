@@ -227,13 +227,8 @@ class Trainer:
         Raises:
             ValueError: if it cannot be written, or orbax is not installed.
         """
-        position = Position(
-            capacity=self._state.capacity,
-            isect_capacity=self._isects.capacity,
-            isect_peak=self._isects.peak,
-            first_sh_degree=self._train_step.first_sh_degree,
-            history=self.history,
-        )
+        sizes = self._state.capacity, self._isects.capacity, self._isects.peak
+        position = Position(*sizes, self._train_step.first_sh_degree, self.history)
         with self._stopwatch.part("checkpoint"):
             checkpoints.save(self.step, to_arrays(self._state), position.facts(self._settings()))
 
