@@ -14,7 +14,9 @@ from flax import nnx
 import splax
 from splax.training import call_length, isect_buffer, refinement
 from splax.training.groups import group_views, view_order
+from splax.training.isect_buffer import IsectBuffer
 from splax.training.progress import StepMetrics
+from splax.training.room import Room
 from splax.training.schedules import used_sh_degree
 from splax.training.step import TrainStep
 
@@ -282,7 +284,7 @@ def test_an_overflow_discards_nothing(scene):
 def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
     """A buffer that grows by no more than the view at hand needs, so that a later view overflows again."""
     monkeypatch.setattr(isect_buffer, "round_capacity", int)
-    monkeypatch.setattr(isect_buffer, "_MARGIN", 1)
+    monkeypatch.setattr(isect_buffer, "room_of_device", lambda: Room(rows=0, isects=1, waste=2))
     monkeypatch.setattr(call_length, "_SECONDS", 1e9)
     seed = 21  # its first three views need less than its fourth
     ample, tight = (make_dense_trainer(scene, isect_capacity=room, seed=seed) for room in (2**20, 10))
@@ -579,9 +581,25 @@ def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
     assert trainers[0].evaluate() == make_trainer(scene, trainers[0].model.gaussians).evaluate()
 
 
+def test_the_buffer_of_intersections_follows_what_is_needed():
+    room = Room(rows=0, isects=1.5, waste=4)
+    for peak, compiles, expected in (
+        (1_000, False, 1_536),
+        (2_000, False, 8_192),  # 3,072 would do: not four times less
+        (7_000, False, 8_192),
+        (7_000, True, 12_288),
+        (2_000, True, 8_192),
+    ):
+        buffer = IsectBuffer(8_192, room)
+        buffer.peak = peak
+        buffer.follow(compiles=compiles)
+        assert buffer.capacity == expected
+        assert buffer.peak == 0
+
+
 def test_a_run_on_a_gpu_starts_with_rows_to_spare(scene, monkeypatch):
     """The policy alone: what it does is to grow, as tested above."""
-    monkeypatch.setattr(refinement, "_room", lambda state: 1_000)
+    monkeypatch.setattr(refinement, "room_of_device", lambda: Room(rows=1_000, isects=1.5, waste=4))
     for limit, expected in ((None, 1_200), (700, 700), (150, 200)):
         strategy = splax.DefaultStrategy(refine_start=2, refine_every=4, max_gaussians=limit)
         trainer = make_dense_trainer(scene, make_gaussians(scene, 200), strategy=strategy)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from splax.data.scene import View
 from splax.model import SplatModel
 from splax.rasterizer import round_capacity
+from splax.training.room import Room, room_of_device
 
-# Room beyond what was counted.
-_MARGIN = 1.25
 # Views that are counted at the start.
 _SAMPLE = 8
 
@@ -17,14 +16,19 @@ _SAMPLE = 8
 class IsectBuffer:
     """Follows what the views need; each new size compiles the step again.
 
+    Args:
+        capacity: to begin with; 0: not known yet.
+        room: how much more than is needed it has; by default the device's.
+
     Attributes:
-        capacity: rows; 0: not known yet.
-        peak: most rows that a step needed since :meth:`shrink` was called.
+        capacity: pairs that fit.
+        peak: most pairs that a step needed since :meth:`follow` was called.
     """
 
-    def __init__(self, capacity: int = 0) -> None:
+    def __init__(self, capacity: int = 0, room: Room | None = None) -> None:
         self.capacity = capacity
         self.peak = 0
+        self._room = room_of_device() if room is None else room
 
     def fit(self, model: SplatModel, views: Sequence[View]) -> None:
         """Sizes the buffer, if that was not done yet, for a sample of views."""
@@ -33,19 +37,23 @@ class IsectBuffer:
         gaussians = model.gaussians.drawable()
         sample = views[:: max(1, len(views) // _SAMPLE)]
         counts = [int(model.rasterizer.count_isects(gaussians, view.camera)) for view in sample]
-        self.capacity = _with_margin(max(counts))
+        self.capacity = self._fitting(max(counts))
 
     def grow(self, needed: int) -> None:
-        """Makes room for a view that needs more rows than there are."""
-        self.capacity = _with_margin(needed)
+        """Makes room for a view that needs more than there is."""
+        self.capacity = self._fitting(needed)
 
-    def shrink(self) -> None:
-        """Gives back a buffer far larger than the most that was needed since the last call."""
-        fitting = _with_margin(self.peak)
-        if 2 * fitting <= self.capacity:
+    def follow(self, *, compiles: bool) -> None:
+        """Gives back a buffer far larger than the most that was needed since the last call.
+
+        Args:
+            compiles: whether the step will be compiled anew in any case; then a buffer that soon would be too
+                small grows along.
+        """
+        fitting = self._fitting(self.peak)
+        if self._room.waste * fitting <= self.capacity or (compiles and fitting > self.capacity):
             self.capacity = fitting
         self.peak = 0
 
-
-def _with_margin(needed: int) -> int:
-    return round_capacity(int(needed * _MARGIN))
+    def _fitting(self, needed: int) -> int:
+        return round_capacity(int(needed * self._room.isects))

@@ -10,12 +10,9 @@ from jaxtyping import Array, Bool
 from splax.strategies.base import Strategy
 from splax.training.errors import NoGaussianError
 from splax.training.programs import Programs
+from splax.training.room import Room, room_of_device
 from splax.training.state import TrainState, grow, refine
 from splax.training.stopwatch import Stopwatch
-
-# Dead rows that a run on a GPU begins with, or grows by at least. There they cost little (100,000 of them about
-# 0.1 ms a step on an H100) beside the seconds that compiling for more rows takes.
-_ROOM_ON_GPU = 100_000
 
 
 class Refinement:
@@ -27,6 +24,7 @@ class Refinement:
         extent: size of the scene, world units.
         growth: factor by which rows grow when they are full.
         stopwatch: told of the time it takes.
+        room: rows to set aside; by default the device's.
     """
 
     def __init__(
@@ -37,9 +35,11 @@ class Refinement:
         extent: float,
         growth: float,
         stopwatch: Stopwatch,
+        room: Room | None = None,
     ) -> None:
         self._strategy, self._tx, self._extent, self._growth = strategy, tx, np.float32(extent), growth
         self._stopwatch = stopwatch
+        self._room = (room_of_device() if room is None else room).rows
         self._refine = Programs(refine, static_argnames=("strategy", "tx"))
         self._grow = Programs(grow, static_argnames=("capacity", "strategy", "tx"))
 
@@ -57,7 +57,7 @@ class Refinement:
                 needed, any_alive = int(refined.num_rows), bool(refined.state.alive.any())
             if needed <= state.capacity:
                 break
-            state = self._grown(state, self._with_room(needed, state.capacity, _room(state)))
+            state = self._grown(state, self._with_room(needed, state.capacity))
         if not any_alive:
             raise NoGaussianError(
                 f"pruning after step {int(state.step) - 1} left no Gaussian alive. The model holds the state "
@@ -66,12 +66,11 @@ class Refinement:
         return refined.state, refined.broken
 
     def prepared(self, state: TrainState, steps: int) -> TrainState:
-        """The state, on a GPU at the start of a run of so many steps with room for what they will add."""
-        room = _room(state)
-        enough = int(state.alive.sum()) + room <= state.capacity
+        """The state at the start of a run of so many steps, with room for what they will add."""
+        enough = int(state.alive.sum()) + self._room <= state.capacity
         if enough or int(state.step) > 0 or not any(map(self._strategy.refines_after, range(steps))):
             return state
-        rows = max(state.capacity, self._with_room(0, state.capacity, room))
+        rows = max(state.capacity, self._with_room(0, state.capacity))
         return state if rows == state.capacity else self._grown(state, rows)
 
     def shapes(self, state: TrainState, capacity: int) -> TrainState:
@@ -86,12 +85,7 @@ class Refinement:
         with self._stopwatch.part("refine"):
             return program(state)
 
-    def _with_room(self, needed: int, capacity: int, room: int) -> int:
+    def _with_room(self, needed: int, capacity: int) -> int:
         """Rows to grow to: some more than are needed, but not more than there can be Gaussians."""
-        more = max(int(capacity * self._growth), capacity + room)
+        more = max(int(capacity * self._growth), capacity + self._room)
         return max(needed, min(more, self._strategy.limit or more))
-
-
-def _room(state: TrainState) -> int:
-    on_gpu = any(device.platform == "gpu" for device in state.alive.devices())
-    return _ROOM_ON_GPU if on_gpu else 0

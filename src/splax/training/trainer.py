@@ -349,8 +349,8 @@ class Trainer:
                     params = name_params(broken, self._state.params)
                     self._go_back(f"in the refinement after step {step - 1}: Params {params}", spoiled=True)
                     continue
+                self._isects.follow(compiles=refined.capacity > self._state.capacity)
                 self._state = refined
-                self._isects.shrink()
             yield Progress.of(metrics, step, done, int(self._state.alive.sum()), self._seconds, rate)
 
     def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
