@@ -109,7 +109,7 @@ def test_sum_each_gives_every_lane_the_sum_it_names(num):
         store(which, lanes(), slot)
 
     shapes = [jax.ShapeDtypeStruct((LANES,), jnp.float32), jax.ShapeDtypeStruct((LANES,), jnp.int32)]
-    sums, which = INTERPRETED.launch(kernel, (1,), shapes, jnp.asarray(values).reshape(-1))
+    sums, which = INTERPRETED.launch("test", kernel, (1,), shapes, jnp.asarray(values).reshape(-1))
     named = np.asarray(which) < num
     assert set(np.asarray(which)[named]) == set(range(num))
     np.testing.assert_allclose(
@@ -120,7 +120,7 @@ def test_sum_each_gives_every_lane_the_sum_it_names(num):
 def test_arrays_too_large_for_a_kernel_are_refused():
     rows = jax.ShapeDtypeStruct((2**31,), jnp.float32)
     with pytest.raises(ValueError, match=r"2,147,483,648 elements.*isect_capacity"):
-        INTERPRETED.launch(lambda ref, out: None, (1,), rows, jnp.zeros(LANES))
+        INTERPRETED.launch("test", lambda ref, out: None, (1,), rows, jnp.zeros(LANES))
 
 
 @pytest.mark.parametrize("width", [1, 3, 4, 24, 45])
@@ -135,7 +135,7 @@ def test_rows_are_written_whole_where_wanted(width):
         store_rows(out, base, columns, (row < num_rows) & (row % 5 != 3), INTERPRETED)
 
     shape = jax.ShapeDtypeStruct((num_rows * width,), jnp.float32)
-    out = INTERPRETED.launch(kernel, (2,), shape, jnp.asarray(values.reshape(-1)))
+    out = INTERPRETED.launch("test", kernel, (2,), shape, jnp.asarray(values.reshape(-1)))
     wanted = np.arange(num_rows) % 5 != 3
     out = np.asarray(out).reshape(num_rows, width)
     np.testing.assert_array_equal(out[wanted], values[:num_rows][wanted])

@@ -223,5 +223,5 @@ def pair_gradients(
     args += () if v_alpha is None else (v_alpha.reshape(-1),)
     grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
-    out = warp.launch(kernel, grid, shape, *args)
+    out = warp.launch("pair_gradients", kernel, grid, shape, *args)
     return out.reshape(-1, width)

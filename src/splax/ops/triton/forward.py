@@ -176,6 +176,7 @@ def _draw(lists, starts, order, attributes, channels, tiling, warp, save):
         shapes += [((room * state_size,), jnp.float32), ((room,), jnp.int32)]
         shapes += [((tiling.num_tiles * tiling.subtiles,), jnp.int32)]
     image, alpha, *saved = warp.launch(
+        "draw",
         kernel,
         (tiling.subtiles, tiling.num_tiles),
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],

@@ -120,7 +120,7 @@ def _emit(ends, order, first, prepared, tiling, capacity, warp):
 
     shapes = [jax.ShapeDtypeStruct((capacity,), key), jax.ShapeDtypeStruct((capacity,), jnp.int32)]
     args = (ends, order, first, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
-    return warp.launch(kernel, (-(-capacity // slots),), shapes, *args)
+    return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
 
 def _subtile_bits(form, column, row, tiling):
@@ -139,7 +139,7 @@ def _tile_offsets(tiles, num_tiles, warp):
         store(offsets, tile, _lower_bound(tiles, tiles.shape[0], tile), tile <= num_tiles)
 
     shape = jax.ShapeDtypeStruct((num_tiles + 1,), jnp.int32)
-    return warp.launch(kernel, (num_tiles // LANES + 1,), shape, tiles)
+    return warp.launch("tile_offsets", kernel, (num_tiles // LANES + 1,), shape, tiles)
 
 
 def _lower_bound(values, length, targets):

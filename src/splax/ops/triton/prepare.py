@@ -64,7 +64,7 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
     args = [x.reshape(-1) for x in (*splats, radii)]
     if num_channels == 0:
         args[3] = args[2]  # kernels take no empty arrays; this one is not read
-    attributes, boxes, counts = warp.launch(kernel, (-(-num // LANES),), shapes, *args)
+    attributes, boxes, counts = warp.launch("prepare", kernel, (-(-num // LANES),), shapes, *args)
     return Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
 
 
@@ -145,6 +145,8 @@ def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splat
     sizes = (num * 2, num * 3, num, max(num * num_channels, 1))
     shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
     args = (sums.reshape(-1), attributes.reshape(-1))
-    v_means2d, v_conics, v_opacities, v_channels = warp.launch(kernel, (-(-num // LANES),), shapes, *args)
+    v_means2d, v_conics, v_opacities, v_channels = warp.launch(
+        "splat_gradients", kernel, (-(-num // LANES),), shapes, *args
+    )
     v_channels = v_channels[: num * num_channels].reshape(num, num_channels)
     return Splats(v_means2d.reshape(num, 2), v_conics.reshape(num, 3), v_opacities, v_channels)

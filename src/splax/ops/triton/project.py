@@ -114,7 +114,7 @@ def project(
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
     args = [*inputs(params, viewmat, intrinsics), *([] if offset is None else [offset.reshape(-1)])]
     attributes, boxes, counts, depths, means2d, radii = warp.launch(
-        kernel, (-(-num // LANES),), shapes, *args
+        "project", kernel, (-(-num // LANES),), shapes, *args
     )
     prepared = Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
     return Projected(prepared, depths, means2d.reshape(num, 2), radii.reshape(num, 2))
@@ -235,7 +235,7 @@ def project_gradients(
     args += [rows.reshape(-1), first] + ([] if v_means2d is None else [v_means2d.reshape(-1)])
     # Kernels take no empty arrays.
     shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]
-    grads = warp.launch(kernel, (-(-num // LANES),), shapes, *args)
+    grads = warp.launch("project_gradients", kernel, (-(-num // LANES),), shapes, *args)
     v_floats = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=False)]
     untrained = {"alive": None, "active_sh_degree": None}
     v_offset = grads[-1].reshape(num, 2) if with_offset else None

@@ -33,7 +33,7 @@ def sum_rows(rows: jax.Array, first: jax.Array, counts: jax.Array, warp: Warp) -
             store(out, full(q * num) + gaussian, total, exists)
 
     shape = jax.ShapeDtypeStruct((width * num,), jnp.float32)
-    out = warp.launch(kernel, (-(-num // LANES),), shape, rows.reshape(-1), first, counts)
+    out = warp.launch("sum_rows", kernel, (-(-num // LANES),), shape, rows.reshape(-1), first, counts)
     return out.reshape(width, num)
 
 

@@ -118,8 +118,8 @@ class Warp(NamedTuple):
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
 
-    def launch(self, kernel, grid: tuple[int, ...], out_shape, *args):
-        """Runs one-warp programs over flat arrays.
+    def launch(self, name: str, kernel, grid: tuple[int, ...], out_shape, *args):
+        """Runs one-warp programs over flat arrays, under a name that profilers show.
 
         Raises:
             ValueError: if an array has more elements than the 32-bit integers of a kernel can number.
@@ -140,6 +140,7 @@ class Warp(NamedTuple):
             out_specs=jax.tree.map(lambda _: anywhere, out_shape),
             compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
             interpret=self.interpret,
+            name=name,
         )(*args)
 
 
