@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
+from flax import nnx
 from measure import load
 
 import splax
@@ -60,7 +61,7 @@ def measure(num: int, sh_degree: int, repeats: int) -> dict[str, float]:
             "copy": lambda: shutil.copyfile(path, copy),
             "bytes": path.read_bytes,
             "save": lambda: splax.save_ply(saved, gaussians),
-            "load": lambda: jax.block_until_ready(splax.load_ply(path).means[...]),
+            "load": lambda: jax.block_until_ready(nnx.state(splax.load_ply(path))),
         }
         times: dict[str, float] = dict.fromkeys(calls, float("inf"))
         for _ in range(repeats):

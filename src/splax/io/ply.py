@@ -28,7 +28,7 @@ from splax.io.ply_format import (
     use_rows,
     write_elements,
 )
-from splax.io.splat_arrays import SplatArrays, accepted_params, from_gaussians
+from splax.io.splat_arrays import SplatArrays, accepted_params, empty_array, from_gaussians
 from splax.io.splat_files import load_with, write_with
 from splax.io.untrusted import check_regular
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, num_sh_bases
@@ -172,7 +172,7 @@ def _read_params(
         raise ValueError("holds no Gaussians: its element 'vertex' has 0 rows")
     chunks = read_rows(file, header, vertex)
     shapes = _standard_shapes(sh_degree) | extras
-    params = {name: np.empty((vertex.count, *shape), np.float32) for name, shape in shapes.items()}
+    params = {name: empty_array((vertex.count, *shape)) for name, shape in shapes.items()}
 
     names = list(vertex.properties)
     by_entry = sorted(columns, key=lambda column: column.entry)  # as a row of a Param lies in memory

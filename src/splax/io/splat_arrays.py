@@ -2,10 +2,11 @@
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Float32
@@ -14,6 +15,8 @@ from splax.gaussians import Gaussians
 from splax.ops.spherical_harmonics import sh_degree_of
 
 G = TypeVar("G", bound=Gaussians)
+
+_ALIGNMENT = 64  # bytes, of arrays that JAX takes over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,16 @@ def to_gaussians(arrays: SplatArrays, cls: type[G]) -> G:
         ValueError: if the constructor needs a Param that there is not.
     """
     unused = arrays.extras.keys() - accepted_params(cls, arrays.extras)
-    return cls(**{name: jnp.asarray(value) for name, value in arrays.params.items() if name not in unused})
+    # Unlike jnp.asarray, it takes over aligned arrays without a copy on a CPU; nobody may write to them any more.
+    return cls(**{name: jax.device_put(value) for name, value in arrays.params.items() if name not in unused})
+
+
+def empty_array(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    """To be filled, float32, and aligned so that JAX can take it over."""
+    size = math.prod(shape)
+    room = np.empty(size + _ALIGNMENT // 4, np.float32)
+    start = -room.ctypes.data % _ALIGNMENT // 4
+    return room[start : start + size].reshape(shape)
 
 
 def accepted_params(cls: type[Gaussians], extras: Iterable[str]) -> set[str]:
