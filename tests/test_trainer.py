@@ -14,6 +14,7 @@ from flax import nnx
 import splax
 from splax.training import call_length, isect_buffer, refinement
 from splax.training.groups import group_views, view_order
+from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
 from splax.training.progress import StepMetrics
 from splax.training.room import Room
@@ -401,20 +402,32 @@ def test_nan_stops_before_it_spreads(scene, kind):
         trainer.fit()
 
 
-def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference):
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference, number):
+    handler = signal.getsignal(number)
 
     def interrupt(trainer, progress):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
     trainer = make_trainer(scene)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(20, callbacks=[interrupt])
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(number) is handler
     assert trainer.step == trainer.history[-1].step == 1
     assert np.isfinite(params_of(trainer)["means"]).all()
     trainer.fit(19)
     assert_same(params_of(trainer), reference.params)
+
+
+def test_a_sigterm_that_somebody_handles_is_theirs():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with deferred_interrupt() as interrupted:
+            signal.raise_signal(signal.SIGTERM)
+        assert seen == [signal.SIGTERM] and not interrupted.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_pruning_everything_is_an_error(scene):

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits until no state can be lost."""
+"""Ctrl-C, and the signal by which clusters end jobs, wait until no state can be lost."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Within it, the first Ctrl-C only sets the event, so that no state is lost; a second one interrupts."""
+    """Within it, the first Ctrl-C or SIGTERM only sets the event, so that no state is lost; a second one acts.
+
+    A SIGTERM that somebody else takes care of is left to them.
+    """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {number: signal.getsignal(number) for number in _SIGNALS}
+        if previous[signal.SIGTERM] is not signal.SIG_DFL:
+            del previous[signal.SIGTERM]
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def remember(signum, frame) -> None:
         event.set()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    signal.signal(signal.SIGINT, remember)
+    for number in previous:
+        signal.signal(number, remember)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()

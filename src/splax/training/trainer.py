@@ -185,7 +185,7 @@ class Trainer:
                 to an earlier state once and took smaller steps; names step, view and Param.
             OutOfMemoryError: if the device has too little memory; says what would help.
             NoGaussianError: if pruning would leave no Gaussian alive.
-            KeyboardInterrupt: after Ctrl-C, once the steps under way are done.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the steps under way are done.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         end = self.config.steps if steps is None else self.step + steps
