@@ -333,6 +333,19 @@ def test_bad_options_are_refused_in_one_line(data, tmp_path, capsys, options, wo
     assert not out.exists()
 
 
+def test_what_is_out_of_range_is_said_before_the_start_is_looked_for(data, tmp_path, capsys):
+    for name, value in (("--steps", 0), ("--sh-degree", 4), ("--tile-size", 0), ("--max-gaussians", 0)):
+        assert run("train", data, "--out", tmp_path / "run", name, value) == 2
+        assert "Looking for where to start" not in capsys.readouterr().out
+
+
+def test_unknown_options_are_named_once(capsys):
+    assert run("train", "--foo") == 2
+    assert capsys.readouterr().err == (
+        "splax: error: Unrecognized options: --foo. For full helptext, run splax --help\n"
+    )
+
+
 def test_bad_folders_are_refused_in_one_line(data, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()

@@ -51,8 +51,12 @@ def _parse(arguments: Sequence[str] | None) -> Train | Eval | Render | Convert |
             )
     except SystemExit as stop:
         if stop.code == 2:
-            lines = (line.strip("─│╭╮╰╯ ") for line in errors.getvalue().splitlines())
-            print("splax: error: " + " ".join(line for line in lines if line), file=sys.stderr)
+            lines = [line.strip("─│╭╮╰╯ ") for line in errors.getvalue().splitlines()]
+            lines = [line for line in lines if line.strip("-")]
+            # The box's title begins its first line again, and sentences end without a full stop.
+            lines = lines[1:] if len(lines) > 1 and lines[1].startswith(lines[0]) else lines
+            text = " ".join(lines).replace(" For full helptext", ". For full helptext")
+            print(f"splax: error: {text}", file=sys.stderr)
         raise
 
 

@@ -29,6 +29,7 @@ from splax.io.events import EventLog
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
+from splax.ops.spherical_harmonics import MAX_SH_DEGREE
 from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Running, Train
 from splax.perceptual import Network, load_weights
 from splax.processing.dataset import make_dataset
@@ -219,8 +220,7 @@ def load_scene(options: dict[str, Any]) -> Scene:
 def _train_anew(
     scene: Scene, folder: RunFolder, options: Train | Demo, make_start: Callable[[], Start]
 ) -> int:
-    if isinstance(options, Train):
-        _check_networks(options.lpips)
+    _check(options)
     _say("Looking for where to start ...")
     start = make_start()
     _say(f"Start: {start.kind}, as {start.reason}.")
@@ -267,23 +267,45 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
     return status
 
 
+def _check(options: Train | Demo) -> None:
+    """Finds what is out of range before the start is looked for, which takes time.
+
+    Raises:
+        ValueError: on such an option.
+    """
+    if isinstance(options, Train):
+        _check_networks(options.lpips)
+    if not 0 <= options.sh_degree <= MAX_SH_DEGREE:
+        raise ValueError(f"sh_degree must be 0 to {MAX_SH_DEGREE}, got {options.sh_degree}.")
+    _rasterizer(options, _config(options))
+    _strategy(options)
+
+
 def _make_trainer(scene: Scene, options: Train | Demo, gaussians: Gaussians) -> Trainer:
+    config = _config(options)
+    model = SplatModel(gaussians, _rasterizer(options, config))
+    return Trainer(model, scene, config, strategy=_strategy(options))
+
+
+def _config(options: Train | Demo) -> TrainConfig:
     own = options if isinstance(options, Train) else Train()
-    config = TrainConfig(
+    return TrainConfig(
         steps=options.steps,
         seed=options.seed,
         background="random" if own.random_background else None,
         **_recipe(options),
         deterministic=own.deterministic,
     )
-    tile_size = _default_tile_size() if options.tile_size is None else options.tile_size
-    rasterizer = TileRasterizer(
-        tile_size,
+
+
+def _rasterizer(options: Train | Demo, config: TrainConfig) -> TileRasterizer:
+    own = options if isinstance(options, Train) else Train()
+    return TileRasterizer(
+        _default_tile_size() if options.tile_size is None else options.tile_size,
         antialiased=own.antialiased,
         render_depth=config.depth_weight > 0,  # one channel less to draw and to differentiate
         deterministic=own.deterministic,
     )
-    return Trainer(SplatModel(gaussians, rasterizer), scene, config, strategy=_strategy(options))
 
 
 def _recipe(options: Train | Demo) -> dict[str, Any]:
