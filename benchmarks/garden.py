@@ -13,6 +13,18 @@ from jaxtyping import Float
 from splax.ops.spherical_harmonics import SH_C0
 
 SH_BASES = 16
+ROWS = (
+    "garden1@648x420",
+    "garden1@1920x1080",
+    "garden1@3840x2160",
+    "garden5@1920x1080",
+    "garden5@3840x2160",
+    "dense@960x544",
+    "garden1@1920x1080x3",
+    "garden1@1920x1080c32",
+    "garden9@1920x1080",
+    "garden11@1920x1080",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,30 +36,48 @@ class Row:
         width: of the picture, pixels.
         height: of the picture, pixels.
         num_cameras: views rendered at once.
+        num_channels: of colours that are given instead of spherical harmonics; None without.
     """
 
     scene: str
     width: int
     height: int
     num_cameras: int = 1
+    num_channels: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Row":
-        """Reads ``"garden5@1920x1080"`` or ``"garden1@1920x1080x3"``: scene, width, height, cameras.
+        """Reads ``"garden5@1920x1080"``: scene, width, height.
+
+        ``"x3"`` behind it asks for three cameras, and ``"c32"`` behind that for colours of 32 channels.
 
         Raises:
             ValueError: on any other form.
         """
-        match = re.fullmatch(r"(garden\d+|dense)@(\d+)x(\d+)(?:x([123]))?", text)
+        match = re.fullmatch(r"(garden\d+|dense)@(\d+)x(\d+)(?:x([123]))?(?:c([1-9]\d*))?", text)
         if match is None:
-            raise ValueError(f"a row must read like garden5@1920x1080 or garden1@1920x1080x3, got {text!r}.")
-        scene, width, height, cameras = match.groups()
-        return cls(scene, int(width), int(height), int(cameras or 1))
+            raise ValueError(
+                "a row must read like garden5@1920x1080, garden1@1920x1080x3 or garden1@1920x1080c32, "
+                f"got {text!r}."
+            )
+        scene, width, height, cameras, channels = match.groups()
+        return cls(scene, int(width), int(height), int(cameras or 1), int(channels) if channels else None)
+
+    @property
+    def picture(self) -> str:
+        """Its size, and what is unusual about it."""
+        text = f"{self.width}x{self.height}" + (
+            f", {self.num_cameras} cameras" if self.num_cameras > 1 else ""
+        )
+        return text + (f", {self.num_channels} channels" if self.num_channels else "")
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Gaussians and cameras as numpy arrays that every method gets; activated scales and opacities."""
+    """Gaussians and cameras as numpy arrays that every method gets; activated scales and opacities.
+
+    ``colors``, where there are any, are drawn instead of ``sh``.
+    """
 
     means: Float[np.ndarray, "n 3"]
     quats: Float[np.ndarray, "n 4"]
@@ -58,6 +88,12 @@ class View:
     Ks: Float[np.ndarray, "c 3 3"]
     width: int
     height: int
+    colors: Float[np.ndarray, "n c"] | None = None
+
+    @property
+    def num_channels(self) -> int:
+        """Of an image."""
+        return self.sh.shape[2] if self.colors is None else self.colors.shape[1]
 
 
 def make_view(row: Row, garden: pathlib.Path) -> View:
@@ -90,7 +126,14 @@ def make_view(row: Row, garden: pathlib.Path) -> View:
         Ks=Ks[: row.num_cameras],
         width=row.width,
         height=row.height,
+        colors=_make_colors(len(means), row.num_channels),
     )
+
+
+def _make_colors(num, num_channels):
+    if num_channels is None:
+        return None
+    return np.random.default_rng(43).random((num, num_channels), dtype=np.float32)
 
 
 def _repeat(means, colors, grid):

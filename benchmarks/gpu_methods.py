@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from garden import View
+from gpu_floor import Work
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians
@@ -20,48 +21,42 @@ class GpuMethod:
     """A renderer, ready to be called; both functions end with the device idle.
 
     Attributes:
-        forward: gives the images, [C, H, W, 3].
+        forward: gives the images, [C, H, W, channels].
         backward: gives the images and the gradient of their product with the cotangent to all parameters.
         peak_mb: memory above the inputs that ``backward`` needs, gradients included; calls it.
+        work: what there is to do in each view, from the method that counts it.
     """
 
     forward: Callable[[], Any]
     backward: Callable[[], Any]
     peak_mb: Callable[[], float]
+    work: tuple[Work, ...] = ()
 
 
 def cotangent(view: View) -> np.ndarray:
-    """What images are multiplied with, [C, H, W, 3]."""
-    shape = (len(view.viewmats), view.height, view.width, 3)
+    """What images are multiplied with, [C, H, W, channels]."""
+    shape = (len(view.viewmats), view.height, view.width, view.num_channels)
     return np.random.default_rng(7).standard_normal(shape, dtype=np.float32)
 
 
 def splax_method(view: View, tile_size: int = 16) -> GpuMethod:
     """Splax as a training step uses it: under jit, with a buffer of fixed size."""
-    logits = np.log(view.opacities.astype(np.float64) / (1 - view.opacities.astype(np.float64)))
-    params = {
-        "means": view.means,
-        "quats": view.quats,
-        "log_scales": np.log(view.scales),
-        "logit_opacities": logits.astype(np.float32),
-        "sh0": view.sh[:, :1],
-        "shN": view.sh[:, 1:],
-    }
-    params, v_images = jax.device_put((params, cotangent(view)))
+    params, v_images = jax.device_put((_splax_params(view), cotangent(view)))
     cameras = [
         Camera(viewmat=jnp.asarray(viewmat), K=jnp.asarray(K), width=view.width, height=view.height)
         for viewmat, K in zip(view.viewmats, view.Ks, strict=True)
     ]
-    gaussians = Gaussians(**params)
-    needed = max(int(TileRasterizer(tile_size).count_isects(gaussians, camera)) for camera in cameras)
-    rasterizer = TileRasterizer(tile_size, isect_capacity=round_capacity(needed), render_depth=False)
+    gaussians, _ = _gaussians_of(params)
+    work = tuple(_count_work(view, gaussians, camera, tile_size) for camera in cameras)
+    capacity = round_capacity(max(counted.pairs for counted in work))
+    rasterizer = TileRasterizer(tile_size, isect_capacity=capacity, render_depth=False)
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cameras)
 
     def render(params: Any) -> jax.Array:
-        gaussians = Gaussians(**params)
+        gaussians, colors = _gaussians_of(params)
         if len(cameras) == 1:
-            return rasterizer(gaussians, cameras[0]).image[None]
-        return jax.vmap(lambda camera: rasterizer(gaussians, camera).image)(batch)
+            return rasterizer(gaussians, cameras[0], colors=colors).image[None]
+        return jax.vmap(lambda camera: rasterizer(gaussians, camera, colors=colors).image)(batch)
 
     def objective(params: Any, v_images: jax.Array) -> tuple[jax.Array, jax.Array]:
         images = render(params)
@@ -74,6 +69,45 @@ def splax_method(view: View, tile_size: int = 16) -> GpuMethod:
         forward=lambda: jax.block_until_ready(forward(params)),
         backward=lambda: jax.block_until_ready(backward(params, v_images)),
         peak_mb=lambda: (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / 2**20,
+        work=work,
+    )
+
+
+def _splax_params(view: View) -> dict[str, np.ndarray]:
+    """What is differentiated: Gaussians as they are stored, with colours in the place of harmonics if given."""
+    opacities = view.opacities.astype(np.float64)
+    params = {
+        "means": view.means,
+        "quats": view.quats,
+        "log_scales": np.log(view.scales),
+        "logit_opacities": np.log(opacities / (1 - opacities)).astype(np.float32),
+    }
+    if view.colors is not None:
+        return params | {"colors": view.colors}
+    return params | {"sh0": view.sh[:, :1], "shN": view.sh[:, 1:]}
+
+
+def _gaussians_of(params: dict[str, Any]) -> tuple[Gaussians, jax.Array | None]:
+    """The Gaussians, and the colours to draw them in; None for their own."""
+    if "colors" not in params:
+        return Gaussians(**params), None
+    rest = {name: value for name, value in params.items() if name != "colors"}
+    num = len(rest["means"])
+    return Gaussians(**rest, sh0=jnp.zeros((num, 1, 3)), shN=jnp.zeros((num, 0, 3))), params["colors"]
+
+
+def _count_work(view: View, gaussians: Gaussians, camera: Camera, tile_size: int) -> Work:
+    rasterizer = TileRasterizer(tile_size)
+    visible = (rasterizer.project(gaussians, camera).radii > 0).all(axis=1)
+    return Work(
+        gaussians=gaussians.capacity,
+        visible=int(visible.sum()),
+        pairs=int(rasterizer.count_isects(gaussians, camera)),
+        width=view.width,
+        height=view.height,
+        channels=view.num_channels,
+        color_floats=view.num_channels if view.colors is not None else view.sh[0].size,
+        tile_size=tile_size,
     )
 
 
@@ -86,14 +120,15 @@ def gsplat_method(view: View, tile_size: int = 16) -> GpuMethod:
     import gsplat  # pyright: ignore[reportMissingImports]: a peer, not a dependency
     import torch  # pyright: ignore[reportMissingImports]
 
-    names = ("means", "quats", "scales", "opacities", "sh")
+    names = ("means", "quats", "scales", "opacities", "sh" if view.colors is None else "colors")
+    sh_degree = 3 if view.colors is None else None
     params = [torch.from_numpy(getattr(view, name)).cuda().requires_grad_(True) for name in names]
     viewmats, Ks = torch.from_numpy(view.viewmats).cuda(), torch.from_numpy(view.Ks).cuda()
     v_images = torch.from_numpy(cotangent(view)).cuda()
 
     def render() -> Any:
         size = {"width": view.width, "height": view.height, "tile_size": tile_size}
-        return gsplat.rasterization(*params, viewmats, Ks, **size, sh_degree=3, packed=False)[0]
+        return gsplat.rasterization(*params, viewmats, Ks, **size, sh_degree=sh_degree, packed=False)[0]
 
     def forward() -> Any:
         with torch.no_grad():
@@ -120,3 +155,6 @@ def gsplat_method(view: View, tile_size: int = 16) -> GpuMethod:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
     return GpuMethod(forward=forward, backward=backward, peak_mb=peak_mb)
+
+
+METHODS: dict[str, Callable[[View], GpuMethod]] = {"splax": splax_method, "gsplat": gsplat_method}

@@ -1,37 +1,29 @@
 """splax's kernels on an NVIDIA GPU against gsplat's, in one process on the same arrays.
 
     python benchmarks/render.py --garden test_garden.npz
-    python benchmarks/render.py --garden test_garden.npz --rows garden1@1920x1080 --repeats 50
+    python benchmarks/render.py --garden test_garden.npz --rows garden1@1920x1080 --repeats 50 --profile
+    python benchmarks/render.py --garden test_garden.npz --rival FOLDER
 
-Prints a table in Markdown: medians in milliseconds, memory above the inputs, and gsplat's figure over splax's.
+Prints a table in Markdown: medians in milliseconds, memory above the inputs, the peers' figures over splax's, and
+what bytes and operations take at the device's published rates (gpu_floor.py says what is counted). A method that
+fails leaves a dash in its cells and says why on stderr. ``--rival`` adds the other JAX project of the name splax,
+whose package lies in FOLDER, in a process of its own.
 """
 
 import dataclasses
-import gc
+import os
 import pathlib
 import sys
-from collections.abc import Callable
 
 import jax
-import numpy as np
 import tyro
-from garden import Row, View, make_view
-from gpu_methods import GpuMethod, gsplat_method, splax_method
-from measure import median_ms, time_interleaved
-
-ROWS = (
-    "garden1@648x420",
-    "garden1@1920x1080",
-    "garden1@3840x2160",
-    "garden5@1920x1080",
-    "garden5@3840x2160",
-    "dense@960x544",
-    "garden1@1920x1080x3",
-    "garden9@1920x1080",
-    "garden11@1920x1080",
-)
-METHODS: dict[str, Callable[[View], GpuMethod]] = {"splax": splax_method, "gsplat": gsplat_method}
-HEADER = ("scene", "picture", "Gaussians", "pass", "splax, ms", "gsplat, ms", "gsplat / splax")
+from garden import ROWS, Row, View, make_view
+from gpu_floor import Device
+from gpu_methods import METHODS, GpuMethod
+from gpu_profile import profile, table
+from gpu_table import PASSES, Table
+from gpu_timing import attempt, differing_pixels, free_memory, time_all
+from rival import time_rival
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,62 +33,97 @@ class Options:
     garden: pathlib.Path
     """test_garden.npz of gsplat's repository."""
     rows: tuple[str, ...] = ROWS
-    """SCENE@WIDTHxHEIGHT of each row, xCAMERAS behind it for a batch."""
+    """SCENE@WIDTHxHEIGHT of each row, xCAMERAS behind it for a batch, cCHANNELS behind that for given colours."""
     repeats: int = 20
     """Measured runs; the median counts."""
+    profile: bool = False
+    """After each row, time per kernel of splax's passes."""
+    rival: pathlib.Path | None = None
+    """A folder that holds the package ``splax`` of the other project of that name."""
+    rival_import: str = ""
+    """A module that its process imports first."""
+    rival_timeout: float = 240.0
+    """Seconds that its process may take for a row."""
+    device: Device = dataclasses.field(default_factory=Device)
+    """The rates that floors are computed from."""
 
 
 def main(options: Options) -> None:
     """Prints the table."""
+    if options.rival:
+        # JAX would take three quarters of the memory, for the whole run.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if jax.default_backend() != "gpu":
         sys.exit(f"this benchmark needs an NVIDIA GPU, JAX sees only {jax.devices()}; see benchmarks/cpu.py.")
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {options.repeats} repeats")
-    _print_row(HEADER)
-    _print_row(("---",) * len(HEADER))
-    for row in map(Row.parse, options.rows):
-        _measure(row, make_view(row, options.garden), options.repeats)
-        gc.collect()
+    measure(options)
 
 
-def _measure(row: Row, view: View, repeats: int) -> None:
-    methods = _available(view)
-    for name in ("forward", "backward"):
-        calls = {method: getattr(made, name) for method, made in methods.items()}
-        times = {key: median_ms(value) for key, value in time_interleaved(calls, repeats=repeats).items()}
-        _print_figures(row, view, {"forward": "forward", "backward": "forward+backward"}[name], times)
-    _print_figures(row, view, "peak, MB", {name: method.peak_mb() for name, method in methods.items()})
-    if len(methods) > 1:
-        images = [np.asarray(_to_numpy(method.forward())) for method in methods.values()]
-        apart = (np.abs(images[0] - images[1]).max(axis=-1) > 1e-3).mean()
-        print(
-            f"images of {row.scene} differ by more than 1e-3 in {100 * apart:.4f} % of the pixels",
-            file=sys.stderr,
+def measure(options: Options) -> None:
+    """Measures and prints all rows."""
+    rows = [Row.parse(text) for text in options.rows]
+    peers = ("gsplat", "rival") if options.rival else ("gsplat",)
+    output = Table(peers, options.device)
+    for nth, row in enumerate(rows):
+        if nth == 0 or options.profile:
+            output.print_header()
+        attempt(
+            f"{row.scene}, {row.picture}",
+            lambda row=row: _measure(row, make_view(row, options.garden), output, options),
         )
+        free_memory()
 
 
-def _available(view: View) -> dict[str, GpuMethod]:
-    methods = {}
-    for name, make in METHODS.items():
-        try:
-            methods[name] = make(view)
-        except ImportError as error:
-            print(f"without {name}: {error}", file=sys.stderr)
-    return methods
+def _measure(row: Row, view: View, output: Table, options: Options) -> None:
+    made = {name: attempt(name, lambda make=make: make(view)) for name, make in METHODS.items()}
+    methods = {name: method for name, method in made.items() if method is not None}
+    figures = {
+        name: time_all({key: getattr(method, name) for key, method in methods.items()}, options.repeats)
+        for name in PASSES
+    }
+    peaks = {name: attempt(f"peak of {name}", method.peak_mb) for name, method in methods.items()}
+    if len(methods) > 1:
+        attempt("comparison of images", lambda: _compare(row, methods))
+    work = methods["splax"].work if "splax" in methods else ()
+    profiles = _profiles(row, methods["splax"]) if options.profile and "splax" in methods else []
+    # The rival's process needs the memory.
+    methods.clear()
+    made.clear()
+    free_memory()
+    rival = _rival_times(view, options)
+    for name in PASSES:
+        times = figures[name] | ({} if rival is None else {"rival": rival[name]})
+        output.print_pass(row, view, name, times, work)
+    output.print_peaks(row, view, peaks, work)
+    for text in profiles:
+        print("\n" + text, flush=True)
+    if profiles:
+        print()
 
 
-def _print_figures(row: Row, view: View, what: str, figures: dict[str, float]) -> None:
-    splax, gsplat = figures["splax"], figures.get("gsplat")
-    peer = ("-", "-") if gsplat is None else (f"{gsplat:.2f}", f"{gsplat / splax:.2f}x")
-    picture = f"{row.width}x{row.height}" + (f", {row.num_cameras} cameras" if row.num_cameras > 1 else "")
-    _print_row((row.scene, picture, f"{len(view.means):,}", what, f"{splax:.2f}", *peer))
+def _profiles(row: Row, method: GpuMethod) -> list[str]:
+    tables = []
+    for name, title in PASSES.items():
+        stages = attempt(f"profile of {title}", lambda name=name: profile(getattr(method, name)))
+        if stages is not None:
+            tables.append(table(stages, f"{row.scene}, {row.picture}, {title}"))
+    return tables
 
 
-def _print_row(cells: tuple[str, ...]) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
+def _rival_times(view: View, options: Options) -> dict[str, float] | None:
+    folder = options.rival
+    if folder is None:
+        return None
+    settings = {"timeout_s": options.rival_timeout, "import_first": options.rival_import}
+    return attempt("rival", lambda: time_rival(view, folder, repeats=options.repeats, **settings))
 
 
-def _to_numpy(images) -> np.ndarray:
-    return images.cpu().numpy() if hasattr(images, "cpu") else np.asarray(images)
+def _compare(row: Row, methods: dict[str, GpuMethod]) -> None:
+    apart = differing_pixels(*(method.forward() for method in methods.values()))
+    print(
+        f"images of {row.scene}, {row.picture}, differ by more than 1e-3 in {100 * apart:.4f} % of the pixels",
+        file=sys.stderr,
+    )
 
 
 if __name__ == "__main__":
