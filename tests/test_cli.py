@@ -339,6 +339,16 @@ def test_what_is_out_of_range_is_said_before_the_start_is_looked_for(data, tmp_p
         assert "Looking for where to start" not in capsys.readouterr().out
 
 
+def test_photos_that_moved_are_found_where_the_user_says(run_copy, data, tmp_path, capsys):
+    before = read_metrics(run_copy)
+    config = json.loads((run_copy / "config.json").read_text())
+    (run_copy / "config.json").write_text(json.dumps(config | {"data": str(tmp_path / "gone")}))
+    for command in ("eval", run_copy), ("render", run_copy, "--out", tmp_path / "pictures"):
+        assert_refused(run(*command), capsys, str(tmp_path / "gone"), "--data")
+    assert run("eval", run_copy, "--data", data) == 0
+    assert read_metrics(run_copy)["psnr"] == before["psnr"]
+
+
 def test_unknown_options_are_named_once(capsys):
     assert run("train", "--foo") == 2
     assert capsys.readouterr().err == (
@@ -398,7 +408,7 @@ DAMAGE = {
     "config of true": (lambda f: edit_json(f / "config.json", test_every=True), ["'test_every'", "True"]),
     "data moved away": (
         lambda f: edit_json(f / "config.json", data="/no/where"),
-        ["No such folder", "where"],
+        ["where nothing is any more", "where"],
     ),
     "malformed metrics": (lambda f: (f / "metrics.json").write_text("nope"), ["metrics.json", "json"]),
     "no splat": (lambda f: (f / "point_cloud.ply").unlink(), ["no finished run", "point_cloud.ply"]),

@@ -109,7 +109,7 @@ def demo(options: Demo) -> int:
 def evaluate(options: Eval) -> int:
     """Scores a run on its held-out views and writes the pictures anew."""
     folder = RunFolder.open(options.run)
-    scene, model = _reload(folder)
+    scene, model = _reload(folder, options.data)
     intrinsics = folder.load_intrinsics()
     config = TrainConfig(progress=False, corrections=() if intrinsics is None else (intrinsics,))
     _check_networks(options.lpips)
@@ -133,7 +133,7 @@ def render(options: Render) -> int:
         raise ValueError(f"--out {options.out} is a file; give the path of a folder for the pictures.")
     if options.fps < 1:
         raise ValueError(f"--fps must be at least 1, got {options.fps}.")
-    scene, model = _reload(folder)
+    scene, model = _reload(folder, options.data)
     cameras = orbit(scene, options.frames)
     intrinsics = folder.load_intrinsics()
     for view in scene.test:
@@ -417,7 +417,8 @@ def _default_tile_size() -> int:
     return 8 if jax.default_backend() == "cpu" else 16
 
 
-def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
+def _reload(folder: RunFolder, data: Path | None) -> tuple[Scene, SplatModel]:
+    """The scene and the model of a run, whose photos may have moved."""
     config = folder.read_config()
     for key, kind in _SCENE_OPTIONS.items():
         value = config.get(key)
@@ -426,6 +427,13 @@ def _reload(folder: RunFolder) -> tuple[Scene, SplatModel]:
                 f"{folder.path / CONFIG} is damaged: {key!r} is {shorten(value)}; expected a file written by "
                 "`splax train`."
             )
+    if data is not None:
+        config["data"] = str(data)
+    elif config["data"] != DEMO and not Path(config["data"]).exists():
+        raise ValueError(
+            f"the photos of {folder.path} were in {config['data']}, where nothing is any more; say where they are "
+            "by --data."
+        )
     keep_programs()
     rasterizer = TileRasterizer(_default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
     model = SplatModel(folder.load_gaussians(), rasterizer)

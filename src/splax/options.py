@@ -175,6 +175,8 @@ class Eval(Scores):
 
     run: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
     """Folder of the run."""
+    data: Path | None = None
+    """Where its photos are, if not where they were in training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +185,8 @@ class Render:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
+    data: Path | None = None
+    """Where its photos are, if not where they were in training."""
     out: Path = dataclasses.field(kw_only=True)
     """Folder to write pictures to, and a film where imageio-ffmpeg is installed."""
     frames: int = 120
