@@ -58,7 +58,8 @@ def fit_alone(correction, cameras, loss, steps=500):
     corrections = Corrections([correction], cameras, steps=steps, extent=1.0)
 
     def step(_, state):
-        return corrections.update(state, jax.grad(lambda params: loss(corrections, params))(state.params))
+        grads = jax.grad(lambda params: loss(corrections, params))(state.params)
+        return corrections.update(state, grads, jnp.ones(()))
 
     state = jax.lax.fori_loop(0, steps, step, corrections.init())
     return state.params[correction.name]
