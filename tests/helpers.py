@@ -145,3 +145,20 @@ def assert_gradients_close(
         f"{name}: {bad.sum()} of {bad.size} entries off by more than {rtol:g} of themselves + {atol:g} of "
         f"the largest ({np.abs(expected).max():g}); worst {error.max():g}"
     )
+
+
+def write_garden(path: pathlib.Path, lefts: Sequence[float] = (0, 0, 0)) -> pathlib.Path:
+    """Writes 40 points and three cameras, each so far to the left, as gsplat's ``test_garden.npz`` has them."""
+    rng = np.random.default_rng(0)
+    viewmats = np.tile(np.eye(4), (3, 1, 1))
+    viewmats[:, 0, 3], viewmats[:, 2, 3] = lefts, 6
+    np.savez(
+        path,
+        means3d=rng.uniform(-2, 2, (40, 3)),
+        colors=rng.integers(0, 256, (40, 3)),
+        viewmats=viewmats,
+        Ks=np.tile([[40.0, 0, 20], [0, 40, 16], [0, 0, 1]], (3, 1, 1)),
+        width=40,
+        height=32,
+    )
+    return path

@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from helpers import write_garden
 
 BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -20,19 +21,7 @@ def garden(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 @pytest.fixture
 def file(tmp_path: pathlib.Path) -> pathlib.Path:
     """A file laid out as gsplat's ``test_garden.npz``."""
-    rng = np.random.default_rng(0)
-    viewmats = np.tile(np.eye(4), (3, 1, 1))
-    viewmats[:, 2, 3] = 6
-    np.savez(
-        tmp_path / "garden.npz",
-        means3d=rng.uniform(-2, 2, (40, 3)),
-        colors=rng.integers(0, 256, (40, 3)),
-        viewmats=viewmats,
-        Ks=np.tile([[40.0, 0, 20], [0, 40, 16], [0, 0, 1]], (3, 1, 1)),
-        width=40,
-        height=32,
-    )
-    return tmp_path / "garden.npz"
+    return write_garden(tmp_path / "garden.npz")
 
 
 def test_scenes_are_the_crop_on_a_grid(garden, file):

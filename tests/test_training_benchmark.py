@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+from helpers import write_garden
 
 from splax.cameras import Camera
 from splax.data.scene import Scene, View
@@ -123,19 +124,7 @@ def test_memory_that_an_earlier_run_hides_is_a_bound(train):
 
 
 def test_fixed_gaussians_start_near_what_was_rendered(train, monkeypatch, tmp_path):
-    rng = np.random.default_rng(0)
-    viewmats = np.tile(np.eye(4), (3, 1, 1))
-    viewmats[:, 2, 3] = 6
-    viewmats[:, 0, 3] = (-1, 0, 1)
-    np.savez(
-        tmp_path / "garden.npz",
-        means3d=rng.uniform(-2, 2, (40, 3)),
-        colors=rng.integers(0, 256, (40, 3)),
-        viewmats=viewmats,
-        Ks=np.tile([[40.0, 0, 20], [0, 40, 16], [0, 0, 1]], (3, 1, 1)),
-        width=40,
-        height=32,
-    )
+    write_garden(tmp_path / "garden.npz", lefts=(-1, 0, 1))
     results = importlib.import_module("training_result")
 
     def draw(scene, start, steps, strategy, seed, cap):

@@ -29,7 +29,7 @@ from splax.io.events import EventLog
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.ops.spherical_harmonics import MAX_SH_DEGREE
+from splax.ops.spherical_harmonics import check_sh_degree
 from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Running, Train
 from splax.perceptual import Network, load_weights
 from splax.processing.dataset import make_dataset
@@ -275,8 +275,7 @@ def _check(options: Train | Demo) -> None:
     """
     if isinstance(options, Train):
         _check_networks(options.lpips)
-    if not 0 <= options.sh_degree <= MAX_SH_DEGREE:
-        raise ValueError(f"sh_degree must be 0 to {MAX_SH_DEGREE}, got {options.sh_degree}.")
+    check_sh_degree(options.sh_degree)
     _rasterizer(options, _config(options))
     _strategy(options)
 

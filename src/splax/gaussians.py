@@ -16,7 +16,7 @@ from splax.data.scene import Scene
 from splax.initialization.depth_source import DepthSource, default_depth
 from splax.ops.parameters import Parameters
 from splax.ops.projection import finite_rows
-from splax.ops.spherical_harmonics import MAX_SH_DEGREE, eval_sh, num_sh_bases, rgb_to_sh0, sh_degree_of
+from splax.ops.spherical_harmonics import check_sh_degree, eval_sh, num_sh_bases, rgb_to_sh0, sh_degree_of
 
 INITIAL_OPACITY = 0.1
 # Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).
@@ -119,8 +119,7 @@ class Gaussians(nnx.Module):
         points = np.asarray(points, np.float32)
         if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0 or not np.isfinite(points).all():
             raise ValueError(f"points must be [N, 3], finite, N >= 1; got shape {points.shape}.")
-        if not 0 <= sh_degree <= MAX_SH_DEGREE:
-            raise ValueError(f"sh_degree must be 0 to {MAX_SH_DEGREE}, got {sh_degree}.")
+        check_sh_degree(sh_degree)
         if not 0 < opacity < 1:
             raise ValueError(f"opacity must lie in (0, 1), got {opacity}.")
         num = len(points)

@@ -33,6 +33,16 @@ SH_FACTORS = (
 )
 
 
+def check_sh_degree(degree: int) -> None:
+    """Refuses a degree of colour that there is not.
+
+    Raises:
+        ValueError: if it is not 0 to 3.
+    """
+    if not 0 <= degree <= MAX_SH_DEGREE:
+        raise ValueError(f"sh_degree must be 0 to {MAX_SH_DEGREE}, got {degree}.")
+
+
 def num_sh_bases(degree: int) -> int:
     """Number of basis functions up to ``degree``, (degree + 1)^2."""
     return (degree + 1) ** 2

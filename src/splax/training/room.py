@@ -20,8 +20,8 @@ class Room(NamedTuple):
 
 
 _ON_CPU = Room(rows=0, isects=1.25, waste=2)
-# There it takes as long to compile as to make thousands of steps, to which 100,000 dead rows add about 0.1 ms
-# (H100), and half a million slots in a buffer that is sorted less.
+# There it takes as long to compile as to make thousands of steps (docs/performance.md). What dead rows and slots
+# add to a step was not measured: Adam and the sort read and write them all.
 _ON_GPU = Room(rows=100_000, isects=1.5, waste=4)
 
 
