@@ -14,7 +14,8 @@ from splax.ops.projection import project_gaussians
 from splax.ops.rasterization import rasterize as rasterize_xla
 from splax.ops.triton import forward
 from splax.ops.triton.forward import BUCKET_SIZE
-from splax.ops.triton.prepare import prepare
+from splax.ops.triton.intersection import make_lists
+from splax.ops.triton.prepare import Prepared, prepare
 from splax.ops.triton.rasterize import rasterize
 from splax.ops.triton.rows import store_rows, sum_rows
 from splax.ops.triton.tiling import Tiling
@@ -121,6 +122,12 @@ def test_arrays_too_large_for_a_kernel_are_refused():
     rows = jax.ShapeDtypeStruct((2**31,), jnp.float32)
     with pytest.raises(ValueError, match=r"2,147,483,648 elements.*isect_capacity"):
         INTERPRETED.launch("test", lambda ref, out: None, (1,), rows, jnp.zeros(LANES))
+
+
+def test_images_of_too_many_tiles_a_side_are_refused():
+    one = Prepared(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
+    with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
+        make_lists(one, jnp.ones(1), Tiling(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
 
 
 @pytest.mark.parametrize("width", [1, 3, 4, 24, 45])

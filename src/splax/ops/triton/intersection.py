@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 
 from splax.ops.intersection import saturating_sum
 from splax.ops.triton.footprint import reaches_box, tile_span
-from splax.ops.triton.prepare import Prepared, unpack_box
+from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
@@ -54,7 +54,15 @@ def make_lists(
         capacity: room for pairs.
         warp: how kernels run.
         with_slots: whether the slot of each pair is needed.
+
+    Raises:
+        ValueError: if the image has more tiles a side than a box can hold.
     """
+    if max(tiling.columns, tiling.rows) > MOST_TILES_A_SIDE:
+        raise ValueError(
+            f"an image of {tiling.width} x {tiling.height} pixels has more than {MOST_TILES_A_SIDE:,} tiles of "
+            f"{tiling.tile_size} a side; use a larger tile_size, a smaller image or implementation='xla_vjp'."
+        )
     counts, num = prepared.counts, depths.shape[0]
     # Positive floats are ordered as their bits are, and integers sort faster.
     keys = lax.bitcast_convert_type(jnp.where(counts > 0, depths, jnp.inf), jnp.uint32)

@@ -18,6 +18,8 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 _LN2 = math.log(2)
 _LEAST_OPACITY = 1e-10
+# What 16 bits can number.
+MOST_TILES_A_SIDE = 2**16 - 1
 
 
 class Prepared(NamedTuple):
@@ -90,7 +92,7 @@ def tiles_of(form: Form, radii, tiling: Tiling):
 
 
 def pack_box(box):
-    """Left, top, columns and rows in two integers: nobody has 65,536 tiles in a row."""
+    """Left, top, columns and rows in two integers, for up to :data:`MOST_TILES_A_SIDE`."""
     left, top, columns, rows = box
     return left | (columns << 16), top | (rows << 16)
 
