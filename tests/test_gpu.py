@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import splax
+from splax.ssim_gradient import mean_ssim
 
 pytestmark = pytest.mark.gpu
 
@@ -220,6 +221,20 @@ def test_kernels_alone_give_the_image_and_gradients_of_separate_steps(tile_size,
         assert np.isfinite(grad).all()
         assert not grad[:9].any()
     assert_gradients_close(grads, expected_grads)
+
+
+@pytest.mark.parametrize("shape", [(11, 11, 3), (211, 130, 3), (2, 40, 50, 3), (70, 60, 1)])
+def test_ssim_and_its_gradients_are_those_of_the_metric(shape):
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.random(shape), jnp.float32)
+    target = jnp.clip(image + jnp.asarray(rng.normal(scale=0.1, size=shape), jnp.float32), 0, 1)
+    value, grads = jax.value_and_grad(lambda x, y: mean_ssim(x, y).sum(), argnums=(0, 1))(image, target)
+    with on("cpu"):
+        args = [jnp.asarray(np.asarray(x)) for x in (image, target)]
+        expected, others = jax.value_and_grad(lambda x, y: splax.ssim(x, y).sum(), argnums=(0, 1))(*args)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    for grad, other in zip(grads, others, strict=True):
+        np.testing.assert_allclose(grad, other, atol=1e-3 * float(jnp.abs(other).max()))
 
 
 def test_training_learns_and_densifies():

@@ -11,6 +11,7 @@ from test_trainer import make_dense_trainer, params_of
 
 import splax
 from splax.training import memory as memory_module
+from splax.training import step as training_step
 from splax.training.memory import MemoryNeed
 
 
@@ -59,6 +60,7 @@ def run_away(scene, strategy, **config):
     return trainer
 
 
+@pytest.mark.parametrize("at_once", [1, 3], ids=["checks each step", "checks every third step"])
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
@@ -66,7 +68,8 @@ def run_away(scene, strategy, **config):
         (BadMove(), r"step \d+, view '.*': loss -.*, Params after the update: gaussians/means"),
     ],
 )
-def test_a_run_goes_back_once_and_goes_on_with_smaller_steps(scene, strategy, message):
+def test_a_run_goes_back_once_and_goes_on_with_smaller_steps(scene, strategy, message, at_once, monkeypatch):
+    monkeypatch.setattr(training_step, "steps_per_check", lambda: at_once)
     trainer = run_away(scene, strategy)
     with pytest.warns(UserWarning, match=f"{message}.*Going back to step 0"):
         trainer.fit(12)

@@ -13,6 +13,7 @@ from flax import nnx
 
 import splax
 from splax.training import call_length, isect_buffer, refinement
+from splax.training import step as training_step
 from splax.training.groups import group_views, view_order
 from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
@@ -282,11 +283,13 @@ def test_an_overflow_discards_nothing(scene):
     assert_same(params_of(small), params_of(ample))
 
 
-def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 3], ids=["checks each step", "checks every third step"])
+def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch, at_once):
     """A buffer that grows by no more than the view at hand needs, so that a later view overflows again."""
     monkeypatch.setattr(isect_buffer, "round_capacity", int)
     monkeypatch.setattr(isect_buffer, "room_of_device", lambda: Room(rows=0, isects=1, waste=2))
     monkeypatch.setattr(call_length, "_SECONDS", 1e9)
+    monkeypatch.setattr(training_step, "steps_per_check", lambda: at_once)
     seed = 21  # its first three views need less than its fourth
     ample, tight = (make_dense_trainer(scene, isect_capacity=room, seed=seed) for room in (2**20, 10))
     overflows, call = [], tight._call
@@ -298,7 +301,9 @@ def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch):
         return done, metrics, seconds
 
     tight._call = watch
-    ample.fit(20)
+    with monkeypatch.context() as context:
+        context.setattr(training_step, "steps_per_check", lambda: 1)
+        ample.fit(20)
     tight.fit(20)
     assert ample.step == tight.step == 20
     assert overflows[0] == 0 and max(overflows) > 0  # at once, and after some steps of a stretch

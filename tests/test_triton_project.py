@@ -255,7 +255,7 @@ class TaggedGaussians(splax.Gaussians):
 
 
 def test_only_what_nobody_overrides_is_drawn_by_kernels_alone(monkeypatch):
-    monkeypatch.setattr(rasterization, "_has_cuda", lambda: True)
+    monkeypatch.setattr(rasterization, "has_cuda", lambda: True)
     params = {name: jnp.asarray(value) for name, value in make_gaussians(8, sh_degree=1).items()}
     gaussians, rasterizer = splax.Gaussians(**params), splax.TileRasterizer(8, isect_capacity=64)
     assert splax.SplatModel(gaussians, rasterizer)._has_kernels_for(CAMERA)
@@ -293,7 +293,7 @@ def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(monkeypatch, t
 
     expected = look_and_learn("xla_vjp")
     choose = jax.lax.platform_dependent
-    monkeypatch.setattr(rasterization, "_has_cuda", lambda: True)
+    monkeypatch.setattr(rasterization, "has_cuda", lambda: True)
     monkeypatch.setattr(triton, "Warp", lambda interpret: INTERPRETED)
     monkeypatch.setattr(
         jax.lax, "platform_dependent", lambda *args, cuda, default: choose(*args, cpu=cuda, default=default)

@@ -23,7 +23,7 @@ def _gaussian_taps() -> tuple[float, ...]:
     return tuple(float(tap) for tap in taps / taps.sum())
 
 
-_TAPS = _gaussian_taps()
+SSIM_TAPS = _gaussian_taps()
 
 
 @jax.jit
@@ -126,7 +126,7 @@ def filter_windows(x: Array, axis: int, stride: int) -> Array:
     axis %= x.ndim
     length = x.shape[axis] - (SSIM_WINDOW - 1) * stride
     shifts = (jax.lax.slice_in_dim(x, i * stride, i * stride + length, axis=axis) for i in range(SSIM_WINDOW))
-    return sum((tap * shift for tap, shift in zip(_TAPS, shifts, strict=True)), jnp.zeros((), x.dtype))
+    return sum((tap * shift for tap, shift in zip(SSIM_TAPS, shifts, strict=True)), jnp.zeros((), x.dtype))
 
 
 @filter_windows.defjvp
@@ -143,7 +143,7 @@ def _filter_jvp(axis, stride, primals, tangents):
 
     last = SSIM_WINDOW - 1
     full = sum(
-        (pad(tap * tangent, (last - i) * stride, i * stride) for i, tap in enumerate(_TAPS)),
+        (pad(tap * tangent, (last - i) * stride, i * stride) for i, tap in enumerate(SSIM_TAPS)),
         jnp.zeros((), x.dtype),
     )
     cropped = jax.lax.slice_in_dim(full, last * stride, x.shape[axis], axis=axis)

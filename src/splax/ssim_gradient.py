@@ -2,31 +2,28 @@
 
 JAX's own gradient filters the cotangents of five maps of window means. Here it is three maps (those by which SSIM
 depends on an image: its window mean, the mean of squares and the mean of products), as in fused-ssim (Mallick et
-al. 2024, Taming 3DGS). It is computed together with the value, so nothing but the gradient itself is kept.
+al. 2024, Taming 3DGS). It is computed together with the value, so nothing but the gradient itself is kept. NVIDIA
+GPUs have kernels for it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from splax.metrics import SSIM_C1, SSIM_C2, SSIM_WINDOW, check_windows, filter_windows
+from splax.metrics import SSIM_C1, SSIM_C2, SSIM_TAPS, SSIM_WINDOW, check_windows, filter_windows
+from splax.ops.platform import has_cuda
+from splax.ops.ssim import Ssim, WindowMeans, compare
 
 _MARGIN = SSIM_WINDOW - 1
 
-
-class _Similarity(NamedTuple):
-    """SSIM of each window, and its derivatives by window means; rows of width times channels."""
-
-    value: Float[Array, "*batch h2 wc2"]
-    by_mean_x: Float[Array, "*batch h2 wc2"]
-    by_mean_y: Float[Array, "*batch h2 wc2"]
-    by_squares: Float[Array, "*batch h2 wc2"]  # the mean of x^2, or that of y^2: the same
-    by_products: Float[Array, "*batch h2 wc2"]  # the mean of x y
+# Of an image, width and channels as one axis: the innermost loop is long. And of its windows.
+Rows = Float[Array, "*batch h wc"]
+WindowRows = Float[Array, "*batch h2 wc2"]
 
 
 @jax.custom_jvp
@@ -40,59 +37,81 @@ def mean_ssim(
     Raises:
         ValueError: as :func:`splax.metrics.ssim`.
     """
-    check_windows(image, target)
-    return _similarity(_rows(image), _rows(target), image.shape[-1]).value.mean(axis=(-2, -1))
+    return _value_and_gradients(*_rows_of(image, target), image.shape[-1], ())[0]
 
 
 def _mean_ssim_jvp(primals, tangents):
     image, target = primals
-    check_windows(image, target)
-    x, y, channels = _rows(image), _rows(target), image.shape[-1]
-    similarity = _similarity(x, y, channels)
-    change = jnp.zeros(image.shape[:-3], image.dtype)
-    count = similarity.value.shape[-2] * similarity.value.shape[-1]
-    # The target is a photo as a rule, and then the second one is not computed.
-    for tangent, one, other, by_mean in (
-        (tangents[0], x, y, similarity.by_mean_x),
-        (tangents[1], y, x, similarity.by_mean_y),
-    ):
-        if not isinstance(tangent, SymbolicZero):
-            maps = jnp.stack([by_mean, similarity.by_squares, similarity.by_products])
-            mean, squares, products = _spread(maps, channels)
-            gradient = (mean + 2 * one * squares + other * products) / count
-            change += (gradient * _rows(tangent)).sum(axis=(-2, -1))
-    return similarity.value.mean(axis=(-2, -1)), change
+    rows, change = _rows_of(image, target), jnp.zeros(image.shape[:-3], image.dtype)
+    # The target is a photo as a rule, and then the second gradient is not computed.
+    moving = tuple(nth for nth, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero))
+    value, gradients = _value_and_gradients(*rows, image.shape[-1], moving)
+    for nth, gradient in zip(moving, gradients, strict=True):
+        change += (gradient * tangents[nth].reshape(gradient.shape)).sum(axis=(-2, -1))
+    return value, change
 
 
 mean_ssim.defjvp(_mean_ssim_jvp, symbolic_zeros=True)
 
 
-def _rows(image: Float[Array, "*batch h w c"]) -> Float[Array, "*batch h wc"]:
-    """Width and channels as one axis: the innermost loop is then long."""
-    return image.reshape(*image.shape[:-2], -1)
+def _rows_of(image: Array, target: Array) -> tuple[Rows, Rows]:
+    check_windows(image, target)
+    shape = (*image.shape[:-2], -1)
+    return image.reshape(shape), target.reshape(shape)
 
 
-def _similarity(x: Float[Array, "*batch h wc"], y: Float[Array, "*batch h wc"], channels: int) -> _Similarity:
-    """Wang et al. 2004, eq. 13, and its derivatives; the names are those of the four factors of a / b."""
-    mean_x, mean_y, squares, products = _blur(jnp.stack([x, y, x * x + y * y, x * y]), channels)
-    mean_squares = mean_x * mean_x + mean_y * mean_y
-    luminance_a, luminance_b = 2 * mean_x * mean_y + SSIM_C1, mean_squares + SSIM_C1
-    structure_a = 2 * (products - mean_x * mean_y) + SSIM_C2
-    structure_b = squares - mean_squares + SSIM_C2
-    inverse = 1 / (luminance_b * structure_b)  # one division: they are slow on a CPU
-    value = luminance_a * structure_a * inverse
-    across = 2 * (structure_a - luminance_a) * inverse
-    along = 2 * value * (structure_b - luminance_b) * inverse
-    return _Similarity(
-        value=value,
-        by_mean_x=mean_y * across - mean_x * along,
-        by_mean_y=mean_x * across - mean_y * along,
-        by_squares=-value * luminance_b * inverse,
-        by_products=2 * luminance_a * inverse,
-    )
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _value_and_gradients(
+    x: Rows, y: Rows, channels: int, moving: tuple[int, ...]
+) -> tuple[Float[Array, "*batch"], list[Rows]]:
+    """Mean SSIM, and its gradients to those of the two images that are named by number."""
+    plain = functools.partial(_in_plain_jax, channels=channels, moving=moving)
+    if not (moving and has_cuda() and x.dtype == y.dtype == jnp.float32):
+        return plain(x, y)
+    kernels = functools.partial(_in_kernels, channels=channels, moving=moving)
+    return jax.lax.platform_dependent(x, y, cuda=kernels, default=plain)
 
 
-def _blur(maps: Float[Array, "*batch h wc"], channels: int) -> Float[Array, "*batch h2 wc2"]:
+@_value_and_gradients.defjvp
+def _differentiate_again(channels, moving, primals, tangents):
+    # Kernels are for the first order.
+    return jax.jvp(functools.partial(_in_plain_jax, channels=channels, moving=moving), primals, tangents)
+
+
+def _in_plain_jax(x, y, *, channels, moving):
+    ssim = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels)
+    means = WindowMeans(*_blur(jnp.stack([x, y, x * x + y * y, x * y]), channels))
+    value, maps = compare(means, ssim)
+    count = value.shape[-2] * value.shape[-1]
+    gradients = []
+    for nth in moving:
+        one, other = ((x, y), (y, x))[nth]
+        by_means = jnp.stack([maps[nth], maps.by_squares, maps.by_products])
+        mean, squares, products = _spread(by_means, channels)
+        gradients.append((mean + 2 * one * squares + other * products) / count)
+    return value.mean(axis=(-2, -1)), gradients
+
+
+def _in_kernels(x, y, *, channels, moving, interpret=False):
+    from splax.ops.triton import ssim as triton
+
+    ssim, warp = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels), triton.Warp(interpret)
+
+    def of_one(x, y):
+        value, maps = triton.similarity(x, y, ssim, warp)
+        gradients = []
+        for nth in moving:
+            one, other = (y, x) if nth else (x, y)
+            gradients.append(triton.gradient(one, other, maps[nth], maps, ssim, warp))
+        return value, gradients
+
+    mapped = of_one
+    for _ in x.shape[:-2]:
+        mapped = jax.vmap(mapped)
+    return mapped(x, y)
+
+
+def _blur(maps: Rows, channels: int) -> WindowRows:
     """Gaussian-weighted mean of every window that lies within the image."""
     height = maps.shape[-2]
     rows = filter_windows(maps, -1, channels)
@@ -101,7 +120,7 @@ def _blur(maps: Float[Array, "*batch h wc"], channels: int) -> Float[Array, "*ba
     return jax.lax.slice_in_dim(rows, _MARGIN, height, axis=rows.ndim - 2)
 
 
-def _spread(maps: Float[Array, "*batch h2 wc2"], channels: int) -> Float[Array, "*batch h wc"]:
+def _spread(maps: WindowRows, channels: int) -> Rows:
     """The transpose of :func:`_blur`: to every pixel, the weighted sum over the windows that hold it."""
     rows = filter_windows(_pad(maps, -1, _MARGIN * channels), -1, channels)
     return filter_windows(_pad(rows, -2, _MARGIN), -2, 1)

@@ -13,6 +13,7 @@ from splax.ops._rasterize_lanes import composite_vjp
 from splax.ops._rasterize_xla import composite
 from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles, saturating_sum
 from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
+from splax.ops.platform import has_cuda
 from splax.ops.projection import Projection
 
 # "xla": plain JAX, differentiable in every mode and order. "xla_vjp": the same image, faster reverse mode.
@@ -77,7 +78,7 @@ def count_pairs(
 
 def can_render(params: Parameters, camera_dtype: Any, size: TileLayout, implementation: str | None) -> bool:
     """Whether :func:`render` has kernels for this, here."""
-    if implementation not in (None, "triton") or not _has_cuda():
+    if implementation not in (None, "triton") or not has_cuda():
         return False
     arrays = params[:6]
     fits = all(x.dtype == jnp.float32 for x in arrays) and max(x.size for x in arrays) < _TRITON_ELEMENTS
@@ -139,7 +140,7 @@ def check_deterministic(implementation: str | None, size: TileLayout, means2d: A
     if jax.default_backend() != "gpu":
         return
     obstacle = _triton_obstacle(size, means2d)
-    if implementation in ("xla", "xla_vjp") or not _has_cuda():
+    if implementation in ("xla", "xla_vjp") or not has_cuda():
         obstacle = f"is for the kernels of NVIDIA GPUs, not for implementation={implementation!r} here"
     if obstacle is not None:
         raise ValueError(f"deterministic=True {obstacle}; or set it to False.")
@@ -207,21 +208,16 @@ def _dispatch(
     if implementation == "triton":
         if obstacle is not None:
             raise ValueError(f"implementation='triton' {obstacle}; or use implementation=None.")
-        if not _has_cuda():
+        if not has_cuda():
             raise NotImplementedError(
                 "implementation='triton' needs an NVIDIA GPU and a JAX installed for it (pip install "
                 f"'jax[cuda13]'), but JAX sees only {jax.devices()}; use implementation=None, which fits the "
                 "platform."
             )
         return kernels(projection, *arrays)
-    if implementation is None and obstacle is None and _has_cuda():
+    if implementation is None and obstacle is None and has_cuda():
         return lax.platform_dependent(projection, *arrays, cuda=kernels, default=plain)
     return plain(projection, *arrays)
-
-
-@functools.cache
-def _has_cuda() -> bool:
-    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
 
 
 def _triton_obstacle(size: TileLayout, means2d: Array) -> str | None:

@@ -37,6 +37,15 @@ _BACKGROUND_STREAM = 0xBAC6
 # Sets what the strategy draws at every step apart from what it draws at refinements.
 _MOVE_STREAM = 0x307E
 
+
+def steps_per_check() -> int:
+    """Steps before it is asked whether to go on; of those, the ones that should not be made are void.
+
+    To read a condition a GPU's host waits until the device is idle, and a loop of known length has none.
+    """
+    return 5 if jax.default_backend() == "gpu" else 1
+
+
 Loss = Callable[[SplatModel, RenderOutput, Float[Array, "h w 3"]], Float[Array, ""]]
 
 
@@ -123,26 +132,36 @@ class TrainStep:
         """
         metrics = StepMetrics.empty(len(rows), len(jax.tree.leaves(state.params)))
 
-        def advance(carry):
-            state, done, _, metrics = carry
-            row = rows[done]
-            photo = jax.tree.map(lambda x: x[row], photos)
-            state, made, now = self(state, photo, isect_capacity, downscale)
-            metrics = jax.tree.map(lambda all_, one: all_.at[done].set(one), metrics, now)
-            return state, done + made, made & now.finite, metrics
-
         def goes_on(carry):
             _, done, well, _ = carry
             return well & (done < num_steps)
 
+        def advance(_, carry):
+            state, done, well, metrics = carry
+            wanted = goes_on(carry)
+            row = rows[done]
+            photo = jax.tree.map(lambda x: x[row], photos)
+            state, made, now = self(state, photo, isect_capacity, downscale, wanted)
+            place = jnp.where(wanted, done, len(rows))
+            metrics = jax.tree.map(lambda all_, one: all_.at[place].set(one, mode="drop"), metrics, now)
+            return state, done + made, jnp.where(wanted, made & now.finite, well), metrics
+
+        block = steps_per_check()
         start = (state, jnp.zeros((), jnp.int32), num_steps > 0, metrics)
-        state, done, _, metrics = jax.lax.while_loop(goes_on, advance, start)
+        state, done, _, metrics = jax.lax.while_loop(
+            goes_on, lambda carry: jax.lax.fori_loop(0, block, advance, carry), start
+        )
         return state, done, metrics
 
     def __call__(
-        self, state: TrainState, photos: Photos, isect_capacity: int, downscale: int = 1
+        self,
+        state: TrainState,
+        photos: Photos,
+        isect_capacity: int,
+        downscale: int = 1,
+        wanted: Bool[Array, ""] | bool = True,
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
-        """One step; the state is returned as it was, and False, if the step cannot be made."""
+        """One step; the state is returned as it was, and False, if the step cannot be made or is not wanted."""
         view, camera, (photo, mask, alpha, depth, points) = photos  # of one view
         background = self.background_at(state.step)
         target = photo.astype(jnp.float32) / 255
@@ -178,7 +197,7 @@ class TrainStep:
         broken = jnp.array([~jnp.isfinite(jnp.square(g).sum()) for g in jax.tree.leaves(grads)], bool)
         finite = jnp.isfinite(loss) & ~broken.any()
         finite &= jnp.isfinite(optax.tree.norm(correction_grads, squared=True))
-        made = finite & ~output.overflow
+        made = finite & ~output.overflow & wanted
 
         def update() -> tuple[TrainState, Bool[Array, " params"]]:
             updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)

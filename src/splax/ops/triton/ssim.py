@@ -1,0 +1,107 @@
+"""SSIM and its gradient in two kernels, which filter along rows and columns at once.
+
+A lane goes down one column of numbers of the image. At each row it takes the window's mean along the row, from
+neighbouring numbers that lie in the cache, and adds it to the means of the eleven windows below each other that
+hold the row: ten sums that move on by one place a row, in registers. XLA makes a dozen passes over memory of it.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops.ssim import Ssim, SsimMaps, WindowMeans, compare
+from splax.ops.triton.warp import LANES, Warp, lanes, load, store, zeros
+
+# Rows that a program puts out; it reads ten more. Fewer give more programs.
+_STRIP = 24
+
+
+def similarity(x: jax.Array, y: jax.Array, ssim: Ssim, warp: Warp) -> tuple[jax.Array, SsimMaps]:
+    """Mean SSIM of two images, [H, W C], over all windows that lie within them, and its derivatives' maps."""
+    (height, width), margin = x.shape, ssim.margin
+    rows, columns = height - margin, width - margin * ssim.channels
+    grid = (-(-columns // LANES), -(-rows // _STRIP))
+
+    def kernel(x, y, by_mean_x, by_mean_y, by_squares, by_products, totals):
+        column, top = pl.program_id(0) * LANES + lanes(), pl.program_id(1) * _STRIP
+
+        def down(i, carry):
+            sums, total = carry
+            inside = (column < columns) & (top + i < height)
+            means = [zeros()] * 4
+            for nth, tap in enumerate(ssim.taps):
+                place = (top + i) * width + column + nth * ssim.channels
+                a, b = load(x, place, inside), load(y, place, inside)
+                terms = (a, b, a * a + b * b, a * b)
+                means = [mean + tap * term for mean, term in zip(means, terms, strict=True)]
+            ended, sums = _move_on(sums, means, ssim)
+            value, maps = compare(WindowMeans(*ended), ssim)
+            whole = inside & (i >= margin)
+            place = (top + i - margin) * columns + column
+            for ref, one in zip((by_mean_x, by_mean_y, by_squares, by_products), maps, strict=True):
+                store(ref, place, one, whole)
+            return sums, total + jnp.where(whole, value, 0)
+
+        start = [[zeros()] * margin for _ in range(4)], zeros()
+        _, total = lax.fori_loop(0, _STRIP + margin, down, start)
+        program = pl.program_id(1) * grid[0] + pl.program_id(0)
+        store(totals, program * LANES + lanes(), total)
+
+    shapes = [jax.ShapeDtypeStruct((rows * columns,), jnp.float32)] * 4
+    shapes += [jax.ShapeDtypeStruct((grid[0] * grid[1] * LANES,), jnp.float32)]
+    *maps, totals = warp.launch("ssim", kernel, grid, shapes, x.reshape(-1), y.reshape(-1))
+    mean = totals.sum() / (rows * columns)
+    return mean, SsimMaps(*(one.reshape(rows, columns) for one in maps))
+
+
+def gradient(
+    one: jax.Array, other: jax.Array, by_mean: jax.Array, maps: SsimMaps, ssim: Ssim, warp: Warp
+) -> jax.Array:
+    """Gradient of the mean SSIM to one of the two images, [H, W C]."""
+    (height, width), (rows, columns), margin = one.shape, by_mean.shape, ssim.margin
+
+    def kernel(one, other, by_mean, by_squares, by_products, out):
+        column, top = pl.program_id(0) * LANES + lanes(), pl.program_id(1) * _STRIP
+
+        def down(i, sums):
+            row = top + i - margin  # of windows
+            means = [zeros()] * 3
+            for nth, tap in enumerate(ssim.taps):
+                begin = column - (margin - nth) * ssim.channels
+                exists = (begin >= 0) & (begin < columns) & (row >= 0) & (row < rows)
+                refs = (by_mean, by_squares, by_products)
+                means = [
+                    mean + tap * load(ref, row * columns + begin, exists)
+                    for mean, ref in zip(means, refs, strict=True)
+                ]
+            (mean, squares, products), sums = _move_on(sums, means, ssim)
+            # The row of windows that begins here is the last one that holds this row of pixels.
+            inside = (i >= margin) & (column < width) & (row < height)
+            place = row * width + column
+            a, b = load(one, place, inside), load(other, place, inside)
+            store(out, place, (mean + 2 * a * squares + b * products) / (rows * columns), inside)
+            return sums
+
+        lax.fori_loop(0, _STRIP + margin, down, [[zeros()] * margin for _ in range(3)])
+
+    return warp.launch(
+        "ssim_gradient",
+        kernel,
+        (-(-width // LANES), -(-height // _STRIP)),
+        jax.ShapeDtypeStruct((height * width,), jnp.float32),
+        *(array.reshape(-1) for array in (one, other, by_mean, maps.by_squares, maps.by_products)),
+    ).reshape(height, width)
+
+
+def _move_on(sums, values, ssim: Ssim):
+    """Adds a row to the windows that hold it: the means of those that end with it, and the sums of the others.
+
+    The nth sum is that of the window whose last row is n + 1 rows ahead.
+    """
+    ended, moved = [], []
+    for places, value in zip(sums, values, strict=True):
+        after = [*places[1:], zeros()]
+        ended.append(places[0] + ssim.taps[-1] * value)
+        moved.append([place + tap * value for place, tap in zip(after, ssim.taps[-2::-1], strict=True)])
+    return ended, moved
