@@ -18,7 +18,7 @@ from splax.rasterizer import TileRasterizer, round_capacity
 
 @dataclasses.dataclass(frozen=True)
 class GpuMethod:
-    """A renderer, ready to be called; both functions end with the device idle.
+    """A renderer, ready to be called, once or several times in a row; both functions end with the device idle.
 
     Attributes:
         forward: gives the images, [C, H, W, channels].
@@ -27,8 +27,8 @@ class GpuMethod:
         work: what there is to do in each view, from the method that counts it.
     """
 
-    forward: Callable[[], Any]
-    backward: Callable[[], Any]
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
     peak_mb: Callable[[], float]
     work: tuple[Work, ...] = ()
 
@@ -66,8 +66,8 @@ def splax_method(view: View, tile_size: int = 16) -> GpuMethod:
     backward = jax.jit(jax.value_and_grad(objective, has_aux=True)).lower(params, v_images).compile()
     analysis: Any = backward.memory_analysis()
     return GpuMethod(
-        forward=lambda: jax.block_until_ready(forward(params)),
-        backward=lambda: jax.block_until_ready(backward(params, v_images)),
+        forward=lambda times=1: jax.block_until_ready(_in_a_row(times, lambda: forward(params))),
+        backward=lambda times=1: jax.block_until_ready(_in_a_row(times, lambda: backward(params, v_images))),
         peak_mb=lambda: (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / 2**20,
         work=work,
     )
@@ -130,17 +130,21 @@ def gsplat_method(view: View, tile_size: int = 16) -> GpuMethod:
         size = {"width": view.width, "height": view.height, "tile_size": tile_size}
         return gsplat.rasterization(*params, viewmats, Ks, **size, sh_degree=sh_degree, packed=False)[0]
 
-    def forward() -> Any:
-        with torch.no_grad():
-            images = render()
-        torch.cuda.synchronize()
-        return images
-
-    def backward() -> Any:
+    def render_and_differentiate() -> Any:
         for param in params:
             param.grad = None
         images = render()
         (images * v_images).sum().backward()
+        return images
+
+    def forward(times: int = 1) -> Any:
+        with torch.no_grad():
+            images = _in_a_row(times, render)
+        torch.cuda.synchronize()
+        return images
+
+    def backward(times: int = 1) -> Any:
+        images = _in_a_row(times, render_and_differentiate)
         torch.cuda.synchronize()
         return images
 
@@ -155,6 +159,13 @@ def gsplat_method(view: View, tile_size: int = 16) -> GpuMethod:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
 
     return GpuMethod(forward=forward, backward=backward, peak_mb=peak_mb)
+
+
+def _in_a_row(times: int, call: Callable[[], Any]) -> Any:
+    """What the last of some calls gives; nothing waits for the device in between."""
+    for _ in range(times - 1):
+        call()
+    return call()
 
 
 METHODS: dict[str, Callable[[View], GpuMethod]] = {"splax": splax_method, "gsplat": gsplat_method}

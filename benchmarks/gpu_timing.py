@@ -1,5 +1,6 @@
 """Timing of methods that may fail: out of memory, not installed, or not made for such a picture."""
 
+import functools
 import gc
 import sys
 from collections.abc import Callable
@@ -25,13 +26,19 @@ def attempt(name: str, function: Callable[[], T]) -> T | None:
         return None
 
 
-def time_all(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Medians in milliseconds of interleaved runs; a method that fails is left out, with the reason on stderr."""
-    calls = {name: _with_name(name, call) for name, call in calls.items()}
+def time_all(calls: dict[str, Callable[..., Any]], repeats: int, in_a_row: int = 1) -> dict[str, float]:
+    """Medians in milliseconds of interleaved runs; a method that fails is left out, with the reason on stderr.
+
+    Args:
+        calls: by name, each takes how often to do it.
+        repeats: measured runs.
+        in_a_row: how often a run does it; its time is divided by that.
+    """
+    calls = {name: _with_name(name, functools.partial(call, in_a_row)) for name, call in calls.items()}
     while calls:
         try:
             times = time_interleaved(calls, repeats=repeats)
-            return {name: median_ms(seconds) for name, seconds in times.items()}
+            return {name: median_ms(seconds) / in_a_row for name, seconds in times.items()}
         except _FailedError as error:
             failed = str(error)
         # Only now nothing holds what the method had allocated when it failed.

@@ -36,6 +36,8 @@ class Options:
     """SCENE@WIDTHxHEIGHT of each row, xCAMERAS behind it for a batch, cCHANNELS behind that for given colours."""
     repeats: int = 20
     """Measured runs; the median counts."""
+    in_a_row: int = 1
+    """Calls before the host waits for the device, as in training; the time of one is shown."""
     profile: bool = False
     """After each row, time per kernel of splax's passes."""
     rival: pathlib.Path | None = None
@@ -55,7 +57,10 @@ def main(options: Options) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if jax.default_backend() != "gpu":
         sys.exit(f"this benchmark needs an NVIDIA GPU, JAX sees only {jax.devices()}; see benchmarks/cpu.py.")
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {options.repeats} repeats")
+    repeats = f"{options.repeats} repeats of {options.in_a_row} in a row"
+    if options.rival and options.in_a_row > 1:
+        sys.exit("benchmark: the rival is timed one call at a time: leave out --rival or --in-a-row.")
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {repeats}")
     measure(options)
 
 
@@ -78,7 +83,9 @@ def _measure(row: Row, view: View, output: Table, options: Options) -> None:
     made = {name: attempt(name, lambda make=make: make(view)) for name, make in METHODS.items()}
     methods = {name: method for name, method in made.items() if method is not None}
     figures = {
-        name: time_all({key: getattr(method, name) for key, method in methods.items()}, options.repeats)
+        name: time_all(
+            {key: getattr(method, name) for key, method in methods.items()}, options.repeats, options.in_a_row
+        )
         for name in PASSES
     }
     peaks = {name: attempt(f"peak of {name}", method.peak_mb) for name, method in methods.items()}

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import pathlib
+import time
 import types
 
 import numpy as np
@@ -79,14 +80,14 @@ def test_a_method_that_fails_costs_its_cells_only(garden, file, monkeypatch, cap
     methods = importlib.import_module("gpu_methods")
 
     def works(view):
-        def call():
+        def call(times=1):
             return np.zeros((1, 32, 40, 3))
 
         work = floor.Work(gaussians=40, visible=30, pairs=1234, width=40, height=32)
         return methods.GpuMethod(forward=call, backward=call, peak_mb=lambda: 2.0, work=(work,))
 
     def fails_backward(view):
-        def fail():
+        def fail(times=1):
             raise RuntimeError("CUDA out of memory")
 
         return dataclasses.replace(works(view), backward=fail, peak_mb=fail)
@@ -110,6 +111,18 @@ def test_a_method_that_fails_costs_its_cells_only(garden, file, monkeypatch, cap
     assert "without gsplat: RuntimeError: CUDA out of memory" in told
     assert "without profile of forward: ValueError: the profiler saw no kernels" in told
     assert "differ by more than 1e-3 in 0.0000 %" in told
+
+
+def test_the_time_of_calls_in_a_row_is_that_of_one():
+    timing, methods = importlib.import_module("gpu_timing"), importlib.import_module("gpu_methods")
+    made = []
+
+    def method(times=1):
+        methods._in_a_row(times, lambda: made.append(time.sleep(0.02)))
+
+    (milliseconds,) = timing.time_all({"sleeps": method}, repeats=3, in_a_row=4).values()
+    assert 20 <= milliseconds < 60
+    assert len(made) == 16  # the first four are not timed
 
 
 def test_a_row_that_fails_costs_that_row_only(garden, file, monkeypatch, capsys):

@@ -29,7 +29,7 @@ class TileLists(NamedTuple):
         ids: subtile bits above the number of the Gaussian, [M] int32.
         slots: slot of each pair, [M]; None if they were not asked for.
         offsets: first pair of each tile, [T + 1].
-        first: first slot of each Gaussian, [N].
+        first: first slot of each Gaussian, [N]; None without slots.
         counts: pairs of each Gaussian, [N].
         num_isects: pairs there are; above M the lists are incomplete.
     """
@@ -37,7 +37,7 @@ class TileLists(NamedTuple):
     ids: jax.Array
     slots: jax.Array | None
     offsets: jax.Array
-    first: jax.Array
+    first: jax.Array | None
     counts: jax.Array
     num_isects: jax.Array
 
@@ -49,7 +49,7 @@ def make_lists(
 
     Args:
         prepared: the Gaussians.
-        depths: camera-space z, [N]; positive where not culled.
+        depths: camera-space z, [N], positive; infinite where nothing is drawn.
         tiling: static sizes.
         capacity: room for pairs.
         warp: how kernels run.
@@ -65,36 +65,60 @@ def make_lists(
         )
     counts, num = prepared.counts, depths.shape[0]
     # Positive floats are ordered as their bits are, and integers sort faster.
-    keys = lax.bitcast_convert_type(jnp.where(counts > 0, depths, jnp.inf), jnp.uint32)
-    _, order = lax.sort((keys, jnp.arange(num, dtype=jnp.int32)), num_keys=1, is_stable=True)
+    keys = lax.bitcast_convert_type(depths, jnp.uint32)
+    _, order = _sort(keys, jnp.arange(num, dtype=jnp.int32))
+    # What is drawn comes first and has a pair at least, so more of it would not fit.
+    order = order[:capacity]
     ends = jnp.cumsum(counts[order], dtype=jnp.int32)
-    first = jnp.zeros(num, jnp.int32).at[order].set(ends - counts[order], unique_indices=True)
-    tiles, ids = _emit(ends, order, first, prepared, tiling, capacity, warp)
+    tiles, ids = _emit(ends, order, prepared, tiling, capacity, warp)
+    slots = first = None
     if with_slots:
-        tiles, slots = lax.sort((tiles, jnp.arange(capacity, dtype=jnp.int32)), num_keys=1, is_stable=True)
+        tiles, slots = _sort(tiles, jnp.arange(capacity, dtype=jnp.int32))
         ids = ids[slots]
+        first = jnp.zeros(num, jnp.int32).at[order].set(ends - counts[order], unique_indices=True)
     else:
-        slots = None
-        tiles, ids = lax.sort((tiles, ids), num_keys=1, is_stable=True)
+        tiles, ids = _sort(tiles, ids)
     offsets = _tile_offsets(tiles, tiling.num_tiles, warp)
     return TileLists(ids, slots, offsets, first, counts, saturating_sum(counts))
 
 
-def _emit(ends, order, first, prepared, tiling, capacity, warp):
+@jax.custom_batching.custom_vmap
+def _sort(keys, values):
+    """Stable, by the keys."""
+    return tuple(lax.sort((keys, values), num_keys=1, is_stable=True))
+
+
+@_sort.def_vmap
+def _sort_in_turn(size, is_batched, keys, values):
+    # XLA sorts a batch in a network of its own, which takes four times as long as CUB's radix sort in turn.
+    pairs = [
+        x if batched else jnp.broadcast_to(x, (size, *x.shape))
+        for x, batched in zip((keys, values), is_batched, strict=True)
+    ]
+    return lax.map(lambda pair: _sort(*pair), tuple(pairs)), (True, True)
+
+
+def _emit(ends, order, prepared, tiling, capacity, warp):
     """Tile and id of each slot; those beyond the last pair get the tile behind the last one."""
-    num, stride = prepared.attributes.shape
+    num, stride = order.shape[0], prepared.attributes.shape[1]
     # 16-bit keys sort twice as fast.
     key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
     slots = LANES * _SLOTS_PER_LANE
 
-    def kernel(ends, order, first, attributes, boxes, tiles, ids):
+    def kernel(ends, order, attributes, boxes, tiles, ids):
         total = ends[num - 1]
         base = pl.program_id(0) * slots
+
+        def write_none(step, _):
+            slot = base + step * LANES + lanes()
+            store(tiles, slot, full(tiling.num_tiles).astype(key), slot < capacity)
+            return 0
 
         def write(step, _):
             slot = base + step * LANES + lanes()
             exists = slot < total
             rank = jnp.minimum(_lower_bound(ends, num, slot + 1), num - 1)
+            first = load(ends, jnp.maximum(rank - 1, 0), rank > 0)
             gaussian = load(order, rank)
             form = Form(*(load(attributes, gaussian * stride + q) for q in range(FORM)))
             left, top, columns, rows = unpack_box(*(load(boxes, gaussian * 2 + q) for q in range(2)))
@@ -106,7 +130,7 @@ def _emit(ends, order, first, prepared, tiling, capacity, warp):
                 nth, row = jnp.where(passed, nth - span, nth), jnp.where(passed, row + 1, row)
                 return (row, nth, *tile_span(form, left, columns, row, tiling))
 
-            nth = slot - load(first, gaussian)
+            nth = slot - first
             start = (top, nth, *tile_span(form, left, columns, top, tiling))
             row, nth, column, span = lax.while_loop(
                 lambda carry: (
@@ -124,10 +148,16 @@ def _emit(ends, order, first, prepared, tiling, capacity, warp):
             store(ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
             return 0
 
-        lax.fori_loop(0, _SLOTS_PER_LANE, write, 0)
+        @pl.when(base < total)
+        def _():
+            lax.fori_loop(0, _SLOTS_PER_LANE, write, 0)
+
+        @pl.when(base >= total)
+        def _():
+            lax.fori_loop(0, _SLOTS_PER_LANE, write_none, 0)
 
     shapes = [jax.ShapeDtypeStruct((capacity,), key), jax.ShapeDtypeStruct((capacity,), jnp.int32)]
-    args = (ends, order, first, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
+    args = (ends, order, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
 

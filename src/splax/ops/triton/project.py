@@ -41,7 +41,7 @@ class Projected(NamedTuple):
     Attributes:
         prepared: as :func:`prepare.prepare` makes them; attributes and boxes only of rows that are drawn. A
             colour that was clamped to 0 is -0.
-        depths: camera-space z, [N].
+        depths: camera-space z, [N]; infinite where nothing is drawn.
         means2d: centres in pixels, moved by the offset, [N, 2].
         radii: half extents in pixels, [N, 2]; 0 where culled.
     """
@@ -107,7 +107,7 @@ def project(
         store_rows(means2d, base, [form.mean_x, form.mean_y], exists, warp)
         store_rows(radii, base, reach, exists, warp)
         store(counts, gaussian, count, exists)
-        store(depths, gaussian, depth, exists)
+        store(depths, gaussian, jnp.where(count > 0, depth, jnp.inf), exists)
 
     sizes = [(num * width, jnp.float32), (num * 2, jnp.int32), (num, jnp.int32)]
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]

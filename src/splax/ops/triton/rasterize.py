@@ -41,22 +41,27 @@ def rasterize(
         Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
         image is incomplete.
     """
-    prepared = prepare(splats, radii, tiling, warp)
+    prepared, depths = _prepare(splats, radii, depths, tiling, warp)
     lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=False)
     image, alpha, _ = draw(lists, prepared.attributes, tiling, warp, save=False)
     return image, alpha, lists.num_isects
 
 
 def draw_and_save(prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp) -> Drawn:
-    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`rasterize`'s."""
+    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
     lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=True)
     image, alpha, checkpoints = draw(lists, prepared.attributes, tiling, warp, save=True)
     assert checkpoints is not None
     return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
 
 
-def _rasterize_fwd(splats, radii, depths, probe, tiling, capacity, warp):
+def _prepare(splats, radii, depths, tiling, warp):
     prepared = prepare(splats, radii, tiling, warp)
+    return prepared, jnp.where(prepared.counts > 0, depths, jnp.inf)
+
+
+def _rasterize_fwd(splats, radii, depths, probe, tiling, capacity, warp):
+    prepared, depths = _prepare(splats, radii, depths, tiling, warp)
     drawn = draw_and_save(prepared, depths, tiling, capacity, warp)
     has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
     return (drawn.image, drawn.alpha, drawn.lists.num_isects), (drawn, has_probe)
@@ -114,4 +119,5 @@ def sum_gradients(
 
 def sum_pairs(rows: jax.Array, lists: TileLists, tiling: Tiling, warp: Warp) -> jax.Array:
     """Sums of the rows of :func:`pair_gradients` for each Gaussian, [6 + channels, N]."""
+    assert lists.first is not None
     return sum_rows(rows, lists.first * tiling.blocks, lists.counts * tiling.blocks, warp)
