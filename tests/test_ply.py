@@ -12,7 +12,9 @@ from flax import nnx
 from helpers import GAUSSIAN_PARAMS, make_gaussians
 
 from splax.gaussians import Gaussians
+from splax.io import ply_format
 from splax.io.files import atomic_write, write_whole
+from splax.io.formats import save_splats
 from splax.io.ply import load_ply, save_ply
 
 STANDARD = ["x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"]
@@ -65,8 +67,9 @@ def write_sh0(path, **options) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sh_degree", [0, 1, 2, 3])
-def test_round_trip_is_exact(tmp_path, sh_degree):
-    model = make_model(num=4099, sh_degree=sh_degree)  # more than one chunk
+def test_round_trip_is_exact(tmp_path, monkeypatch, sh_degree):
+    monkeypatch.setattr(ply_format, "CHUNK_BYTES", 1 << 14)  # several chunks, the last one smaller
+    model = make_model(num=1001, sh_degree=sh_degree)
     save_ply(tmp_path / "model.ply", model)
     assert_same(load_ply(tmp_path / "model.ply"), model)
 
@@ -92,6 +95,39 @@ def test_file_has_the_layout_of_3dgs(tmp_path):
     assert row["f_rest_1"] == shN[1, 0] and row["f_rest_15"] == shN[0, 1] and row["f_rest_44"] == shN[14, 2]
     assert row["opacity"] == model.logit_opacities[1]
     assert row["scale_2"] == model.log_scales[1, 2] and row["rot_0"] == model.quats[1, 0]
+
+
+def test_rows_of_many_chunks_lie_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(ply_format, "CHUNK_BYTES", 1 << 12)
+    model = make_model(num=1001, sh_degree=2)
+    save_ply(tmp_path / "model.ply", model)
+    parts = [model.means, np.zeros((1001, 3)), model.sh0, jnp.swapaxes(model.shN[...], 1, 2)]
+    parts += [model.logit_opacities, model.log_scales, model.quats]
+    expected = np.concatenate([np.reshape(part[...], (1001, -1)) for part in parts], axis=1)
+    table = np.frombuffer(split_file(tmp_path / "model.ply")[1], "<f4").reshape(1001, -1)
+    np.testing.assert_array_equal(table, expected)
+
+
+def test_elements_of_many_chunks_follow_each_other(tmp_path, monkeypatch):
+    path, model = tmp_path / "model.compressed.ply", make_model(num=1001, sh_degree=2)
+    save_splats(path, model)
+    in_one_chunk = path.read_bytes()
+    monkeypatch.setattr(ply_format, "CHUNK_BYTES", 1 << 8)
+    save_splats(path, model)
+    assert path.read_bytes() == in_one_chunk
+
+
+def test_a_disk_that_is_full_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource", reason="the limit is one of Unix")
+    monkeypatch.setattr(ply_format, "CHUNK_BYTES", 1 << 12)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"model\.ply cannot be written: File too large"):
+            save_ply(tmp_path / "model.ply", make_model(num=1001))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.realdata

@@ -94,7 +94,7 @@ def write_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
         Block([column.property for column in of_param], values[name])
         for name, of_param in groupby(columns, key=lambda column: column.param)
     ]
-    blocks.insert(1, Block(_NORMALS, np.broadcast_to(np.float32(0), (arrays.num, 3))))
+    blocks.insert(1, Block(_NORMALS, np.broadcast_to(np.zeros(3, np.float32), (arrays.num, 3))))
     names = [name for block in blocks for name in block.properties]
     if len(set(names)) != len(names):
         raise ValueError(f"Params {sorted(extras)} take names that the PLY layout has already; rename them.")

@@ -7,7 +7,6 @@ counts are checked against the file's size before anything is allocated.
 import os
 import re
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 MAX_HEADER_BYTES = 1 << 18
-CHUNK_BYTES = 1 << 20  # fits a core's cache, and takes long enough for threads to pay
+CHUNK_BYTES = 1 << 21  # fits the cache of a processor, and takes long enough for threads to pay
 _THREADS = min(4, os.cpu_count() or 1)  # numpy lets go of the interpreter lock; more would wait for memory
 
 _TYPES = {
@@ -219,30 +218,36 @@ def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[Block]], comm
 
 
 def _write_rows(file: BinaryIO, blocks: Sequence[Block]) -> None:
-    dtype = blocks[0].values.dtype.newbyteorder("<")
-    ends = np.cumsum([len(block.properties) for block in blocks]).tolist()
+    """Lays the blocks side by side, a chunk of rows in each thread; while one writes, others lay out theirs."""
+    parts = {str(i): _rows_as_items(block.values) for i, block in enumerate(blocks)}
+    row = np.dtype([(name, part.dtype.newbyteorder("<"), part.shape[1:]) for name, part in parts.items()])
+    start = file.tell()
+    turn = threading.Lock()
 
-    def packed(rows: slice) -> np.ndarray:
-        chunk = np.empty((rows.stop - rows.start, ends[-1]), dtype)
-        for (properties, values), end in zip(blocks, ends, strict=True):
-            part = chunk[:, end - len(properties) : end]
-            part.reshape(len(chunk), *values.shape[1:])[...] = values[
-                rows
-            ]  # a view: copies what it must, once
-        return chunk
+    def write(rows: slice) -> None:
+        chunk = np.empty(rows.stop - rows.start, row)
+        for name, part in parts.items():
+            chunk[name] = part[rows]
+        with turn:
+            file.seek(start + rows.start * row.itemsize)
+            file.write(chunk.view(np.uint8).data)
 
-    chunks = list(_chunks(len(blocks[0].values), ends[-1] * dtype.itemsize))
-    if len(chunks) <= 1:
-        for rows in chunks:
-            file.write(packed(rows).data)
-        return
-    # The next chunks are packed while one is written.
     with ThreadPoolExecutor(_THREADS) as pool:
-        waiting = deque(pool.submit(packed, rows) for rows in chunks[: 2 * _THREADS])
-        for rows in [*chunks[2 * _THREADS :], *[None] * len(waiting)]:
-            file.write(waiting.popleft().result().data)
-            if rows is not None:
-                waiting.append(pool.submit(packed, rows))
+        for _ in pool.map(write, _chunks(len(blocks[0].values), row.itemsize)):
+            pass  # raises what a thread raised
+    file.seek(0, os.SEEK_END)  # the last chunk of the file may not have been the last to be written
+
+
+def _rows_as_items(values: np.ndarray) -> np.ndarray:
+    """Every row as one item of raw bytes, which is copied about twice as fast as its numbers.
+
+    Returns:
+        A view, [rows]; the values themselves if a row does not lie in one piece, or has to change its byte order.
+    """
+    if not values[:1].flags.c_contiguous or values.dtype != values.dtype.newbyteorder("<"):
+        return values
+    table = values.reshape(len(values), -1)
+    return table.view(f"V{table[:1].nbytes}")[:, 0]
 
 
 def antialiased_comments(antialiased: bool) -> list[str]:
