@@ -286,6 +286,21 @@ def test_the_schedule_is_that_of_gsplat():
     assert due == [15, 20, 30, 40, 45]
 
 
+@pytest.mark.parametrize(
+    ("stop", "due"), [(None, [3000, 6000]), (6000, [3000]), (9000, [3000, 6000]), (0, [])]
+)
+def test_resets_end_before_the_run_or_with_the_refinements(stop, due):
+    strategy = DefaultStrategy(refine_stop=8000, reset_stop=stop)
+    params, alive, state = make_problem()
+    steps = (1, 3000, 6000, 9000)
+    lowered = [
+        step
+        for step in steps
+        if bool(refine(strategy, params, alive, state, step)[0].reset["logit_opacities"])
+    ]
+    assert lowered == due
+
+
 def test_a_reset_between_refinements_only_resets():
     params, alive, state = make_problem()
     strategy = DefaultStrategy(refine_start=0, refine_every=20, reset_every=15)
@@ -345,6 +360,7 @@ def test_a_grown_state_is_padded_with_zeros():
         {"refine_stop": -1},
         {"refine_every": 0},
         {"reset_every": 0},
+        {"reset_stop": -1},
         {"max_gaussians": 0},
     ],
 )

@@ -62,6 +62,8 @@ _SCENE_OPTIONS = {
 # The demo's things stand within this many times the median distance of the cameras.
 _DEMO_EXTENT = 0.5
 # Options with which photos may look as no view held out can: its exposure is not known.
+# Left after the last reset of the opacities; a thousand are too few, see docs/training.md.
+_RECOVERY_STEPS = 2_000
 _LEARN_COLORS = ("exposure", "bilateral_grid")
 
 
@@ -403,7 +405,7 @@ def _strategy(options: Train | Demo) -> Strategy:
         case "none":
             return Strategy()
         case _:
-            return DefaultStrategy(max_gaussians=limit)
+            return DefaultStrategy(max_gaussians=limit, reset_stop=max(options.steps - _RECOVERY_STEPS, 0))
 
 
 def _holds_demo(path: Path) -> bool:

@@ -36,6 +36,8 @@ class DefaultStrategy(Strategy):
         refine_stop: first step without refinement again, and without reset.
         refine_every: steps from one refinement to the next.
         reset_every: steps from one reset of the opacities, to ``2 * prune_opacity``, to the next.
+        reset_stop: first step without reset, if that comes before ``refine_stop``. A run that ends soon after a
+            reset ends before opacities have recovered.
         grow_scale2d: radius on the image above which a Gaussian is split whatever its gradient, share of the
             longer side; below ``refine_scale2d_stop`` only.
         prune_scale2d: the same, above which it is removed; after ``reset_every`` too.
@@ -61,6 +63,7 @@ class DefaultStrategy(Strategy):
     refine_stop: int = 15_000
     refine_every: int = 100
     reset_every: int = 3_000
+    reset_stop: int | None = None
     revised_opacity: bool = False
     max_gaussians: int | None = None
     absgrad: bool = False
@@ -72,7 +75,7 @@ class DefaultStrategy(Strategy):
         if not 0 < self.prune_opacity < 0.5:
             raise ValueError(f"DefaultStrategy prune_opacity must lie in (0, 0.5), got {self.prune_opacity}.")
         least = {"refine_start": 0, "refine_stop": 0, "refine_every": 1, "reset_every": 1, "max_gaussians": 1}
-        least["refine_scale2d_stop"] = 0
+        least |= {"refine_scale2d_stop": 0, "reset_stop": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and value < low:
@@ -141,7 +144,8 @@ class DefaultStrategy(Strategy):
         return in_range & (step % self.refine_every == 0)
 
     def _resets_after(self, step: Step) -> bool | Bool[Array, ""]:
-        return (step > 0) & (step < self.refine_stop) & (step % self.reset_every == 0)
+        stop = self.refine_stop if self.reset_stop is None else min(self.reset_stop, self.refine_stop)
+        return (step > 0) & (step < stop) & (step % self.reset_every == 0)
 
     def _within_limit(
         self, grows: Bool[Array, " n"], grads: Float[Array, " n"], alive: Bool[Array, " n"]
