@@ -54,11 +54,11 @@ class Refinement:
                 program = self._refine.compile(state, self._extent, strategy=self._strategy, tx=self._tx)
             with self._stopwatch.part("refine"):
                 refined = program(state, self._extent)
-                needed, any_alive = int(refined.num_rows), bool(refined.state.alive.any())
+                needed, num_alive = int(refined.num_rows), refined.state.num_alive
             if needed <= state.capacity:
                 break
             state = self._grown(state, self._with_room(needed, state.capacity))
-        if not any_alive:
+        if num_alive == 0:
             raise NoGaussianError(
                 f"pruning after step {int(state.step) - 1} left no Gaussian alive. The model holds the state "
                 "before it. More or smaller initial Gaussians, or a lower prune_opacity, may help."
@@ -67,7 +67,7 @@ class Refinement:
 
     def prepared(self, state: TrainState, steps: int) -> TrainState:
         """The state at the start of a run of so many steps, with room for what they will add."""
-        enough = int(state.alive.sum()) + self._room <= state.capacity
+        enough = state.num_alive + self._room <= state.capacity
         if enough or int(state.step) > 0 or not any(map(self._strategy.refines_after, range(steps))):
             return state
         rows = max(state.capacity, self._with_room(0, state.capacity))

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -45,6 +46,11 @@ class TrainState(NamedTuple):
         return self.rest[GAUSSIANS]["alive"]
 
     @property
+    def num_alive(self) -> int:
+        """Rows that exist, counted on the host: an operation on the device would be compiled for each capacity."""
+        return int(np.count_nonzero(np.asarray(self.alive)))
+
+    @property
     def capacity(self) -> int:
         """Rows, alive or not."""
         return self.alive.shape[0]
@@ -65,11 +71,17 @@ class TrainState(NamedTuple):
             raise ValueError(
                 "the model's arrays changed shape since this Trainer was made; make a new Trainer."
             )
-        return jax.tree.map(jnp.copy, state)
+        return _copied(state)
 
     def give_to(self, model: nnx.Module) -> None:
         """Writes Params and other Variables into ``model``; copied, so that they outlive the next stretch."""
-        nnx.update(model, *jax.tree.map(jnp.copy, (self.params, self.rest)))
+        nnx.update(model, *_copied((self.params, self.rest)))
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    """Copies of all arrays; one program for all, which compiles faster than one for each shape."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def init_state(

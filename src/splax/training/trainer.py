@@ -326,7 +326,8 @@ class Trainer:
         self._rollback.forget()
         self._isects.fit(self.model, self.scene.train)
         while (step := self.step) < end:
-            self._rollback.keep_if_due(self._state)
+            with self._stopwatch.part("snapshots"):
+                self._rollback.keep_if_due(self._state)
             photos, rows = self._take_photos(step, length.steps(step, end))
             done, metrics, seconds = self._call(photos, rows, self.config.resolution.factor(step))
             problem = find_problem(metrics, done, self._isects.capacity, self._state.params)
@@ -351,7 +352,7 @@ class Trainer:
                     continue
                 self._isects.follow(compiles=refined.capacity > self._state.capacity)
                 self._state = refined
-            yield Progress.of(metrics, step, done, int(self._state.alive.sum()), self._seconds, rate)
+            yield Progress.of(metrics, step, done, self._state.num_alive, self._seconds, rate)
 
     def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
         """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
