@@ -17,6 +17,7 @@ from test_colmap import write_dataset
 
 import splax
 from splax import cli, commands
+from splax.options import Train
 from splax.run_folder import RunFolder, picture_name
 
 WIDTH, HEIGHT, STEPS = 32, 24, 20
@@ -86,6 +87,11 @@ def test_a_run_folder_holds_all_files(finished):
     config = json.loads((finished / "config.json").read_text())
     assert config["steps"] == STEPS and config["test_every"] == 4 and Path(config["data"]).is_absolute()
     assert set(config["versions"]) >= {"splax", "jax", "flax", "optax", "numpy", "python"}
+
+
+@pytest.mark.parametrize(("steps", "stop"), [(7000, 5000), (8001, 6001), (30, 0)])
+def test_opacities_are_not_reset_in_the_last_steps(steps, stop):
+    assert commands._strategy(Train(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
 
 
 def test_metrics_say_what_came_out(finished):
