@@ -1,9 +1,11 @@
 """Shared fixtures. Everything runs on the CPU unless `-m gpu` finds a GPU."""
 
 import gc
+import importlib
 import os
 import pathlib
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator
 
 # Before jax is imported: compiled programs are kept between runs, in the user's cache folder.
 _CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "splax-tests"
@@ -37,6 +39,13 @@ def _forget_compiled_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture
+def import_benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.ModuleType]:
+    """Imports a program of ``benchmarks/``, or a part of one, by its name."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,14 @@
 """The CPU benchmark runs, and the methods it compares draw the same image."""
 
-import importlib
 import json
-import pathlib
 import types
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def cpu(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("cpu")
+def cpu(import_benchmark) -> types.ModuleType:
+    return import_benchmark("cpu")
 
 
 def test_quick_run_compares_the_methods_and_prints_the_table(cpu, tmp_path, capsys):
@@ -52,9 +47,8 @@ def test_table_has_dashes_for_methods_that_were_skipped(cpu):
     assert lines[3] == "| 1,000 | 8x4 | 3, 9 | forward+backward | 4 | - | - | - | - | - | - |"
 
 
-def test_many_photos_go_through_a_feed_that_holds_few(monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    many_photos = importlib.import_module("many_photos")
+def test_many_photos_go_through_a_feed_that_holds_few(import_benchmark, capsys):
+    many_photos = import_benchmark("many_photos")
     photo = 640 * 480 * 3
     options = many_photos.Options(9, width=640, height=480, cache_bytes=photo, photo_bytes=4 * photo)
     results = many_photos.main(options)

@@ -1,18 +1,13 @@
 """The floors of the GPU benchmark, counted by hand on a picture of two tiles."""
 
-import importlib
-import pathlib
 import types
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def floor(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("gpu_floor")
+def floor(import_benchmark) -> types.ModuleType:
+    return import_benchmark("gpu_floor")
 
 
 @pytest.fixture

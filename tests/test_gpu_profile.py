@@ -1,20 +1,15 @@
 """Time per kernel from a trace that was written by hand, as JAX's profiler lays it out."""
 
 import gzip
-import importlib
 import json
-import pathlib
 import types
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def gpu_profile(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("gpu_profile")
+def gpu_profile(import_benchmark) -> types.ModuleType:
+    return import_benchmark("gpu_profile")
 
 
 def named(pid, name, tid=None):

@@ -7,7 +7,6 @@ import types
 import numpy as np
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
 PACKAGE = """
 import sys
 import jax.numpy as jnp
@@ -26,9 +25,8 @@ def render(means, log_scales, quats, sh, logits, *, viewmat, background, img_sha
 
 
 @pytest.fixture
-def rival(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("rival")
+def rival(import_benchmark) -> types.ModuleType:
+    return import_benchmark("rival")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import pathlib
 import sys
 import types
 
@@ -16,20 +15,16 @@ from splax.gaussians import neighbor_spacing
 from splax.metrics import ssim
 from splax.rasterizer import TileRasterizer
 
-BENCHMARKS = pathlib.Path(__file__).resolve().parents[1] / "benchmarks"
-
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def train(import_benchmark, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    return importlib.import_module("train")
+    return import_benchmark("train")
 
 
 @pytest.fixture
-def starts(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("training_start")
+def starts(import_benchmark) -> types.ModuleType:
+    return import_benchmark("training_start")
 
 
 @pytest.fixture

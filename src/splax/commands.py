@@ -61,9 +61,9 @@ _SCENE_OPTIONS = {
 }
 # The demo's things stand within this many times the median distance of the cameras.
 _DEMO_EXTENT = 0.5
-# Options with which photos may look as no view held out can: its exposure is not known.
 # Left after the last reset of the opacities; a thousand are too few, see docs/training.md.
 _RECOVERY_STEPS = 2_000
+# Options with which photos may look as no view held out can: its exposure is not known.
 _LEARN_COLORS = ("exposure", "bilateral_grid")
 
 

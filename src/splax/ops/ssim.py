@@ -40,7 +40,7 @@ class SsimMaps(NamedTuple):
 
     by_mean_x: jax.Array
     by_mean_y: jax.Array
-    by_squares: jax.Array
+    by_squares: jax.Array  # the mean of x^2, or that of y^2: the same
     by_products: jax.Array
 
 

@@ -90,7 +90,7 @@ def _sort(keys, values):
 
 @_sort.def_vmap
 def _sort_in_turn(size, is_batched, keys, values):
-    # XLA sorts a batch in a network of its own, which takes four times as long as CUB's radix sort in turn.
+    # XLA sorts a batch in a network of its own, not with CUB: more than half of the time of three views at 1080p.
     pairs = [
         x if batched else jnp.broadcast_to(x, (size, *x.shape))
         for x, batched in zip((keys, values), is_batched, strict=True)

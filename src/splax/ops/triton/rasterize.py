@@ -56,6 +56,7 @@ def draw_and_save(prepared: Prepared, depths: jax.Array, tiling: Tiling, capacit
 
 
 def _prepare(splats, radii, depths, tiling, warp):
+    """The Gaussians as kernels take them, and depths that sort behind all others what is not drawn."""
     prepared = prepare(splats, radii, tiling, warp)
     return prepared, jnp.where(prepared.counts > 0, depths, jnp.inf)
 
