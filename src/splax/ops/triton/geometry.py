@@ -40,7 +40,7 @@ def inputs(params: Parameters, viewmat: jax.Array, intrinsics: jax.Array) -> lis
     shN = params.shN if params.shN.size else params.sh0
     floats = (*params[:5], shN)
     degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
-    return [*(x.reshape(-1) for x in floats), params.alive.astype(jnp.int8), degree, camera, basis_table()]
+    return [*(x.reshape(-1) for x in floats), params.alive, degree, camera, basis_table()]
 
 
 def read_view(camera, tiling: Tiling) -> View:

@@ -83,7 +83,7 @@ def project(
         exists = gaussian < num
         view = read_view(camera, tiling)
         geometry = read_geometry((means, quats, log_scales, logits), gaussian, exists)
-        valid = (load(alive, gaussian, exists) != 0) & is_valid(geometry, view, settings)
+        valid = load(alive, gaussian, exists) & is_valid(geometry, view, settings)
         form, depth, ellipses, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
         reach = half_extents(ellipses, opacity)
         valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
@@ -187,8 +187,7 @@ def project_gradients(
             valid = drawn
             if v_means2d is not None:
                 # A centre has a cotangent of its own, even if it is not drawn.
-                alive_here = load(alive, gaussian, moved) != 0
-                valid |= moved & alive_here & is_valid(geometry, view, settings)
+                valid |= moved & load(alive, gaussian, moved) & is_valid(geometry, view, settings)
             geometry = neutral_where_not(geometry, valid, view)
 
             v_color = []
