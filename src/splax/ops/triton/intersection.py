@@ -12,6 +12,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.intersection import saturating_sum
+from splax.ops.triton.compaction import drawn_first
 from splax.ops.triton.footprint import reaches_box, tile_span
 from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
@@ -64,11 +65,7 @@ def make_lists(
             f"{tiling.tile_size} a side; use a larger tile_size, a smaller image or implementation='xla_vjp'."
         )
     counts, num = prepared.counts, depths.shape[0]
-    # Positive floats are ordered as their bits are, and integers sort faster.
-    keys = lax.bitcast_convert_type(depths, jnp.uint32)
-    _, order = _sort(keys, jnp.arange(num, dtype=jnp.int32))
-    # What is drawn comes first and has a pair at least, so more of it would not fit.
-    order = order[:capacity]
+    order = _front_to_back(counts, depths, capacity, warp)
     ends = jnp.cumsum(counts[order], dtype=jnp.int32)
     tiles, ids = _emit(ends, order, prepared, tiling, capacity, warp)
     slots = first = None
@@ -80,6 +77,17 @@ def make_lists(
         tiles, ids = _sort(tiles, ids)
     offsets = _tile_offsets(tiles, tiling.num_tiles, warp)
     return TileLists(ids, slots, offsets, first, counts, saturating_sum(counts))
+
+
+def _front_to_back(counts, depths, capacity, warp):
+    """Rows by depth, those not drawn last; no more than ``capacity``, as what is drawn has a pair at least."""
+    num = depths.shape[0]
+    # Positive floats are ordered as their bits are, and integers sort faster.
+    if num > capacity:
+        keys, rows = drawn_first(counts, depths, capacity, warp)
+    else:
+        keys, rows = lax.bitcast_convert_type(depths, jnp.uint32), jnp.arange(num, dtype=jnp.int32)
+    return _sort(keys, rows)[1]
 
 
 @jax.custom_batching.custom_vmap
