@@ -19,6 +19,8 @@ from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 _SLOTS_PER_LANE = 4
+# Sorts of a batch that are written out; more of them are a loop, or programs would grow with the batch.
+_MOST_SORTS = 16
 
 
 class TileLists(NamedTuple):
@@ -99,11 +101,15 @@ def _sort(keys, values):
 @_sort.def_vmap
 def _sort_in_turn(size, is_batched, keys, values):
     # XLA sorts a batch in a network of its own, not with CUB: more than half of the time of three views at 1080p.
-    pairs = [
+    pairs = tuple(
         x if batched else jnp.broadcast_to(x, (size, *x.shape))
         for x, batched in zip((keys, values), is_batched, strict=True)
-    ]
-    return lax.map(lambda pair: _sort(*pair), tuple(pairs)), (True, True)
+    )
+    if size > _MOST_SORTS:
+        return lax.map(lambda pair: _sort(*pair), pairs), (True, True)
+    # A loop would run kernels of its own round each sort: slices, updates, and the condition to go on.
+    each = [_sort(*(x[i] for x in pairs)) for i in range(size)]
+    return tuple(jnp.stack(lists) for lists in zip(*each, strict=True)), (True, True)
 
 
 def _emit(ends, order, prepared, tiling, capacity, warp):
