@@ -69,10 +69,10 @@ def make_lists(
     counts, num = prepared.counts, depths.shape[0]
     order = _front_to_back(counts, depths, capacity, warp)
     ends = jnp.cumsum(counts[order], dtype=jnp.int32)
-    tiles, ids = _emit(ends, order, prepared, tiling, capacity, warp)
+    tiles, ids, *numbers = _emit(ends, order, prepared, tiling, capacity, warp, with_slots)
     slots = first = None
     if with_slots:
-        tiles, slots = _sort(tiles, jnp.arange(capacity, dtype=jnp.int32))
+        tiles, slots = _sort(tiles, *numbers)
         ids = ids[slots]
         first = jnp.zeros(num, jnp.int32).at[order].set(ends - counts[order], unique_indices=True)
     else:
@@ -112,14 +112,14 @@ def _sort_in_turn(size, is_batched, keys, values):
     return tuple(jnp.stack(lists) for lists in zip(*each, strict=True)), (True, True)
 
 
-def _emit(ends, order, prepared, tiling, capacity, warp):
-    """Tile and id of each slot; those beyond the last pair get the tile behind the last one."""
+def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
+    """Tile, id and, if wanted, number of each slot; beyond the last pair the tile is the one behind the last."""
     num, stride = order.shape[0], prepared.attributes.shape[1]
     # 16-bit keys sort twice as fast.
     key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
     slots = LANES * _SLOTS_PER_LANE
 
-    def kernel(ends, order, attributes, boxes, tiles, ids):
+    def kernel(ends, order, attributes, boxes, tiles, ids, *numbers):
         total = ends[num - 1]
         base = pl.program_id(0) * slots
 
@@ -170,7 +170,12 @@ def _emit(ends, order, prepared, tiling, capacity, warp):
         def _():
             lax.fori_loop(0, _SLOTS_PER_LANE, write_none, 0)
 
-    shapes = [jax.ShapeDtypeStruct((capacity,), key), jax.ShapeDtypeStruct((capacity,), jnp.int32)]
+        # A program that runs anyway: XLA would start a slow one for them.
+        for step in range(_SLOTS_PER_LANE if numbered else 0):
+            slot = base + step * LANES + lanes()
+            store(numbers[0], slot, slot, slot < capacity)
+
+    shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
     args = (ends, order, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
