@@ -42,32 +42,36 @@ def cotangent(view: View) -> np.ndarray:
 def splax_method(view: View, tile_size: int = 16) -> GpuMethod:
     """Splax as a training step uses it: under jit, with a buffer of fixed size."""
     params, v_images = jax.device_put((_splax_params(view), cotangent(view)))
+    # In training too it is an array that exists.
+    alive = jnp.ones(len(view.means), bool)
     cameras = [
         Camera(viewmat=jnp.asarray(viewmat), K=jnp.asarray(K), width=view.width, height=view.height)
         for viewmat, K in zip(view.viewmats, view.Ks, strict=True)
     ]
-    gaussians, _ = _gaussians_of(params)
+    gaussians, _ = _gaussians_of(params, alive)
     work = tuple(_count_work(view, gaussians, camera, tile_size) for camera in cameras)
     capacity = round_capacity(max(counted.pairs for counted in work))
     rasterizer = TileRasterizer(tile_size, isect_capacity=capacity, render_depth=False)
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cameras)
 
-    def render(params: Any) -> jax.Array:
-        gaussians, colors = _gaussians_of(params)
+    def render(params: Any, alive: jax.Array) -> jax.Array:
+        gaussians, colors = _gaussians_of(params, alive)
         if len(cameras) == 1:
             return rasterizer(gaussians, cameras[0], colors=colors).image[None]
         return jax.vmap(lambda camera: rasterizer(gaussians, camera, colors=colors).image)(batch)
 
-    def objective(params: Any, v_images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        images = render(params)
+    def objective(params: Any, alive: jax.Array, v_images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        images = render(params, alive)
         return (images * v_images).sum(), images
 
-    forward = jax.jit(render).lower(params).compile()
-    backward = jax.jit(jax.value_and_grad(objective, has_aux=True)).lower(params, v_images).compile()
+    forward = jax.jit(render).lower(params, alive).compile()
+    backward = jax.jit(jax.value_and_grad(objective, has_aux=True)).lower(params, alive, v_images).compile()
     analysis: Any = backward.memory_analysis()
     return GpuMethod(
-        forward=lambda times=1: jax.block_until_ready(_in_a_row(times, lambda: forward(params))),
-        backward=lambda times=1: jax.block_until_ready(_in_a_row(times, lambda: backward(params, v_images))),
+        forward=lambda times=1: jax.block_until_ready(_in_a_row(times, lambda: forward(params, alive))),
+        backward=lambda times=1: jax.block_until_ready(
+            _in_a_row(times, lambda: backward(params, alive, v_images))
+        ),
         peak_mb=lambda: (analysis.temp_size_in_bytes + analysis.output_size_in_bytes) / 2**20,
         work=work,
     )
@@ -87,13 +91,14 @@ def _splax_params(view: View) -> dict[str, np.ndarray]:
     return params | {"sh0": view.sh[:, :1], "shN": view.sh[:, 1:]}
 
 
-def _gaussians_of(params: dict[str, Any]) -> tuple[Gaussians, jax.Array | None]:
+def _gaussians_of(params: dict[str, Any], alive: jax.Array) -> tuple[Gaussians, jax.Array | None]:
     """The Gaussians, and the colours to draw them in; None for their own."""
     if "colors" not in params:
-        return Gaussians(**params), None
+        return Gaussians(**params, alive=alive), None
     rest = {name: value for name, value in params.items() if name != "colors"}
     num = len(rest["means"])
-    return Gaussians(**rest, sh0=jnp.zeros((num, 1, 3)), shN=jnp.zeros((num, 0, 3))), params["colors"]
+    sh = {"sh0": jnp.zeros((num, 1, 3)), "shN": jnp.zeros((num, 0, 3))}
+    return Gaussians(**rest, **sh, alive=alive), params["colors"]
 
 
 def _count_work(view: View, gaussians: Gaussians, camera: Camera, tile_size: int) -> Work:
