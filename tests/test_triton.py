@@ -18,6 +18,7 @@ from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared, prepare
 from splax.ops.triton.rasterize import rasterize
 from splax.ops.triton.rows import store_rows, sum_rows
+from splax.ops.triton.search import lower_bound, shared_lower_bound
 from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import LANES, Warp, lanes, load, store
 
@@ -138,6 +139,27 @@ def test_a_batch_is_sorted_list_by_list(monkeypatch, most):
     batch = jax.vmap(intersection._sort, in_axes=(0, None))(jnp.asarray(keys), jnp.arange(40))
     np.testing.assert_array_equal(batch[0], np.sort(keys, axis=1))
     np.testing.assert_array_equal(batch[1], order)
+
+
+@pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 1_000, 40_000])
+def test_searches_find_what_numpy_finds(length):
+    rng = np.random.default_rng(length)
+    values = np.sort(rng.integers(0, length, length)).astype(np.int32)
+    targets = np.concatenate([[0, length], rng.integers(-1, length + 1, LANES - 2)]).astype(np.int32)
+
+    def kernel(values, targets, together, alone):
+        nth = pl.program_id(0)
+        store(together, nth * LANES + lanes(), shared_lower_bound(values, length, targets[nth], INTERPRETED))
+        ends, mine = (jnp.full(LANES, 0), jnp.full(LANES, length)), load(targets, lanes())
+        store(alone, lanes(), lower_bound(lambda place, on: load(values, place, on), *ends, length, mine))
+
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in (LANES**2, LANES)]
+    together, alone = INTERPRETED.launch(
+        "test", kernel, (LANES,), shapes, jnp.asarray(values), jnp.asarray(targets)
+    )
+    expected = np.searchsorted(values, targets)
+    np.testing.assert_array_equal(together, np.repeat(expected, LANES))
+    np.testing.assert_array_equal(alone, expected)
 
 
 @pytest.mark.parametrize("width", [1, 3, 4, 24, 45])

@@ -108,11 +108,12 @@ def both(request):
     @jit_quickly
     def fused(params, offset):
         projected = project(params, CAMERA.viewmat, CAMERA.K, offset, settings, TILING, INTERPRETED)
-        view, prepared = (CAMERA.viewmat, CAMERA.K), projected.prepared
-        first = jnp.cumsum(prepared.counts) - prepared.counts
-        rows = rows_with_sums(sums, prepared.counts, first)
+        view, counts = (CAMERA.viewmat, CAMERA.K), projected.prepared.counts
+        first = jnp.cumsum(counts) - counts
+        rows = rows_with_sums(sums, counts, first)
+        slopes = projected.color_slopes
         grads, v_offset = project_gradients(
-            params, *view, prepared, rows, first, v_means2d, settings, TILING, INTERPRETED
+            params, *view, counts, slopes, rows, first, v_means2d, settings, TILING, INTERPRETED
         )
         return projected, (*grads[:6], v_offset)
 
@@ -138,9 +139,10 @@ def both(request):
 
 
 def test_rows_equal_those_of_the_separate_steps(both):
-    ((prepared, depths, means2d, radii), _), ((expected, wanted_depths, wanted_means2d, wanted_radii), _) = (
-        both
-    )
+    (
+        ((prepared, _, depths, means2d, radii), _),
+        ((expected, wanted_depths, wanted_means2d, wanted_radii), _),
+    ) = both
     visible = np.asarray(wanted_radii > 0).all(axis=1)
     assert 40 < visible.sum() <= NUM - 9
     np.testing.assert_array_equal(np.asarray(radii > 0).all(axis=1), visible)
@@ -154,7 +156,7 @@ def test_rows_equal_those_of_the_separate_steps(both):
 
 
 def test_gradients_equal_those_of_the_separate_steps(both):
-    ((prepared, _, _, _), grads), (_, expected) = both
+    ((prepared, *_), grads), (_, expected) = both
     for grad, wanted in zip(grads, expected, strict=True):
         if grad.size:
             np.testing.assert_allclose(grad, wanted, rtol=1e-3, atol=1e-4 * float(jnp.abs(wanted).max()))
@@ -186,15 +188,18 @@ def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch):
     params = make_parameters(3, 3)
     warp, view = Warp(interpret=False), (CAMERA.viewmat, CAMERA.K)
 
-    def there_and_back(params, offset):
-        projected = project(params, *view, offset, SETTINGS, TILING, warp)
-        rows = jnp.zeros((ROOM, projected.prepared.attributes.shape[1]))
-        first = jnp.zeros(NUM, jnp.int32)
-        return project_gradients(
-            params, *view, projected.prepared, rows, first, offset, SETTINGS, TILING, warp
-        )
+    job = triton.Job(SETTINGS, TILING, ROOM, warp, functools.partial(splat, size=SIZE, settings=SETTINGS))
 
-    traced = jax.jit(there_and_back).trace(params, jnp.zeros((NUM, 2)))
+    def there_and_back(params, offset, v_channels):
+        (rendered, pull) = jax.vjp(
+            lambda floats, offset: triton.render(Parameters(*floats, *params[6:]), *view, offset, job)[:3],
+            params[:6],
+            offset,
+        )
+        return pull((v_channels, rendered[1], offset))
+
+    v_channels = jnp.zeros((SIZE.height, SIZE.width, 4))
+    traced = jax.jit(there_and_back).trace(params, jnp.zeros((NUM, 2)), v_channels)
     assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

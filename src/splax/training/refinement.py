@@ -57,6 +57,7 @@ class Refinement:
                 needed, num_alive = int(refined.num_rows), refined.state.num_alive
             if needed <= state.capacity:
                 break
+            del refined  # void, and as large as the state
             state = self._grown(state, self._with_room(needed, state.capacity))
         if num_alive == 0:
             raise NoGaussianError(

@@ -15,6 +15,7 @@ from splax.ops.intersection import saturating_sum
 from splax.ops.triton.compaction import drawn_first
 from splax.ops.triton.footprint import reaches_box, tile_span
 from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
+from splax.ops.triton.search import lower_bound, shared_lower_bound
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
@@ -123,15 +124,20 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
         total = ends[num - 1]
         base = pl.program_id(0) * slots
 
+        def end_at(rank, mask):
+            return load(ends, rank, mask)
+
         def write_none(step, _):
             slot = base + step * LANES + lanes()
             store(tiles, slot, full(tiling.num_tiles).astype(key), slot < capacity)
             return 0
 
-        def write(step, _):
+        def write(step, first_rank):
             slot = base + step * LANES + lanes()
             exists = slot < total
-            rank = jnp.minimum(_lower_bound(ends, num, slot + 1), num - 1)
+            # Every Gaussian up to the last one drawn has a pair, so ranks grow no faster than slots.
+            furthest = jnp.minimum(first_rank + slot - base, num - 1)
+            rank = lower_bound(end_at, first_rank, furthest, slots, slot + 1)
             first = load(ends, jnp.maximum(rank - 1, 0), rank > 0)
             gaussian = load(order, rank)
             form = Form(*(load(attributes, gaussian * stride + q) for q in range(FORM)))
@@ -160,11 +166,12 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
             tile = jnp.where(exists, row * tiling.columns + column, tiling.num_tiles)
             store(tiles, slot, tile.astype(key), slot < capacity)
             store(ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
-            return 0
+            return first_rank
 
         @pl.when(base < total)
         def _():
-            lax.fori_loop(0, _SLOTS_PER_LANE, write, 0)
+            first_rank = shared_lower_bound(ends, num, base + 1, warp)
+            lax.fori_loop(0, _SLOTS_PER_LANE, write, first_rank)
 
         @pl.when(base >= total)
         def _():
@@ -200,13 +207,7 @@ def _tile_offsets(tiles, num_tiles, warp):
 
 
 def _lower_bound(values, length, targets):
-    """First index whose value is not below the target; ``length`` if there is none."""
+    def value_at(index, mask):
+        return load(values, index, mask)
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = (low + high) // 2
-        below = load(values, jnp.minimum(middle, length - 1)).astype(jnp.int32) < targets
-        below &= low < high
-        return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
-
-    return lax.fori_loop(0, int(length).bit_length(), halve, (full(0), full(length)))[0]
+    return lower_bound(value_at, full(0), full(length), length, targets)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.parameters import DrawSettings, Parameters
@@ -39,14 +38,16 @@ class Projected(NamedTuple):
     """Gaussians of one view, ready to be listed and drawn.
 
     Attributes:
-        prepared: as :func:`prepare.prepare` makes them; attributes and boxes only of rows that are drawn. A
-            colour that was clamped to 0 is -0.
+        prepared: as :func:`prepare.prepare` makes them; attributes and boxes only of rows that are drawn.
+        color_slopes: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
+            themselves need not be kept for the backward pass.
         depths: camera-space z, [N]; infinite where nothing is drawn.
         means2d: centres in pixels, moved by the offset, [N, 2].
         radii: half extents in pixels, [N, 2]; 0 where culled.
     """
 
     prepared: Prepared
+    color_slopes: jax.Array
     depths: jax.Array
     means2d: jax.Array
     radii: jax.Array
@@ -77,7 +78,7 @@ def project(
     width = FORM + channels
 
     def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
-        *offsets, attributes, boxes, counts, depths, means2d, radii = refs
+        *offsets, attributes, boxes, counts, slopes, depths, means2d, radii = refs
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
@@ -95,8 +96,8 @@ def project(
             bands = sum_harmonics(shN, num_bases, basis, direction, base, valid, warp)
             color = [a + b for a, b in zip(color, bands, strict=True)]
         valid &= is_finite(color)
-        # The sign tells the backward pass what was clamped: -0 is.
-        color = [jnp.where(value < 0, 0.0 * value, value) for value in color]
+        color_slopes = pack_slopes(color)
+        color = [jnp.maximum(value, 0) for value in color]
 
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
         form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
@@ -107,24 +108,26 @@ def project(
         store_rows(means2d, base, [form.mean_x, form.mean_y], exists, warp)
         store_rows(radii, base, reach, exists, warp)
         store(counts, gaussian, count, exists)
+        store(slopes, gaussian, color_slopes, exists)
         store(depths, gaussian, jnp.where(count > 0, depth, jnp.inf), exists)
 
-    sizes = [(num * width, jnp.float32), (num * 2, jnp.int32), (num, jnp.int32)]
+    sizes = [(num * width, jnp.float32), (num * 2, jnp.int32), (num, jnp.int32), (num, jnp.int8)]
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
     args = [*inputs(params, viewmat, intrinsics), *([] if offset is None else [offset.reshape(-1)])]
-    attributes, boxes, counts, depths, means2d, radii = warp.launch(
+    attributes, boxes, counts, slopes, depths, means2d, radii = warp.launch(
         "project", kernel, (-(-num // LANES),), shapes, *args
     )
     prepared = Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
-    return Projected(prepared, depths, means2d.reshape(num, 2), radii.reshape(num, 2))
+    return Projected(prepared, slopes, depths, means2d.reshape(num, 2), radii.reshape(num, 2))
 
 
 def project_gradients(
     params: Parameters,
     viewmat: jax.Array,
     intrinsics: jax.Array,
-    prepared: Prepared,
+    counts: jax.Array,
+    color_slopes: jax.Array,
     rows: jax.Array,
     first: jax.Array,
     v_means2d: jax.Array | None,
@@ -140,7 +143,8 @@ def project_gradients(
         params: the Gaussians.
         viewmat: world-to-camera, [4, 4].
         intrinsics: K in pixels, [3, 3].
-        prepared: from :func:`project`.
+        counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
+        color_slopes: from :func:`project`.
         rows: moments and channels of each pair, [M * blocks, 6 + C]; with ``settings.absgrad`` and an offset, two
             more columns, which are the offset's gradient.
         first: first slot of each Gaussian, [N].
@@ -154,12 +158,13 @@ def project_gradients(
         Gradients of the parameters (None for ``alive`` and ``active_sh_degree``), and of the offset, [N, 2].
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
-    width, num_columns = prepared.attributes.shape[1], rows.shape[1]
+    width = FORM + _RGB + settings.render_depth
+    num_rows, num_columns = rows.shape
     floats = params[:6]
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
     def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
-        counts, attributes, rows, first, *refs = refs
+        counts, slopes, rows, first, *refs = refs
         grads = refs[-len(sizes) :]
         v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
@@ -190,13 +195,8 @@ def project_gradients(
                 valid |= moved & load(alive, gaussian, moved) & is_valid(geometry, view, settings)
             geometry = neutral_where_not(geometry, valid, view)
 
-            v_color = []
-            for q in range(_RGB):
-                bits = load(attributes, gaussian * width + FORM + q, drawn)
-                bits = lax.bitcast_convert_type(bits, jnp.int32)
-                # The derivative of max(x, 0): where x is 0, JAX takes a half.
-                slope = jnp.where(bits > 0, 1.0, jnp.where(bits == 0, 0.5, 0.0))
-                v_color.append(jnp.where(drawn, slope * sums[FORM + q], 0))
+            color_slopes = unpack_slopes(load(slopes, gaussian, drawn))
+            v_color = [jnp.where(drawn, slope * sums[FORM + q], 0) for q, slope in enumerate(color_slopes)]
             direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
             v_direction = [zeros()] * 3
             if num_bases:
@@ -229,9 +229,8 @@ def project_gradients(
             for grad, values in zip(others, columns, strict=True):
                 store_rows(grad, base, values, exists, warp)
 
-    num_rows = rows.shape[0]
-    args = [*inputs(params, viewmat, intrinsics), prepared.counts, prepared.attributes.reshape(-1)]
-    args += [rows.reshape(-1), first] + ([] if v_means2d is None else [v_means2d.reshape(-1)])
+    args = [*inputs(params, viewmat, intrinsics), counts, color_slopes, rows.reshape(-1), first]
+    args += [] if v_means2d is None else [v_means2d.reshape(-1)]
     # Kernels take no empty arrays.
     shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]
     grads = warp.launch("project_gradients", kernel, (-(-num // LANES),), shapes, *args)
@@ -239,3 +238,14 @@ def project_gradients(
     untrained = {"alive": None, "active_sh_degree": None}
     v_offset = grads[-1].reshape(num, 2) if with_offset else None
     return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
+
+
+def pack_slopes(color):
+    """Twice the derivative of max(x, 0) in each channel, two bits a channel; where x is 0, JAX takes a half."""
+    r, g, b = ((value > 0).astype(jnp.int32) + (value >= 0).astype(jnp.int32) for value in color)
+    return (r | g << 2 | b << 4).astype(jnp.int8)
+
+
+def unpack_slopes(packed):
+    """The derivatives that :func:`pack_slopes` packed, a channel each."""
+    return [0.5 * ((packed.astype(jnp.int32) >> 2 * q) & 3).astype(jnp.float32) for q in range(_RGB)]

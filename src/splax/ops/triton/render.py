@@ -12,7 +12,7 @@ from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
 from splax.ops.triton.backward import Drawn, pair_gradients
 from splax.ops.triton.forward import draw
 from splax.ops.triton.intersection import make_lists
-from splax.ops.triton.prepare import Prepared, splat_gradients
+from splax.ops.triton.prepare import splat_gradients
 from splax.ops.triton.project import project, project_gradients
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
 from splax.ops.triton.tiling import Tiling
@@ -51,7 +51,7 @@ def render(
         offset: added to the centres, pixels, [N, 2]; None is zero.
         job: the rest.
     """
-    prepared, depths, means2d, radii = project(
+    prepared, _, depths, means2d, radii = project(
         params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
     )
     lists = make_lists(prepared, depths, job.tiling, job.capacity, job.warp, with_slots=False)
@@ -66,23 +66,23 @@ class _Saved(NamedTuple):
     viewmat: jax.Array
     intrinsics: jax.Array
     has_offset: tuple[()] | None  # not a bool: what is saved may hold arrays and structure only
-    prepared: Prepared
+    color_slopes: jax.Array
     drawn: Drawn
 
 
 def _render_fwd(params, viewmat, intrinsics, offset, job):
     params, viewmat, intrinsics, offset = _values((params, viewmat, intrinsics, offset))
-    prepared, depths, means2d, radii = project(
+    prepared, color_slopes, depths, means2d, radii = project(
         params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
     )
     drawn = draw_and_save(prepared, depths, job.tiling, job.capacity, job.warp)
     rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
-    return rendered, _Saved(params, viewmat, intrinsics, has_offset, prepared, drawn)
+    return rendered, _Saved(params, viewmat, intrinsics, has_offset, color_slopes, drawn)
 
 
 def _render_bwd(job, saved, cotangents):
-    params, viewmat, intrinsics, has_offset, prepared, drawn = saved
+    params, viewmat, intrinsics, has_offset, color_slopes, drawn = saved
     # A cotangent known to be zero is no array: nothing is written, nor read, for it.
     v_channels, v_alpha, v_means2d = (None if _is_zero(v) else v for v in cotangents[:3])
     if v_channels is None:
@@ -94,7 +94,8 @@ def _render_bwd(job, saved, cotangents):
         params,
         viewmat,
         intrinsics,
-        prepared,
+        drawn.lists.counts,
+        color_slopes,
         rows,
         drawn.lists.first,
         v_means2d,
@@ -108,9 +109,10 @@ def _render_bwd(job, saved, cotangents):
 
 def _camera_gradients(saved, rows, v_means2d, job):
     """Gradients of viewmat and intrinsics; under jit, a program that does not use them does not compute them."""
-    sums = sum_pairs(rows, saved.drawn.lists, job.tiling, job.warp)[: saved.prepared.attributes.shape[1]]
-    v_splats = splat_gradients(sums, saved.prepared.attributes, job.warp)
-    drawn = saved.prepared.counts > 0
+    attributes, lists = saved.drawn.attributes, saved.drawn.lists
+    sums = sum_pairs(rows, lists, job.tiling, job.warp)[: attributes.shape[1]]
+    v_splats = splat_gradients(sums, attributes, job.warp)
+    drawn = lists.counts > 0
     # Attributes of rows that are not drawn were never written.
     v_splats = Splats(*(jnp.where(drawn.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for v in v_splats))
     if v_means2d is not None:

@@ -1,0 +1,41 @@
+"""Searches in ascending integers, inside kernels."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from splax.ops.triton.warp import LANES, Warp, full, lanes, load
+
+
+def lower_bound(value_at, low, high, longest: int, targets):
+    """First index in [low, high) whose value is not below the target; ``high`` if there is none.
+
+    Args:
+        value_at: ascending integers, as a function of the index and of where it is wanted.
+        low: begin of each lane's range.
+        high: end of each lane's range.
+        longest: no range is longer.
+        targets: what each lane looks for.
+    """
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle, goes_on = (low + high) // 2, low < high
+        below = (value_at(middle, goes_on).astype(jnp.int32) < targets) & goes_on
+        return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+
+    return lax.fori_loop(0, int(longest).bit_length(), halve, (low, high))[0]
+
+
+def shared_lower_bound(values, length: int, target, warp: Warp):
+    """First index whose value is not below a target that all lanes share; ``length`` if there is none.
+
+    Lanes look at 32 places at once, so four or five loads wait for each other and not twenty.
+    """
+    low, size = full(0), length
+    while size > 0:
+        step = -(-size // LANES)
+        last = low + (lanes() + 1) * step - 1  # of each lane's share
+        below = load(values, last, last < length) < target
+        num_below = lax.population_count(warp.ballot(below & (last < length)))
+        low, size = low + num_below * step, step if step > 1 else 0
+    return low
