@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
+from flax import nnx
+from jaxtyping import Array, Int
+
+from splax.cameras import Camera
 from splax.data.scene import View
 from splax.model import SplatModel
 from splax.rasterizer import round_capacity
@@ -34,10 +39,16 @@ class IsectBuffer:
         """Sizes the buffer, if that was not done yet, for a sample of views."""
         if self.capacity:
             return
-        gaussians = model.gaussians.drawable()
+        graphdef, state = nnx.split(model)
+
+        @jax.jit  # one program for each size of images, where each operation by itself would compile one
+        def count(state: nnx.State, camera: Camera) -> Int[Array, ""]:
+            model = nnx.merge(graphdef, state)
+            return model.rasterizer.count_isects(model.gaussians.drawable(), camera)
+
         sample = views[:: max(1, len(views) // _SAMPLE)]
-        counts = [int(model.rasterizer.count_isects(gaussians, view.camera)) for view in sample]
-        self.capacity = self._fitting(max(counts))
+        counts = [count(state, view.camera) for view in sample]
+        self.capacity = self._fitting(max(map(int, counts)))
 
     def grow(self, needed: int) -> None:
         """Makes room for a view that needs more than there is."""

@@ -324,7 +324,8 @@ class Trainer:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
         length = CallLength(self.config, self.strategy)
         self._rollback.forget()
-        self._isects.fit(self.model, self.scene.train)
+        with self._stopwatch.part("compile"):  # mostly
+            self._isects.fit(self.model, self.scene.train)
         while (step := self.step) < end:
             with self._stopwatch.part("snapshots"):
                 self._rollback.keep_if_due(self._state)
