@@ -43,7 +43,11 @@ def shapes_of(state: TrainState) -> TrainState:
 
 def to_arrays(state: PyTree) -> Arrays:
     """Copies of all arrays on the host, by their path; random keys as numbers."""
-    return {keystr(path): _to_host(leaf) for path, leaf in tree_flatten_with_path(state)[0]}
+    leaves = tree_flatten_with_path(state)[0]
+    for _, leaf in leaves:
+        if not _is_key(leaf):
+            leaf.copy_to_host_async()  # all are on their way before the first is waited for
+    return {keystr(path): _to_host(leaf) for path, leaf in leaves}
 
 
 def to_state(arrays: Arrays, like: Any) -> Any:
@@ -71,8 +75,10 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _to_host(leaf: Any) -> np.ndarray:
-    # Copied, since on a CPU numpy would look into a buffer that the next step writes to.
-    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    # Where a CPU has it numpy looks into a buffer that the next step writes to; from elsewhere it is a copy.
+    on_cpu = any(device.platform == "cpu" for device in data.devices())
+    return np.array(data) if on_cpu else np.asarray(data)
 
 
 def _to_device(array: np.ndarray, like: Any) -> jax.Array:
