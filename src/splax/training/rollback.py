@@ -8,15 +8,21 @@ import jax.numpy as jnp
 from splax.training.snapshot import Snapshot
 from splax.training.state import TrainState
 
-# Steps from one copy of the state to the next.
-_SNAPSHOT_STEPS = 500
 # Factor of all updates after a run had to go back.
 _BACK_OFF = 0.5
 
 
+def snapshot_steps() -> int:
+    """Steps from one copy of the state to the next.
+
+    A GPU waits for the copy as long as dozens of steps take there, and makes lost ones again in seconds.
+    """
+    return 2_000 if jax.default_backend() == "gpu" else 500
+
+
 def snapshot_due(step: int) -> bool:
     """Whether the state is copied after so many steps."""
-    return step % _SNAPSHOT_STEPS == 0
+    return step % snapshot_steps() == 0
 
 
 class Rollback:
@@ -24,10 +30,13 @@ class Rollback:
 
     def __init__(self) -> None:
         self._snapshot: Snapshot | None = None
+        self._step = -1
 
     def keep(self, state: TrainState) -> None:
-        """Copies a good state, in place of the one kept before."""
-        self._snapshot = Snapshot.take(state)
+        """Copies a good state, in place of the one kept before, unless that is of the same step."""
+        step = int(state.step)
+        if self._snapshot is None or step != self._step:
+            self._snapshot, self._step = Snapshot.take(state), step
 
     def keep_if_due(self, state: TrainState) -> None:
         """The same, if the last one is too long ago."""
@@ -52,7 +61,7 @@ class Rollback:
         if float(state.step_scale) < 1:
             return self._snapshot.state() if spoiled else state, False
         state = self._snapshot.state()._replace(step_scale=jnp.asarray(_BACK_OFF, jnp.float32))
-        self.keep(state)
+        self._snapshot = Snapshot.take(state)
         return state, True
 
     def recover(self, state: TrainState) -> TrainState:

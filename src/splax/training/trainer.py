@@ -377,7 +377,8 @@ class Trainer:
             program = self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
         step_need(program, self._state, photos, self._state.capacity).check()
         # Where the device fails all the same it does so at the first call, and takes the state with it.
-        self._rollback.keep(self._state)
+        with self._stopwatch.part("snapshots"):
+            self._rollback.keep(self._state)
         return program
 
     def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
