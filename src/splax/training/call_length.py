@@ -30,9 +30,9 @@ class CallLength:
 
     def steps(self, step: int, end: int) -> int:
         """How many steps to make after ``step`` of them, in a run up to ``end``."""
-        until = next(s for s in range(step + 1, end + 1) if s == end or self._ends_call(s))
         change = self._config.resolution.next_change(step)
-        return min(until - step, self._length, end if change is None else change - step)
+        furthest = min(end, step + self._length, end if change is None else change)
+        return next((s for s in range(step + 1, furthest) if self._ends_call(s)), furthest) - step
 
     def learn(self, steps_per_second: float) -> None:
         """Takes the speed of a call into account for the next ones."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Bool
 
 from splax.strategies.base import Strategy
 from splax.training.errors import NoGaussianError
@@ -43,7 +43,7 @@ class Refinement:
         self._refine = Programs(refine, static_argnames=("strategy", "tx"))
         self._grow = Programs(grow, static_argnames=("capacity", "strategy", "tx"))
 
-    def __call__(self, state: TrainState) -> tuple[TrainState, Bool[Array, " params"]]:
+    def __call__(self, state: TrainState) -> tuple[TrainState, Bool[np.ndarray, " params"]]:
         """The state after a refinement, and which Params became NaN or infinite in it.
 
         Raises:
@@ -54,17 +54,19 @@ class Refinement:
                 program = self._refine.compile(state, self._extent, strategy=self._strategy, tx=self._tx)
             with self._stopwatch.part("refine"):
                 refined = program(state, self._extent)
-                needed, num_alive = int(refined.num_rows), refined.state.num_alive
+                needed, broken, alive = jax.device_get(
+                    (refined.num_rows, refined.broken, refined.state.alive)
+                )
             if needed <= state.capacity:
                 break
             del refined  # void, and as large as the state
-            state = self._grown(state, self._with_room(needed, state.capacity))
-        if num_alive == 0:
+            state = self._grown(state, self._with_room(int(needed), state.capacity))
+        if not alive.any():
             raise NoGaussianError(
                 f"pruning after step {int(state.step) - 1} left no Gaussian alive. The model holds the state "
                 "before it. More or smaller initial Gaussians, or a lower prune_opacity, may help."
             )
-        return refined.state, refined.broken
+        return refined.state, broken
 
     def prepared(self, state: TrainState, steps: int) -> TrainState:
         """The state at the start of a run of so many steps, with room for what they will add."""

@@ -200,7 +200,8 @@ class Trainer:
                     progress = progress._replace(seconds=self._seconds)
                     self.history.append(progress)
                     bar.show(progress)
-                    self._state.give_to(self.model)
+                    if callbacks:
+                        self._state.give_to(self.model)
                     with self._stopwatch.part("callbacks"):
                         for callback in callbacks:
                             callback(self, progress)
@@ -388,9 +389,9 @@ class Trainer:
         padded[: len(rows)] = rows
         started = time.perf_counter()
         with self._stopwatch.part("steps"):
-            self._state, done, metrics = program(self._state, photos, padded, np.int32(len(rows)))
-            made = int(done)
-        return made, jax.tree.map(np.asarray, metrics), time.perf_counter() - started
+            self._state, *told = program(self._state, photos, padded, np.int32(len(rows)))
+            done, metrics = jax.device_get(told)  # all on their way before the first is waited for
+        return int(done), metrics, time.perf_counter() - started
 
     def _go_back(self, problem: str, *, spoiled: bool) -> None:
         """Returns to the last snapshot, once in a run, to go on with smaller updates.
