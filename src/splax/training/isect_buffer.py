@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
@@ -42,7 +43,7 @@ class IsectBuffer:
         graphdef, state = nnx.split(model)
 
         @jax.jit  # one program for each size of images, where each operation by itself would compile one
-        def count(state: nnx.State, camera: Camera) -> Int[Array, ""]:
+        def count(state: Any, camera: Camera) -> Int[Array, ""]:
             model = nnx.merge(graphdef, state)
             return model.rasterizer.count_isects(model.gaussians.drawable(), camera)
 
