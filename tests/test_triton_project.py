@@ -13,12 +13,13 @@ import splax
 from splax.ops import rasterization
 from splax.ops.intersection import TileLayout
 from splax.ops.parameters import DrawSettings, Parameters, Splats
+from splax.ops.projection import Pinhole, half_extents, is_in_image, may_reach_image, project_columns
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.triton import render as triton
 from splax.ops.triton.prepare import form_gradients, form_of, prepare
 from splax.ops.triton.project import project, project_gradients
 from splax.ops.triton.tiling import Form, Tiling
-from splax.ops.triton.warp import Warp
+from splax.ops.triton.warp import LANES, Warp
 from splax.rasterizer import has_kernels_for, render_unfused, splat
 
 NUM = 64
@@ -153,6 +154,38 @@ def test_rows_equal_those_of_the_separate_steps(both):
     close(prepared.attributes[visible], expected.attributes[visible])
     close(depths[visible], wanted_depths[visible])
     close(means2d[visible], wanted_means2d[visible])
+
+
+def test_warps_that_see_nothing_write_what_the_separate_steps_do():
+    params = make_parameters(0, 0)
+    right = np.asarray(CAMERA.viewmat)[0, :3]
+    # Half of the rows, which are a warp of their own, to the right of the image.
+    means = params.means + 10 * right * (np.arange(NUM) >= LANES)[:, None]
+    params = params._replace(means=means)
+    projected = project(params, CAMERA.viewmat, CAMERA.K, None, SETTINGS, TILING, INTERPRETED)
+    splats, radii, _ = splats_of(params, None, SETTINGS)
+    assert (radii[:LANES] > 0).any() and not (radii[LANES:] > 0).any()
+    np.testing.assert_allclose(projected.radii, radii, rtol=1e-5)
+    np.testing.assert_allclose(projected.means2d[LANES:], splats.means2d[LANES:], rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(projected.prepared.counts == 0, (radii == 0).any(axis=1))
+    assert np.isinf(projected.depths[LANES:]).all()
+
+
+def test_no_gaussian_in_the_image_is_thought_out_of_reach():
+    rng = np.random.default_rng(5)
+    means = rng.normal(size=(20_000, 3)) * (3, 3, 1) + (0, 0, 2)
+    means, quats = jnp.asarray(means[means[:, 2] > 0.02]), rng.normal(size=(4, 20_000))
+    num = len(means)
+    scales = jnp.asarray(np.exp(rng.uniform(-6, 0, (3, num))))
+    turned = list(jnp.asarray(quats / np.linalg.norm(quats, axis=0))[:, :num])
+    rows = [[float(value) for value in row] for row in np.eye(4)[:3]]
+    pinhole = Pinhole(rows, 30.0, 26.0, 11.0, 9.0, TILING.width, TILING.height)
+    ellipses = project_columns(list(means.T), turned, list(scales), pinhole, 0.3)
+    seen = is_in_image(ellipses, half_extents(ellipses, 0.999), pinhole, 0.0)
+    reaches, center = may_reach_image(list(means.T), scales.max(axis=0), pinhole, 0.3)
+    assert (reaches | ~seen).all()
+    assert 0.1 < seen.mean() < reaches.mean() < 0.8
+    np.testing.assert_array_equal(center, [ellipses.x, ellipses.y])
 
 
 def test_gradients_equal_those_of_the_separate_steps(both):

@@ -199,6 +199,26 @@ def is_in_image(ellipses: Ellipses, radii, view: Pinhole, radius_clip: float):
     return (jnp.maximum(radius_x, radius_y) > radius_clip) & in_x & in_y
 
 
+def may_reach_image(means, largest_scale, view: Pinhole, eps2d: float):
+    """Whether Gaussians in front of the camera could be :func:`is_in_image`, however turned and opaque they are.
+
+    No radius of the box is longer than that of the largest scale along the row of the Jacobian.
+
+    Returns:
+        That, and their centres in pixels, two arrays.
+    """
+    x, y, z = (transform_row(row, means) for row in view.rows)
+    variances = [
+        _dot(row, row) * largest_scale * largest_scale + eps2d for row in _jacobian(x / z, y / z, z, view)
+    ]
+    # A little more, for rounding.
+    radius_x, radius_y = (1.01 * MAX_SIGMAS * jnp.sqrt(variance) for variance in variances)
+    center = [view.fx * x / z + view.cx, view.fy * y / z + view.cy]
+    in_x = (center[0] + radius_x > 0) & (center[0] - radius_x < view.width)
+    in_y = (center[1] + radius_y > 0) & (center[1] - radius_y < view.height)
+    return in_x & in_y, center
+
+
 def point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, "3"]:
     """A point one unit in front of the camera."""
     offset = jnp.array([0, 0, 1], viewmat.dtype) - viewmat[:3, 3]
@@ -216,16 +236,20 @@ def transform_row(row, means):
 
 def _projected_axes(u, v, z, unit_quats, scales, view: Pinhole):
     """The two rows, three arrays each, of J W R S: covariance in pixels is their Gram matrix."""
+    rotation = _rotation_columns(unit_quats)
+    return [[scales[j] * _dot(row, rotation[j]) for j in range(3)] for row in _jacobian(u, v, z, view)]
+
+
+def _jacobian(u, v, z, view: Pinhole):
+    """The two rows, three arrays each, of J W: how a centre moves in pixels as it moves in the world."""
     fx, fy, cx, cy = view.fx, view.fy, view.cx, view.cy
     # The linearisation is poor far off the image; gsplat's clamp, 0.3 of half the field of view beyond it.
     margin_x, margin_y = 0.15 * view.width / fx, 0.15 * view.height / fy
     u = jnp.clip(u, -(cx / fx + margin_x), (view.width - cx) / fx + margin_x)
     v = jnp.clip(v, -(cy / fy + margin_y), (view.height - cy) / fy + margin_y)
-    jacobian_x = [fx / z * (view.rows[0][i] - u * view.rows[2][i]) for i in range(3)]
-    jacobian_y = [fy / z * (view.rows[1][i] - v * view.rows[2][i]) for i in range(3)]
-    rotation = _rotation_columns(unit_quats)
     return [
-        [scales[j] * _dot(jacobian, rotation[j]) for j in range(3)] for jacobian in (jacobian_x, jacobian_y)
+        [fx / z * (view.rows[0][i] - u * view.rows[2][i]) for i in range(3)],
+        [fy / z * (view.rows[1][i] - v * view.rows[2][i]) for i in range(3)],
     ]
 
 

@@ -1,5 +1,6 @@
 """What a lane computes of its Gaussian, from stored parameters to a 2D form and a direction."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from splax.ops.parameters import DrawSettings, Parameters
-from splax.ops.projection import Pinhole, is_projectable, point_on_axis, project_columns, transform_row
+from splax.ops.projection import (
+    Pinhole,
+    is_projectable,
+    may_reach_image,
+    point_on_axis,
+    project_columns,
+    transform_row,
+)
 from splax.ops.triton.harmonics import basis_table
 from splax.ops.triton.prepare import form_of
 from splax.ops.triton.tiling import Tiling
@@ -55,13 +63,40 @@ def read_view(camera, tiling: Tiling) -> View:
 def read_geometry(refs, gaussian, mask) -> Geometry:
     """The geometry, from the first four of :func:`inputs`."""
     means, quats, log_scales, logits = refs
-
-    def columns_of(ref, count):
-        return [load(ref, gaussian * count + q, mask) for q in range(count)]
-
     return Geometry(
-        columns_of(means, 3), columns_of(quats, 4), columns_of(log_scales, 3), load(logits, gaussian, mask)
+        read_columns(means, gaussian, 3, mask),
+        read_columns(quats, gaussian, 4, mask),
+        read_columns(log_scales, gaussian, 3, mask),
+        load(logits, gaussian, mask),
     )
+
+
+def read_columns(ref, gaussian, count: int, mask) -> list[jax.Array]:
+    """The row of each lane's Gaussian."""
+    return [load(ref, gaussian * count + q, mask) for q in range(count)]
+
+
+class Outlook(NamedTuple):
+    """What is known of Gaussians before most of their numbers are read.
+
+    Attributes:
+        may_be_seen: whether these numbers can matter; not where one of those known is NaN.
+        center: in pixels; the principal point where it is not finite or not between the planes.
+    """
+
+    may_be_seen: jax.Array
+    center: list[jax.Array]
+
+
+def outlook(mean, log_scale, lives, view: View, settings: DrawSettings) -> Outlook:
+    """From where Gaussians that live are, and how large."""
+    depth = transform_row(view.pinhole.rows[2], mean)
+    between = lives & (depth > settings.near_plane) & (depth < settings.far_plane)
+    between &= is_finite([*mean, *log_scale])
+    mean = [jnp.where(between, value, inside) for value, inside in zip(mean, view.inside, strict=True)]
+    largest = jnp.exp(functools.reduce(jnp.maximum, log_scale))
+    reaches, center = may_reach_image(mean, largest, view.pinhole, settings.eps2d)
+    return Outlook(between & reaches, center)
 
 
 def is_valid(geometry: Geometry, view: View, settings: DrawSettings):

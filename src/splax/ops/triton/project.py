@@ -15,11 +15,14 @@ from splax.ops.parameters import DrawSettings, Parameters
 from splax.ops.projection import half_extents, is_in_image
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.triton.geometry import (
+    Geometry,
     direction_to,
     inputs,
     is_finite,
     is_valid,
     neutral_where_not,
+    outlook,
+    read_columns,
     read_geometry,
     read_view,
     splat,
@@ -83,33 +86,51 @@ def project(
         gaussian = base + lanes()
         exists = gaussian < num
         view = read_view(camera, tiling)
-        geometry = read_geometry((means, quats, log_scales, logits), gaussian, exists)
-        valid = load(alive, gaussian, exists) & is_valid(geometry, view, settings)
-        form, depth, ellipses, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
-        reach = half_extents(ellipses, opacity)
-        valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
-
-        direction = direction_to(geometry.mean, view)
-        basis = read_basis(table, num_bases, load(active_degree, full(0)))
-        color = [SH_C0 * load(sh0, gaussian * _RGB + q, valid) + 0.5 for q in range(_RGB)]
-        if num_bases:
-            bands = sum_harmonics(shN, num_bases, basis, direction, base, valid, warp)
-            color = [a + b for a, b in zip(color, bands, strict=True)]
-        valid &= is_finite(color)
-        color_slopes = pack_slopes(color)
-        color = [jnp.maximum(value, 0) for value in color]
-
+        lives = load(alive, gaussian, exists)
+        mean, log_scale = (
+            read_columns(means, gaussian, 3, exists),
+            read_columns(log_scales, gaussian, 3, exists),
+        )
+        ahead = outlook(mean, log_scale, lives, view, settings)
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
-        form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
-        reach = [jnp.where(valid, value, 0) for value in reach]
-        box, count = tiles_of(form, reach, tiling)
-        store_rows(attributes, base, [*form, *color, depth][:width], valid, warp)
-        store_rows(boxes, base, [*pack_box(box)], valid, warp)
-        store_rows(means2d, base, [form.mean_x, form.mean_y], exists, warp)
-        store_rows(radii, base, reach, exists, warp)
-        store(counts, gaussian, count, exists)
-        store(slopes, gaussian, color_slopes, exists)
-        store(depths, gaussian, jnp.where(count > 0, depth, jnp.inf), exists)
+        some_seen = jnp.max(ahead.may_be_seen.astype(jnp.int32)) > 0
+
+        @pl.when(~some_seen)
+        def _():
+            center = [a + b for a, b in zip(ahead.center, moved, strict=True)]
+            store_rows(means2d, base, center, exists, warp)
+            clear_rows(radii, base, 2, num)
+            store(counts, gaussian, full(0), exists)
+            store(depths, gaussian, jnp.full(LANES, jnp.inf), exists)
+
+        @pl.when(some_seen)
+        def _():
+            others = read_columns(quats, gaussian, 4, exists), log_scale, load(logits, gaussian, exists)
+            geometry = Geometry(mean, *others)
+            valid = lives & is_valid(geometry, view, settings)
+            form, depth, ellipses, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
+            reach = half_extents(ellipses, opacity)
+            valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
+
+            direction = direction_to(geometry.mean, view)
+            basis = read_basis(table, num_bases, load(active_degree, full(0)))
+            color = [SH_C0 * load(sh0, gaussian * _RGB + q, valid) + 0.5 for q in range(_RGB)]
+            if num_bases:
+                bands = sum_harmonics(shN, num_bases, basis, direction, base, valid, warp)
+                color = [a + b for a, b in zip(color, bands, strict=True)]
+            valid &= is_finite(color)
+            store(slopes, gaussian, pack_slopes(color), exists)
+            color = [jnp.maximum(value, 0) for value in color]
+
+            form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
+            reach = [jnp.where(valid, value, 0) for value in reach]
+            box, count = tiles_of(form, reach, tiling)
+            store_rows(attributes, base, [*form, *color, depth][:width], valid, warp)
+            store_rows(boxes, base, [*pack_box(box)], valid, warp)
+            store_rows(means2d, base, [form.mean_x, form.mean_y], exists, warp)
+            store_rows(radii, base, reach, exists, warp)
+            store(counts, gaussian, count, exists)
+            store(depths, gaussian, jnp.where(count > 0, depth, jnp.inf), exists)
 
     sizes = [(num * width, jnp.float32), (num * 2, jnp.int32), (num, jnp.int32), (num, jnp.int8)]
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
