@@ -15,7 +15,7 @@ from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import Warp
 
 INTERPRETED = Warp(interpret=True)
-BLOCK = compaction._BLOCK
+BLOCK = compaction.BLOCK
 
 
 def some_drawn(num: int, fraction: float, seed: int = 0):

@@ -12,7 +12,7 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 # Steps of 32 rows that one warp looks at; all are loaded before the first is used.
 _STEPS = 16
-_BLOCK = _STEPS * LANES
+BLOCK = _STEPS * LANES
 
 
 def drawn_first(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> tuple[jax.Array, jax.Array]:
@@ -36,7 +36,7 @@ def drawn_first(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> 
 
     def kernel(counts, depths, ends, kept_keys, kept_rows):
         block = pl.program_id(0)
-        rows = _rows_of(block)
+        rows = rows_of(block)
         drawn = [load(counts, row, row < num) > 0 for row in rows]
         keys = [lax.bitcast_convert_type(load(depths, row, row < num), jnp.uint32) for row in rows]
         before = full(jnp.where(block > 0, ends[jnp.maximum(block - 1, 0)], 0))
@@ -61,14 +61,14 @@ def _count_drawn(counts, warp):
 
     def kernel(counts, drawn):
         block = pl.program_id(0)
-        flags = [load(counts, row, row < num) > 0 for row in _rows_of(block)]
+        flags = [load(counts, row, row < num) > 0 for row in rows_of(block)]
         drawn[block] = jnp.sum(sum(flag.astype(jnp.int32) for flag in flags))
 
-    num_blocks = -(-num // _BLOCK)
+    num_blocks = -(-num // BLOCK)
     shape = jax.ShapeDtypeStruct((num_blocks,), jnp.int32)
     return warp.launch("count_drawn", kernel, (num_blocks,), shape, counts)
 
 
-def _rows_of(block):
+def rows_of(block):
     """The rows of a block, 32 a step."""
-    return [block * _BLOCK + step * LANES + lanes() for step in range(_STEPS)]
+    return [block * BLOCK + step * LANES + lanes() for step in range(_STEPS)]

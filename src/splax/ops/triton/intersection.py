@@ -16,6 +16,7 @@ from splax.ops.triton.compaction import drawn_first
 from splax.ops.triton.footprint import reaches_box, tile_span
 from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
 from splax.ops.triton.search import lower_bound, shared_lower_bound
+from splax.ops.triton.slots import number_slots
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
@@ -33,7 +34,7 @@ class TileLists(NamedTuple):
         ids: subtile bits above the number of the Gaussian, [M] int32.
         slots: slot of each pair, [M]; None if they were not asked for.
         offsets: first pair of each tile, [T + 1].
-        first: first slot of each Gaussian, [N]; None without slots.
+        first: first slot of each Gaussian, [N], 0 where it has none; None without slots.
         counts: pairs of each Gaussian, [N].
         num_isects: pairs there are; above M the lists are incomplete.
     """
@@ -67,15 +68,14 @@ def make_lists(
             f"an image of {tiling.width} x {tiling.height} pixels has more than {MOST_TILES_A_SIDE:,} tiles of "
             f"{tiling.tile_size} a side; use a larger tile_size, a smaller image or implementation='xla_vjp'."
         )
-    counts, num = prepared.counts, depths.shape[0]
+    counts = prepared.counts
     order = _front_to_back(counts, depths, capacity, warp)
-    ends = jnp.cumsum(counts[order], dtype=jnp.int32)
+    ends, first = number_slots(counts, order, warp, with_first=with_slots)
     tiles, ids, *numbers = _emit(ends, order, prepared, tiling, capacity, warp, with_slots)
-    slots = first = None
+    slots = None
     if with_slots:
         tiles, slots = _sort(tiles, *numbers)
         ids = ids[slots]
-        first = jnp.zeros(num, jnp.int32).at[order].set(ends - counts[order], unique_indices=True)
     else:
         tiles, ids = _sort(tiles, ids)
     offsets = _tile_offsets(tiles, tiling.num_tiles, warp)

@@ -6,6 +6,8 @@ one PTX instruction each. Interpreted, the same functions are plain JAX, so that
 """
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -76,6 +78,14 @@ class Warp(NamedTuple):
         ask = f"{{ .reg .pred p; setp.ne.s32 p, $1, 0; vote.sync.ballot.b32 $0, p, {_ALL}; }}"
         return _asm(ask, "=r,r", jnp.int32, flag)
 
+    def running_sum(self, x: jax.Array) -> jax.Array:
+        """Sum of each lane's value and those of the lanes before it."""
+        distance = 1
+        while distance < LANES:
+            x = x + jnp.where(lanes() >= distance, self.from_lane(x, jnp.maximum(lanes() - distance, 0)), 0)
+            distance *= 2
+        return x
+
     def exp2(self, x: jax.Array) -> jax.Array:
         """2^x, within two units in the last place."""
         return jnp.exp2(x) if self.interpret else _asm("ex2.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
@@ -118,8 +128,18 @@ class Warp(NamedTuple):
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
 
-    def launch(self, name: str, kernel, grid: tuple[int, ...], out_shape, *args):
+    def launch(
+        self,
+        name: str,
+        kernel,
+        grid: tuple[int, ...],
+        out_shape,
+        *args,
+        in_place: Mapping[int, int] = MappingProxyType({}),
+    ):
         """Runs one-warp programs over flat arrays, under a name that profilers show.
+
+        ``in_place``: for each argument that an output starts as, the number of that output.
 
         Raises:
             ValueError: if an array has more elements than the 32-bit integers of a kernel can number.
@@ -139,6 +159,7 @@ class Warp(NamedTuple):
             in_specs=[anywhere] * len(args),
             out_specs=jax.tree.map(lambda _: anywhere, out_shape),
             compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
+            input_output_aliases=in_place,
             interpret=self.interpret,
             name=name,
         )(*args)
