@@ -33,6 +33,7 @@ def expected(counts: np.ndarray, order: np.ndarray):
     ("num", "num_drawn", "room", "with_first"),
     [
         (1, 1, 1, True),
+        (12, 9, 12, True),
         (BLOCK, BLOCK, BLOCK, True),
         (BLOCK + 33, 0, BLOCK + 33, True),
         (2 * BLOCK + 5, BLOCK, 2 * BLOCK + 5, True),

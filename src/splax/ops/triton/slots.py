@@ -109,9 +109,12 @@ def _has_pairs(counts, order, block):
 
 
 def _gather(counts, order, ranks):
-    """Gaussians of some ranks and their counts, 0 behind the last rank; all are loaded before one is used."""
-    gaussians = [load(order, rank, rank < order.shape[0]) for rank in ranks]
-    their_counts = [
-        load(counts, gaussian, rank < order.shape[0]) for rank, gaussian in zip(ranks, gaussians, strict=True)
-    ]
-    return gaussians, their_counts
+    """Gaussians of some ranks and their counts; all are loaded before one is used.
+
+    Behind the last rank the count is 0, and the number is none: an interpreted kernel writes all lanes, those that
+    are off what was there before, so that no two may name the same element.
+    """
+    exist = [rank < order.shape[0] for rank in ranks]
+    gaussians = [load(order, rank, on) for rank, on in zip(ranks, exist, strict=True)]
+    gaussians = [jnp.where(on, x, counts.shape[0]) for x, on in zip(gaussians, exist, strict=True)]
+    return gaussians, [load(counts, x, on) for x, on in zip(gaussians, exist, strict=True)]
