@@ -224,12 +224,12 @@ def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch):
     job = triton.Job(SETTINGS, TILING, ROOM, warp, functools.partial(splat, size=SIZE, settings=SETTINGS))
 
     def there_and_back(params, offset, v_channels):
-        (rendered, pull) = jax.vjp(
-            lambda floats, offset: triton.render(Parameters(*floats, *params[6:]), *view, offset, job)[:3],
-            params[:6],
-            offset,
-        )
-        return pull((v_channels, rendered[1], offset))
+        def draw(floats, offset):
+            rendered = triton.render(Parameters(*floats, *params[6:]), *view, offset, job)
+            return rendered.channels, rendered.alpha, rendered.means2d
+
+        (_, alpha, _), pull = jax.vjp(draw, params[:6], offset)
+        return pull((v_channels, alpha, offset))
 
     v_channels = jnp.zeros((SIZE.height, SIZE.width, 4))
     traced = jax.jit(there_and_back).trace(params, jnp.zeros((NUM, 2)), v_channels)

@@ -66,6 +66,7 @@ def test_a_batch_is_numbered_as_each_of_its_views():
     ends, first = jax.vmap(lambda counts, order: number_slots(counts, order, INTERPRETED, with_first=True))(
         counts, order
     )
+    assert first is not None
     for i, view in enumerate(views):
         wanted_ends, wanted_first = expected(*view)
         np.testing.assert_array_equal(ends[i], wanted_ends)
