@@ -1,6 +1,7 @@
 """The kernels from stored parameters to rows and back, interpreted on a CPU, against the same in plain XLA."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -225,7 +226,7 @@ def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch):
 
     def there_and_back(params, offset, v_channels):
         def draw(floats, offset):
-            rendered = triton.render(Parameters(*floats, *params[6:]), *view, offset, job)
+            rendered: Any = triton.render(Parameters(*floats, *params[6:]), *view, offset, job)
             return rendered.channels, rendered.alpha, rendered.means2d
 
         (_, alpha, _), pull = jax.vjp(draw, params[:6], offset)
