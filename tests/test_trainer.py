@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -314,6 +315,27 @@ def test_a_buffer_that_the_trainer_chose_is_large_enough(scene, dense_reference)
     trainer = make_dense_trainer(scene, isect_capacity=None)
     trainer.fit(20)
     assert_close(params_of(trainer), dense_reference.params, atol=1e-5)
+
+
+def test_rows_that_grew_are_let_go_of_before_the_refinement_is_tried_again(scene):
+    """The moment of the most memory: the state in more rows, and what the refinement makes of it."""
+    trainer: Any = make_dense_trainer(scene, strategy=GROWING, steps=8)
+    refine, seen, capacities = trainer._refine, [], []
+
+    class Watching:
+        def __call__(self, state):
+            smaller = [ref for capacity, ref in seen if capacity < state.capacity]
+            assert not any(ref() is not None for ref in smaller)
+            capacities.append(state.capacity)
+            seen.append((state.capacity, weakref.ref(state.params["gaussians"]["means"])))
+            return refine(state)
+
+        def __getattr__(self, name):
+            return getattr(refine, name)
+
+    trainer._refine = Watching()
+    trainer.fit(5)
+    assert len(set(capacities)) > 1
 
 
 def test_rows_grow_when_they_are_full(scene):

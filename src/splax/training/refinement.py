@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import optax
@@ -13,6 +15,20 @@ from splax.training.programs import Programs
 from splax.training.room import Room, room_of_device
 from splax.training.state import TrainState, grow, refine
 from splax.training.stopwatch import Stopwatch
+
+
+class Outcome(NamedTuple):
+    """What a refinement came to.
+
+    Attributes:
+        state: the new one; None if it needs more rows than there are.
+        num_rows: rows that it needs.
+        broken: which Params became NaN or infinite in it.
+    """
+
+    state: TrainState | None
+    num_rows: int
+    broken: Bool[np.ndarray, " params"]
 
 
 class Refinement:
@@ -43,30 +59,29 @@ class Refinement:
         self._refine = Programs(refine, static_argnames=("strategy", "tx"))
         self._grow = Programs(grow, static_argnames=("capacity", "strategy", "tx"))
 
-    def __call__(self, state: TrainState) -> tuple[TrainState, Bool[np.ndarray, " params"]]:
-        """The state after a refinement, and which Params became NaN or infinite in it.
+    def __call__(self, state: TrainState) -> Outcome:
+        """What a refinement makes of the state.
 
         Raises:
             NoGaussianError: if no Gaussian would be left alive.
         """
-        while True:
-            with self._stopwatch.part("compile"):
-                program = self._refine.compile(state, self._extent, strategy=self._strategy, tx=self._tx)
-            with self._stopwatch.part("refine"):
-                refined = program(state, self._extent)
-                needed, broken, alive = jax.device_get(
-                    (refined.num_rows, refined.broken, refined.state.alive)
-                )
-            if needed <= state.capacity:
-                break
-            del refined  # void, and as large as the state
-            state = self._grown(state, self._with_room(int(needed), state.capacity))
+        with self._stopwatch.part("compile"):
+            program = self._refine.compile(state, self._extent, strategy=self._strategy, tx=self._tx)
+        with self._stopwatch.part("refine"):
+            refined = program(state, self._extent)
+            needed, broken, alive = jax.device_get((refined.num_rows, refined.broken, refined.state.alive))
+        if needed > state.capacity:
+            return Outcome(None, int(needed), broken)
         if not alive.any():
             raise NoGaussianError(
                 f"pruning after step {int(state.step) - 1} left no Gaussian alive. The model holds the state "
                 "before it. More or smaller initial Gaussians, or a lower prune_opacity, may help."
             )
-        return refined.state, broken
+        return Outcome(refined.state, int(needed), broken)
+
+    def with_rows(self, state: TrainState, needed: int) -> TrainState:
+        """The same state with as many rows as are needed, and some more."""
+        return self._grown(state, self._with_room(needed, state.capacity))
 
     def prepared(self, state: TrainState, steps: int) -> TrainState:
         """The state at the start of a run of so many steps, with room for what they will add."""
