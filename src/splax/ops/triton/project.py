@@ -1,8 +1,9 @@
 """Everything that happens once per Gaussian, in one pass over memory: one lane a Gaussian.
 
 Forward: which rows can be drawn, activations, projection, colour, and what :mod:`prepare` writes. Backward: from
-the sums over pixels to the gradients of the stored parameters. XLA would make some thirty passes of it. Warps all of
-whose rows are out of the picture cost their centres and sizes in the first pass, and next to nothing in the second.
+the sums over pixels to the gradients of the stored parameters. XLA would make some thirty passes of it. Warps
+whose rows are all out of the picture cost their centres and sizes in the first pass, and next to nothing in the
+second.
 """
 
 from typing import NamedTuple
