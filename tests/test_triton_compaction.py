@@ -7,15 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.triton import compaction
-from splax.ops.triton.compaction import drawn_first
+from splax.ops.triton.compaction import BLOCK, drawn_first
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared
-from splax.ops.triton.tiling import Tiling
+from splax.ops.triton.tiling import ID_MASK, Tiling
 from splax.ops.triton.warp import Warp
 
 INTERPRETED = Warp(interpret=True)
-BLOCK = compaction.BLOCK
 
 
 def some_drawn(num: int, fraction: float, seed: int = 0):
@@ -84,7 +82,7 @@ def test_lists_with_less_room_than_rows_are_those_with_more(with_slots):
         )
 
     few, many = lists(drawn + 3), lists(num)
-    np.testing.assert_array_equal(few.ids[:drawn] & 0xFFFFFFF, np.argsort(depths, kind="stable")[:drawn])
+    np.testing.assert_array_equal(few.ids[:drawn] & ID_MASK, np.argsort(depths, kind="stable")[:drawn])
     np.testing.assert_array_equal(few.ids[:drawn], many.ids[:drawn])
     np.testing.assert_array_equal(few.offsets, many.offsets)
     assert few.num_isects == many.num_isects == drawn
@@ -100,4 +98,4 @@ def test_lists_without_room_for_all_count_all():
     assert lists.num_isects == int(prepared.counts.sum()) > 100
     assert int(lists.offsets[-1]) == 100
     kept = np.flatnonzero(prepared.counts)[:100]
-    np.testing.assert_array_equal(lists.ids & 0xFFFFFFF, kept[np.argsort(depths[kept])])
+    np.testing.assert_array_equal(lists.ids & ID_MASK, kept[np.argsort(depths[kept])])
