@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splax.ops.triton import block_sums
 from splax.ops.triton.compaction import BLOCK, drawn_first
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared
@@ -40,7 +41,10 @@ def partition(counts: np.ndarray, room: int) -> np.ndarray:
         (2 * BLOCK + 1, 1.0, 300),
     ],
 )
-def test_drawn_rows_come_first_and_in_order(num, fraction, room):
+@pytest.mark.parametrize("cumsum", [False, True])
+def test_drawn_rows_come_first_and_in_order(num, fraction, room, cumsum, monkeypatch):
+    if cumsum:
+        monkeypatch.setattr(block_sums, "_MOST_BLOCKS", 0)
     counts, depths = some_drawn(num, fraction)
     keys, rows = drawn_first(jnp.asarray(counts), jnp.asarray(depths), room, INTERPRETED)
     wanted = partition(counts, room)

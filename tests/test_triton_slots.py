@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splax.ops.intersection import saturating_sum
+from splax.ops.triton import block_sums
 from splax.ops.triton.compaction import BLOCK
 from splax.ops.triton.slots import number_slots
 from splax.ops.triton.warp import Warp
@@ -41,33 +43,48 @@ def expected(counts: np.ndarray, order: np.ndarray):
         (3 * BLOCK, 2 * BLOCK, BLOCK + 7, True),
     ],
 )
-def test_slots_are_running_sums(num, num_drawn, room, with_first):
+@pytest.mark.parametrize("cumsum", [False, True])
+def test_slots_are_running_sums(num, num_drawn, room, with_first, cumsum, monkeypatch):
     counts, order = shuffled(num, num_drawn, room)
-    ends, first = number_slots(jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=with_first)
+    if cumsum:
+        monkeypatch.setattr(block_sums, "_MOST_BLOCKS", 0)
+    ends, total, first = number_slots(
+        jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=with_first
+    )
     wanted_ends, wanted_first = expected(counts, order)
     np.testing.assert_array_equal(ends, wanted_ends)
+    assert total == counts[order].sum()
     if with_first:
         np.testing.assert_array_equal(first, wanted_first)
     else:
         assert first is None
 
 
-def test_too_many_pairs_wrap_around_as_integers_do():
-    counts, order = shuffled(BLOCK + 3, BLOCK + 3, BLOCK + 3, most=2**28)
-    ends, _ = number_slots(jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=False)
-    assert ends.min() < 0
+@pytest.mark.parametrize(("num", "most"), [(5 * BLOCK, 2**22), (BLOCK + 3, 2**28), (BLOCK, 2**31 - 1)])
+def test_ends_wrap_around_as_integers_do_and_the_total_stays_at_the_largest(num, most):
+    counts, order = shuffled(num, num, num, most)
+    ends, total, _ = number_slots(jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=False)
+    assert ends.min() < 0 and counts.sum(dtype=np.int64) > 2**31
     np.testing.assert_array_equal(ends, expected(counts, order)[0])
+    assert total == saturating_sum(jnp.asarray(counts)) == 2**31 - 1
+
+
+def test_a_total_that_just_fits_is_exact():
+    counts, order = np.full(4 * BLOCK - 9, 2**20, np.int32), np.arange(4 * BLOCK - 9, dtype=np.int32)
+    slots = number_slots(jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=True)
+    assert slots.total == slots.ends[-1] == len(counts) * 2**20
 
 
 def test_a_batch_is_numbered_as_each_of_its_views():
     num, room = BLOCK + 40, BLOCK + 9
     views = [shuffled(num, num_drawn, room, seed=num_drawn) for num_drawn in (0, 60, BLOCK + 9)]
     counts, order = (jnp.asarray(np.stack(x)) for x in zip(*views, strict=True))
-    ends, first = jax.vmap(lambda counts, order: number_slots(counts, order, INTERPRETED, with_first=True))(
-        counts, order
-    )
+    ends, totals, first = jax.vmap(
+        lambda counts, order: number_slots(counts, order, INTERPRETED, with_first=True)
+    )(counts, order)
     assert first is not None
     for i, view in enumerate(views):
         wanted_ends, wanted_first = expected(*view)
         np.testing.assert_array_equal(ends[i], wanted_ends)
+        assert totals[i] == view[0].sum()
         np.testing.assert_array_equal(first[i], wanted_first)

@@ -103,8 +103,12 @@ def count_isects(projection: Projection, *, width: int, height: int, tile_size: 
 
 def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
     """Sum that stays at the largest int32 instead of wrapping."""
-    wraps = counts.astype(jnp.float32).sum() > 0.999 * _MAX_INT32
-    return jnp.where(wraps, _MAX_INT32, counts.sum(dtype=jnp.int32))
+    return saturate(counts.sum(dtype=jnp.int32), counts.astype(jnp.float32).sum())
+
+
+def saturate(total: Int[Array, ""], about: Float[Array, ""]) -> Int[Array, ""]:
+    """A sum of int32 that may have wrapped around, or the largest int32 if the same sum in floats says so."""
+    return jnp.where(about > 0.999 * _MAX_INT32, _MAX_INT32, total)
 
 
 def intersect_tiles(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from splax.ops.triton.block_sums import before_and_total, combine
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 # Steps of 32 rows that one warp looks at; all are loaded before the first is used.
@@ -31,16 +32,14 @@ def drawn_first(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> 
     """
     num = counts.shape[0]
     assert room <= num  # or the last places would not be written
-    ends = jnp.cumsum(_count_drawn(counts, warp), dtype=jnp.int32)
-    num_blocks = ends.shape[0]
 
-    def kernel(counts, depths, ends, kept_keys, kept_rows):
+    def kernel(counts, depths, sums, kept_keys, kept_rows):
         block = pl.program_id(0)
         rows = rows_of(block)
         drawn = [load(counts, row, row < num) > 0 for row in rows]
         keys = [lax.bitcast_convert_type(load(depths, row, row < num), jnp.uint32) for row in rows]
-        before = full(jnp.where(block > 0, ends[jnp.maximum(block - 1, 0)], 0))
-        total = ends[num_blocks - 1]
+        before, total = before_and_total(sums, block)
+        before = full(before)
         for row, is_drawn, key in zip(rows, drawn, keys, strict=True):
             bits = warp.ballot(is_drawn)
             drawn_before = before + lax.population_count(bits & ((1 << lanes()) - 1))
@@ -51,7 +50,8 @@ def drawn_first(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> 
             before = before + lax.population_count(bits)
 
     shapes = [jax.ShapeDtypeStruct((room,), jnp.uint32), jax.ShapeDtypeStruct((room,), jnp.int32)]
-    keys, rows = warp.launch("drawn_first", kernel, (num_blocks,), shapes, counts, depths, ends)
+    sums = _count_drawn(counts, warp)
+    keys, rows = warp.launch("drawn_first", kernel, sums.shape, shapes, counts, depths, combine(sums))
     return keys, rows
 
 

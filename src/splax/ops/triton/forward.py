@@ -16,19 +16,15 @@ from jax.experimental import pallas as pl
 
 from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.triton.intersection import TileLists
+from splax.ops.triton.tile_ranges import BUCKET_SIZE
 from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, columns_of
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, lowest_bit, store, zeros
 
-# Pairs between two stored states; a multiple of 32. Shorter buckets give the backward pass more programs, longer
-# ones less memory.
-BUCKET_SIZE = 256
 # Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
 _UNROLL = 4
 # Numbers that a lane keeps of its pixels' channels, a multiple of 64; more channels than fit are drawn in several
 # passes, since kernels whose registers spill are slow, to compile most of all.
 _CHANNELS_PER_LANE = 64
-# Lists longer than this are drawn first.
-_LONG_LIST = 1024
 
 
 class Checkpoints(NamedTuple):
@@ -72,19 +68,8 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
         Channels [H, W, C], alpha [H, W], and the checkpoints or None.
     """
     num_channels, most = attributes.shape[1] - FORM, channels_per_draw(tiling)
-    starts = _checkpoint_starts(lists.offsets) if save else lists.offsets
-    order = _long_lists_first(lists.offsets)
     passes = [
-        _draw(
-            lists,
-            starts,
-            order,
-            attributes,
-            range(first, min(first + most, num_channels)),
-            tiling,
-            warp,
-            save,
-        )
+        _draw(lists, attributes, range(first, min(first + most, num_channels)), tiling, warp, save)
         # An image without channels still has an alpha.
         for first in range(0, max(num_channels, 1), most)
     ]
@@ -92,11 +77,11 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
     image = images[0] if len(images) == 1 else jnp.concatenate(images, axis=2)
     if not save:
         return image, alphas[0], None
-    _, owner, walked = saved[0]
-    return image, alphas[0], Checkpoints([states for states, _, _ in saved], owner, starts, walked)
+    states, (owner, *_), (walked, *_) = zip(*saved, strict=True)
+    return image, alphas[0], Checkpoints(list(states), owner, lists.checkpoint_starts, walked)
 
 
-def _draw(lists, starts, order, attributes, channels, tiling, warp, save):
+def _draw(lists, attributes, channels, tiling, warp, save):
     """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
     stride, num_channels = attributes.shape[1], len(channels)
     columns = (*range(FORM), *(FORM + q for q in channels))
@@ -182,26 +167,12 @@ def _draw(lists, starts, order, attributes, channels, tiling, warp, save):
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],
         lists.ids,
         lists.offsets,
-        starts,
-        order,
+        lists.checkpoint_starts,
+        lists.order,
         attributes.reshape(-1),
     )
     shape = (tiling.height, tiling.width)
     return image.reshape(*shape, num_channels), alpha.reshape(shape), saved
-
-
-def _long_lists_first(offsets):
-    """Order of the tiles that lets the longest lists not begin last, when nothing runs beside them any more."""
-    long = (offsets[1:] - offsets[:-1]) > _LONG_LIST
-    nth_long = jnp.cumsum(long, dtype=jnp.int32)
-    tiles = jnp.arange(long.shape[0], dtype=jnp.int32)
-    place = jnp.where(long, nth_long - 1, nth_long[-1] + tiles - nth_long)
-    return jnp.zeros_like(tiles).at[place].set(tiles, unique_indices=True)
-
-
-def _checkpoint_starts(offsets):
-    counts = jnp.maximum(-(-(offsets[1:] - offsets[:-1]) // BUCKET_SIZE) - 1, 0)
-    return jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(counts, dtype=jnp.int32)])
 
 
 def _store_state(states, state, pixels, walked, start, state_size, tiling):

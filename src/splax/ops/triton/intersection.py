@@ -17,6 +17,7 @@ from splax.ops.triton.footprint import reaches_box, tile_span
 from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
 from splax.ops.triton.search import lower_bound, shared_lower_bound
 from splax.ops.triton.slots import number_slots
+from splax.ops.triton.tile_ranges import tile_ranges
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
@@ -33,7 +34,7 @@ class TileLists(NamedTuple):
     Attributes:
         ids: subtile bits above the number of the Gaussian, [M] int32.
         slots: slot of each pair, [M]; None if they were not asked for.
-        offsets: first pair of each tile, [T + 1].
+        offsets, order, checkpoint_starts: see :class:`TileRanges`.
         first: first slot of each Gaussian, [N], 0 where it has none; None without slots.
         counts: pairs of each Gaussian, [N].
         num_isects: pairs there are; above M the lists are incomplete.
@@ -42,6 +43,8 @@ class TileLists(NamedTuple):
     ids: jax.Array
     slots: jax.Array | None
     offsets: jax.Array
+    order: jax.Array
+    checkpoint_starts: jax.Array
     first: jax.Array | None
     counts: jax.Array
     num_isects: jax.Array
@@ -70,7 +73,7 @@ def make_lists(
         )
     counts = prepared.counts
     order = _front_to_back(counts, depths, capacity, warp)
-    ends, first = number_slots(counts, order, warp, with_first=with_slots)
+    ends, total, first = number_slots(counts, order, warp, with_first=with_slots)
     tiles, ids, *numbers = _emit(ends, order, prepared, tiling, capacity, warp, with_slots)
     slots = None
     if with_slots:
@@ -78,8 +81,10 @@ def make_lists(
         ids = ids[slots]
     else:
         tiles, ids = _sort(tiles, ids)
-    offsets = _tile_offsets(tiles, tiling.num_tiles, warp)
-    return TileLists(ids, slots, offsets, first, counts, saturating_sum(counts))
+    ranges = tile_ranges(tiles, tiling.num_tiles, warp)
+    # Where there are fewer ranks than Gaussians, some of these may have pairs that no rank has.
+    num_isects = total if order.shape == counts.shape else saturating_sum(counts)
+    return TileLists(ids, slots, *ranges, first, counts, num_isects)
 
 
 def _front_to_back(counts, depths, capacity, warp):
@@ -195,19 +200,3 @@ def _subtile_bits(form, column, row, tiling):
         y = row * size + (subtile // (size // side)) * side
         bits |= reaches_box(form, x, y, side).astype(jnp.int32) << subtile
     return bits
-
-
-def _tile_offsets(tiles, num_tiles, warp):
-    def kernel(tiles, offsets):
-        tile = pl.program_id(0) * LANES + lanes()
-        store(offsets, tile, _lower_bound(tiles, tiles.shape[0], tile), tile <= num_tiles)
-
-    shape = jax.ShapeDtypeStruct((num_tiles + 1,), jnp.int32)
-    return warp.launch("tile_offsets", kernel, (num_tiles // LANES + 1,), shape, tiles)
-
-
-def _lower_bound(values, length, targets):
-    def value_at(index, mask):
-        return load(values, index, mask)
-
-    return lower_bound(value_at, full(0), full(length), length, targets)

@@ -16,14 +16,26 @@ def lower_bound(value_at, low, high, longest: int, targets):
         longest: no range is longer.
         targets: what each lane looks for.
     """
+    return lower_bounds(value_at, low, high, longest, [targets])[0]
+
+
+def lower_bounds(value_at, low, high, longest: int, targets: list) -> list:
+    """:func:`lower_bound` of several targets a lane at once: loads of one do not wait for those of another."""
 
     def halve(_, bounds):
-        low, high = bounds
-        middle, goes_on = (low + high) // 2, low < high
-        below = (value_at(middle, goes_on).astype(jnp.int32) < targets) & goes_on
-        return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
+        middles = [low + ((high - low) >> 1) for low, high in bounds]
+        values = [
+            value_at(middle, low < high).astype(jnp.int32)
+            for middle, (low, high) in zip(middles, bounds, strict=True)
+        ]
+        halves = []
+        for value, target, middle, (low, high) in zip(values, targets, middles, bounds, strict=True):
+            below = (value < target) & (low < high)
+            halves.append((jnp.where(below, middle + 1, low), jnp.where(below, high, middle)))
+        return halves
 
-    return lax.fori_loop(0, int(longest).bit_length(), halve, (low, high))[0]
+    bounds = [(low, high)] * len(targets)
+    return [low for low, _ in lax.fori_loop(0, int(longest).bit_length(), halve, bounds)]
 
 
 def shared_lower_bound(values, length: int, target, warp: Warp):

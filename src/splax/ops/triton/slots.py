@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from splax.ops.intersection import saturate
+from splax.ops.triton.block_sums import before_and_total, combine, sum_all
 from splax.ops.triton.compaction import BLOCK, rows_of
 from splax.ops.triton.warp import LANES, Warp, full, load, store
 
@@ -18,15 +20,17 @@ class Slots(NamedTuple):
 
     Attributes:
         ends: slot behind the last one of each rank, [R].
+        total: pairs of all ranks, []; the largest int32 if there are more.
         first: first slot of each Gaussian, [N]; 0 where it has none. None if it was not asked for.
     """
 
     ends: jax.Array
+    total: jax.Array
     first: jax.Array | None
 
 
 def number_slots(counts: jax.Array, order: jax.Array, warp: Warp, *, with_first: bool) -> Slots:
-    """Gives slots to all pairs, Gaussian after Gaussian; int32 wraps around if there are too many.
+    """Gives slots to all pairs, Gaussian after Gaussian; the ends wrap around if there are too many for int32.
 
     Args:
         counts: pairs of each Gaussian, [N].
@@ -35,21 +39,18 @@ def number_slots(counts: jax.Array, order: jax.Array, warp: Warp, *, with_first:
         with_first: whether the first slot of each Gaussian is needed.
     """
     num, num_ranks = counts.shape[0], order.shape[0]
-    sums, *first = _sum_blocks(counts, order, warp, with_first)
-    block_ends = jnp.cumsum(sums, dtype=jnp.int32)
+    sums, about, *first = _sum_blocks(counts, order, warp, with_first)
 
-    def kernel(counts, order, block_ends, *refs):
-        ends, *first = refs[with_first:]
+    def kernel(counts, order, sums, about, *refs):
+        ends, total, *first = refs[with_first:]
         block = pl.program_id(0)
         ranks = rows_of(block)
         has_pairs = _has_pairs(counts, order, block)
-        total = block_ends[block_ends.shape[0] - 1]
-        before = jnp.where(block > 0, block_ends[jnp.maximum(block - 1, 0)], 0)
 
         @pl.when(has_pairs)
         def _():
             gaussians, their_counts = _gather(counts, order, ranks)
-            last = full(before)
+            last = full(before_and_total(sums, block)[0])
             for rank, gaussian, count in zip(ranks, gaussians, their_counts, strict=True):
                 end = last + warp.running_sum(count)
                 store(ends, rank, end, rank < num_ranks)
@@ -59,46 +60,55 @@ def number_slots(counts: jax.Array, order: jax.Array, warp: Warp, *, with_first:
 
         @pl.when(~has_pairs)
         def _():
+            end = full(before_and_total(sums, block)[1])
             for rank in ranks:
-                store(ends, rank, full(total), rank < num_ranks)
+                store(ends, rank, end, rank < num_ranks)
 
-    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in [num_ranks] + [num] * with_first]
-    ends, *first = warp.launch(
+        @pl.when(block == 0)
+        def _():
+            total[0] = saturate(before_and_total(sums, block)[1], sum_all(about))
+
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in [num_ranks, 1] + [num] * with_first]
+    ends, total, *first = warp.launch(
         "number_slots",
         kernel,
         (-(-num_ranks // BLOCK),),
         shapes,
-        *(counts, order, block_ends, *first),
-        in_place={3: 1} if with_first else {},
+        *(counts, order, combine(sums), about, *first),
+        in_place={4: 2} if with_first else {},
     )
-    return Slots(ends, first[0] if with_first else None)
+    return Slots(ends, total.reshape(()), first[0] if with_first else None)
 
 
 def _sum_blocks(counts, order, warp, with_zeros):
-    """Pairs of each block of ranks and, if wanted, a 0 for each Gaussian."""
+    """Pairs of each block of ranks, also in floats, which never wrap; and a 0 for each Gaussian, if wanted."""
     num = counts.shape[0]
     # Not all Gaussians have a rank: what no block of ranks reaches is for others to clear.
     num_blocks = -(-(num if with_zeros else order.shape[0]) // BLOCK)
 
-    def kernel(counts, order, sums, *zeros):
+    def kernel(counts, order, sums, about, *zeros):
         block = pl.program_id(0)
         ranks = rows_of(block)
         has_pairs = _has_pairs(counts, order, block)
 
         @pl.when(has_pairs)
         def _():
-            sums[block] = jnp.sum(sum(_gather(counts, order, ranks)[1]))
+            _, their_counts = _gather(counts, order, ranks)
+            sums[block] = jnp.sum(sum(their_counts))
+            about[block] = jnp.sum(sum(count.astype(jnp.float32) for count in their_counts))
 
         @pl.when(~has_pairs)
         def _():
             sums[block] = 0
+            about[block] = 0.0
 
         # A program that runs anyway: XLA would start one of its own for them.
         for ref in zeros:
             for row in ranks:
                 store(ref, row, full(0), row < num)
 
-    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in [num_blocks] + [num] * with_zeros]
+    shapes = [jax.ShapeDtypeStruct((num_blocks,), dtype) for dtype in (jnp.int32, jnp.float32)]
+    shapes += [jax.ShapeDtypeStruct((num,), jnp.int32)] * with_zeros
     return warp.launch("sum_blocks", kernel, (num_blocks,), shapes, counts, order)
 
 

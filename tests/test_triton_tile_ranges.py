@@ -1,0 +1,93 @@
+"""Ranges, order and checkpoints of tiles, found by kernels that are interpreted on a CPU, against numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from splax.ops.triton import block_sums
+from splax.ops.triton.tile_ranges import BLOCK, BUCKET_SIZE, LONG_LIST, tile_ranges
+from splax.ops.triton.warp import LANES, Warp, lanes, store
+
+INTERPRETED = Warp(interpret=True)
+
+
+def sorted_tiles(lengths: np.ndarray, unused: int, dtype: type = np.uint16) -> np.ndarray:
+    """Tile of each pair, of lists of some lengths, and room that nothing uses."""
+    return np.repeat(np.arange(len(lengths) + 1), [*lengths, unused]).astype(dtype)
+
+
+def expected(lengths: np.ndarray):
+    """Offsets, order and first checkpoints."""
+    long = lengths > LONG_LIST
+    checkpoints = np.maximum(-(-lengths // BUCKET_SIZE) - 1, 0)
+    begins, starts = (np.concatenate([[0], np.cumsum(x)]) for x in (lengths, checkpoints))
+    return begins, np.concatenate([np.flatnonzero(long), np.flatnonzero(~long)]), starts
+
+
+def assert_ranges(ranges, lengths: np.ndarray):
+    for found, wanted in zip(ranges, expected(lengths), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def some_lengths(num_tiles: int, seed: int) -> np.ndarray:
+    """Lists of which some are empty, some long, and some as long as a whole number of buckets, or one more."""
+    rng = np.random.default_rng(seed)
+    edges = [0, 1, BUCKET_SIZE, BUCKET_SIZE + 1, 2 * BUCKET_SIZE, LONG_LIST, LONG_LIST + 1]
+    return np.where(
+        rng.uniform(size=num_tiles) < 0.5, rng.choice(edges, num_tiles), rng.geometric(0.05, num_tiles)
+    )
+
+
+@pytest.mark.parametrize("cumsum", [False, True])
+@pytest.mark.parametrize("unused", [0, 5, LONG_LIST + 9])
+@pytest.mark.parametrize("num_tiles", [1, 2, LANES, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 40])
+def test_ranges_are_those_of_the_lists(num_tiles, unused, cumsum, monkeypatch):
+    if cumsum:
+        monkeypatch.setattr(block_sums, "_MOST_BLOCKS", 0)
+    lengths = some_lengths(num_tiles, seed=num_tiles)
+    lengths[-1] = max(lengths[-1], 1)
+    assert_ranges(tile_ranges(jnp.asarray(sorted_tiles(lengths, unused)), num_tiles, INTERPRETED), lengths)
+
+
+@pytest.mark.parametrize("length", [0, LONG_LIST + 1])
+def test_all_lists_empty_or_all_long(length):
+    lengths = np.full(BLOCK + 7, length)
+    ranges = tile_ranges(jnp.asarray(sorted_tiles(lengths, unused=3)), len(lengths), INTERPRETED)
+    assert_ranges(ranges, lengths)
+
+
+def test_more_tiles_than_16_bits_can_number():
+    num_tiles = 2**16 + 3 * BLOCK + 5
+    lengths = np.random.default_rng(0).poisson(0.5, num_tiles)
+    lengths[[0, 70, 2**16 + 5, num_tiles - 1]] = [LONG_LIST + 1, 600, 5000, 300]
+    tiles = jnp.asarray(sorted_tiles(lengths, unused=9, dtype=np.uint32))
+    assert_ranges(tile_ranges(tiles, num_tiles, INTERPRETED), lengths)
+
+
+def test_a_batch_has_the_ranges_of_each_of_its_views():
+    num_tiles = BLOCK + 3
+    views = [some_lengths(num_tiles, seed) for seed in range(3)]
+    room = max(lengths.sum() for lengths in views) + 1
+    tiles = np.stack([sorted_tiles(lengths, room - lengths.sum()) for lengths in views])
+    batch = jax.vmap(lambda tiles: tile_ranges(tiles, num_tiles, INTERPRETED))(jnp.asarray(tiles))
+    for i, lengths in enumerate(views):
+        assert_ranges([x[i] for x in batch], lengths)
+
+
+@pytest.mark.parametrize("num", [1, 33, 256, 257, 700])
+def test_sums_before_each_block_and_in_all(num):
+    sums = np.random.default_rng(num).integers(-(2**31), 2**31, num).astype(np.int32)
+    blocks = np.unique(np.linspace(0, num - 1, 5).astype(np.int32))
+
+    def kernel(sums, before, total):
+        for place, block in enumerate(blocks):
+            before[place], total[place] = block_sums.before_and_total(sums, int(block))
+        store(total, len(blocks) + lanes(), jnp.full(LANES, block_sums.sum_all(sums)))
+
+    shapes = [jax.ShapeDtypeStruct((len(blocks) + LANES,), jnp.int32)] * 2
+    combined = block_sums.combine(jnp.asarray(sums))
+    before, total = INTERPRETED.launch("test", kernel, (1,), shapes, combined)
+    ends = np.cumsum(sums, dtype=np.int32)
+    np.testing.assert_array_equal(before[: len(blocks)], (ends - sums)[blocks])
+    assert (total == ends[-1]).all()
