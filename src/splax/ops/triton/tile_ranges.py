@@ -1,7 +1,7 @@
 """Where each tile's pairs lie, in which order tiles are drawn, and where their checkpoints are stored.
 
 Two kernels over blocks of tiles: the first also sums what each block has, so that the second knows what the
-blocks before its own have. XLA takes nine launches for the same.
+blocks before its own have. XLA takes eight launches for all that follows the search.
 """
 
 from typing import NamedTuple
@@ -20,8 +20,8 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 BUCKET_SIZE = 256
 # Lists longer than this are drawn first.
 LONG_LIST = 1024
-# Steps of 32 tiles that one warp looks for at once. Their searches hide each other's latency up to here; with more
-# of them, the loads would wait in line.
+# Steps of 32 tiles that one warp looks for at once. Few, so that there are many warps, and that the loads of one
+# step of the search (a sector of its own for each lane) do not take longer to issue than to arrive.
 _STEPS = 4
 BLOCK = _STEPS * LANES
 
