@@ -83,9 +83,9 @@ def test_any_number_of_channels(num_channels, tile_size):
     assert_gradients_close(gradients, expected)
 
 
-def jitted_view(implementation, isect_capacity=20_000):
+def jitted_view(implementation, isect_capacity=20_000, deterministic=False):
     model = make_model(implementation)
-    model.rasterizer.isect_capacity = isect_capacity
+    model.rasterizer.isect_capacity, model.rasterizer.deterministic = isect_capacity, deterministic
     graphdef, state = nnx.split(model)
     return state, lambda state, camera: nnx.merge(graphdef, state)(camera)
 
@@ -113,12 +113,35 @@ def test_a_batch_of_cameras():
     assert_gradients_close(gradients, expected)
 
 
+def test_a_batch_of_batches_of_cameras():
+    state, view = jitted_view(None)
+    cameras = [
+        [
+            splax.Camera.look_at((x, -4, z), (0, 0, 0), fov_x=0.8, width=75, height=50)
+            for x in (-1.0, 0.0, 1.0)
+        ]
+        for z in (0.5, 1.5)
+    ]
+    rows = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *row) for row in cameras]
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    params, rest = nnx.filter_state(state, nnx.Param), nnx.filter_state(state, nnx.Not(nnx.Param))
+
+    def grads(params, camera):
+        return jax.grad(lambda p: (view(nnx.merge_state(p, rest), camera).image ** 2).sum())(params)
+
+    of_all = jax.jit(jax.vmap(jax.vmap(grads, (None, 0)), (None, 0)))(params, batch)
+    alone = jax.jit(grads)
+    for i, row in enumerate(cameras):
+        for j, camera in enumerate(row):
+            assert_gradients_close(jax.tree.map(lambda x: x[i, j], of_all), alone(params, camera))  # noqa: B023
+
+
 def test_the_same_bits_in_every_run():
     model = make_model("xla")
     model.rasterizer.deterministic = True
     with pytest.raises(ValueError, match="deterministic=True"):
         model(CAMERA)
-    state, view = jitted_view("triton")
+    state, view = jitted_view("triton", deterministic=True)
     params, rest = nnx.filter_state(state, nnx.Param), nnx.filter_state(state, nnx.Not(nnx.Param))
     grad = jax.jit(jax.value_and_grad(lambda p: (view(nnx.merge_state(p, rest), CAMERA).image ** 2).sum()))
     first, again = (jax.device_get(grad(params)) for _ in range(2))
@@ -181,11 +204,12 @@ def test_more_than_65535_tiles():
     assert (np.abs(draw("gpu", "triton") - draw("cpu", "xla_vjp")) > 1e-5).mean() < 1e-3
 
 
-def draw_and_differentiate(platform, implementation, isect_capacity, tile_size, absgrad):
+def draw_and_differentiate(platform, implementation, isect_capacity, tile_size, absgrad, deterministic=False):
     """Image, and gradients of the Params and the projected centres: all that training needs."""
     with on(platform):
         model = make_model(implementation, tile_size)
         model.rasterizer.isect_capacity, model.rasterizer.absgrad = isect_capacity, absgrad
+        model.rasterizer.deterministic = deterministic
         # Rows that cannot be drawn: not finite, dead, without a rotation, behind the camera.
         gaussians = model.gaussians
         for row, name in enumerate(("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")):
@@ -212,9 +236,10 @@ def draw_and_differentiate(platform, implementation, isect_capacity, tile_size, 
         return np.asarray(image), [np.asarray(x) for x in jax.tree.leaves(nnx.as_pure(grads))]
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(("tile_size", "absgrad"), [(8, False), (16, False), (16, True), (32, False)])
-def test_kernels_alone_give_the_image_and_gradients_of_separate_steps(tile_size, absgrad):
-    image, grads = draw_and_differentiate("gpu", None, 100_000, tile_size, absgrad)
+def test_kernels_alone_give_the_image_and_gradients_of_separate_steps(tile_size, absgrad, deterministic):
+    image, grads = draw_and_differentiate("gpu", None, 100_000, tile_size, absgrad, deterministic)
     expected, expected_grads = draw_and_differentiate("cpu", "xla_vjp", 100_000, tile_size, absgrad)
     assert (np.abs(image - expected) > 1e-4).mean() < 1e-3
     for grad in grads:

@@ -45,7 +45,8 @@ def project(num: int = 900):
     return projection, jnp.where(visible, arrays[3], 0), jnp.where(visible[:, None], colors, 0)
 
 
-def test_image_and_gradients_equal_plain_xlas():
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_image_and_gradients_equal_plain_xlas(deterministic):
     projection, opacities, colors = project()
     capacity = int(1.2 * count_isects(projection, **SIZE._asdict()))  # kernels list a few more, to be safe
     assert capacity > 4 * BUCKET_SIZE  # so that some tile's list goes on from a stored state
@@ -64,7 +65,8 @@ def test_image_and_gradients_equal_plain_xlas():
     def draw(means2d, conics, opacities, colors, probe):
         splats = Splats(means2d, conics, opacities, colors)
         radii, depths = projection.radii, projection.depths
-        drawn: Any = rasterize(splats, radii, depths, probe, Tiling(*SIZE), capacity, INTERPRETED)
+        tiling = Tiling(*SIZE)
+        drawn: Any = rasterize(splats, radii, depths, probe, tiling, capacity, INTERPRETED, deterministic)
         return drawn[:2]
 
     probe = jnp.zeros_like(projection.means2d)
@@ -193,7 +195,7 @@ def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
     def draw(opacities, colors):
         splats = Splats(projection.means2d, projection.conics, opacities, colors)
         radii, depths = projection.radii, projection.depths
-        drawn: Any = rasterize(splats, radii, depths, None, tiling, 2_000, INTERPRETED)
+        drawn: Any = rasterize(splats, radii, depths, None, tiling, 2_000, INTERPRETED, False)
         return drawn[0]
 
     def draw_plainly(opacities, colors):

@@ -36,6 +36,7 @@ SETTINGS = DrawSettings(
     antialiased=False,
     render_depth=True,
     absgrad=False,
+    deterministic=False,
 )
 INTERPRETED = Warp(interpret=True)
 # What is compiled here runs once.
@@ -306,9 +307,12 @@ def test_only_what_nobody_overrides_is_drawn_by_kernels_alone(monkeypatch):
     assert not has_kernels_for(splax.TileRasterizer(8), gaussians, CAMERA)
 
 
-# A tile of 32 pixels has four rows for each pair, in the backward pass.
+# A tile of 32 pixels has four rows for each pair, in the backward pass, or adds four times.
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(("tile_size", "absgrad"), [(8, True), (32, False)])
-def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(monkeypatch, tile_size, absgrad):
+def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(
+    monkeypatch, tile_size, absgrad, deterministic
+):
     camera, offset = make_camera(tile_size, tile_size), jnp.zeros((12, 2))
     gaussians = splax.Gaussians(*(jnp.asarray(value) for value in make_gaussians(12).values()))
 
@@ -317,7 +321,9 @@ def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(monkeypatch, t
         return (output.image**2).sum(), output
 
     def look_and_learn(implementation):
-        rasterizer = splax.TileRasterizer(tile_size, implementation, 256, absgrad=absgrad)
+        rasterizer = splax.TileRasterizer(
+            tile_size, implementation, 256, absgrad=absgrad, deterministic=deterministic
+        )
         model = splax.SplatModel(gaussians, rasterizer)
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 

@@ -109,9 +109,9 @@ class TileRasterizer(nnx.Module):
         render_depth: False saves the time of one channel; ``accumulated_depth`` is then 0.
         absgrad: the gradient of ``means2d_offset`` adds up absolute values over the pixels, each coordinate by
             itself (Ye et al. 2024, AbsGS): a Gaussian that is pulled two ways at once does not look content.
-        deterministic: promises the same bits in every run, of images and gradients. The CPU and the kernels for
-            GPUs keep that promise at no cost, with or without it; True refuses to draw where plain XLA would, on
-            a GPU, add in any order.
+        deterministic: promises the same bits in every run, of images and gradients. The CPU keeps that promise
+            with or without it. On a GPU kernels add gradients up in any order; True makes them keep those of
+            each pair, which takes more memory and time, and refuses to draw where plain XLA would add.
 
     Raises:
         ValueError: on a tile size, implementation or capacity that does not exist.
@@ -204,6 +204,7 @@ class TileRasterizer(nnx.Module):
             isect_capacity=self.isect_capacity or self._fit_capacity(projection, opacities, size),
             implementation=self.implementation,
             render_depth=self.render_depth,
+            deterministic=self.deterministic,
         )
 
     def _render_fused(
@@ -315,9 +316,21 @@ def _count(projection, opacities, *, size, implementation):
     return count_pairs(projection, opacities, size, implementation=implementation)
 
 
-@functools.partial(jax.jit, static_argnames=("size", "isect_capacity", "implementation", "render_depth"))
+@functools.partial(
+    jax.jit, static_argnames=("size", "isect_capacity", "implementation", "render_depth", "deterministic")
+)
 def _rasterize(
-    projection, opacities, colors, background, probe, *, size, isect_capacity, implementation, render_depth
+    projection,
+    opacities,
+    colors,
+    background,
+    probe,
+    *,
+    size,
+    isect_capacity,
+    implementation,
+    render_depth,
+    deterministic,
 ):
     """Bins and composites; colours and opacities of culled rows are never read."""
     channels = colors
@@ -331,6 +344,7 @@ def _rasterize(
         isect_capacity=isect_capacity,
         implementation=implementation,
         probe=probe,
+        deterministic=deterministic,
     )
     return _output(
         Rendered(image, alpha, projection.means2d, projection.radii, num_isects),

@@ -39,6 +39,7 @@ class DrawSettings(NamedTuple):
     antialiased: bool
     render_depth: bool
     absgrad: bool
+    deterministic: bool
 
 
 class Splats(NamedTuple):

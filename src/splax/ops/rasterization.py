@@ -35,6 +35,7 @@ def rasterize(
     isect_capacity: int,
     implementation: Implementation | None = None,
     probe: Float[Array, "n 2"] | None = None,
+    deterministic: bool = False,
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]]:
     """Lists the Gaussians of every tile and composites them front to back.
 
@@ -47,6 +48,7 @@ def rasterize(
         implementation: a name forces that path; None takes the fastest one of the platform.
         probe: has no value of its own; its gradient is that of the centres, with absolute values of what each
             pixel adds.
+        deterministic: whether the kernels sum gradients in a fixed order; see :func:`check_deterministic`.
 
     Returns:
         The channels without a background, alpha = 1 - transmittance, and the number of pairs; where that is
@@ -59,7 +61,9 @@ def rasterize(
     plain = functools.partial(
         _rasterize_xla, size=size, capacity=isect_capacity, differentiable=implementation == "xla"
     )
-    kernels = functools.partial(_rasterize_triton, size=size, capacity=isect_capacity)
+    kernels = functools.partial(
+        _rasterize_triton, size=size, capacity=isect_capacity, deterministic=deterministic
+    )
     return _dispatch(implementation, kernels, plain, size, projection, colors, opacities, probe)
 
 
@@ -251,13 +255,13 @@ def _count_xla(projection, opacities, *, size):
     return count_isects(projection, **size._asdict())
 
 
-def _rasterize_triton(projection, colors, opacities, probe, *, size, capacity):
+def _rasterize_triton(projection, colors, opacities, probe, *, size, capacity, deterministic):
     from splax.ops.triton import rasterize as triton
 
     radii, depths = lax.stop_gradient((projection.radii, projection.depths))
     splats = Splats(projection.means2d, projection.conics, opacities, colors)
     tiling, warp = triton.Tiling(*size), triton.Warp(interpret=False)
-    return triton.rasterize(splats, radii, depths, probe, tiling, capacity, warp)
+    return triton.rasterize(splats, radii, depths, probe, tiling, capacity, warp, deterministic)
 
 
 def _count_triton(projection, opacities, *, size):

@@ -3,9 +3,9 @@
 A warp starts from the stored state of its bucket and walks it in the order of the forward pass: what comes behind
 a Gaussian is the pixel's total less the running sum (no divisions by small numbers, no second order of walking).
 
-The pixels' contributions to a Gaussian are summed within the warp and written to a row that belongs to that pair
-alone; the rows of one Gaussian lie side by side and are summed last. So no atomics are needed, which is faster
-(Pallas orders all memory around each), and every sum has a fixed order.
+The pixels' contributions to a Gaussian are summed within the warp and added to the Gaussian's row by atomics.
+Where lists have slots, sums are to have a fixed order: each pair then writes a row of its own, the rows of one
+Gaussian lie side by side, and they are summed last.
 """
 
 import functools
@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
 from splax.ops.triton.intersection import TileLists
+from splax.ops.triton.sums import launch_sums
 from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, columns_of
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
@@ -33,7 +34,7 @@ class Drawn(NamedTuple):
 
     Attributes:
         attributes: of each Gaussian, :class:`Form` and channels, [N, 6 + C].
-        lists: pairs of each tile, with slots.
+        lists: pairs of each tile, with slots if sums are to have a fixed order.
         checkpoints: states of pixels.
         image: channels, [H, W, C].
         alpha: [H, W].
@@ -56,7 +57,9 @@ def pair_gradients(
     *,
     absolute: bool = False,
 ) -> jax.Array:
-    """Sums over the pixels of each pair, [M * blocks, 6 + channels] by slot; slots without a pair hold anything.
+    """Sums over the pixels of each Gaussian, [N, 6 + channels]; of each pair alone where lists have slots.
+
+    The latter are [M * blocks, 6 + channels] by slot; slots without a pair hold anything.
 
     Six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d alpha, then weight
     times cotangent for each channel. Contributions of several sets of channels add up.
@@ -72,7 +75,6 @@ def pair_gradients(
             adds.
     """
     attributes, lists, checkpoints, image, alpha = drawn
-    assert lists.slots is not None
     stride, total_channels = attributes.shape[1], image.shape[-1]
     parts = tiling.subtiles // tiling.blocks
     drawn_with = channels.start // channels_per_draw(tiling)  # the pass that drew these channels
@@ -85,9 +87,10 @@ def pair_gradients(
     def everywhere(flag):
         return jnp.full((tiling.lines, LANES), flag.astype(jnp.int32)) != 0
 
-    def kernel(ids, slots, offsets, attributes, states, owner, starts, walked, *refs):
-        image, alpha, v_image, *v_alphas, out = refs
+    def kernel(ids, offsets, attributes, states, owner, starts, walked, image, alpha, v_image, *refs):
+        *v_alphas, places, out = refs  # places: the slots, or what `launch_sums` adds
         block, program = pl.program_id(0), pl.program_id(1)
+        base = places[0] if lists.slots is None else 0
         checkpoint = jnp.maximum(program - tiling.num_tiles, 0)
         resumes = program >= tiling.num_tiles
 
@@ -168,7 +171,17 @@ def pair_gradients(
                     sxx, sxy = sxx + v_x * dx, sxy + line_y * dx
                 return after, ([s, sx, sy, sxx, sxy], [syy, *v_values, *pulls])
 
-            def step(packed, slot, values, states):
+            def put(slot, packed, values):
+                """Writes the row of a pair, or adds it to its Gaussian's."""
+                total, which = warp.sum_each(values)
+                if lists.slots is not None:
+                    store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
+                    return full(0)
+                adds = warp.one_lane_a_sum(width) & (which < width)
+                return warp.add(out, (packed & ID_MASK) * width + which, total, adds, base)
+
+            def step(packed, slot, values, carry):
+                states, done = carry
                 form, values = Form(*values[:FORM]), values[FORM:]
                 # The last ones are not summed over the rows of a column before the end.
                 sums = [zeros()] * (FORM - 1), [zeros(tiling.lines)] * (width - FORM + 1)
@@ -179,49 +192,55 @@ def pair_gradients(
                     state, sums = lax.cond(reaches != 0, change, lambda carry: carry, (states[part], sums))
                     after.append(state)
                 of_lanes, of_pixels = sums
-                total, which = warp.sum_each([*of_lanes, *(value.sum(axis=0) for value in of_pixels)])
-                store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
-                return after
+                put_here = put(slot, packed, [*of_lanes, *(value.sum(axis=0) for value in of_pixels)])
+                return after, done | put_here
 
             def walk(carry):
-                first, states = carry
+                first, *carry = carry
                 pair = first + lanes()
                 exists = pair < end
-                slot, place = load(slots, pair, exists), (load(ids, pair, exists) & ID_MASK) * stride
+                slot = full(0) if lists.slots is None else load(places, pair, exists)
+                place = (load(ids, pair, exists) & ID_MASK) * stride
                 columns = (*range(FORM), *(FORM + q for q in channels))
                 held = [load(attributes, place + q, exists) for q in columns]
 
-                def one(k, states):
+                def one(k, carry):
                     # Loaded again, as a scalar: what a branch depends on cannot come from a lane.
                     packed = ids[first + k]
                     values = [warp.from_lane(value, full(k)) for value in held]
-                    return step(packed, warp.from_lane(slot, full(k)), values, states)
+                    return step(packed, warp.from_lane(slot, full(k)), values, carry)
 
-                states = lax.fori_loop(0, jnp.minimum(end - first, LANES), one, states)
-                return first + LANES, states
+                return first + LANES, *lax.fori_loop(0, jnp.minimum(end - first, LANES), one, tuple(carry))
 
             def unfinished(carry):
-                first, states = carry
+                first, states, _ = carry
                 open_ = functools.reduce(jnp.maximum, [column[0] for state in states for column in state])
                 return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
 
-            first, _ = lax.while_loop(unfinished, walk, (begin, [state for _, _, state in read_parts]))
+            start = begin, [state for _, _, state in read_parts], full(0)
+            first, _, done = lax.while_loop(unfinished, walk, start)
 
             def clear(first):
                 """Pairs behind finished pixels add nothing."""
                 pair = first + lanes()
-                row = (load(slots, pair, pair < end) * tiling.blocks + block) * width
+                row = (load(places, pair, pair < end) * tiling.blocks + block) * width
                 for q in range(width):
                     store(out, row + q, zeros(), pair < end)
                 return first + LANES
 
-            lax.while_loop(lambda first: first < end, clear, first)
+            if lists.slots is None:
+                warp.added(out, done)
+            else:
+                lax.while_loop(lambda first: first < end, clear, first)
 
-    args = (lists.ids, lists.slots, lists.offsets, attributes.reshape(-1), checkpoints.states[drawn_with])
+    args = (lists.ids, lists.offsets, attributes.reshape(-1), checkpoints.states[drawn_with])
     args += checkpoints[1:]
     args += (*(x.reshape(-1) for x in (image, alpha, v_image)),)
     args += () if v_alpha is None else (v_alpha.reshape(-1),)
     grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
+    if lists.slots is None:
+        num = attributes.shape[0] * width
+        return launch_sums("pair_gradients", kernel, grid, num, warp, *args).reshape(-1, width)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
-    out = warp.launch("pair_gradients", kernel, grid, shape, *args)
+    out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
     return out.reshape(-1, width)

@@ -151,7 +151,7 @@ def project_gradients(
     counts: jax.Array,
     color_slopes: jax.Array,
     rows: jax.Array,
-    first: jax.Array,
+    first: jax.Array | None,
     v_means2d: jax.Array | None,
     settings: DrawSettings,
     tiling: Tiling,
@@ -167,9 +167,9 @@ def project_gradients(
         intrinsics: K in pixels, [3, 3].
         counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
         color_slopes: from :func:`project`.
-        rows: moments and channels of each pair, [M * blocks, 6 + C]; with ``settings.absgrad`` and an offset, two
-            more columns, which are the offset's gradient.
-        first: first slot of each Gaussian, [N].
+        rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
+            ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient.
+        first: first slot of each Gaussian, [N], if the rows are those of pairs.
         v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
         settings: of the rasterizer.
         tiling: static sizes.
@@ -186,8 +186,8 @@ def project_gradients(
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
     def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
-        counts, slopes, rows, first, *refs = refs
-        grads = refs[-len(sizes) :]
+        counts, slopes, rows, *refs = refs
+        refs, grads = refs[: -len(sizes)], refs[-len(sizes) :]
         v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
@@ -196,7 +196,7 @@ def project_gradients(
         drawn = count > 0
         v_mean2d, moved = [zeros()] * 2, drawn
         if v_means2d is not None:
-            v_mean2d = [load(refs[0], gaussian * 2 + q, exists) for q in range(2)]
+            v_mean2d = [load(refs[-1], gaussian * 2 + q, exists) for q in range(2)]
             moved |= (v_mean2d[0] != 0) | (v_mean2d[1] != 0)
         some_moved = jnp.max(moved.astype(jnp.int32)) > 0
 
@@ -207,8 +207,11 @@ def project_gradients(
 
         @pl.when(some_moved)
         def _():
-            begin, num_here = load(first, gaussian, drawn) * tiling.blocks, count * tiling.blocks
-            sums = total_rows(rows, begin, num_here, num_rows, num_columns, warp)
+            if first is None:
+                sums = [load(rows, gaussian * num_columns + q, drawn) for q in range(num_columns)]
+            else:
+                begin, num_here = load(refs[0], gaussian, drawn) * tiling.blocks, count * tiling.blocks
+                sums = total_rows(rows, begin, num_here, num_rows, num_columns, warp)
             view = read_view(camera, tiling)
             geometry = read_geometry((means, quats, log_scales, logits), gaussian, moved)
             valid = drawn
@@ -251,7 +254,8 @@ def project_gradients(
             for grad, values in zip(others, columns, strict=True):
                 store_rows(grad, base, values, exists, warp)
 
-    args = [*inputs(params, viewmat, intrinsics), counts, color_slopes, rows.reshape(-1), first]
+    args = [*inputs(params, viewmat, intrinsics), counts, color_slopes, rows.reshape(-1)]
+    args += [] if first is None else [first]
     args += [] if v_means2d is None else [v_means2d.reshape(-1)]
     # Kernels take no empty arrays.
     shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]

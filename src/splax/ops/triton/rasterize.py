@@ -15,7 +15,7 @@ from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import Warp
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def rasterize(
     splats: Splats,
     radii: jax.Array,
@@ -24,6 +24,7 @@ def rasterize(
     tiling: Tiling,
     capacity: int,
     warp: Warp,
+    deterministic: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Lists the pairs of each tile and composites them.
 
@@ -36,6 +37,7 @@ def rasterize(
         tiling: static sizes.
         capacity: room for pairs.
         warp: how kernels run.
+        deterministic: whether gradients are summed in a fixed order.
 
     Returns:
         Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
@@ -47,9 +49,11 @@ def rasterize(
     return image, alpha, lists.num_isects
 
 
-def draw_and_save(prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp) -> Drawn:
+def draw_and_save(
+    prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp, *, deterministic: bool
+) -> Drawn:
     """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
-    lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=True)
+    lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=deterministic)
     image, alpha, checkpoints = draw(lists, prepared.attributes, tiling, warp, save=True)
     assert checkpoints is not None
     return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
@@ -61,14 +65,14 @@ def _prepare(splats, radii, depths, tiling, warp):
     return prepared, jnp.where(prepared.counts > 0, depths, jnp.inf)
 
 
-def _rasterize_fwd(splats, radii, depths, probe, tiling, capacity, warp):
+def _rasterize_fwd(splats, radii, depths, probe, tiling, capacity, warp, deterministic):
     prepared, depths = _prepare(splats, radii, depths, tiling, warp)
-    drawn = draw_and_save(prepared, depths, tiling, capacity, warp)
+    drawn = draw_and_save(prepared, depths, tiling, capacity, warp, deterministic=deterministic)
     has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
     return (drawn.image, drawn.alpha, drawn.lists.num_isects), (drawn, has_probe)
 
 
-def _rasterize_bwd(tiling, capacity, warp, residuals, cotangents):
+def _rasterize_bwd(tiling, capacity, warp, deterministic, residuals, cotangents):
     drawn, has_probe = residuals
     v_image, v_alpha, _ = cotangents
     sums = sum_gradients(drawn, v_image, v_alpha, tiling, warp, absolute=has_probe is not None)
@@ -120,5 +124,6 @@ def sum_gradients(
 
 def sum_pairs(rows: jax.Array, lists: TileLists, tiling: Tiling, warp: Warp) -> jax.Array:
     """Sums of the rows of :func:`pair_gradients` for each Gaussian, [6 + channels, N]."""
-    assert lists.first is not None
+    if lists.first is None:
+        return rows.T
     return sum_rows(rows, lists.first * tiling.blocks, lists.counts * tiling.blocks, warp)

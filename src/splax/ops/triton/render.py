@@ -75,7 +75,9 @@ def _render_fwd(params, viewmat, intrinsics, offset, job):
     prepared, color_slopes, depths, means2d, radii = project(
         params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
     )
-    drawn = draw_and_save(prepared, depths, job.tiling, job.capacity, job.warp)
+    drawn = draw_and_save(
+        prepared, depths, job.tiling, job.capacity, job.warp, deterministic=job.settings.deterministic
+    )
     rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
     return rendered, _Saved(params, viewmat, intrinsics, has_offset, color_slopes, drawn)

@@ -128,6 +128,41 @@ class Warp(NamedTuple):
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
 
+    def one_lane_a_sum(self, num: int) -> jax.Array:
+        """Lanes of which each holds another one of the sums of :meth:`sum_each`."""
+        slots = 1 << (num - 1).bit_length()
+        return (lanes() & (LANES // slots - 1)) == 0
+
+    def add(self, sums, index: jax.Array, value: jax.Array, mask: jax.Array, base) -> jax.Array:
+        """Adds to elements of a flat array, in any order with what other warps add to them.
+
+        Pallas's own atomics order all memory around each, and so take many times as long as this instruction.
+
+        Args:
+            sums: what :func:`launch_sums` hands to the kernel.
+            index: different ones, where the mask is on.
+            value: what to add.
+            mask: lanes that add.
+            base: number that :func:`launch_sums` hands to the kernel.
+
+        Returns:
+            Zeros, which the kernel must pass to :meth:`added`: the compiler knows of no other reason to add.
+        """
+        if not self.interpret:
+            where = f"cvt.s64.s32 at, $5; mad.lo.s64 at, at, {4 * LANES}, $1; mad.wide.s32 at, $2, 4, at;"
+            add = "setp.ne.s32 p, $4, 0; @p red.relaxed.gpu.global.add.f32 [at], $3; mov.b32 $0, 0;"
+            args = sums, index, value, mask.astype(jnp.int32), full(base)
+            return _asm(f"{{ .reg .pred p; .reg .b64 at; {where} {add} }}", "=r,l,r,f,r,r", jnp.int32, *args)
+        # An interpreted store writes all lanes: those that are off do what one that is on does.
+        leader = full(jnp.argmax(mask))
+        index, value = (jnp.where(mask, x, x[leader]) for x in (index, jnp.where(mask, value, 0)))
+        store(sums, index, load(sums, index) + value)
+        return full(0)
+
+    def added(self, sums, done: jax.Array) -> None:
+        """Takes the zeros of all :meth:`add`, joined with ``|``."""
+        store(sums, lanes(), zeros(), done != 0)
+
     def launch(
         self,
         name: str,
@@ -136,10 +171,12 @@ class Warp(NamedTuple):
         out_shape,
         *args,
         in_place: Mapping[int, int] = MappingProxyType({}),
+        out_block: int | None = None,
     ):
         """Runs one-warp programs over flat arrays, under a name that profilers show.
 
-        ``in_place``: for each argument that an output starts as, the number of that output.
+        ``in_place``: for each argument that an output starts as, the number of that output. ``out_block``: shape
+        that outputs have in the kernel, all of it if None.
 
         Raises:
             ValueError: if an array has more elements than the 32-bit integers of a kernel can number.
@@ -152,12 +189,13 @@ class Warp(NamedTuple):
                 "isect_capacity, or use implementation='xla_vjp'."
             )
         anywhere = pl.BlockSpec(memory_space=pl.ANY)
+        out = anywhere if out_block is None else pl.BlockSpec((out_block,), lambda *_: (0,))
         return pl.pallas_call(
             kernel,
             grid=grid,
             out_shape=out_shape,
             in_specs=[anywhere] * len(args),
-            out_specs=jax.tree.map(lambda _: anywhere, out_shape),
+            out_specs=jax.tree.map(lambda _: out, out_shape),
             compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
             input_output_aliases=in_place,
             interpret=self.interpret,
@@ -170,7 +208,7 @@ def _register(x: jax.Array) -> str:
 
 
 def _asm(instruction: str, constraints: str, dtype, *args: jax.Array) -> jax.Array:
-    result = jax.ShapeDtypeStruct(args[0].shape, dtype)
+    result = jax.ShapeDtypeStruct(args[-1].shape, dtype)
     return plgpu.elementwise_inline_asm(
         instruction, args=args, constraints=constraints, pack=1, result_shape_dtypes=[result]
     )[0]
