@@ -55,11 +55,13 @@ def pair_gradients(
     tiling: Tiling,
     warp: Warp,
     *,
+    start: jax.Array | None = None,
     absolute: bool = False,
 ) -> jax.Array:
     """Sums over the pixels of each Gaussian, [N, 6 + channels]; of each pair alone where lists have slots.
 
-    The latter are [M * blocks, 6 + channels] by slot; slots without a pair hold anything.
+    The latter are [M * blocks, 6 + channels] by slot; slots without a pair hold anything. The former are added to
+    ``start`` if it is given.
 
     Six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d alpha, then weight
     times cotangent for each channel. Contributions of several sets of channels add up.
@@ -71,6 +73,7 @@ def pair_gradients(
         channels: which of the channels to differentiate.
         tiling: static sizes.
         warp: how kernels run.
+        start: zeros in the first columns of rows that are drawn, and anything else, [N, 6 + channels or more].
         absolute: adds two columns, the gradients of the centre's x and y, with absolute values of what each pixel
             adds.
     """
@@ -83,14 +86,16 @@ def pair_gradients(
     state_size = (1 + num_drawn) * tiling.num_pixels
     num_checkpoints = checkpoints.tile.shape[0]
     width = FORM + len(channels) + 2 * absolute
+    if start is None:
+        start = jnp.zeros((attributes.shape[0], width))
+    sums_stride = start.shape[1]
 
     def everywhere(flag):
         return jnp.full((tiling.lines, LANES), flag.astype(jnp.int32)) != 0
 
     def kernel(ids, offsets, attributes, states, owner, starts, walked, image, alpha, v_image, *refs):
-        *v_alphas, places, out = refs  # places: the slots, or what `launch_sums` adds
+        *v_alphas, slots, out = refs if lists.slots is not None else (*refs[:-1], None, refs[-1])
         block, program = pl.program_id(0), pl.program_id(1)
-        base = places[0] if lists.slots is None else 0
         checkpoint = jnp.maximum(program - tiling.num_tiles, 0)
         resumes = program >= tiling.num_tiles
 
@@ -178,7 +183,7 @@ def pair_gradients(
                     store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
                     return full(0)
                 adds = warp.one_lane_a_sum(width) & (which < width)
-                return warp.add(out, (packed & ID_MASK) * width + which, total, adds, base)
+                return out.add((packed & ID_MASK) * sums_stride + which, total, adds)
 
             def step(packed, slot, values, carry):
                 states, done = carry
@@ -199,7 +204,7 @@ def pair_gradients(
                 first, *carry = carry
                 pair = first + lanes()
                 exists = pair < end
-                slot = full(0) if lists.slots is None else load(places, pair, exists)
+                slot = full(0) if lists.slots is None else load(slots, pair, exists)
                 place = (load(ids, pair, exists) & ID_MASK) * stride
                 columns = (*range(FORM), *(FORM + q for q in channels))
                 held = [load(attributes, place + q, exists) for q in columns]
@@ -223,13 +228,13 @@ def pair_gradients(
             def clear(first):
                 """Pairs behind finished pixels add nothing."""
                 pair = first + lanes()
-                row = (load(places, pair, pair < end) * tiling.blocks + block) * width
+                row = (load(slots, pair, pair < end) * tiling.blocks + block) * width
                 for q in range(width):
                     store(out, row + q, zeros(), pair < end)
                 return first + LANES
 
             if lists.slots is None:
-                warp.added(out, done)
+                out.finish(done)
             else:
                 lax.while_loop(lambda first: first < end, clear, first)
 
@@ -239,8 +244,8 @@ def pair_gradients(
     args += () if v_alpha is None else (v_alpha.reshape(-1),)
     grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
     if lists.slots is None:
-        num = attributes.shape[0] * width
-        return launch_sums("pair_gradients", kernel, grid, num, warp, *args).reshape(-1, width)
+        sums = launch_sums("pair_gradients", kernel, grid, start.reshape(-1), warp, *args)
+        return sums.reshape(start.shape)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
     out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
     return out.reshape(-1, width)

@@ -6,6 +6,7 @@ whose rows are all out of the picture cost their centres and sizes in the first 
 second.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ from splax.ops.triton.geometry import (
 from splax.ops.triton.harmonics import harmonics_gradients, read_basis, sum_harmonics
 from splax.ops.triton.prepare import Prepared, form_gradients, pack_box, tiles_of
 from splax.ops.triton.rows import clear_rows, store_rows, total_rows
+from splax.ops.triton.sums import zeros_where
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
@@ -167,8 +169,9 @@ def project_gradients(
         intrinsics: K in pixels, [3, 3].
         counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
         color_slopes: from :func:`project`.
-        rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
-            ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient.
+        rows: moments and channels of each Gaussian, [N, 6 + C or more], or of each pair, [M * blocks, 6 + C];
+            with ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Rows as
+            :func:`start_of_sums` makes them are overwritten.
         first: first slot of each Gaussian, [N], if the rows are those of pairs.
         v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
         settings: of the rasterizer.
@@ -181,7 +184,7 @@ def project_gradients(
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
     width = FORM + _RGB + settings.render_depth
-    num_rows, num_columns = rows.shape
+    (num_rows, stride), num_columns = rows.shape, width + 2 * (settings.absgrad and with_offset)
     floats = params[:6]
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
@@ -208,7 +211,7 @@ def project_gradients(
         @pl.when(some_moved)
         def _():
             if first is None:
-                sums = [load(rows, gaussian * num_columns + q, drawn) for q in range(num_columns)]
+                sums = [load(rows, gaussian * stride + q, drawn) for q in range(num_columns)]
             else:
                 begin, num_here = load(refs[0], gaussian, drawn) * tiling.blocks, count * tiling.blocks
                 sums = total_rows(rows, begin, num_here, num_rows, num_columns, warp)
@@ -259,11 +262,36 @@ def project_gradients(
     args += [] if v_means2d is None else [v_means2d.reshape(-1)]
     # Kernels take no empty arrays.
     shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]
-    grads = warp.launch("project_gradients", kernel, (-(-num // LANES),), shapes, *args)
+    # Each warp reads the sums of its Gaussians before it writes over them.
+    in_place = {len(inputs(params, viewmat, intrinsics)) + 2: _SHN} if rows.size == params.shN.size else {}
+    grads = warp.launch(
+        "project_gradients",
+        kernel,
+        (-(-num // LANES),),
+        shapes,
+        *args,
+        in_place=in_place if first is None else {},
+    )
     v_floats = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=False)]
     untrained = {"alive": None, "active_sh_degree": None}
     v_offset = grads[-1].reshape(num, 2) if with_offset else None
     return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
+
+
+def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> jax.Array:
+    """Zeros for sums of Gaussians that are drawn, where gradients of ``shN`` will be if these are wide enough.
+
+    Args:
+        params: the Gaussians.
+        counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
+        columns: sums of each Gaussian.
+        warp: how kernels run.
+
+    Returns:
+        [N, columns or more]; what lies behind the sums, and rows that are not drawn, hold anything.
+    """
+    width = math.prod(params.shN.shape[1:])
+    return zeros_where(counts, columns, width if width >= columns else columns, warp)
 
 
 def pack_slopes(color):

@@ -13,9 +13,9 @@ from splax.ops.triton.backward import Drawn, pair_gradients
 from splax.ops.triton.forward import draw
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import splat_gradients
-from splax.ops.triton.project import project, project_gradients
+from splax.ops.triton.project import project, project_gradients, start_of_sums
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
-from splax.ops.triton.tiling import Tiling
+from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import Warp
 
 
@@ -91,7 +91,12 @@ def _render_bwd(job, saved, cotangents):
         v_channels = jnp.zeros_like(drawn.image)
     absolute = job.settings.absgrad and has_offset is not None
     channels = range(drawn.image.shape[-1])
-    rows = pair_gradients(drawn, v_channels, v_alpha, channels, job.tiling, job.warp, absolute=absolute)
+    start = None
+    if drawn.lists.slots is None:
+        start = start_of_sums(params, drawn.lists.counts, FORM + len(channels) + 2 * absolute, job.warp)
+    rows = pair_gradients(
+        drawn, v_channels, v_alpha, channels, job.tiling, job.warp, start=start, absolute=absolute
+    )
     v_params, v_offset = project_gradients(
         params,
         viewmat,

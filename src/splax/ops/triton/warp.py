@@ -8,7 +8,7 @@ one PTX instruction each. Interpreted, the same functions are plain JAX, so that
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +61,16 @@ class Warp(NamedTuple):
         if self.interpret:
             return x[lane]
         kind, x = _register(x), jnp.broadcast_to(x, lane.shape)
-        return _asm(f"shfl.sync.idx.b32 $0, $1, $2, 31, {_ALL};", f"={kind},{kind},r", x.dtype, x, lane)
+        return inline_asm(f"shfl.sync.idx.b32 $0, $1, $2, 31, {_ALL};", f"={kind},{kind},r", x.dtype, x, lane)
 
     def across(self, x: jax.Array, distance: int) -> jax.Array:
         """The value of ``x`` in the lane whose index differs in the bit ``distance``."""
         if self.interpret:
             return x[..., lanes() ^ distance]
         kind = _register(x)
-        return _asm(f"shfl.sync.bfly.b32 $0, $1, {distance}, 31, {_ALL};", f"={kind},{kind}", x.dtype, x)
+        return inline_asm(
+            f"shfl.sync.bfly.b32 $0, $1, {distance}, 31, {_ALL};", f"={kind},{kind}", x.dtype, x
+        )
 
     def ballot(self, flag: jax.Array) -> jax.Array:
         """The lanes where ``flag`` is true, as bits of an int32 that all lanes get."""
@@ -76,7 +78,7 @@ class Warp(NamedTuple):
         if self.interpret:
             return full((flag << lanes()).sum(dtype=jnp.int32))
         ask = f"{{ .reg .pred p; setp.ne.s32 p, $1, 0; vote.sync.ballot.b32 $0, p, {_ALL}; }}"
-        return _asm(ask, "=r,r", jnp.int32, flag)
+        return inline_asm(ask, "=r,r", jnp.int32, flag)
 
     def running_sum(self, x: jax.Array) -> jax.Array:
         """Sum of each lane's value and those of the lanes before it."""
@@ -88,11 +90,15 @@ class Warp(NamedTuple):
 
     def exp2(self, x: jax.Array) -> jax.Array:
         """2^x, within two units in the last place."""
-        return jnp.exp2(x) if self.interpret else _asm("ex2.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
+        return (
+            jnp.exp2(x)
+            if self.interpret
+            else inline_asm("ex2.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
+        )
 
     def reciprocal(self, x: jax.Array) -> jax.Array:
         """1 / x, within one unit in the last place."""
-        return 1 / x if self.interpret else _asm("rcp.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
+        return 1 / x if self.interpret else inline_asm("rcp.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
 
     def sum_each(self, values: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
         """Sums each of up to 32 values over the lanes, all at once.
@@ -132,36 +138,6 @@ class Warp(NamedTuple):
         """Lanes of which each holds another one of the sums of :meth:`sum_each`."""
         slots = 1 << (num - 1).bit_length()
         return (lanes() & (LANES // slots - 1)) == 0
-
-    def add(self, sums, index: jax.Array, value: jax.Array, mask: jax.Array, base) -> jax.Array:
-        """Adds to elements of a flat array, in any order with what other warps add to them.
-
-        Pallas's own atomics order all memory around each, and so take many times as long as this instruction.
-
-        Args:
-            sums: what :func:`launch_sums` hands to the kernel.
-            index: different ones, where the mask is on.
-            value: what to add.
-            mask: lanes that add.
-            base: number that :func:`launch_sums` hands to the kernel.
-
-        Returns:
-            Zeros, which the kernel must pass to :meth:`added`: the compiler knows of no other reason to add.
-        """
-        if not self.interpret:
-            where = f"cvt.s64.s32 at, $5; mad.lo.s64 at, at, {4 * LANES}, $1; mad.wide.s32 at, $2, 4, at;"
-            add = "setp.ne.s32 p, $4, 0; @p red.relaxed.gpu.global.add.f32 [at], $3; mov.b32 $0, 0;"
-            args = sums, index, value, mask.astype(jnp.int32), full(base)
-            return _asm(f"{{ .reg .pred p; .reg .b64 at; {where} {add} }}", "=r,l,r,f,r,r", jnp.int32, *args)
-        # An interpreted store writes all lanes: those that are off do what one that is on does.
-        leader = full(jnp.argmax(mask))
-        index, value = (jnp.where(mask, x, x[leader]) for x in (index, jnp.where(mask, value, 0)))
-        store(sums, index, load(sums, index) + value)
-        return full(0)
-
-    def added(self, sums, done: jax.Array) -> None:
-        """Takes the zeros of all :meth:`add`, joined with ``|``."""
-        store(sums, lanes(), zeros(), done != 0)
 
     def launch(
         self,
@@ -207,7 +183,8 @@ def _register(x: jax.Array) -> str:
     return "f" if x.dtype == jnp.float32 else "r"
 
 
-def _asm(instruction: str, constraints: str, dtype, *args: jax.Array) -> jax.Array:
+def inline_asm(instruction: str, constraints: str, dtype, *args: Any) -> jax.Array:
+    """One instruction of every lane: arrays of 32, and references, which are addresses to it."""
     result = jax.ShapeDtypeStruct(args[-1].shape, dtype)
     return plgpu.elementwise_inline_asm(
         instruction, args=args, constraints=constraints, pack=1, result_shape_dtypes=[result]
