@@ -39,7 +39,7 @@ def cotangent(view: View) -> np.ndarray:
     return np.random.default_rng(7).standard_normal(shape, dtype=np.float32)
 
 
-def splax_method(view: View, tile_size: int = 16) -> GpuMethod:
+def splax_method(view: View, tile_size: int = 16, *, deterministic: bool = False) -> GpuMethod:
     """Splax as a training step uses it: under jit, with a buffer of fixed size."""
     params, v_images = jax.device_put((_splax_params(view), cotangent(view)))
     # In training too it is an array that exists.
@@ -51,7 +51,9 @@ def splax_method(view: View, tile_size: int = 16) -> GpuMethod:
     gaussians, _ = _gaussians_of(params, alive)
     work = tuple(_count_work(view, gaussians, camera, tile_size) for camera in cameras)
     capacity = round_capacity(max(counted.pairs for counted in work))
-    rasterizer = TileRasterizer(tile_size, isect_capacity=capacity, render_depth=False)
+    rasterizer = TileRasterizer(
+        tile_size, isect_capacity=capacity, render_depth=False, deterministic=deterministic
+    )
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cameras)
 
     def render(params: Any, alive: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ whose package lies in FOLDER, in a process of its own.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
@@ -38,6 +39,8 @@ class Options:
     """Measured runs; the median counts."""
     in_a_row: int = 1
     """Calls before the host waits for the device, as in training; the time of one is shown."""
+    deterministic: bool = False
+    """Whether splax sums in a fixed order."""
     profile: bool = False
     """After each row, time per kernel of splax's passes."""
     rival: pathlib.Path | None = None
@@ -80,7 +83,9 @@ def measure(options: Options) -> None:
 
 
 def _measure(row: Row, view: View, output: Table, options: Options) -> None:
-    made = {name: attempt(name, lambda make=make: make(view)) for name, make in METHODS.items()}
+    settings = {"splax": {"deterministic": True}} if options.deterministic else {}
+    makers = {name: functools.partial(make, view, **settings.get(name, {})) for name, make in METHODS.items()}
+    made = {name: attempt(name, make) for name, make in makers.items()}
     methods = {name: method for name, method in made.items() if method is not None}
     figures = {
         name: time_all(

@@ -6,6 +6,7 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -463,6 +464,13 @@ def test_pruning_everything_is_an_error(scene):
     with pytest.raises(splax.NoGaussianError, match=r"left no Gaussian alive.*prune_opacity"):
         trainer.fit(10)
     assert int(trainer.model.gaussians.num_alive) == 200
+
+
+def test_a_run_that_cannot_be_deterministic_is_refused(scene, monkeypatch):
+    config, gaussians = splax.TrainConfig(deterministic=True), make_gaussians(scene, 5)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(ValueError, match=r"TileRasterizer\(deterministic=True\)"):
+        splax.Trainer(splax.SplatModel(gaussians, splax.TileRasterizer()), scene, config)
 
 
 def test_nothing_alive_is_an_error(scene):

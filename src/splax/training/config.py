@@ -38,8 +38,8 @@ class TrainConfig:
             is the same. None: a share of what is free.
         growth: factor by which rows and buffers grow when they are full. Each growth compiles anew.
         deterministic: whether compiled calls end at steps that do not depend on the time they take, so that also
-            ``Trainer.history`` is the same at every run. The model is that anyway, if the device's own sums
-            have a fixed order: see ``docs/training.md``.
+            ``Trainer.history`` is the same at every run. The model is that on a CPU anyway; on a GPU the
+            rasterizer must be deterministic too, and XLA: see ``docs/training.md``.
         progress: whether to show a progress bar; None: if standard error is a terminal.
 
     Raises:

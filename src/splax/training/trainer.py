@@ -86,7 +86,8 @@ class Trainer:
             optimizer: any optax transformation; Adam with a rate per Param if None.
 
         Raises:
-            ValueError: on a model of no Gaussian alive, or depth that is to be used but that there is none of.
+            ValueError: on a model of no Gaussian alive, depth that is to be used but that there is none of, or a
+                model that cannot keep what ``config.deterministic`` promises.
         """
         self.model = model
         self.scene = scene
@@ -98,6 +99,11 @@ class Trainer:
         self.history: list[Progress] = []
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
+        if config.deterministic and jax.default_backend() == "gpu" and not model.rasterizer.deterministic:
+            raise ValueError(
+                "TrainConfig(deterministic=True) on a GPU needs a rasterizer that sums in a fixed order: "
+                "SplatModel(gaussians, TileRasterizer(deterministic=True))."
+            )
         depths = uses_depth(model, scene, config)
         self._feed = PhotoFeed(scene.train, seed=config.seed, limit=config.photo_bytes, depths=depths)
         self._corrections = Corrections(
