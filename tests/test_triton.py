@@ -12,7 +12,7 @@ from splax.ops.intersection import TileLayout, count_isects
 from splax.ops.parameters import Splats
 from splax.ops.projection import project_gaussians
 from splax.ops.rasterization import rasterize as rasterize_xla
-from splax.ops.triton import forward, intersection
+from splax.ops.triton import forward
 from splax.ops.triton.forward import BUCKET_SIZE
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared, prepare
@@ -131,16 +131,6 @@ def test_images_of_too_many_tiles_a_side_are_refused():
     one = Prepared(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
         make_lists(one, jnp.ones(1), Tiling(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
-
-
-@pytest.mark.parametrize("most", [3, 2], ids=["written out", "loop"])
-def test_a_batch_is_sorted_list_by_list(monkeypatch, most):
-    monkeypatch.setattr(intersection, "_MOST_SORTS", most)
-    keys = np.random.default_rng(0).integers(0, 9, (3, 40)).astype(np.uint16)
-    order = np.argsort(keys, axis=1, kind="stable")
-    batch = jax.vmap(intersection._sort, in_axes=(0, None))(jnp.asarray(keys), jnp.arange(40))
-    np.testing.assert_array_equal(batch[0], np.sort(keys, axis=1))
-    np.testing.assert_array_equal(batch[1], order)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 1_000, 40_000])

@@ -17,13 +17,12 @@ from splax.ops.triton.footprint import reaches_box, tile_span
 from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
 from splax.ops.triton.search import lower_bound, shared_lower_bound
 from splax.ops.triton.slots import number_slots
+from splax.ops.triton.sorts import stable_sort
 from splax.ops.triton.tile_ranges import tile_ranges
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 _SLOTS_PER_LANE = 4
-# Sorts of a batch that are written out; more of them are a loop, or programs would grow with the batch.
-_MOST_SORTS = 16
 
 
 class TileLists(NamedTuple):
@@ -76,11 +75,12 @@ def make_lists(
     ends, total, first = number_slots(counts, order, warp, with_first=with_slots)
     tiles, ids, *numbers = _emit(ends, order, prepared, tiling, capacity, warp, with_slots)
     slots = None
+    bound = tiling.num_tiles + 1
     if with_slots:
-        tiles, slots = _sort(tiles, *numbers)
+        tiles, slots = stable_sort(tiles, numbers[0], bound)
         ids = ids[slots]
     else:
-        tiles, ids = _sort(tiles, ids)
+        tiles, ids = stable_sort(tiles, ids, bound)
     ranges = tile_ranges(tiles, tiling.num_tiles, warp)
     # Where there are fewer ranks than Gaussians, some of these may have pairs that no rank has.
     num_isects = total if order.shape == counts.shape else saturating_sum(counts)
@@ -95,27 +95,7 @@ def _front_to_back(counts, depths, capacity, warp):
         keys, rows = drawn_first(counts, depths, capacity, warp)
     else:
         keys, rows = lax.bitcast_convert_type(depths, jnp.uint32), jnp.arange(num, dtype=jnp.int32)
-    return _sort(keys, rows)[1]
-
-
-@jax.custom_batching.custom_vmap
-def _sort(keys, values):
-    """Stable, by the keys."""
-    return tuple(lax.sort((keys, values), num_keys=1, is_stable=True))
-
-
-@_sort.def_vmap
-def _sort_in_turn(size, is_batched, keys, values):
-    # XLA sorts a batch in a network of its own, not with CUB: more than half of the time of three views at 1080p.
-    pairs = tuple(
-        x if batched else jnp.broadcast_to(x, (size, *x.shape))
-        for x, batched in zip((keys, values), is_batched, strict=True)
-    )
-    if size > _MOST_SORTS:
-        return lax.map(lambda pair: _sort(*pair), pairs), (True, True)
-    # A loop would run kernels of its own round each sort: slices, updates, and the condition to go on.
-    each = [_sort(*(x[i] for x in pairs)) for i in range(size)]
-    return tuple(jnp.stack(lists) for lists in zip(*each, strict=True)), (True, True)
+    return stable_sort(keys, rows)[1]
 
 
 def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
