@@ -20,7 +20,7 @@ from splax.ops.triton.rasterize import rasterize
 from splax.ops.triton.rows import store_rows, sum_rows
 from splax.ops.triton.search import lower_bound, shared_lower_bound
 from splax.ops.triton.tiling import Tiling
-from splax.ops.triton.warp import LANES, Warp, lanes, load, store
+from splax.ops.triton.warp import LANES, Warp, lanes, lanes_of_sums, load, store
 
 INTERPRETED = Warp(interpret=True)
 SIZE = TileLayout(width=24, height=20, tile_size=16)
@@ -107,18 +107,15 @@ def test_sum_rows_adds_short_and_long_lists():
 def test_sum_each_gives_every_lane_the_sum_it_names(num):
     values = np.random.default_rng(num).normal(size=(num, LANES)).astype(np.float32)
 
-    def kernel(values, sums, which):
-        total, slot = INTERPRETED.sum_each([load(values, q * LANES + lanes()) for q in range(num)])
-        store(sums, lanes(), total)
-        store(which, lanes(), slot)
+    def kernel(values, sums):
+        store(sums, lanes(), INTERPRETED.sum_each([load(values, q * LANES + lanes()) for q in range(num)]))
 
-    shapes = [jax.ShapeDtypeStruct((LANES,), jnp.float32), jax.ShapeDtypeStruct((LANES,), jnp.int32)]
-    sums, which = INTERPRETED.launch("test", kernel, (1,), shapes, jnp.asarray(values).reshape(-1))
-    named = np.asarray(which) < num
-    assert set(np.asarray(which)[named]) == set(range(num))
-    np.testing.assert_allclose(
-        np.asarray(sums)[named], values.sum(axis=1)[np.asarray(which)[named]], atol=1e-5
-    )
+    shape = jax.ShapeDtypeStruct((LANES,), jnp.float32)
+    sums = np.asarray(INTERPRETED.launch("test", kernel, (1,), shape, jnp.asarray(values).reshape(-1)))
+    which, once = map(np.asarray, lanes_of_sums(num))
+    assert sorted(which[once]) == list(range(num))
+    named = which < num
+    np.testing.assert_allclose(sums[named], values.sum(axis=1)[which[named]], atol=1e-5)
 
 
 def test_arrays_too_large_for_a_kernel_are_refused():

@@ -116,7 +116,7 @@ def both(request):
         rows = rows_with_sums(sums, counts, first)
         slopes = projected.color_slopes
         grads, v_offset = project_gradients(
-            params, *view, counts, slopes, rows, first, v_means2d, settings, TILING, INTERPRETED
+            params, *view, counts, slopes, (rows,), first, v_means2d, settings, TILING, INTERPRETED
         )
         return projected, (*grads[:6], v_offset)
 

@@ -10,6 +10,7 @@ Gaussian lie side by side, and they are summed last.
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
 from splax.ops.triton.intersection import TileLists
 from splax.ops.triton.sums import launch_sums
 from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, columns_of
-from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
+from splax.ops.triton.warp import LANES, Warp, full, lanes, lanes_of_sums, load, store, zeros
 
 _LN2 = math.log(2)
 # Channels that one pass differentiates; more take several passes.
@@ -55,13 +56,13 @@ def pair_gradients(
     tiling: Tiling,
     warp: Warp,
     *,
-    start: jax.Array | None = None,
+    start: Sequence[jax.Array] | None = None,
     absolute: bool = False,
-) -> jax.Array:
+) -> tuple[jax.Array, ...]:
     """Sums over the pixels of each Gaussian, [N, 6 + channels]; of each pair alone where lists have slots.
 
     The latter are [M * blocks, 6 + channels] by slot; slots without a pair hold anything. The former are added to
-    ``start`` if it is given.
+    ``start`` if it is given, and lie in as many arrays as it does.
 
     Six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d alpha, then weight
     times cotangent for each channel. Contributions of several sets of channels add up.
@@ -73,7 +74,8 @@ def pair_gradients(
         channels: which of the channels to differentiate.
         tiling: static sizes.
         warp: how kernels run.
-        start: zeros in the first columns of rows that are drawn, and anything else, [N, 6 + channels or more].
+        start: zeros in the rows that are drawn; arrays whose columns, taken together, are those of the sums and
+            perhaps more.
         absolute: adds two columns, the gradients of the centre's x and y, with absolute values of what each pixel
             adds.
     """
@@ -87,14 +89,13 @@ def pair_gradients(
     num_checkpoints = checkpoints.tile.shape[0]
     width = FORM + len(channels) + 2 * absolute
     if start is None:
-        start = jnp.zeros((attributes.shape[0], width))
-    sums_stride = start.shape[1]
+        start = (jnp.zeros((attributes.shape[0], width)),)
 
     def everywhere(flag):
         return jnp.full((tiling.lines, LANES), flag.astype(jnp.int32)) != 0
 
-    def kernel(ids, offsets, attributes, states, owner, starts, walked, image, alpha, v_image, *refs):
-        *v_alphas, slots, out = refs if lists.slots is not None else (*refs[:-1], None, refs[-1])
+    def kernel(ids, offsets, attributes, states, owner, starts, walked, image, v_image, *refs):
+        *alphas, slots, out = refs if lists.slots is not None else (*refs[:-1], None, refs[-1])
         block, program = pl.program_id(0), pl.program_id(1)
         checkpoint = jnp.maximum(program - tiling.num_tiles, 0)
         resumes = program >= tiling.num_tiles
@@ -114,7 +115,7 @@ def pair_gradients(
                 shown = [load(image, place * total_channels + q, inside) for q in channels]
                 products = [v * value for v, value in zip(cotangents, shown, strict=True)]
                 return sum(
-                    products, v_alpha_here * load(alpha, place, inside) if v_alphas else zeros(tiling.lines)
+                    products, v_alpha_here * load(alphas[0], place, inside) if alphas else zeros(tiling.lines)
                 )
 
             def read(part):
@@ -124,7 +125,7 @@ def pair_gradients(
                 cotangents, state = [], []
                 for _, _, inside, place, local in columns:
                     v = cotangents_at(place, inside)
-                    v_a = load(v_alphas[0], place, inside) if v_alphas else zeros(tiling.lines)
+                    v_a = load(alphas[1], place, inside) if alphas else zeros(tiling.lines)
                     at, stored = checkpoint * state_size + local, everywhere(resumes & reached)
                     new = jnp.where(inside & everywhere(reached), 1.0, 0.0)
                     transmittance = jnp.where(everywhere(resumes), load(states, at, stored), new)
@@ -136,6 +137,8 @@ def pair_gradients(
                     state.append((transmittance, behind))
                 return columns, cotangents, state
 
+            which, once = lanes_of_sums(width)
+            sum_columns = out.columns(which) if lists.slots is None else None
             read_parts = [read(part) for part in range(parts)]
             columns_and_cotangents = [(columns, cotangents) for columns, cotangents, _ in read_parts]
 
@@ -178,12 +181,11 @@ def pair_gradients(
 
             def put(slot, packed, values):
                 """Writes the row of a pair, or adds it to its Gaussian's."""
-                total, which = warp.sum_each(values)
-                if lists.slots is not None:
-                    store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
-                    return full(0)
-                adds = warp.one_lane_a_sum(width) & (which < width)
-                return out.add((packed & ID_MASK) * sums_stride + which, total, adds)
+                total = warp.sum_each(values)
+                if lists.slots is None:
+                    return out.add(packed & ID_MASK, sum_columns, total, once)
+                store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
+                return full(0)
 
             def step(packed, slot, values, carry):
                 states, done = carry
@@ -240,12 +242,11 @@ def pair_gradients(
 
     args = (lists.ids, lists.offsets, attributes.reshape(-1), checkpoints.states[drawn_with])
     args += checkpoints[1:]
-    args += (*(x.reshape(-1) for x in (image, alpha, v_image)),)
-    args += () if v_alpha is None else (v_alpha.reshape(-1),)
+    args += (*(x.reshape(-1) for x in (image, v_image)),)
+    args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))
     grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
     if lists.slots is None:
-        sums = launch_sums("pair_gradients", kernel, grid, start.reshape(-1), warp, *args)
-        return sums.reshape(start.shape)
+        return launch_sums("pair_gradients", kernel, grid, start, warp, *args)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
     out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
-    return out.reshape(-1, width)
+    return (out.reshape(-1, width),)

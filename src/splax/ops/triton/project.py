@@ -7,6 +7,7 @@ second.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,6 +39,9 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
 _RGB = 3
 _SHN = Parameters._fields.index("shN")
+# Whose gradients' memory holds the sums over pixels until they are made of them: 13 columns, of which at most 12
+# are needed. That of shN is left to hold, before that, what the forward pass saved.
+_HOLDERS = [Parameters._fields.index(name) for name in ("quats", "means", "log_scales", "sh0")]
 
 
 class Projected(NamedTuple):
@@ -152,7 +156,7 @@ def project_gradients(
     intrinsics: jax.Array,
     counts: jax.Array,
     color_slopes: jax.Array,
-    rows: jax.Array,
+    rows: Sequence[jax.Array],
     first: jax.Array | None,
     v_means2d: jax.Array | None,
     settings: DrawSettings,
@@ -169,9 +173,9 @@ def project_gradients(
         intrinsics: K in pixels, [3, 3].
         counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
         color_slopes: from :func:`project`.
-        rows: moments and channels of each Gaussian, [N, 6 + C or more], or of each pair, [M * blocks, 6 + C];
-            with ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Rows as
-            :func:`start_of_sums` makes them are overwritten.
+        rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
+            ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
+            may hold some columns each; those that :func:`start_of_sums` made are overwritten.
         first: first slot of each Gaussian, [N], if the rows are those of pairs.
         v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
         settings: of the rasterizer.
@@ -184,13 +188,14 @@ def project_gradients(
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
     width = FORM + _RGB + settings.render_depth
-    (num_rows, stride), num_columns = rows.shape, width + 2 * (settings.absgrad and with_offset)
+    num_columns = width + 2 * (settings.absgrad and with_offset)
+    places = [(array, column) for array, x in enumerate(rows) for column in range(x.shape[1])][:num_columns]
     floats = params[:6]
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
     def kernel(means, quats, log_scales, logits, sh0, shN, alive, active_degree, camera, table, *refs):
-        counts, slopes, rows, *refs = refs
-        refs, grads = refs[: -len(sizes)], refs[-len(sizes) :]
+        counts, slopes, *refs = refs
+        row_refs, refs, grads = refs[: len(rows)], refs[len(rows) : -len(sizes)], refs[-len(sizes) :]
         v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
@@ -211,10 +216,10 @@ def project_gradients(
         @pl.when(some_moved)
         def _():
             if first is None:
-                sums = [load(rows, gaussian * stride + q, drawn) for q in range(num_columns)]
+                sums = [load(row_refs[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
             else:
                 begin, num_here = load(refs[0], gaussian, drawn) * tiling.blocks, count * tiling.blocks
-                sums = total_rows(rows, begin, num_here, num_rows, num_columns, warp)
+                sums = total_rows(row_refs[0], begin, num_here, len(rows[0]), num_columns, warp)
             view = read_view(camera, tiling)
             geometry = read_geometry((means, quats, log_scales, logits), gaussian, moved)
             valid = drawn
@@ -257,29 +262,24 @@ def project_gradients(
             for grad, values in zip(others, columns, strict=True):
                 store_rows(grad, base, values, exists, warp)
 
-    args = [*inputs(params, viewmat, intrinsics), counts, color_slopes, rows.reshape(-1)]
+    inputs_of = inputs(params, viewmat, intrinsics)
+    args = [*inputs_of, counts, color_slopes, *(x.reshape(-1) for x in rows)]
     args += [] if first is None else [first]
     args += [] if v_means2d is None else [v_means2d.reshape(-1)]
     # Kernels take no empty arrays.
     shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]
     # Each warp reads the sums of its Gaussians before it writes over them.
-    in_place = {len(inputs(params, viewmat, intrinsics)) + 2: _SHN} if rows.size == params.shN.size else {}
-    grads = warp.launch(
-        "project_gradients",
-        kernel,
-        (-(-num // LANES),),
-        shapes,
-        *args,
-        in_place=in_place if first is None else {},
-    )
+    fits = first is None and all(x.size == sizes[nth] for x, nth in zip(rows, _HOLDERS, strict=False))
+    in_place = {len(inputs_of) + 2 + k: nth for k, nth in enumerate(_HOLDERS[: len(rows)])} if fits else {}
+    grads = warp.launch("project_gradients", kernel, (-(-num // LANES),), shapes, *args, in_place=in_place)
     v_floats = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=False)]
     untrained = {"alive": None, "active_sh_degree": None}
     v_offset = grads[-1].reshape(num, 2) if with_offset else None
     return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
 
 
-def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> jax.Array:
-    """Zeros for sums of Gaussians that are drawn, where gradients of ``shN`` will be if these are wide enough.
+def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> tuple[jax.Array, ...]:
+    """Zeros for sums of Gaussians that are drawn, where some of the parameters' gradients will be.
 
     Args:
         params: the Gaussians.
@@ -288,10 +288,11 @@ def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: War
         warp: how kernels run.
 
     Returns:
-        [N, columns or more]; what lies behind the sums, and rows that are not drawn, hold anything.
+        Arrays of together ``columns`` or more columns; rows that are not drawn hold anything.
     """
-    width = math.prod(params.shN.shape[1:])
-    return zeros_where(counts, columns, width if width >= columns else columns, warp)
+    widths = [math.prod(params[nth].shape[1:]) for nth in _HOLDERS]
+    enough = next((k for k in range(1, len(widths)) if sum(widths[:k]) >= columns), len(widths))
+    return zeros_where(counts, widths[:enough], warp)
 
 
 def pack_slopes(color):

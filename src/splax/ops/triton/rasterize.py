@@ -1,6 +1,7 @@
 """Binning and compositing with a backward pass of their own: the door to the kernels of this folder."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -122,8 +123,8 @@ def sum_gradients(
     return jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])
 
 
-def sum_pairs(rows: jax.Array, lists: TileLists, tiling: Tiling, warp: Warp) -> jax.Array:
+def sum_pairs(rows: Sequence[jax.Array], lists: TileLists, tiling: Tiling, warp: Warp) -> jax.Array:
     """Sums of the rows of :func:`pair_gradients` for each Gaussian, [6 + channels, N]."""
     if lists.first is None:
-        return rows.T
-    return sum_rows(rows, lists.first * tiling.blocks, lists.counts * tiling.blocks, warp)
+        return jnp.concatenate(rows, axis=1).T
+    return sum_rows(rows[0], lists.first * tiling.blocks, lists.counts * tiling.blocks, warp)

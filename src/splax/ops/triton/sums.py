@@ -4,7 +4,8 @@ The order of additions is another one in every run, and so is the last bit of th
 all memory around each, and take many times as long.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,126 +15,200 @@ from jax.experimental import pallas as pl
 from splax.ops.triton.warp import LANES, Warp, full, inline_asm, lanes, load, store, zeros
 
 
-class Sums(NamedTuple):
-    """What a kernel adds to.
+class Columns(NamedTuple):
+    """For each lane a column of the sums.
 
     Attributes:
-        ref: where they lie.
+        array: which array holds it.
+        width: columns of that array.
+        column: which of them.
+        address: lower and upper half of the column's in row 0; None where kernels are interpreted.
+    """
+
+    array: jax.Array
+    width: jax.Array
+    column: jax.Array
+    address: tuple[jax.Array, jax.Array] | None
+
+
+class Sums(NamedTuple):
+    """What a kernel adds to: rows, of which each array holds some columns.
+
+    Attributes:
+        refs: the arrays.
+        widths: columns of each.
+        sizes: elements of each.
         view: which of the views of a batch these are the sums of.
-        size: how many there are.
         warp: how kernels run.
     """
 
-    ref: Any
+    refs: Sequence[Any]
+    widths: Sequence[int]
+    sizes: Sequence[int]
     view: Any
-    size: int
     warp: Warp
 
-    def add(self, index: jax.Array, value: jax.Array, mask: jax.Array) -> jax.Array:
-        """Adds to some of them.
+    def columns(self, nth: jax.Array) -> Columns:
+        """Where the column is that each lane names."""
+        array, width, first, begin = full(0), full(self.widths[0]), full(0), 0
+        for number, columns in enumerate(self.widths[:-1], 1):
+            begin += columns
+            behind = nth >= begin
+            array, first = jnp.where(behind, number, array), jnp.where(behind, begin, first)
+            width = jnp.where(behind, self.widths[number], width)
+        column = nth - first
+        return Columns(array, width, column, None if self.warp.interpret else self._address(array, column))
+
+    def _address(self, array, column):
+        low, high = full(0), full(0)
+        for number, (ref, size) in enumerate(zip(self.refs, self.sizes, strict=True)):
+            # Assembly gets the address where the whole batch begins.
+            where = f"cvt.s64.s32 at, $2; mad.lo.s64 at, at, {4 * size}, $1; mad.wide.s32 at, $3, 4, at;"
+            halves = (
+                inline_asm(
+                    f"{{ .reg .b64 at; .reg .b32 other; {where} mov.b64 {{{names}}}, at; }}",
+                    "=r,l,r,r",
+                    jnp.int32,
+                    ref,
+                    full(self.view),
+                    column,
+                )
+                for names in ("$0, other", "other, $0")
+            )
+            low, high = (
+                jnp.where(array == number, x, kept) for x, kept in zip(halves, (low, high), strict=True)
+            )
+        return low, high
+
+    def add(self, row: jax.Array, columns: Columns, values: jax.Array, mask: jax.Array) -> jax.Array:
+        """Adds to a row.
 
         Args:
-            index: different ones, where the mask is on.
-            value: what to add.
+            row: its number.
+            columns: different ones, where the mask is on.
+            values: what to add.
             mask: lanes that add.
 
         Returns:
             Zeros, which the kernel must hand to :meth:`finish`: the compiler knows of no other reason to add.
         """
-        if not self.warp.interpret:
-            # Assembly gets the address where the whole batch begins.
-            where = f"cvt.s64.s32 at, $5; mad.lo.s64 at, at, {4 * self.size}, $1; mad.wide.s32 at, $2, 4, at;"
-            add = "setp.ne.s32 p, $4, 0; @p red.relaxed.gpu.global.add.f32 [at], $3; mov.b32 $0, 0;"
-            args = self.ref, index, value, mask.astype(jnp.int32), full(self.view)
+        before = row * columns.width
+        if columns.address is not None:
+            where = "mov.b64 at, {$1, $2}; mad.wide.s32 at, $3, 4, at;"
+            add = "setp.ne.s32 p, $5, 0; @p red.relaxed.gpu.global.add.f32 [at], $4; mov.b32 $0, 0;"
+            args = *columns.address, before, values, mask.astype(jnp.int32)
             return inline_asm(
-                f"{{ .reg .pred p; .reg .b64 at; {where} {add} }}", "=r,l,r,f,r,r", jnp.int32, *args
+                f"{{ .reg .pred p; .reg .b64 at; {where} {add} }}", "=r,r,r,r,f,r", jnp.int32, *args
             )
-        # An interpreted store writes all lanes: those that are off do what one that is on does.
-        leader = full(jnp.argmax(mask))
-        index, value = (jnp.where(mask, x, x[leader]) for x in (index, jnp.where(mask, value, 0)))
-        store(self.ref, index, load(self.ref, index) + value)
+        for number, ref in enumerate(self.refs):
+            _add_interpreted(ref, before + columns.column, values, mask & (columns.array == number))
         return full(0)
 
     def finish(self, done: jax.Array) -> None:
         """Takes what all :meth:`add` returned, joined with ``|``."""
-        store(self.ref, lanes(), zeros(), done != 0)
+        store(self.refs[0], lanes(), zeros(), done != 0)
+
+
+def _add_interpreted(ref, index, values, mask):
+    # An interpreted store writes all lanes: those that are off do what one that is on does.
+    leader = full(jnp.argmax(mask))
+    index, values = (jnp.where(mask, x, x[leader]) for x in (index, jnp.where(mask, values, 0)))
+    index = jnp.where(mask.any(), index, 0)
+    store(ref, index, load(ref, index) + values)
 
 
 def launch_sums(
     name: str,
     kernel: Callable[..., None],
     grid: tuple[int, ...],
-    start: jax.Array,
+    starts: Sequence[jax.Array],
     warp: Warp,
     *args: jax.Array,
-) -> jax.Array:
+) -> tuple[jax.Array, ...]:
     """Runs one-warp programs that add to sums.
 
     Args:
         name: that profilers show.
         kernel: gets the arguments, then :class:`Sums`.
         grid: programs.
-        start: what the sums are before, [S].
+        starts: what the sums are before; the columns of rows, some in each array, [N, ...].
         warp: how kernels run.
         args: arrays.
 
     Returns:
-        The sums, [S].
+        The sums, in arrays as those of ``starts``.
     """
-    num = start.shape[0]
+    num, num_arrays = len(starts[0]), len(starts)
+    widths = [math.prod(start.shape[1:]) for start in starts]
     # In a kernel they have the shape of what assembly gets along with them, and are not fewer.
-    start = jnp.pad(start, (0, max(LANES - num, 0)))
-    size, block = start.shape[0], None if warp.interpret else LANES
+    flat = [jnp.pad(start.reshape(-1), (0, max(LANES - start.size, 0))) for start in starts]
+    sizes, block = [len(start) for start in flat], None if warp.interpret else LANES
 
-    def launch(view: jax.Array, start: jax.Array, *args: jax.Array) -> jax.Array:
+    def launch(view: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
         def inner(*refs):
-            *args, view, _, sums = refs
-            kernel(*args, Sums(sums, view[0], size, warp))
+            args, view, sums = refs[: len(args_of)], refs[len(args_of)], refs[-num_arrays:]
+            kernel(*args, Sums(sums, widths, sizes, view[0], warp))
 
-        shape, last = jax.ShapeDtypeStruct((size,), jnp.float32), len(args) + 1
-        return warp.launch(
-            name, inner, grid, shape, *args, view.reshape(1), start, in_place={last: 0}, out_block=block
+        args_of, starts = arrays[:-num_arrays], arrays[-num_arrays:]
+        shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
+        in_place = {len(args_of) + 1 + nth: nth for nth in range(num_arrays)}
+        return tuple(
+            warp.launch(
+                name,
+                inner,
+                grid,
+                shapes,
+                *args_of,
+                view.reshape(1),
+                *starts,
+                in_place=in_place,
+                out_block=block,
+            )
         )
 
     @jax.custom_batching.custom_vmap
-    def of_views(*args: jax.Array) -> jax.Array:
-        views = jnp.arange(len(args[0]), dtype=jnp.int32)
+    def of_views(*arrays: jax.Array) -> Any:
+        views = jnp.arange(len(arrays[0]), dtype=jnp.int32)
         if len(views) == 1:
-            return launch(views[0], *(x[0] for x in args))[None]
-        return jax.vmap(launch)(views, *args)
+            return tuple(x[None] for x in launch(views[0], *(x[0] for x in arrays)))
+        return jax.vmap(launch)(views, *arrays)
 
     @of_views.def_vmap
-    def _(batch: int, is_batched: Any, *args: jax.Array) -> tuple[jax.Array, bool]:
-        args = tuple(
+    def _(batch: int, is_batched: Any, *arrays: jax.Array) -> Any:
+        arrays = tuple(
             x if batched else jnp.broadcast_to(x, (batch, *x.shape))
-            for x, batched in zip(args, is_batched, strict=True)
+            for x, batched in zip(arrays, is_batched, strict=True)
         )
         # Of a batch of batches too, all views are numbered.
-        return of_views(*(x.reshape(-1, *x.shape[2:]) for x in args)).reshape(batch, -1, size), True
+        sums = of_views(*(x.reshape(-1, *x.shape[2:]) for x in arrays))
+        return tuple(x.reshape(batch, -1, x.shape[-1]) for x in sums), (True,) * num_arrays
 
-    return of_views(start[None], *(x[None] for x in args))[0, :num]
+    sums = of_views(*(x[None] for x in (*args, *flat)))
+    return tuple(
+        x[0, : num * width].reshape(start.shape) for x, width, start in zip(sums, widths, starts, strict=True)
+    )
 
 
-def zeros_where(counts: jax.Array, columns: int, stride: int, warp: Warp) -> jax.Array:
-    """Rows that begin with zeros where counts are above 0; nothing else of them is written.
+def zeros_where(counts: jax.Array, widths: Sequence[int], warp: Warp) -> tuple[jax.Array, ...]:
+    """Zeros in rows where counts are above 0; the others are not written.
 
     Args:
         counts: [N].
-        columns: zeros.
-        stride: numbers in a row.
+        widths: of the arrays to make.
         warp: how kernels run.
 
     Returns:
-        [N, stride].
+        [N, width] of each width.
     """
     num = counts.shape[0]
 
-    def kernel(counts, out):
+    def kernel(counts, *outs):
         row = pl.program_id(0) * LANES + lanes()
         wanted = load(counts, row, row < num) > 0
-        for q in range(columns):
-            store(out, row * stride + q, zeros(), wanted)
+        for out, width in zip(outs, widths, strict=True):
+            for q in range(width):
+                store(out, row * width + q, zeros(), wanted)
 
-    shape = jax.ShapeDtypeStruct((num * stride,), jnp.float32)
-    out = warp.launch("clear_sums", kernel, (-(-num // LANES),), shape, counts)
-    return out.reshape(num, stride)
+    shapes = [jax.ShapeDtypeStruct((num * width,), jnp.float32) for width in widths]
+    outs = warp.launch("clear_sums", kernel, (-(-num // LANES),), shapes, counts)
+    return tuple(out.reshape(num, width) for out, width in zip(outs, widths, strict=True))

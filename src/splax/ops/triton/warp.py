@@ -51,6 +51,13 @@ def lowest_bit(bits: jax.Array) -> jax.Array:
     return lax.population_count((bits & -bits) - 1)
 
 
+def lanes_of_sums(num: int) -> tuple[jax.Array, jax.Array]:
+    """Which of the sums of :meth:`Warp.sum_each` each lane holds, and lanes that hold each sum once."""
+    together = LANES >> (num - 1).bit_length()
+    which = lanes() // together
+    return which, (which < num) & (lanes() % together == 0)
+
+
 class Warp(NamedTuple):
     """What lanes do together."""
 
@@ -100,14 +107,12 @@ class Warp(NamedTuple):
         """1 / x, within one unit in the last place."""
         return 1 / x if self.interpret else inline_asm("rcp.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
 
-    def sum_each(self, values: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def sum_each(self, values: list[jax.Array]) -> jax.Array:
         """Sums each of up to 32 values over the lanes, all at once.
 
         At each step half of the values change places between half of the lanes: n sums take about n shuffles
-        instead of 5 n, and each sum ends in a lane of its own, where one store writes all of them.
-
-        Returns:
-            The sums, and which value each lane's sum is of; neighbours may hold the same one.
+        instead of 5 n, and each sum ends in lanes of its own, where one store writes all of them: those that
+        :func:`lanes_of_sums` tells.
         """
         slots = 1 << (len(values) - 1).bit_length()
         kept: list[jax.Array | None] = [*values, *([None] * (slots - len(values)))]
@@ -123,7 +128,7 @@ class Warp(NamedTuple):
         while distance:
             total = total + self.across(total, distance)
             distance //= 2
-        return total, lanes() // (LANES // slots)
+        return total
 
     def _exchange(self, a, b, upper, distance):
         """Lower lanes keep the sum of ``a``, upper ones that of ``b``."""
@@ -133,11 +138,6 @@ class Warp(NamedTuple):
             return a + self.across(a, distance)
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
-
-    def one_lane_a_sum(self, num: int) -> jax.Array:
-        """Lanes of which each holds another one of the sums of :meth:`sum_each`."""
-        slots = 1 << (num - 1).bit_length()
-        return (lanes() & (LANES // slots - 1)) == 0
 
     def launch(
         self,
