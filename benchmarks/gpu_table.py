@@ -7,13 +7,16 @@ from gpu_floor import Device, Work, memory_ms, operations_ms
 
 # Passes by their names in GpuMethod.
 PASSES = {"forward": "forward", "backward": "forward+backward"}
+# What each peer is compared with: one that has a process to itself, with splax when it takes no turns.
+ALONE = "splax alone"
+PEERS = {"gsplat": "splax", "rival": ALONE}
 
 
 class Table:
     """Prints rows.
 
     Args:
-        peers: methods that are compared with splax.
+        peers: methods that are compared with splax, of :data:`PEERS`.
         device: whose rates floors are computed from.
     """
 
@@ -23,8 +26,9 @@ class Table:
 
     def print_header(self) -> None:
         """Prints the names of the columns."""
-        peers = [cell for peer in self.peers for cell in (f"{peer}, ms", f"{peer} / splax")]
-        header = ["scene", "picture", "Gaussians (visible)", "pairs", "pass", "splax, ms", *peers]
+        header = ["scene", "picture", "Gaussians (visible)", "pairs", "pass", "splax, ms"]
+        for peer in self.peers:
+            header += [f"{ALONE}, ms"] * (PEERS[peer] == ALONE) + [f"{peer}, ms", f"{peer} / {PEERS[peer]}"]
         header += ["bytes, ms", "operations, ms at most"]
         _print_cells(header)
         _print_cells(["---"] * len(header))
@@ -47,10 +51,10 @@ class Table:
         self._print(row, view, "peak, MB", peaks, work, ["-", "-"])
 
     def _print(self, row, view, what, figures, work, floors):
-        splax = figures.get("splax")
-        cells = [_cell(splax)]
+        cells = [_cell(figures.get("splax"))]
         for peer in self.peers:
-            figure = figures.get(peer)
+            splax, figure = figures.get(PEERS[peer]), figures.get(peer)
+            cells += [_cell(splax)] * (PEERS[peer] == ALONE)
             cells += [_cell(figure), f"{figure / splax:.2f}x" if figure is not None and splax else "-"]
         _print_cells([row.scene, row.picture, *_counts(view, work), what, *cells, *floors])
 

@@ -7,7 +7,7 @@
 Prints a table in Markdown: medians in milliseconds, memory above the inputs, the peers' figures over splax's, and
 what bytes and operations take at the device's published rates (gpu_floor.py says what is counted). A method that
 fails leaves a dash in its cells and says why on stderr. ``--rival`` adds the other JAX project of the name splax,
-whose package lies in FOLDER, in a process of its own.
+whose package lies in FOLDER, in a process of its own, and splax timed as that is: without taking turns.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from garden import ROWS, Row, View, make_view
 from gpu_floor import Device
 from gpu_methods import METHODS, GpuMethod
 from gpu_profile import profile, table
-from gpu_table import PASSES, Table
+from gpu_table import ALONE, PASSES, Table
 from gpu_timing import attempt, differing_pixels, free_memory, time_all
 from rival import time_rival
 
@@ -93,6 +93,9 @@ def _measure(row: Row, view: View, output: Table, options: Options) -> None:
         )
         for name in PASSES
     }
+    if options.rival and "splax" in methods:
+        for name in PASSES:
+            figures[name] |= time_all({ALONE: getattr(methods["splax"], name)}, options.repeats)
     peaks = {name: attempt(f"peak of {name}", method.peak_mb) for name, method in methods.items()}
     if len(methods) > 1:
         attempt("comparison of images", lambda: _compare(row, methods))

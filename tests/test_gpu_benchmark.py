@@ -95,14 +95,14 @@ def test_a_method_that_fails_costs_its_cells_only(garden, file, monkeypatch, cap
     printed, told = capsys.readouterr()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines()]
     assert lines[0][4:] == [
-        *("pass", "splax, ms", "gsplat, ms", "gsplat / splax", "rival, ms", "rival / splax"),
-        *("bytes, ms", "operations, ms at most"),
+        *("pass", "splax, ms", "gsplat, ms", "gsplat / splax", "splax alone, ms", "rival, ms"),
+        *("rival / splax alone", "bytes, ms", "operations, ms at most"),
     ]
     assert all(line[:4] == ["garden1", "40x32", "40 (30)", "1,234"] for line in lines[2:5])
     forward, backward, peak = (line[5:] for line in lines[2:5])
-    assert forward[1] != "-" and forward[2].endswith("x") and forward[3] == "3.00"
-    assert backward[1:3] == ["-", "-"] and backward[3] == "4.00" and "-" not in forward[5:] + backward[5:]
-    assert peak == ["2.00", *"------"]
+    assert forward[1] != "-" and forward[2].endswith("x") and forward[4] == "3.00"
+    assert backward[1:3] == ["-", "-"] and backward[4] == "4.00" and "-" not in forward[3:] + backward[5:]
+    assert peak == ["2.00", *"-------"]
     assert printed.count("40 (30)") == 6
     assert "without gsplat: RuntimeError: CUDA out of memory" in told
     assert "without profile of forward: ValueError: the profiler saw no kernels" in told
