@@ -26,7 +26,7 @@ def test_each_list_of_a_batch_is_sorted_by_itself(monkeypatch, way, dtype):
         monkeypatch.setattr(sorts, name, value)
     rng = np.random.default_rng(0)
     keys, values = rng.integers(0, 9, (3, 40)).astype(dtype), rng.permutation(40).astype(np.int32)
-    lists = jax.vmap(lambda *args: stable_sort(*args, bound=9), in_axes=(0, None))(keys, values)
+    lists = jax.vmap(lambda *args: stable_sort(*args, bound=9), in_axes=(0, None))(keys, jnp.asarray(values))
     assert_sorted(lists, keys, np.broadcast_to(values, keys.shape))
 
 
