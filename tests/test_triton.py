@@ -103,7 +103,7 @@ def test_sum_rows_adds_short_and_long_lists():
     np.testing.assert_allclose(np.asarray(sums).T, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("num", [1, 5, 9, 16, 20])
+@pytest.mark.parametrize("num", [1, 2, 5, 9, 11, 16, 20, 31, 32])
 def test_sum_each_gives_every_lane_the_sum_it_names(num):
     values = np.random.default_rng(num).normal(size=(num, LANES)).astype(np.float32)
 

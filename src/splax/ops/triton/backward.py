@@ -97,12 +97,13 @@ def pair_gradients(
     def kernel(ids, offsets, attributes, states, owner, starts, walked, image, v_image, *refs):
         *alphas, slots, out = refs if lists.slots is not None else (*refs[:-1], None, refs[-1])
         block, program = pl.program_id(0), pl.program_id(1)
-        checkpoint = jnp.maximum(program - tiling.num_tiles, 0)
-        resumes = program >= tiling.num_tiles
+        # Full buckets first, so that none of them begins last, when nothing runs beside it.
+        checkpoint = jnp.minimum(program, num_checkpoints - 1)
+        resumes = program < num_checkpoints
 
         @pl.when(~resumes | (checkpoint < starts[tiling.num_tiles]))
         def _():
-            tile = jnp.where(resumes, owner[checkpoint], program)
+            tile = jnp.where(resumes, owner[checkpoint], program - num_checkpoints)
             nth = jnp.where(resumes, checkpoint - starts[tile] + 1, 0)
             begin = offsets[tile] + nth * BUCKET_SIZE
             end = jnp.minimum(begin + BUCKET_SIZE, offsets[tile + 1])
@@ -120,14 +121,15 @@ def pair_gradients(
 
             def read(part):
                 subtile = block * parts + part
-                reached = nth * BUCKET_SIZE < walked[tile * tiling.subtiles + subtile]
+                closes = offsets[tile] + walked[tile * tiling.subtiles + subtile]
+                reached = begin < closes
                 columns = columns_of(tile, subtile, tiling)
                 cotangents, state = [], []
                 for _, _, inside, place, local in columns:
                     v = cotangents_at(place, inside)
                     v_a = load(alphas[1], place, inside) if alphas else zeros(tiling.lines)
                     at, stored = checkpoint * state_size + local, everywhere(resumes & reached)
-                    new = jnp.where(inside & everywhere(reached), 1.0, 0.0)
+                    new = jnp.where(inside, 1.0, 0.0)
                     transmittance = jnp.where(everywhere(resumes), load(states, at, stored), new)
                     behind = pixel_totals(place, inside, v, v_a) - v_a * (1 - transmittance)
                     for q, v_q in zip(channels, v, strict=True):
@@ -135,12 +137,12 @@ def pair_gradients(
                         behind -= v_q * shown
                     cotangents.append((v_a, v))
                     state.append((transmittance, behind))
-                return columns, cotangents, state
+                return closes, columns, cotangents, state
 
             which, once = lanes_of_sums(width)
             sum_columns = out.columns(which) if lists.slots is None else None
             read_parts = [read(part) for part in range(parts)]
-            columns_and_cotangents = [(columns, cotangents) for columns, cotangents, _ in read_parts]
+            columns_and_cotangents = [(columns, cotangents) for _, columns, cotangents, _ in read_parts]
 
             def differentiate(part, form, values, carry):
                 """Walks the pixels of a subtile past one Gaussian, adding to its sums."""
@@ -152,18 +154,16 @@ def pair_gradients(
                     dx, dy = column.x - form.mean_x, column.y - form.mean_y
                     in_x, cross = form.a * dx * dx + form.top, form.b * dx
                     power = (form.c * dy + cross) * dy + in_x
-                    touches = (power >= LOG2_THRESHOLD) & (power <= form.top)
-                    raw = warp.exp2(power)
+                    raw = warp.exp2_between(power, LOG2_THRESHOLD, form.top)
                     opacity = jnp.minimum(raw, MAX_ALPHA)
-                    weight = jnp.where(touches, opacity * transmittance, 0)
-                    left = transmittance - weight
+                    left = transmittance - opacity * transmittance
                     goes_on = left > MIN_TRANSMITTANCE
-                    weight = jnp.where(goes_on, weight, 0)
+                    opacity = jnp.where(goes_on, opacity, 0)
+                    weight = opacity * transmittance
                     g = sum((v_q * value for v_q, value in zip(v, values, strict=True)), v_a)
                     behind = behind - weight * g
                     slope = transmittance * g - behind * warp.reciprocal(1 - opacity)
-                    smooth = touches & goes_on & (raw < MAX_ALPHA)
-                    v_power = jnp.where(smooth, opacity * slope, 0)
+                    v_power = jnp.where(raw < MAX_ALPHA, opacity * slope, 0)
                     after.append((jnp.where(goes_on, left, 0), behind))
                     v_y = v_power * dy
                     line, line_y, syy = v_power.sum(axis=0), v_y.sum(axis=0), syy + v_y * dy
@@ -187,16 +187,23 @@ def pair_gradients(
                 store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
                 return full(0)
 
-            def step(packed, slot, values, carry):
+            closes = [read_part[0] for read_part in read_parts]
+
+            def open_parts(first):
+                """Bits of the parts with pixels that the forward pass had not finished at a pair."""
+                bits = [(first < place).astype(jnp.int32) << part for part, place in enumerate(closes)]
+                return functools.reduce(jnp.bitwise_or, bits)
+
+            def step(packed, reached, slot, values, carry):
                 states, done = carry
                 form, values = Form(*values[:FORM]), values[FORM:]
                 # The last ones are not summed over the rows of a column before the end.
                 sums = [zeros()] * (FORM - 1), [zeros(tiling.lines)] * (width - FORM + 1)
                 after = []
                 for part in range(parts):
-                    reaches = (packed >> (ID_BITS + block * parts + part)) & 1
                     change = functools.partial(differentiate, part, form, values)
-                    state, sums = lax.cond(reaches != 0, change, lambda carry: carry, (states[part], sums))
+                    reaches = (reached >> part) & 1 != 0
+                    state, sums = lax.cond(reaches, change, lambda carry: carry, (states[part], sums))
                     after.append(state)
                 of_lanes, of_pixels = sums
                 put_here = put(slot, packed, [*of_lanes, *(value.sum(axis=0) for value in of_pixels)])
@@ -204,7 +211,7 @@ def pair_gradients(
 
             def walk(carry):
                 first, *carry = carry
-                pair = first + lanes()
+                pair, still_open = first + lanes(), open_parts(first)
                 exists = pair < end
                 slot = full(0) if lists.slots is None else load(slots, pair, exists)
                 place = (load(ids, pair, exists) & ID_MASK) * stride
@@ -214,18 +221,21 @@ def pair_gradients(
                 def one(k, carry):
                     # Loaded again, as a scalar: what a branch depends on cannot come from a lane.
                     packed = ids[first + k]
-                    values = [warp.from_lane(value, full(k)) for value in held]
-                    return step(packed, warp.from_lane(slot, full(k)), values, carry)
+                    reached = (packed >> (ID_BITS + block * parts)) & still_open
+
+                    def take(carry):
+                        values = [warp.from_lane(value, full(k)) for value in held]
+                        return step(packed, reached, warp.from_lane(slot, full(k)), values, carry)
+
+                    if lists.slots is not None:
+                        return take(carry)  # every pair writes a row
+                    return lax.cond(reached != 0, take, lambda carry: carry, carry)
 
                 return first + LANES, *lax.fori_loop(0, jnp.minimum(end - first, LANES), one, tuple(carry))
 
-            def unfinished(carry):
-                first, states, _ = carry
-                open_ = functools.reduce(jnp.maximum, [column[0] for state in states for column in state])
-                return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
-
-            start = begin, [state for _, _, state in read_parts], full(0)
-            first, _, done = lax.while_loop(unfinished, walk, start)
+            last = jnp.minimum(end, functools.reduce(jnp.maximum, closes))
+            start = begin, [state for *_, state in read_parts], full(0)
+            first, _, done = lax.while_loop(lambda carry: carry[0] < last, walk, start)
 
             def clear(first):
                 """Pairs behind finished pixels add nothing."""

@@ -22,6 +22,8 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, lowest_bit, st
 
 # Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
 _UNROLL = 4
+# log2 of an alpha that is below the threshold at every pixel.
+_NOWHERE = -1e30
 # Numbers that a lane keeps of its pixels' channels, a multiple of 64; more channels than fit are drawn in several
 # passes, since kernels whose registers spill are slow, to compile most of all.
 _CHANNELS_PER_LANE = 64
@@ -93,16 +95,15 @@ def _draw(lists, attributes, channels, tiling, warp, save):
         pixels = columns_of(tile, subtile, tiling)
 
         def blend(values, valid, state):
-            form = Form(*values[:FORM])
-            channels = values[FORM:]
+            form, channels = Form(*values[:FORM]), values[FORM:]
+            form = form._replace(top=jnp.where(valid, form.top, _NOWHERE))
             after = []
             for column, (transmittance, alpha_sum, *color) in zip(pixels, state, strict=True):
                 dx, dy = column.x - form.mean_x, column.y - form.mean_y
                 in_x, cross = form.a * dx * dx + form.top, form.b * dx
                 power = (form.c * dy + cross) * dy + in_x
-                touches = valid & (power >= LOG2_THRESHOLD) & (power <= form.top)
-                alpha = jnp.minimum(warp.exp2(power), MAX_ALPHA)
-                weight = jnp.where(touches, alpha * transmittance, 0)
+                alpha = jnp.minimum(warp.exp2_between(power, LOG2_THRESHOLD, form.top), MAX_ALPHA)
+                weight = alpha * transmittance
                 left = transmittance - weight
                 goes_on = left > MIN_TRANSMITTANCE
                 weight = jnp.where(goes_on, weight, 0)

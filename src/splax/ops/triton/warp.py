@@ -6,6 +6,7 @@ one PTX instruction each. Interpreted, the same functions are plain JAX, so that
 """
 
 import math
+import struct
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -53,9 +54,29 @@ def lowest_bit(bits: jax.Array) -> jax.Array:
 
 def lanes_of_sums(num: int) -> tuple[jax.Array, jax.Array]:
     """Which of the sums of :meth:`Warp.sum_each` each lane holds, and lanes that hold each sum once."""
-    together = LANES >> (num - 1).bit_length()
-    which = lanes() // together
-    return which, (which < num) & (lanes() % together == 0)
+    first = _power_of_two(num)
+    together = LANES // first
+    which, once = lanes() // together, lanes() % together == 0
+    if first == num:
+        return which, once
+    together, others = LANES // _slots(num - first), _hold_others()
+    which = jnp.where(others, first + lanes() // together, which)
+    return which, jnp.where(others, lanes() % together == 1, once) & (which < num)
+
+
+def _power_of_two(num):
+    """The largest one that is not above a number."""
+    return 1 << (num.bit_length() - 1)
+
+
+def _slots(num):
+    """The smallest power of two that is not below a number."""
+    return 1 << (num - 1).bit_length()
+
+
+def _hold_others():
+    """Lanes of the sums behind the first 1, 2, 4, 8 or 16, each of which has two lanes or more."""
+    return lanes() % 2 == 1
 
 
 class Warp(NamedTuple):
@@ -95,13 +116,17 @@ class Warp(NamedTuple):
             distance *= 2
         return x
 
-    def exp2(self, x: jax.Array) -> jax.Array:
-        """2^x, within two units in the last place."""
-        return (
-            jnp.exp2(x)
-            if self.interpret
-            else inline_asm("ex2.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
-        )
+    def exp2_between(self, x: jax.Array, low: float, high: jax.Array) -> jax.Array:
+        """2^x where x lies between the limits, which belong to the range, and else 0.
+
+        One select an element: of conditions joined with ``&`` the compiler makes a select each.
+        """
+        if self.interpret:
+            return jnp.where((x >= low) & (x <= high), jnp.exp2(x), 0)
+        (bits,) = struct.unpack("I", struct.pack("f", low))
+        inside = f"setp.ge.f32 p, $1, 0f{bits:08X}; setp.le.and.f32 p, $1, $2, p;"
+        power = f"{{ .reg .pred p; {inside} ex2.approx.ftz.f32 $0, $1; selp.f32 $0, $0, 0f00000000, p; }}"
+        return inline_asm(power, "=f,f,f", jnp.float32, x, jnp.broadcast_to(high, x.shape))
 
     def reciprocal(self, x: jax.Array) -> jax.Array:
         """1 / x, within one unit in the last place."""
@@ -114,8 +139,15 @@ class Warp(NamedTuple):
         instead of 5 n, and each sum ends in lanes of its own, where one store writes all of them: those that
         :func:`lanes_of_sums` tells.
         """
-        slots = 1 << (len(values) - 1).bit_length()
-        kept: list[jax.Array | None] = [*values, *([None] * (slots - len(values)))]
+        first = _power_of_two(len(values))
+        total = self._sum_slots(values[:first])
+        if first == len(values):
+            return total
+        return jnp.where(_hold_others(), self._sum_slots(values[first:]), total)
+
+    def _sum_slots(self, values):
+        """Each sum ends in as many neighbours as there are lanes for each of 1, 2, 4, 8, 16 or 32 values."""
+        kept: list[jax.Array | None] = [*values, *([None] * (_slots(len(values)) - len(values)))]
         distance = LANES // 2
         while len(kept) > 1:
             upper, half = (lanes() & distance) != 0, len(kept) // 2
