@@ -8,6 +8,7 @@ from flax import nnx
 
 import splax
 from splax.ssim_gradient import mean_ssim
+from splax.training.checkpoints import Checkpoints
 
 pytestmark = pytest.mark.gpu
 
@@ -275,3 +276,28 @@ def test_training_learns_and_densifies():
     assert trainer.evaluate()["psnr"] > before + 3
     assert int(model.gaussians.num_alive) > 1_000
     assert all(device.platform == "gpu" for device in model.gaussians.means[...].devices())
+
+
+def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    scene = splax.make_demo_scene(num_train=6, num_test=1, width=64, height=48)
+
+    def make():
+        start = splax.Gaussians.random(
+            1_000, extent=0.5 * scene.radius, center=scene.center, rngs=nnx.Rngs(0)
+        )
+        model = splax.SplatModel(start, splax.TileRasterizer(deterministic=True))
+        config = splax.TrainConfig(steps=300, deterministic=True, progress=False)
+        strategy = splax.DefaultStrategy(refine_start=50, refine_every=50, grow_grad2d=1e-4)
+        return splax.Trainer(model, scene, config, strategy=strategy)
+
+    whole, first, second = make(), make(), make()
+    whole.fit(200)
+    first.fit(120)
+    first.save(Checkpoints(tmp_path))
+    second.resume(Checkpoints(tmp_path))
+    second.fit(80)
+    assert int(whole.model.gaussians.num_alive) > 1_000
+    states = (jax.tree.leaves(nnx.state(trainer.model)) for trainer in (second, whole))
+    for actual, expected in zip(*states, strict=True):
+        np.testing.assert_array_equal(actual, expected)
