@@ -248,7 +248,8 @@ class Trainer:
     def resume(self, checkpoints: Checkpoints) -> None:
         """Goes back to the last state that was saved, by this Trainer or another one of the same settings.
 
-        What follows is to the bit what would have followed there, on the same machine and versions.
+        What follows is to the bit what would have followed there, on the same machine and versions; on a GPU if
+        ``config.deterministic``.
 
         Raises:
             ValueError: if there is no checkpoint, it is damaged, or it is of other settings or data.
