@@ -2,6 +2,7 @@
 
 A warp starts from the stored state of its bucket and walks it in the order of the forward pass: what comes behind
 a Gaussian is the pixel's total less the running sum (no divisions by small numbers, no second order of walking).
+It leaves a subtile where the forward pass left it.
 
 The pixels' contributions to a Gaussian are summed within the warp and added to the Gaussian's row by atomics.
 Where lists have slots, sums are to have a fixed order: each pair then writes a row of its own, the rows of one

@@ -262,15 +262,15 @@ def project_gradients(
             for grad, values in zip(others, columns, strict=True):
                 store_rows(grad, base, values, exists, warp)
 
-    inputs_of = inputs(params, viewmat, intrinsics)
-    args = [*inputs_of, counts, color_slopes, *(x.reshape(-1) for x in rows)]
+    args = [*inputs(params, viewmat, intrinsics), counts, color_slopes]
+    first_row, args = len(args), [*args, *(x.reshape(-1) for x in rows)]
     args += [] if first is None else [first]
     args += [] if v_means2d is None else [v_means2d.reshape(-1)]
     # Kernels take no empty arrays.
     shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]
     # Each warp reads the sums of its Gaussians before it writes over them.
     fits = first is None and all(x.size == sizes[nth] for x, nth in zip(rows, _HOLDERS, strict=False))
-    in_place = {len(inputs_of) + 2 + k: nth for k, nth in enumerate(_HOLDERS[: len(rows)])} if fits else {}
+    in_place = {first_row + k: nth for k, nth in enumerate(_HOLDERS[: len(rows)])} if fits else {}
     grads = warp.launch("project_gradients", kernel, (-(-num // LANES),), shapes, *args, in_place=in_place)
     v_floats = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=False)]
     untrained = {"alive": None, "active_sh_degree": None}

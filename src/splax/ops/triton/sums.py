@@ -145,26 +145,16 @@ def launch_sums(
     sizes, block = [len(start) for start in flat], None if warp.interpret else LANES
 
     def launch(view: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-        def inner(*refs):
-            args, view, sums = refs[: len(args_of)], refs[len(args_of)], refs[-num_arrays:]
-            kernel(*args, Sums(sums, widths, sizes, view[0], warp))
+        given = (*arrays[:-num_arrays], view.reshape(1))
 
-        args_of, starts = arrays[:-num_arrays], arrays[-num_arrays:]
+        def inner(*refs):
+            *args, view = refs[: len(given)]
+            kernel(*args, Sums(refs[-num_arrays:], widths, sizes, view[0], warp))
+
         shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
-        in_place = {len(args_of) + 1 + nth: nth for nth in range(num_arrays)}
-        return tuple(
-            warp.launch(
-                name,
-                inner,
-                grid,
-                shapes,
-                *args_of,
-                view.reshape(1),
-                *starts,
-                in_place=in_place,
-                out_block=block,
-            )
-        )
+        in_place = {len(given) + nth: nth for nth in range(num_arrays)}
+        args = (*given, *arrays[-num_arrays:])
+        return tuple(warp.launch(name, inner, grid, shapes, *args, in_place=in_place, out_block=block))
 
     @jax.custom_batching.custom_vmap
     def of_views(*arrays: jax.Array) -> Any:

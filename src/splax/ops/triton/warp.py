@@ -117,7 +117,7 @@ class Warp(NamedTuple):
         return x
 
     def exp2_between(self, x: jax.Array, low: float, high: jax.Array) -> jax.Array:
-        """2^x where x lies between the limits, which belong to the range, and else 0.
+        """2^x, within two units in the last place, where x lies between the limits or is one, and else 0.
 
         One select an element: of conditions joined with ``&`` the compiler makes a select each.
         """
