@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from splax.ops.triton import block_sums
-from splax.ops.triton.tile_ranges import BLOCK, BUCKET_SIZE, LONG_LIST, tile_ranges
+from splax.ops.triton.tile_ranges import BLOCK, BUCKET_SIZE, LONGER_THAN, tile_ranges
 from splax.ops.triton.warp import LANES, Warp, lanes, store
 
 INTERPRETED = Warp(interpret=True)
@@ -19,10 +19,10 @@ def sorted_tiles(lengths: np.ndarray, unused: int, dtype: type = np.uint16) -> n
 
 def expected(lengths: np.ndarray):
     """Offsets, order and first checkpoints."""
-    long = lengths > LONG_LIST
+    not_longer = np.sum(lengths[:, None] <= np.array(LONGER_THAN), axis=1)
     checkpoints = np.maximum(-(-lengths // BUCKET_SIZE) - 1, 0)
     begins, starts = (np.concatenate([[0], np.cumsum(x)]) for x in (lengths, checkpoints))
-    return begins, np.concatenate([np.flatnonzero(long), np.flatnonzero(~long)]), starts
+    return begins, np.argsort(not_longer, kind="stable"), starts
 
 
 def assert_ranges(ranges, lengths: np.ndarray):
@@ -33,14 +33,15 @@ def assert_ranges(ranges, lengths: np.ndarray):
 def some_lengths(num_tiles: int, seed: int) -> np.ndarray:
     """Lists of which some are empty, some long, and some as long as a whole number of buckets, or one more."""
     rng = np.random.default_rng(seed)
-    edges = [0, 1, BUCKET_SIZE, BUCKET_SIZE + 1, 2 * BUCKET_SIZE, LONG_LIST, LONG_LIST + 1]
+    edges = [0, 1, BUCKET_SIZE, BUCKET_SIZE + 1, 2 * BUCKET_SIZE]
+    edges += [length + more for length in LONGER_THAN for more in (0, 1)]
     return np.where(
         rng.uniform(size=num_tiles) < 0.5, rng.choice(edges, num_tiles), rng.geometric(0.05, num_tiles)
     )
 
 
 @pytest.mark.parametrize("cumsum", [False, True])
-@pytest.mark.parametrize("unused", [0, 5, LONG_LIST + 9])
+@pytest.mark.parametrize("unused", [0, 5, LONGER_THAN[0] + 9])
 @pytest.mark.parametrize("num_tiles", [1, 2, LANES, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 40])
 def test_ranges_are_those_of_the_lists(num_tiles, unused, cumsum, monkeypatch):
     if cumsum:
@@ -50,7 +51,7 @@ def test_ranges_are_those_of_the_lists(num_tiles, unused, cumsum, monkeypatch):
     assert_ranges(tile_ranges(jnp.asarray(sorted_tiles(lengths, unused)), num_tiles, INTERPRETED), lengths)
 
 
-@pytest.mark.parametrize("length", [0, LONG_LIST + 1])
+@pytest.mark.parametrize("length", [0, LONGER_THAN[0] + 1])
 def test_all_lists_empty_or_all_long(length):
     lengths = np.full(BLOCK + 7, length)
     ranges = tile_ranges(jnp.asarray(sorted_tiles(lengths, unused=3)), len(lengths), INTERPRETED)
@@ -60,7 +61,7 @@ def test_all_lists_empty_or_all_long(length):
 def test_more_tiles_than_16_bits_can_number():
     num_tiles = 2**16 + 3 * BLOCK + 5
     lengths = np.random.default_rng(0).poisson(0.5, num_tiles)
-    lengths[[0, 70, 2**16 + 5, num_tiles - 1]] = [LONG_LIST + 1, 600, 5000, 300]
+    lengths[[0, 70, 2**16 + 5, num_tiles - 1]] = [LONGER_THAN[0] + 1, 600, 5000, 300]
     tiles = jnp.asarray(sorted_tiles(lengths, unused=9, dtype=np.uint32))
     assert_ranges(tile_ranges(tiles, num_tiles, INTERPRETED), lengths)
 

@@ -95,16 +95,16 @@ def pair_gradients(
     def everywhere(flag):
         return jnp.full((tiling.lines, LANES), flag.astype(jnp.int32)) != 0
 
-    def kernel(ids, offsets, attributes, states, owner, starts, walked, image, v_image, *refs):
+    def kernel(ids, offsets, order, attributes, states, owner, starts, walked, image, v_image, *refs):
         *alphas, slots, out = refs if lists.slots is not None else (*refs[:-1], None, refs[-1])
         block, program = pl.program_id(0), pl.program_id(1)
-        # Full buckets first, so that none of them begins last, when nothing runs beside it.
+        # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
         checkpoint = jnp.minimum(program, num_checkpoints - 1)
         resumes = program < num_checkpoints
 
         @pl.when(~resumes | (checkpoint < starts[tiling.num_tiles]))
         def _():
-            tile = jnp.where(resumes, owner[checkpoint], program - num_checkpoints)
+            tile = jnp.where(resumes, owner[checkpoint], order[jnp.maximum(program - num_checkpoints, 0)])
             nth = jnp.where(resumes, checkpoint - starts[tile] + 1, 0)
             begin = offsets[tile] + nth * BUCKET_SIZE
             end = jnp.minimum(begin + BUCKET_SIZE, offsets[tile + 1])
@@ -127,6 +127,8 @@ def pair_gradients(
                 columns = columns_of(tile, subtile, tiling)
                 cotangents, state = [], []
                 for _, _, inside, place, local in columns:
+                    # Behind the last pair that was reached nothing is read.
+                    inside = inside & everywhere(reached)
                     v = cotangents_at(place, inside)
                     v_a = load(alphas[1], place, inside) if alphas else zeros(tiling.lines)
                     at, stored = checkpoint * state_size + local, everywhere(resumes & reached)
@@ -251,7 +253,7 @@ def pair_gradients(
             else:
                 lax.while_loop(lambda first: first < end, clear, first)
 
-    args = (lists.ids, lists.offsets, attributes.reshape(-1), checkpoints.states[drawn_with])
+    args = (lists.ids, lists.offsets, lists.order, attributes.reshape(-1), checkpoints.states[drawn_with])
     args += checkpoints[1:]
     args += (*(x.reshape(-1) for x in (image, v_image)),)
     args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))

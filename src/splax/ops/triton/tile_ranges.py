@@ -18,8 +18,9 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 # Pairs between two stored states; a multiple of 32. Shorter buckets give the backward pass more programs, longer
 # ones less memory.
 BUCKET_SIZE = 256
-# Lists longer than this are drawn first.
-LONG_LIST = 1024
+# Lists longer than each of these come before all that are not: the first for the forward pass, which walks a
+# whole list, the others for the backward pass, which walks a bucket.
+LONGER_THAN = (1024, 192, 128, 64)
 # Steps of 32 tiles that one warp looks for at once. Few, so that there are many warps, and that the loads of one
 # step of the search (a sector of its own for each lane) do not take longer to issue than to arrive.
 _STEPS = 4
@@ -31,7 +32,8 @@ class TileRanges(NamedTuple):
 
     Attributes:
         offsets: first pair of each tile, and the end of the last one, [T + 1].
-        order: all tiles, [T]: long lists first, so that none of them begins last, when nothing runs beside it.
+        order: all tiles, [T]: longer lists first, by :data:`LONGER_THAN`, so that none of these begins last, when
+            nothing runs beside it.
         checkpoint_starts: first checkpoint of each tile, and the end of the last one, [T + 1]; a tile has one for
             each bucket but its first.
     """
@@ -51,23 +53,31 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
     """
     offsets, *sums = _find_tiles(tiles, num_tiles, warp)
 
-    def kernel(offsets, long_lists, checkpoints, order, starts):
+    def kernel(offsets, checkpoints, *refs):
+        *longer, order, starts = refs
         block = pl.program_id(0)
-        long_before, num_long = before_and_total(long_lists, block)
-        long_before, num_long = full(long_before), full(num_long)
+        befores, totals = zip(*(map(full, before_and_total(count, block)) for count in longer), strict=True)
         start = full(before_and_total(checkpoints, block)[0])
         blocks_tiles = _tiles_of(block)
         begins = [load(offsets, tile, tile < num_tiles) for tile in blocks_tiles]
         ends = [load(offsets, tile + 1, tile < num_tiles) for tile in blocks_tiles]
         for tile, begin, end in zip(blocks_tiles, begins, ends, strict=True):
             length = end - begin
-            bits = warp.ballot(length > LONG_LIST)
-            nth_long = long_before + lax.population_count(bits & ((1 << lanes()) - 1))
-            place = jnp.where(length > LONG_LIST, nth_long, num_long + tile - nth_long)
+            ballots = [warp.ballot(length > least) for least in LONGER_THAN]
+            lower = (1 << lanes()) - 1
+            # Of the tiles before this one, none, those with lists longer than each length, and all.
+            nths = [
+                before + lax.population_count(x & lower) for before, x in zip(befores, ballots, strict=True)
+            ]
+            nths, firsts = [full(0), *nths, tile], [full(0), *totals]
+            places = [firsts[k] + nths[k + 1] - nths[k] for k in range(len(firsts))]
+            place = places.pop()
+            for least in reversed(LONGER_THAN):
+                place = jnp.where(length > least, places.pop(), place)
             store(order, place, tile, tile < num_tiles)
             next_start = start + warp.running_sum(_checkpoints(length))
             store(starts, tile, next_start - _checkpoints(length), tile <= num_tiles)
-            long_before = long_before + lax.population_count(bits)
+            befores = [before + lax.population_count(x) for before, x in zip(befores, ballots, strict=True)]
             start = warp.from_lane(next_start, full(LANES - 1))
 
     shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in (num_tiles, num_tiles + 1)]
@@ -77,12 +87,12 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
 
 
 def _find_tiles(tiles, num_tiles, warp):
-    """First pair of each tile; and of each block, how many long lists and how many checkpoints it has."""
+    """First pair of each tile; and of each block its checkpoints, and its lists longer than each length."""
 
-    def kernel(tiles, offsets, long_lists, checkpoints):
+    def kernel(tiles, offsets, checkpoints, *longer):
         block = pl.program_id(0)
         blocks_tiles = _tiles_of(block)
-        num_long = num_checkpoints = full(0)
+        num_checkpoints, *nums_longer = [full(0)] * (1 + len(LONGER_THAN))
 
         def value_at(index, mask):
             return load(tiles, index, mask)
@@ -95,13 +105,17 @@ def _find_tiles(tiles, num_tiles, warp):
             end = jnp.where(lanes() < LANES - 1, from_next_lane[step], from_next_lane[step + 1])
             length = jnp.where(tile < num_tiles, end - begins[step], 0)
             store(offsets, tile, begins[step], tile <= num_tiles)
-            num_long += (length > LONG_LIST).astype(jnp.int32)
             num_checkpoints += _checkpoints(length)
-        long_lists[block] = jnp.sum(num_long)
-        checkpoints[block] = jnp.sum(num_checkpoints)
+            nums_longer = [
+                num + (length > least).astype(jnp.int32)
+                for num, least in zip(nums_longer, LONGER_THAN, strict=True)
+            ]
+        for sums, counted in zip((checkpoints, *longer), (num_checkpoints, *nums_longer), strict=True):
+            sums[block] = jnp.sum(counted)
 
     num_blocks = _num_blocks(num_tiles)
-    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in (num_tiles + 1, num_blocks, num_blocks)]
+    sizes = num_tiles + 1, *[num_blocks] * (1 + len(LONGER_THAN))
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in sizes]
     return warp.launch("tile_offsets", kernel, (num_blocks,), shapes, tiles)
 
 
