@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.triton.warp import LANES, Warp, full, inline_asm, lanes, load, store, zeros
@@ -193,11 +194,14 @@ def zeros_where(counts: jax.Array, widths: Sequence[int], warp: Warp) -> tuple[j
     num = counts.shape[0]
 
     def kernel(counts, *outs):
-        row = pl.program_id(0) * LANES + lanes()
-        wanted = load(counts, row, row < num) > 0
+        first = pl.program_id(0) * LANES
+        row = first + lanes()
+        wanted = warp.ballot(load(counts, row, row < num) > 0)
         for out, width in zip(outs, widths, strict=True):
-            for q in range(width):
-                store(out, row * width + q, zeros(), wanted)
+            for step in range(width):
+                # Lanes write side by side, whatever the width.
+                element = step * LANES + lanes()
+                store(out, first * width + element, zeros(), (wanted >> lax.div(element, width)) & 1 != 0)
 
     shapes = [jax.ShapeDtypeStruct((num * width,), jnp.float32) for width in widths]
     outs = warp.launch("clear_sums", kernel, (-(-num // LANES),), shapes, counts)
