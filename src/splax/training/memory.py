@@ -106,8 +106,9 @@ def step_need(compiled: Any, state: PyTree, photos: PyTree, num_rows: int) -> Me
     held, shown = _num_bytes(state), _num_bytes(photos)
     analysis = compiled.memory_analysis()  # None where the platform has none
     computed = 0 if analysis is None else analysis.temp_size_in_bytes
-    # Beside the state lies a copy of a part of it, the model's; a refinement writes all of it anew.
-    rows = held + max(held, held // 2 + computed)
+    # Beside the state lies a copy of a part of it, the model's. Refinements, which write the state anew a part at
+    # a time, need less than what a step computes.
+    rows = held + held // 2 + computed
     free = _free_bytes()
     available = None if free is None else int(_USABLE * (free + held + shown))
     return MemoryNeed(shown, rows, num_rows, available)

@@ -26,16 +26,17 @@ class Programs:
 
     def get(self, *args: Any, **static: Any) -> Any | None:
         """The compiled program for such arguments, if there is one already."""
-        return self._compiled.get(_key(args, static))
+        return self._compiled.get(call_key(args, static))
 
     def compile(self, *args: Any, **static: Any) -> Any:
         """The same, compiled now if there is none. Call it with ``args`` alone."""
-        key = _key(args, static)
+        key = call_key(args, static)
         if key not in self._compiled:
             self._compiled[key] = self._jitted.lower(*args, **static).compile()
         return self._compiled[key]
 
 
-def _key(args: Any, static: dict[str, Any]) -> Any:
+def call_key(args: Any, static: dict[str, Any]) -> Any:
+    """What decides which program a call takes: shapes and dtypes of its arguments, and the static ones."""
     leaves, structure = jax.tree.flatten(args)
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(static.items())

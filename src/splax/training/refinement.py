@@ -11,9 +11,10 @@ from jaxtyping import Bool
 
 from splax.strategies.base import Strategy
 from splax.training.errors import NoGaussianError
+from splax.training.parts import InParts
 from splax.training.programs import Programs
 from splax.training.room import Room, room_of_device
-from splax.training.state import TrainState, grow, refine
+from splax.training.state import TrainState, grow, plan, refine
 from splax.training.stopwatch import Stopwatch
 
 
@@ -21,9 +22,9 @@ class Outcome(NamedTuple):
     """What a refinement came to.
 
     Attributes:
-        state: the new one; None if it needs more rows than there are.
+        state: the new one; None if it needs more rows than there are. The one of before if it would break Params.
         num_rows: rows that it needs.
-        broken: which Params became NaN or infinite in it.
+        broken: which Params it would make NaN or infinite.
     """
 
     state: TrainState | None
@@ -56,31 +57,40 @@ class Refinement:
         self._strategy, self._tx, self._extent, self._growth = strategy, tx, np.float32(extent), growth
         self._stopwatch = stopwatch
         self._room = (room_of_device() if room is None else room).rows
-        self._refine = Programs(refine, static_argnames=("strategy", "tx"))
-        self._grow = Programs(grow, static_argnames=("capacity", "strategy", "tx"))
+        self._plan = Programs(plan, static_argnames="strategy")
+        self._refine = InParts(refine, in_place=True, static_argnames=("tx",))
+        self._grow = InParts(grow, in_place=False, static_argnames=("capacity", "strategy", "tx"))
 
     def __call__(self, state: TrainState) -> Outcome:
-        """What a refinement makes of the state.
+        """What a refinement makes of the state; it takes its place, the old one's buffers are given back.
 
         Raises:
             NoGaussianError: if no Gaussian would be left alive.
         """
         with self._stopwatch.part("compile"):
-            program = self._refine.compile(state, self._extent, strategy=self._strategy, tx=self._tx)
+            program = self._plan.compile(state, self._extent, strategy=self._strategy)
         with self._stopwatch.part("refine"):
-            refined = program(state, self._extent)
-            needed, broken, alive = jax.device_get((refined.num_rows, refined.broken, refined.state.alive))
+            planned = program(state, self._extent)
+            needed, leaves_one, broken = jax.device_get(
+                (planned.num_rows, planned.leaves_one, planned.broken)
+            )
         if needed > state.capacity:
             return Outcome(None, int(needed), broken)
-        if not alive.any():
+        if not leaves_one:
             raise NoGaussianError(
                 f"pruning after step {int(state.step) - 1} left no Gaussian alive. The model holds the state "
                 "before it. More or smaller initial Gaussians, or a lower prune_opacity, may help."
             )
-        return Outcome(refined.state, int(needed), broken)
+        if broken.any():
+            return Outcome(state, int(needed), broken)
+        args = state, planned.surgery, planned.strategy_state
+        with self._stopwatch.part("compile"):
+            program = self._refine.compile(*args, tx=self._tx)
+        with self._stopwatch.part("refine"):
+            return Outcome(program(*args), int(needed), broken)
 
     def with_rows(self, state: TrainState, needed: int) -> TrainState:
-        """The same state with as many rows as are needed, and some more."""
+        """The same state with as many rows as are needed, and some more, in place of this one."""
         return self._grown(state, self._with_room(needed, state.capacity))
 
     def prepared(self, state: TrainState, steps: int) -> TrainState:

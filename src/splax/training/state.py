@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from splax.corrections.base import CorrectionsState
-from splax.strategies.base import Strategy
+from splax.strategies.base import Strategy, Surgery
 from splax.strategies.ops import apply_surgery, spread_rows, take_rows
 from splax.training.optimizers import GAUSSIANS, grow_slots, move_slots
 
@@ -106,17 +106,21 @@ def init_state(
     )
 
 
-class Refined(NamedTuple):
-    """What a refinement came to.
+class Plan(NamedTuple):
+    """What a refinement is going to do.
 
     Attributes:
-        state: the new one.
-        num_rows: rows that it needs. If they are more than there are, the state is void: grow and refine again.
-        broken: which Params it made NaN or infinite, in the order of :func:`param_names`.
+        surgery: to the rows.
+        strategy_state: of the strategy, after it.
+        num_rows: rows that it needs. If they are more than there are, the plan is void: grow and plan again.
+        leaves_one: whether a Gaussian would be alive after it.
+        broken: which Params it would make NaN or infinite, in the order of :func:`param_names`.
     """
 
-    state: TrainState
+    surgery: Surgery
+    strategy_state: PyTree[Array]
     num_rows: Int[Array, ""]
+    leaves_one: Bool[Array, ""]
     broken: Bool[Array, " params"]
 
 
@@ -132,28 +136,36 @@ def newly_broken(before: PyTree[Array], after: PyTree[Array]) -> Bool[Array, " l
     return jnp.array([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs], bool)
 
 
-def refine(state: TrainState, extent: Any, strategy: Strategy, tx: optax.GradientTransformation) -> Refined:
-    """Carries out one refinement after the step just made."""
+def plan(state: TrainState, extent: Any, strategy: Strategy) -> Plan:
+    """Plans one refinement after the step just made."""
     last_step = state.step - 1
     key = jax.random.fold_in(state.key, last_step)
     gaussians = state.params[GAUSSIANS]
     surgery, strategy_state = strategy.refine(
         gaussians, state.alive, state.strategy_state, last_step, extent, key
     )
-    params = state.params | {GAUSSIANS: apply_surgery(surgery, gaussians)}
     # What a row was made from, for comparison; dead rows may hold anything.
     parents = jax.tree.map(lambda x: take_rows(x, surgery.source), gaussians)
     made = jax.tree.map(
-        lambda x, old: jnp.where(spread_rows(surgery.alive, x), x, old), params[GAUSSIANS], parents
+        lambda x, old: jnp.where(spread_rows(surgery.alive, x), x, old),
+        apply_surgery(surgery, gaussians),
+        parents,
     )
-    refined = state._replace(
+    broken = newly_broken(state.params | {GAUSSIANS: parents}, state.params | {GAUSSIANS: made})
+    return Plan(surgery, strategy_state, surgery.num_rows, surgery.alive.any(), broken)
+
+
+def refine(
+    state: TrainState, surgery: Surgery, strategy_state: PyTree[Array], tx: optax.GradientTransformation
+) -> TrainState:
+    """The state after a refinement that was planned."""
+    params = state.params | {GAUSSIANS: apply_surgery(surgery, state.params[GAUSSIANS])}
+    return state._replace(
         params=params,
         rest=_with_alive(state.rest, surgery.alive),
         opt_state=move_slots(tx, state.opt_state, params, surgery),
         strategy_state=strategy_state,
     )
-    broken = newly_broken(state.params | {GAUSSIANS: parents}, params | {GAUSSIANS: made})
-    return Refined(refined, surgery.num_rows, broken)
 
 
 def grow(

@@ -1,0 +1,105 @@
+"""Makes a new state out of an old one a part at a time, so that the two never lie whole beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from splax.training.programs import call_key
+from splax.training.state import TrainState
+
+# A leaf with more than this share of the bytes is a part by itself.
+_LARGE = 1 / 8
+
+Part = tuple[int, ...]
+"""Leaves of a state, by their places."""
+
+
+class InParts:
+    """A function from a state to one of the same structure, as several compiled programs.
+
+    Leaf by leaf the new state may depend on that leaf of the old one and on its Params, as an optimizer's slots
+    do, and on the other arguments.
+
+    Args:
+        function: takes the state first.
+        in_place: whether shapes stay the same; then large leaves stay where they are, and memory in one piece.
+        static_argnames: of its other arguments, given by keyword.
+    """
+
+    def __init__(
+        self, function: Callable[..., TrainState], *, in_place: bool, static_argnames: tuple[str, ...]
+    ) -> None:
+        def some_leaves(chosen: list[Any], others: list[Any], *args: Any, part: Part, **static: Any) -> Any:
+            leaves = list(others)
+            for index, leaf in zip(part, chosen, strict=True):
+                leaves[index] = leaf
+            state = jax.tree.unflatten(self._structure, leaves)
+            result = jax.tree.leaves(function(state, *args, **static))
+            return [result[index] for index in part]
+
+        static_argnames = ("part", *static_argnames)
+        self._anew = jax.jit(some_leaves, static_argnames=static_argnames)
+        self._in_place = jax.jit(some_leaves, static_argnames=static_argnames, donate_argnames="chosen")
+        self._stays = in_place
+        self._structure: Any = None
+        self._compiled: dict[Any, list[tuple[Part, Any]]] = {}
+
+    def compile(self, state: TrainState, *args: Any, **static: Any) -> Callable[..., TrainState]:
+        """What is to be called with such arguments, but the static ones; compiled now if that was not done.
+
+        A call gives back the buffers of the state, one after the other.
+        """
+        key = call_key((state, *args), static)
+        if key not in self._compiled:
+            self._structure = jax.tree.structure(state)
+            self._compiled[key] = [
+                (part, self._program(part, state, *args, **static)) for part in parts_of(state)
+            ]
+        return lambda state, *args: _run(self._compiled[key], state, *args)
+
+    def _program(self, part: Part, state: TrainState, *args: Any, **static: Any) -> Any:
+        function = self._in_place if self._stays and len(part) == 1 else self._anew
+        return function.lower(*_apart(part, jax.tree.leaves(state)), *args, part=part, **static).compile()
+
+
+def parts_of(state: TrainState) -> list[Part]:
+    """The parts of a state in the order in which they are replaced: large leaves by themselves, all others in one.
+
+    Large Params come last, because the optimizer may look at them to begin a slot.
+    """
+    leaves = jax.tree.leaves(state)
+    total, num_params = sum(leaf.nbytes for leaf in leaves), len(jax.tree.leaves(state.params))
+    large = [index for index, leaf in enumerate(leaves) if leaf.nbytes > _LARGE * total]
+    rest = tuple(index for index in range(len(leaves)) if index not in large)
+    slots = [(index,) for index in large if index >= num_params]
+    params = [(index,) for index in large if index < num_params]
+    return [*slots, rest, *params]
+
+
+def _run(programs: list[tuple[Part, Any]], state: TrainState, *args: Any) -> TrainState:
+    old, structure = jax.tree.flatten(state)
+    new: list[Any] = [None] * len(old)
+    for part, program in programs:
+        for index, leaf in zip(part, program(*_apart(part, old), *args), strict=True):
+            new[index] = leaf
+            _give_back(old[index], leaf)
+    return jax.tree.unflatten(structure, new)
+
+
+def _apart(part: Part, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The leaves of the part, and all with those left out."""
+    return [leaves[index] for index in part], [
+        None if index in part else leaf for index, leaf in enumerate(leaves)
+    ]
+
+
+def _give_back(old: Any, new: Any) -> None:
+    """Frees the old array, unless the new one is the same memory, as where nothing changed."""
+    if old is new or old.is_deleted() or jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+        return
+    if old.unsafe_buffer_pointer() != new.unsafe_buffer_pointer():
+        old.delete()
