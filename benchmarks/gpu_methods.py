@@ -39,8 +39,17 @@ def cotangent(view: View) -> np.ndarray:
     return np.random.default_rng(7).standard_normal(shape, dtype=np.float32)
 
 
-def splax_method(view: View, tile_size: int = 16, *, deterministic: bool = False) -> GpuMethod:
-    """Splax as a training step uses it: under jit, with a buffer of fixed size."""
+def splax_method(
+    view: View, tile_size: int = 16, *, deterministic: bool = False, smallest_graph: int | None = None
+) -> GpuMethod:
+    """Splax as a training step uses it: under jit, with a buffer of fixed size.
+
+    Args:
+        view: what to draw.
+        tile_size: edge of a tile in pixels.
+        deterministic: sum in a fixed order.
+        smallest_graph: kernels in a row that XLA launches as one CUDA graph, at least; None for XLA's own, 5.
+    """
     params, v_images = jax.device_put((_splax_params(view), cotangent(view)))
     # In training too it is an array that exists.
     alive = jnp.ones(len(view.means), bool)
@@ -66,8 +75,10 @@ def splax_method(view: View, tile_size: int = 16, *, deterministic: bool = False
         images = render(params, alive)
         return (images * v_images).sum(), images
 
-    forward = jax.jit(render).lower(params, alive).compile()
-    backward = jax.jit(jax.value_and_grad(objective, has_aux=True)).lower(params, alive, v_images).compile()
+    options = {} if smallest_graph is None else {"xla_gpu_graph_min_graph_size": smallest_graph}
+    forward = jax.jit(render, compiler_options=options).lower(params, alive).compile()
+    differentiate = jax.jit(jax.value_and_grad(objective, has_aux=True), compiler_options=options)
+    backward = differentiate.lower(params, alive, v_images).compile()
     analysis: Any = backward.memory_analysis()
     return GpuMethod(
         forward=lambda times=1: jax.block_until_ready(_in_a_row(times, lambda: forward(params, alive))),

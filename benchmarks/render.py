@@ -15,6 +15,7 @@ import functools
 import os
 import pathlib
 import sys
+from typing import Any
 
 import jax
 import tyro
@@ -41,6 +42,8 @@ class Options:
     """Calls before the host waits for the device, as in training; the time of one is shown."""
     deterministic: bool = False
     """Whether splax sums in a fixed order."""
+    smallest_graph: int | None = None
+    """Kernels in a row that XLA launches as one CUDA graph, at least. 1: the host has the least to launch."""
     profile: bool = False
     """After each row, time per kernel of splax's passes."""
     rival: pathlib.Path | None = None
@@ -83,7 +86,7 @@ def measure(options: Options) -> None:
 
 
 def _measure(row: Row, view: View, output: Table, options: Options) -> None:
-    settings = {"splax": {"deterministic": True}} if options.deterministic else {}
+    settings = {"splax": _splax_settings(options)}
     makers = {name: functools.partial(make, view, **settings.get(name, {})) for name, make in METHODS.items()}
     made = {name: attempt(name, make) for name, make in makers.items()}
     methods = {name: method for name, method in made.items() if method is not None}
@@ -114,6 +117,12 @@ def _measure(row: Row, view: View, output: Table, options: Options) -> None:
         print("\n" + text, flush=True)
     if profiles:
         print()
+
+
+def _splax_settings(options: Options) -> dict[str, Any]:
+    """What is not as `splax_method` has it by itself."""
+    settings = {"deterministic": options.deterministic, "smallest_graph": options.smallest_graph}
+    return {name: value for name, value in settings.items() if value}
 
 
 def _profiles(row: Row, method: GpuMethod) -> list[str]:
