@@ -262,7 +262,6 @@ def test_gradients_of_the_camera_equal_those_of_the_separate_steps():
                 size=SIZE,
                 settings=SETTINGS,
                 isect_capacity=1_000,
-                implementation="xla_vjp",
             )
         )
 

@@ -370,21 +370,29 @@ def _render_fused(
         isect_capacity=isect_capacity,
         implementation=implementation,
         unfused=unfused,
-        splat=functools.partial(splat, size=size, settings=settings),
+        splat=_splat_for(size, settings),
     )
     return _output(rendered, background, isect_capacity=isect_capacity, render_depth=settings.render_depth)
 
 
-def render_unfused(params, viewmat, K, means2d_offset, *, size, settings, isect_capacity, implementation):
-    """What :func:`_render_fused` computes, in separate steps."""
+def render_unfused(params, viewmat, K, means2d_offset, *, size, settings, isect_capacity):
+    """What :func:`_render_fused` computes, in separate steps of plain XLA, for platforms without the kernels."""
     gaussians = _gaussians_of(params)
     camera = Camera(viewmat=viewmat, K=K, width=size.width, height=size.height)
-    rasterizer = TileRasterizer(size.tile_size, implementation, isect_capacity, **settings._asdict())
+    # Named, so that the kernels are not traced once more; only a GPU's sums differ from run to run.
+    settings = settings._replace(deterministic=False)
+    rasterizer = TileRasterizer(size.tile_size, "xla_vjp", isect_capacity, **settings._asdict())
     output = rasterizer(gaussians, camera, colors=gaussians.colors(camera), means2d_offset=means2d_offset)
     channels = output.image
     if settings.render_depth:
         channels = jnp.concatenate([channels, output.accumulated_depth[..., None]], axis=-1)
     return Rendered(channels, output.alpha, output.means2d, output.radii, output.num_isects)
+
+
+@functools.cache
+def _splat_for(size, settings):
+    """One and the same function for the same arguments, so that what jit traced of it serves again."""
+    return functools.partial(splat, size=size, settings=settings)
 
 
 def splat(params, viewmat, K, *, size, settings):

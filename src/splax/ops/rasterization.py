@@ -113,8 +113,7 @@ def render(
         settings: of the rasterizer.
         isect_capacity: room for (tile, Gaussian) pairs.
         implementation: None lets the platform that the arrays are on decide.
-        unfused: the same function of the first four arguments in separate steps, for other platforms; takes
-            ``implementation`` too.
+        unfused: the same function of the first four arguments in separate steps, for other platforms.
         splat: projected Gaussians as a function of the first three, in separate steps, for the camera's
             gradients.
     """
@@ -135,8 +134,7 @@ def render(
     if implementation == "triton":
         return kernels(*args)
     # Computed again in its backward pass, so that it adds nothing to what is kept between the two.
-    plain = jax.checkpoint(functools.partial(unfused, implementation=None))
-    return lax.platform_dependent(*args, cuda=kernels, default=plain)
+    return lax.platform_dependent(*args, cuda=kernels, default=jax.checkpoint(unfused))
 
 
 def check_deterministic(implementation: str | None, size: TileLayout, means2d: Array) -> None:

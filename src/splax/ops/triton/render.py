@@ -84,9 +84,14 @@ def _render_fwd(params, viewmat, intrinsics, offset, job):
 
 
 def _render_bwd(job, saved, cotangents):
-    params, viewmat, intrinsics, has_offset, color_slopes, drawn = saved
     # A cotangent known to be zero is no array: nothing is written, nor read, for it.
-    v_channels, v_alpha, v_means2d = (None if _is_zero(v) else v for v in cotangents[:3])
+    return _differentiate(job, saved, *(None if _is_zero(v) else v for v in cotangents[:3]))
+
+
+# JAX differentiates in two turns and asks twice for the same: jit keeps what it traced.
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _differentiate(job, saved, v_channels, v_alpha, v_means2d):
+    params, viewmat, intrinsics, has_offset, color_slopes, drawn = saved
     if v_channels is None:
         v_channels = jnp.zeros_like(drawn.image)
     absolute = job.settings.absgrad and has_offset is not None
