@@ -65,12 +65,15 @@ class _Saved(NamedTuple):
     params: Parameters
     viewmat: jax.Array
     intrinsics: jax.Array
-    has_offset: tuple[()] | None  # not a bool: what is saved may hold arrays and structure only
+    # Not bools: what is saved may hold arrays and structure only.
+    has_offset: tuple[()] | None
+    learns_camera: tuple[()] | None
     color_slopes: jax.Array
     drawn: Drawn
 
 
 def _render_fwd(params, viewmat, intrinsics, offset, job):
+    learns_camera = () if viewmat.perturbed or intrinsics.perturbed else None
     params, viewmat, intrinsics, offset = _values((params, viewmat, intrinsics, offset))
     prepared, color_slopes, depths, means2d, radii = project(
         params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
@@ -80,7 +83,7 @@ def _render_fwd(params, viewmat, intrinsics, offset, job):
     )
     rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
-    return rendered, _Saved(params, viewmat, intrinsics, has_offset, color_slopes, drawn)
+    return rendered, _Saved(params, viewmat, intrinsics, has_offset, learns_camera, color_slopes, drawn)
 
 
 def _render_bwd(job, saved, cotangents):
@@ -91,7 +94,7 @@ def _render_bwd(job, saved, cotangents):
 # JAX differentiates in two turns and asks twice for the same: jit keeps what it traced.
 @functools.partial(jax.jit, static_argnums=0, inline=True)
 def _differentiate(job, saved, v_channels, v_alpha, v_means2d):
-    params, viewmat, intrinsics, has_offset, color_slopes, drawn = saved
+    params, viewmat, intrinsics, has_offset, learns_camera, color_slopes, drawn = saved
     if v_channels is None:
         v_channels = jnp.zeros_like(drawn.image)
     absolute = job.settings.absgrad and has_offset is not None
@@ -116,11 +119,14 @@ def _differentiate(job, saved, v_channels, v_alpha, v_means2d):
         job.warp,
         with_offset=has_offset is not None,
     )
-    return v_params, *_camera_gradients(saved, rows, v_means2d, job), v_offset
+    v_camera = None, None
+    if learns_camera is not None:
+        v_camera = _camera_gradients(saved, rows, v_means2d, job)
+    return v_params, *v_camera, v_offset
 
 
 def _camera_gradients(saved, rows, v_means2d, job):
-    """Gradients of viewmat and intrinsics; under jit, a program that does not use them does not compute them."""
+    """Gradients of viewmat and intrinsics."""
     attributes, lists = saved.drawn.attributes, saved.drawn.lists
     sums = sum_pairs(rows, lists, job.tiling, job.warp)[: attributes.shape[1]]
     v_splats = splat_gradients(sums, attributes, job.warp)
