@@ -19,7 +19,14 @@ from splax.training.trainer import Trainer
 
 
 def train_splax(
-    scene: Scene, start: Start, steps: int, strategy: Strategy, seed: int = 0, cap: int = 300_000
+    scene: Scene,
+    start: Start,
+    steps: int,
+    strategy: Strategy,
+    seed: int = 0,
+    cap: int = 300_000,
+    *,
+    random_background: bool = False,
 ) -> TrainingResult:
     """Trains with the settings of a Trainer as it is; colour only, as gsplat does.
 
@@ -30,6 +37,7 @@ def train_splax(
         strategy: "default", "mcmc" or "none".
         seed: of the order of photos and of densification.
         cap: most Gaussians of "mcmc".
+        random_background: train on a new one at each step.
     """
     gc.collect()
     device = jax.devices()[0]
@@ -38,7 +46,9 @@ def train_splax(
     trainer = Trainer(
         _model(start.prepared_for(strategy)),
         scene,
-        TrainConfig(steps=steps, seed=seed, progress=False),
+        TrainConfig(
+            steps=steps, seed=seed, progress=False, background="random" if random_background else None
+        ),
         strategy=_strategy(strategy, cap),
     )
     trainer.memory()  # sends the photos and compiles

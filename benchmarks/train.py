@@ -19,6 +19,7 @@ import os
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import dataclasses
+import functools
 import importlib
 import json
 import pathlib
@@ -54,6 +55,8 @@ class Options:
     """Make images smaller by this factor."""
     white_background: bool = False
     """Composite transparent images on white instead of black."""
+    random_background: bool = False
+    """Show splax transparent images on a new background at each step, as `splax train` does."""
     steps: int = 7000
     """Length of each run."""
     strategies: tuple[Strategy, ...] = ("default", "mcmc")
@@ -152,7 +155,7 @@ def compare(data: str, scene: Scene, start: Start, options: Options) -> list[Run
         start: what all runs start from.
         options: of these, what is trained and how long.
     """
-    trainers = _trainers(options.methods)
+    trainers = _trainers(options)
     print(", ".join(f"{name}: {value}" for name, value in describe_machine().items()) + "\n")
     _print_line(HEADER)
     _print_line(("---",) * len(HEADER))
@@ -173,12 +176,12 @@ def compare(data: str, scene: Scene, start: Start, options: Options) -> list[Run
     return lines
 
 
-def _trainers(methods: Sequence[Method]) -> dict[Method, Callable[..., TrainingResult]]:
+def _trainers(options: Options) -> dict[Method, Callable[..., TrainingResult]]:
     """The functions that train, of the methods that are installed."""
     trainers: dict[Method, Callable[..., TrainingResult]] = {}
-    if "splax" in methods:
-        trainers["splax"] = train_splax
-    if "gsplat" in methods:
+    if "splax" in options.methods:
+        trainers["splax"] = functools.partial(train_splax, random_background=options.random_background)
+    if "gsplat" in options.methods:
         try:
             trainers["gsplat"] = importlib.import_module("gsplat_training").train_gsplat
         except ImportError as error:

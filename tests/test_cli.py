@@ -1,5 +1,6 @@
 """The command line, from arguments to files, exit status and the one line that says what is wrong."""
 
+import dataclasses
 import json
 import resource
 import shutil
@@ -92,6 +93,17 @@ def test_a_run_folder_holds_all_files(finished):
 @pytest.mark.parametrize(("steps", "stop"), [(7000, 5000), (8001, 6001), (30, 0)])
 def test_opacities_are_not_reset_in_the_last_steps(steps, stop):
     assert commands._strategy(Train(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
+
+
+@pytest.mark.parametrize(
+    ("option", "transparent", "background"),
+    [("auto", True, "random"), ("auto", False, None), ("scene", True, None), ("random", False, "random")],
+)
+def test_backgrounds_are_random_where_images_are_transparent(option, transparent, background, demo_scene):
+    view = demo_scene.train[0]
+    alpha = np.zeros(view.image.shape[:2], np.uint8) if transparent else None
+    views = [view, dataclasses.replace(view, alpha=alpha)]
+    assert commands._config(Train(background=option), views).background == background
 
 
 def test_metrics_say_what_came_out(finished):

@@ -1,5 +1,6 @@
 """The training benchmark runs on a CPU as far as it can: splax's side, and what is common to all methods."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -65,13 +66,19 @@ def test_splax_trains_and_gsplat_is_left_out_with_a_message(
 def test_a_scene_and_its_start_travel_in_one_file(train, starts, scene, tmp_path):
     pytest.importorskip("PIL")
     start = starts.random_start(scene, 30)
+    alpha = np.full(scene.train[0].image.shape[:2], 7, np.uint8)
+    scene = dataclasses.replace(
+        scene, train=[dataclasses.replace(scene.train[0], alpha=alpha), *scene.train[1:]]
+    )
     train.save_arrays(tmp_path / "noise.npz", scene, start)
     same, again = train.load_arrays(tmp_path / "noise.npz")
     assert [view.name for view in same.test] == ["0.jpg"]
     for view, other in zip([*scene.train, *scene.test], [*same.train, *same.test], strict=True):
         np.testing.assert_array_equal(view.image, other.image)
+        assert view.has_alpha == other.has_alpha == (view is scene.train[0])
         np.testing.assert_array_equal(view.camera.viewmat, other.camera.viewmat)
         np.testing.assert_array_equal(view.camera.K, other.camera.K)
+    np.testing.assert_array_equal(same.train[0].alpha, alpha)
     for name, array in vars(start).items():
         np.testing.assert_array_equal(array, getattr(again, name))
 
@@ -122,8 +129,8 @@ def test_fixed_gaussians_start_near_what_was_rendered(train, monkeypatch, tmp_pa
     write_garden(tmp_path / "garden.npz", lefts=(-1, 0, 1))
     results = importlib.import_module("training_result")
 
-    def draw(scene, start, steps, strategy, seed, cap):
-        assert (steps, strategy, start.sh_degree) == (9, "none", 3)
+    def draw(scene, start, steps, strategy, seed, cap, random_background):
+        assert (steps, strategy, start.sh_degree, random_background) == (9, "none", 3, False)
         rasterizer = TileRasterizer(8)
         images = [np.asarray(rasterizer(start.gaussians(), view.camera).image) for view in scene.test]
         return results.TrainingResult((results.Mark(9, 1.0),), 2.0, len(start.means), None, images)

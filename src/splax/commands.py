@@ -19,7 +19,7 @@ from splax.corrections.exposure import Exposure
 from splax.corrections.intrinsics import IntrinsicsRefinement
 from splax.corrections.poses import PoseRefinement
 from splax.data.json_file import shorten
-from splax.data.scene import Scene, describe_scene
+from splax.data.scene import Scene, View, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
 from splax.initialization.choice import DEPTH, FILE, RANDOM, SFM, Start, choose_start
@@ -283,17 +283,20 @@ def _check(options: Train | Demo) -> None:
 
 
 def _make_trainer(scene: Scene, options: Train | Demo, gaussians: Gaussians) -> Trainer:
-    config = _config(options)
+    config = _config(options, scene.train)
     model = SplatModel(gaussians, _rasterizer(options, config))
     return Trainer(model, scene, config, strategy=_strategy(options))
 
 
-def _config(options: Train | Demo) -> TrainConfig:
+def _config(options: Train | Demo, views: Sequence[View] = ()) -> TrainConfig:
+    """The Trainer's settings; what only the views to train on decide is open without them."""
     own = options if isinstance(options, Train) else Train()
+    transparent = any(view.has_alpha for view in views)
+    random = own.background == "random" or (own.background == "auto" and transparent)
     return TrainConfig(
         steps=options.steps,
         seed=options.seed,
-        background="random" if own.random_background else None,
+        background="random" if random else None,
         **_recipe(options),
         deterministic=own.deterministic,
     )

@@ -133,8 +133,9 @@ class Train(Running, Recipe, Scores, Data):
     """Densify to at most this many. Default: no limit; 1,000,000 with mcmc."""
     sh_degree: int = 3
     """Degree of view-dependent colour, 0 to 3."""
-    random_background: bool = False
-    """A new background for each step, so that what is transparent in the images stays empty."""
+    background: Literal["auto", "scene", "random"] = "auto"
+    """What shows through transparent images in training: the colour that the scene is on, or a new one at each
+    step, so that what is transparent stays empty. auto: random where images have transparent pixels."""
     seed: int = 0
     """Of the initial Gaussians, the order of views and densification."""
     tile_size: int | None = None
