@@ -55,10 +55,10 @@ def train_splax(
     compiled = trainer.profile["compile"]
     marks = []
 
-    def mark(trainer: Trainer, progress: Progress) -> None:
+    def mark(progress: Progress) -> None:
         marks.append(Mark(progress.step, trainer.seconds - (trainer.profile["compile"] - compiled)))
 
-    trainer.fit(callbacks=[mark])
+    trainer.fit(on_progress=[mark])
     total = time.perf_counter() - started
     peak = _peak(before, device.memory_stats())
     return TrainingResult(

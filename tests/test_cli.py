@@ -218,8 +218,8 @@ def test_no_view_held_out(data, tmp_path, capsys):
 def test_ctrl_c_writes_what_is_trained_so_far(data, tmp_path, monkeypatch, capsys):
     write_log = RunFolder.write_log
 
-    def interrupt(self, trainer, progress):
-        write_log(self, trainer, progress)
+    def interrupt(self, history):
+        write_log(self, history)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(RunFolder, "write_log", interrupt)
@@ -233,7 +233,7 @@ def test_ctrl_c_writes_what_is_trained_so_far(data, tmp_path, monkeypatch, capsy
 
 
 def test_nan_writes_what_is_good(data, tmp_path, monkeypatch, capsys):
-    def stop(self, trainer, progress):
+    def stop(self, history):
         raise splax.NonFiniteError("loss or gradient not finite at step 1, view 'x'.")
 
     monkeypatch.setattr(RunFolder, "write_log", stop)

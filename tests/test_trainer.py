@@ -145,10 +145,14 @@ def test_training_lowers_the_loss_and_raises_the_psnr_of_unseen_views(scene):
 
 
 def test_history_and_callbacks_tell_of_every_stretch(scene):
-    told = []
+    told, reported = [], []
     trainer = make_trainer(scene)
-    trainer.fit(12, callbacks=[lambda trainer, progress: told.append((trainer.step, progress))])
-    assert [progress for _, progress in told] == trainer.history
+    trainer.fit(
+        12,
+        callbacks=[lambda trainer, progress: told.append((trainer.step, progress))],
+        on_progress=[reported.append],
+    )
+    assert [progress for _, progress in told] == reported == trainer.history
     steps = [progress.step for progress in trainer.history]
     assert steps == sorted(set(steps)) == [step for step, _ in told]
     assert steps[-1] == 12
@@ -170,6 +174,15 @@ def test_the_callback_sees_the_state_of_its_step(scene, reference):
 
     make_trainer(scene).fit(20, callbacks=[keep])
     assert_same(seen[20], reference.params)
+
+
+def test_reports_of_progress_alone_leave_the_model_until_the_end(scene, reference):
+    trainer = make_trainer(scene)
+    start, seen = params_of(trainer), []
+    trainer.fit(20, on_progress=[lambda progress: seen.append(params_of(trainer))])
+    for params in seen:
+        assert_same(params, start)
+    assert_same(params_of(trainer), reference.params)
 
 
 def test_evaluate_agrees_with_numpy(scene):
@@ -651,8 +664,8 @@ def test_a_run_on_a_gpu_starts_with_rows_to_spare(scene, monkeypatch):
     for limit, expected in ((None, 1_200), (700, 700), (150, 200)):
         strategy = splax.DefaultStrategy(refine_start=2, refine_every=4, max_gaussians=limit)
         trainer = make_dense_trainer(scene, make_gaussians(scene, 200), strategy=strategy)
-        assert trainer.memory().num_rows == trainer.model.gaussians.capacity == expected
-        assert int(trainer.model.gaussians.num_alive) == 200
+        assert trainer.memory().num_rows == expected
+        assert trainer.model.gaussians.capacity == int(trainer.model.gaussians.num_alive) == 200
         trainer.fit(4)
         assert trainer.model.gaussians.capacity == expected
     unchanging = make_dense_trainer(scene, make_gaussians(scene, 200))

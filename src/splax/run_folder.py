@@ -131,10 +131,9 @@ class RunFolder:
         """
         return self._read_json(CONFIG)
 
-    def write_log(self, trainer: Trainer, progress: Progress) -> None:
-        """One line for each stretch of steps; a callback of ``Trainer.fit``."""
-        del progress
-        lines = [json.dumps(_plain(entry._asdict())) for entry in trainer.history]
+    def write_log(self, history: Sequence[Progress]) -> None:
+        """One line for each stretch of steps."""
+        lines = [json.dumps(_plain(progress._asdict())) for progress in history]
         write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
 
     def write_scores(self, step: int, scores: dict[str, Any]) -> None:

@@ -172,6 +172,7 @@ class Trainer:
         steps: int | None = None,
         callbacks: Sequence[Callable[[Trainer, Progress], None]] = (),
         *,
+        on_progress: Sequence[Callable[[Progress], None]] = (),
         checkpoints: Checkpoints | None = None,
         profile: bool = False,
     ) -> SplatModel:
@@ -179,7 +180,9 @@ class Trainer:
 
         Args:
             steps: how many more; what ``config.steps`` leaves to do if None.
-            callbacks: each called as ``callback(trainer, progress)`` after every stretch of steps.
+            callbacks: each called as ``callback(trainer, progress)`` after every stretch of steps. The model is
+                up to date then, which takes memory for its Params once more.
+            on_progress: the same for functions of the progress alone, which do not look at the model.
             checkpoints: where to save the run, every so often and when it is interrupted or cannot go on.
             profile: whether to print where the time went; see :attr:`profile`.
 
@@ -195,7 +198,7 @@ class Trainer:
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         end = self.config.steps if steps is None else self.step + steps
-        self._state = self._refine.prepared(self._state.taken_from(self.model), end)
+        self._state = self._prepared_for(end)
         self._feed.plan(end)
         started, before = time.perf_counter(), self._seconds
         bar = ProgressBar(self.step, end, self.config.progress)
@@ -209,6 +212,8 @@ class Trainer:
                     if callbacks:
                         self._state.give_to(self.model)
                     with self._stopwatch.part("callbacks"):
+                        for report in on_progress:
+                            report(progress)
                         for callback in callbacks:
                             callback(self, progress)
                     if interrupted.is_set():
@@ -267,13 +272,21 @@ class Trainer:
 
     def memory(self) -> MemoryNeed:
         """Memory on the device that the run needs for its next steps; compiles them if that was not done."""
-        self._state = self._refine.prepared(self._state.taken_from(self.model), self.config.steps)
-        self._state.give_to(self.model)
-        self._isects.fit(self.model, self.scene.train)
-        self._feed.plan(self.step + 1)
-        photos, _ = self._take_photos(self.step, 1)
-        program = self._program(photos, self.config.resolution.factor(self.step))
-        return step_need(program, self._state, photos, self._state.capacity)
+        kept = self._state
+        self._state = self._prepared_for(self.config.steps)
+        try:
+            self._isects.fit(self.model, self.scene.train)
+            self._feed.plan(self.step + 1)
+            photos, _ = self._take_photos(self.step, 1)
+            program = self._program(photos, self.config.resolution.factor(self.step))
+            return step_need(program, self._state, photos, self._state.capacity)
+        finally:
+            # With the rows set aside the model would hold them all a second time while it is trained.
+            self._state = kept
+
+    def _prepared_for(self, end: int) -> TrainState:
+        """The state with what the model holds and, at the start of a run, room for what the run will add."""
+        return self._refine.prepared(self._state.taken_from(self.model), max(end, self.config.steps))
 
     def evaluate(
         self,
