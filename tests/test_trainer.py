@@ -673,6 +673,20 @@ def test_a_run_on_a_gpu_starts_with_rows_to_spare(scene, monkeypatch):
     assert unchanging.model.gaussians.capacity == 200
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(0, 200), (50, 450)])
+def test_rows_that_the_strategy_foresees_are_set_aside_on_a_gpu(scene, monkeypatch, rows, expected):
+    """So that a run of MCMC, whose growth is known beforehand, does not compile its step for each growth."""
+    monkeypatch.setattr(refinement, "room_of_device", lambda: Room(rows=rows, isects=1.5, waste=4))
+    strategy = splax.MCMCStrategy(
+        max_gaussians=900, growth=1.5, refine_start=2, refine_every=2, refine_stop=8
+    )
+    trainer = make_dense_trainer(scene, make_gaussians(scene, 200), strategy=strategy, steps=7)
+    assert trainer.memory().num_rows == expected  # grows after steps 4 and 6: to 300 and 450
+    if rows:
+        trainer.fit(7)
+        assert trainer.model.gaussians.capacity == int(trainer.model.gaussians.num_alive) == expected
+
+
 def test_masked_scores_agree_with_numpy(scene):
     trainer = make_trainer(with_masks(scene, 255))
     for view, view_psnr, _, image, *_ in trainer.evaluate_views():

@@ -72,8 +72,8 @@ class Strategy:
     """Base of all strategies; by itself it keeps the Gaussians that there are.
 
     A strategy is a frozen dataclass of settings. What it remembers between steps is a pytree, its state,
-    every leaf of which has one row per Gaussian. All methods but :meth:`refines_after` run inside jit: at every
-    step :meth:`penalty`, :meth:`update` and :meth:`move`, and after some steps :meth:`refine`.
+    every leaf of which has one row per Gaussian. All methods but :meth:`foresees` and :meth:`refines_after` run
+    inside jit: at every step :meth:`penalty`, :meth:`update` and :meth:`move`; :meth:`refine` after some steps.
 
     Attributes:
         absgrad: whether ``Sighting.grad2d`` is in absolute values, see :class:`splax.TileRasterizer`.
@@ -85,6 +85,19 @@ class Strategy:
     def limit(self) -> int | None:
         """Number of Gaussians beyond which this strategy does not grow; None: there is none."""
         return None
+
+    def foresees(self, num: int, steps: int) -> int:
+        """Gaussians that a run will end with, where that is known before it begins; else ``num``.
+
+        On a GPU the run sets aside so many rows at once, since every growth of the rows compiles the step again.
+        Runs on the host.
+
+        Args:
+            num: Gaussians alive at the start.
+            steps: that the run makes.
+        """
+        del steps
+        return num
 
     def init(self, capacity: int) -> PyTree[Array]:
         """The state at the start, for ``capacity`` rows."""

@@ -73,6 +73,12 @@ class MCMCStrategy(Strategy):
         """``max_gaussians``."""
         return self.max_gaussians
 
+    def foresees(self, num: int, steps: int) -> int:
+        """The number to which :meth:`refine` grows them: by ``growth`` each time, up to ``max_gaussians``."""
+        for _ in filter(self.refines_after, range(steps)):
+            num = max(num, min(self.max_gaussians, round(num * self.growth)))
+        return num
+
     def penalty(self, params: Params, alive: Bool[Array, " n"]) -> Float[Array, ""]:
         """Mean opacity and mean scale of the Gaussians alive, weighted."""
         opacities = jax.nn.sigmoid(_finite(params["logit_opacities"]))

@@ -95,10 +95,13 @@ class Refinement:
 
     def prepared(self, state: TrainState, steps: int) -> TrainState:
         """The state at the start of a run of so many steps, with room for what they will add."""
-        enough = state.num_alive + self._room <= state.capacity
-        if enough or int(state.step) > 0 or not any(map(self._strategy.refines_after, range(steps))):
+        if int(state.step) > 0 or not any(map(self._strategy.refines_after, range(steps))):
             return state
-        rows = max(state.capacity, self._with_room(0, state.capacity))
+        # Where nothing is set aside, on a CPU, what is foreseen is not either.
+        foreseen = self._strategy.foresees(state.num_alive, steps) if self._room else 0
+        if max(state.num_alive + self._room, foreseen) <= state.capacity:
+            return state
+        rows = max(state.capacity, self._with_room(foreseen, state.capacity))
         return state if rows == state.capacity else self._grown(state, rows)
 
     def shapes(self, state: TrainState, capacity: int) -> TrainState:
