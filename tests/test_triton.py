@@ -12,7 +12,7 @@ from splax.ops.intersection import TileLayout, count_isects
 from splax.ops.parameters import Splats
 from splax.ops.projection import project_gaussians
 from splax.ops.rasterization import rasterize as rasterize_xla
-from splax.ops.triton import forward
+from splax.ops.triton import forward, tile_ranges
 from splax.ops.triton.forward import BUCKET_SIZE
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared, prepare
@@ -24,6 +24,8 @@ from splax.ops.triton.warp import LANES, Warp, lanes, lanes_of_sums, load, store
 
 INTERPRETED = Warp(interpret=True)
 SIZE = TileLayout(width=24, height=20, tile_size=16)
+# Lists of the four tiles that this image has are longer and shorter than that.
+HALVED_FROM = 400
 
 
 def project(num: int = 900):
@@ -45,8 +47,11 @@ def project(num: int = 900):
     return projection, jnp.where(visible, arrays[3], 0), jnp.where(visible[:, None], colors, 0)
 
 
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_image_and_gradients_equal_plain_xlas(deterministic):
+@pytest.mark.parametrize(("deterministic", "in_halves"), [(False, False), (True, False), (False, True)])
+def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypatch):
+    if in_halves:
+        monkeypatch.setattr(forward, "LONGER_THAN", (HALVED_FROM, 192, 128, 64))
+        monkeypatch.setattr(tile_ranges, "LONGER_THAN", (HALVED_FROM, 192, 128, 64))
     projection, opacities, colors = project()
     capacity = int(1.2 * count_isects(projection, **SIZE._asdict()))  # kernels list a few more, to be safe
     assert capacity > 4 * BUCKET_SIZE  # so that some tile's list goes on from a stored state

@@ -23,10 +23,21 @@ from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
 from splax.ops.triton.intersection import TileLists
 from splax.ops.triton.sums import launch_sums
-from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, columns_of
-from splax.ops.triton.warp import LANES, Warp, full, lanes, lanes_of_sums, load, store, zeros
+from splax.ops.triton.tiling import (
+    FORM,
+    ID_BITS,
+    ID_MASK,
+    LOG2_THRESHOLD,
+    Form,
+    Region,
+    Tiling,
+    columns_of,
+    lines_of,
+)
+from splax.ops.triton.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
 
 _LN2 = math.log(2)
+_LOG2_MAX_ALPHA = math.log2(MAX_ALPHA)
 # Channels that one pass differentiates; more take several passes.
 CHANNELS_PER_PASS = 8
 
@@ -93,7 +104,7 @@ def pair_gradients(
         start = (jnp.zeros((attributes.shape[0], width)),)
 
     def everywhere(flag):
-        return jnp.full((tiling.lines, LANES), flag.astype(jnp.int32)) != 0
+        return full(flag.astype(jnp.int32)) != 0
 
     def kernel(ids, offsets, order, attributes, states, owner, starts, walked, image, v_image, *refs):
         *alphas, slots, out = refs if lists.slots is not None else (*refs[:-1], None, refs[-1])
@@ -109,38 +120,48 @@ def pair_gradients(
             begin = offsets[tile] + nth * BUCKET_SIZE
             end = jnp.minimum(begin + BUCKET_SIZE, offsets[tile + 1])
 
-            def cotangents_at(place, inside):
-                return [load(v_image, place * total_channels + q, inside) for q in channels]
-
-            def pixel_totals(place, inside, cotangents, v_alpha_here):
-                """Sum of what a pixel shows times its cotangent."""
-                shown = [load(image, place * total_channels + q, inside) for q in channels]
-                products = [v * value for v, value in zip(cotangents, shown, strict=True)]
-                return sum(
-                    products, v_alpha_here * load(alphas[0], place, inside) if alphas else zeros(tiling.lines)
-                )
+            fma = warp.fma
 
             def read(part):
                 subtile = block * parts + part
-                closes = offsets[tile] + walked[tile * tiling.subtiles + subtile]
-                reached = begin < closes
-                columns = columns_of(tile, subtile, tiling)
-                cotangents, state = [], []
-                for _, _, inside, place, local in columns:
-                    # Behind the last pair that was reached nothing is read.
-                    inside = inside & everywhere(reached)
-                    v = cotangents_at(place, inside)
-                    v_a = load(alphas[1], place, inside) if alphas else zeros(tiling.lines)
-                    at, stored = checkpoint * state_size + local, everywhere(resumes & reached)
-                    new = jnp.where(inside, 1.0, 0.0)
-                    transmittance = jnp.where(everywhere(resumes), load(states, at, stored), new)
-                    behind = pixel_totals(place, inside, v, v_a) - v_a * (1 - transmittance)
-                    for q, v_q in zip(channels, v, strict=True):
-                        shown = load(states, at + (1 + q - first_drawn) * tiling.num_pixels, stored)
-                        behind -= v_q * shown
-                    cotangents.append((v_a, v))
-                    state.append((transmittance, behind))
-                return closes, columns, cotangents, state
+                nth = 2 * (tile * tiling.subtiles + subtile)
+                closes = [offsets[tile] + walked[nth + half] for half in range(2)]
+                region = Region(tile, subtile)
+                read_columns = [read_column(lines, closes) for lines in lines_of(region, tiling)]
+                return (
+                    jnp.maximum(*closes),
+                    columns_of(region, tiling),
+                    *map(list, zip(*read_columns, strict=True)),
+                )
+
+            def read_column(lines, closes):
+                """Cotangents of alpha and channels; transmittance, and what comes behind times its cotangent."""
+                closes = [closes[nth // (tiling.lines // 2)] for nth in range(tiling.lines)]
+                numbers = zip(*map(read_line, lines, closes), strict=True)
+                v_alpha, *v_channels, transmittance, behind = map(stack, numbers)
+                return (v_alpha, v_channels), (transmittance, behind)
+
+            def read_line(line, closes):
+                # Behind the last pair that was reached nothing is read.
+                reached = everywhere(begin < closes)
+                inside, stored = line.inside & reached, everywhere(resumes) & reached
+
+                def at_pixel(ref, q):
+                    return load(ref, line.image * total_channels + q, inside)
+
+                v, shown = ([at_pixel(ref, q) for q in channels] for ref in (v_image, image))
+                v_a = load(alphas[1], line.image, inside) if alphas else zeros()
+                behind = v_a * load(alphas[0], line.image, inside) if alphas else zeros()
+                state = checkpoint * state_size + line.tile
+                at_start = load(states, state, stored)
+                transmittance = jnp.where(everywhere(resumes), at_start, jnp.where(inside, 1.0, 0.0))
+                # All that the pixel shows times its cotangent, less what is in front.
+                behind -= v_a * (1 - transmittance)
+                for q, v_q, value in zip(channels, v, shown, strict=True):
+                    in_front = load(states, state + (1 + q - first_drawn) * tiling.num_pixels, stored)
+                    behind += v_q * (value - in_front)
+                # Of finished pixels the sign counts; they are divided by like others.
+                return v_a, *v, jnp.where(transmittance > 0, transmittance, -1.0), behind
 
             which, once = lanes_of_sums(width)
             sum_columns = out.columns(which) if lists.slots is None else None
@@ -155,31 +176,34 @@ def pair_gradients(
                 after = []
                 for column, (v_a, v), (transmittance, behind) in zip(columns, cotangents, state, strict=True):
                     dx, dy = column.x - form.mean_x, column.y - form.mean_y
-                    in_x, cross = form.a * dx * dx + form.top, form.b * dx
-                    power = (form.c * dy + cross) * dy + in_x
-                    raw = warp.exp2_between(power, LOG2_THRESHOLD, form.top)
-                    opacity = jnp.minimum(raw, MAX_ALPHA)
-                    left = transmittance - opacity * transmittance
-                    goes_on = left > MIN_TRANSMITTANCE
-                    opacity = jnp.where(goes_on, opacity, 0)
-                    weight = opacity * transmittance
-                    g = sum((v_q * value for v_q, value in zip(v, values, strict=True)), v_a)
-                    behind = behind - weight * g
-                    slope = transmittance * g - behind * warp.reciprocal(1 - opacity)
-                    v_power = jnp.where(raw < MAX_ALPHA, opacity * slope, 0)
-                    after.append((jnp.where(goes_on, left, 0), behind))
+                    slope_x, cross = form.a * dx, form.b * dx
+                    power = fma(fma(form.c, dy, cross), dy, fma(slope_x, dx, form.top))
+                    left = warp.cover(
+                        power,
+                        transmittance,
+                        threshold=LOG2_THRESHOLD,
+                        most=MAX_ALPHA,
+                        least=MIN_TRANSMITTANCE,
+                    )
+                    weight = warp.difference_of_sizes(transmittance, left)
+                    g = functools.reduce(lambda g, pair: fma(*pair, g), zip(v, values, strict=True), v_a)
+                    behind = fma(-weight, g, behind)
+                    # alpha d loss / d alpha: what it adds by itself less what it takes from all behind it.
+                    v_power = weight * fma(-behind, warp.reciprocal(jnp.abs(left)), g)
+                    v_power = jnp.where(power < _LOG2_MAX_ALPHA, v_power, 0)
+                    after.append((left, behind))
                     v_y = v_power * dy
-                    line, line_y, syy = v_power.sum(axis=0), v_y.sum(axis=0), syy + v_y * dy
-                    v_values = [u + weight * v_q for u, v_q in zip(v_values, v, strict=True)]
+                    line, line_y, syy = v_power.sum(axis=0), v_y.sum(axis=0), fma(v_y, dy, syy)
+                    v_values = [fma(weight, v_q, u) for u, v_q in zip(v_values, v, strict=True)]
                     if absolute:
-                        slopes = (2 * form.a * dx + form.b * dy, cross + 2 * form.c * dy)
+                        slopes = (2 * slope_x + form.b * dy, cross + 2 * form.c * dy)
                         pulls = [
                             pull + jnp.abs(_LN2 * v_power * slope)
                             for pull, slope in zip(pulls, slopes, strict=True)
                         ]
                     v_x = line * dx
                     s, sx, sy = s + line, sx + v_x, sy + line_y
-                    sxx, sxy = sxx + v_x * dx, sxy + line_y * dx
+                    sxx, sxy = fma(v_x, dx, sxx), fma(line_y, dx, sxy)
                 return after, ([s, sx, sy, sxx, sxy], [syy, *v_values, *pulls])
 
             def put(slot, packed, values):

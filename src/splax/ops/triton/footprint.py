@@ -41,22 +41,22 @@ def tile_span(form: Form, left, columns, row, tiling: Tiling):
     return start, jnp.where(low <= high, jnp.maximum(stop - start, 0), 0)
 
 
-def reaches_box(form: Form, left, top, side: int):
-    """Whether the ellipse reaches a pixel centre's box of ``side`` pixels.
+def reaches_box(form: Form, left, top, width: int, height: int):
+    """Whether the ellipse reaches the box of the pixel centres of a rectangle.
 
     The form is concave: its largest value in a box without the mean is on one of the sides that face the mean.
     """
     x0, y0 = left.astype(jnp.float32) + 0.5, top.astype(jnp.float32) + 0.5
 
-    def clip(value, low):
-        return jnp.minimum(jnp.maximum(value, low), low + (side - 1))
+    def clip(value, low, size):
+        return jnp.minimum(jnp.maximum(value, low), low + (size - 1))
 
     def power(x, y):
         dx, dy = x - form.mean_x, y - form.mean_y
         squares = form.a * dx * dx + form.c * dy * dy
         return squares + form.b * dx * dy + form.top + (_MARGIN - 1e-5 * squares)
 
-    near_x, near_y = clip(form.mean_x, x0), clip(form.mean_y, y0)
-    best_x = clip(form.mean_x - 0.5 * form.b / form.a * (near_y - form.mean_y), x0)
-    best_y = clip(form.mean_y - 0.5 * form.b / form.c * (near_x - form.mean_x), y0)
+    near_x, near_y = clip(form.mean_x, x0, width), clip(form.mean_y, y0, height)
+    best_x = clip(form.mean_x - 0.5 * form.b / form.a * (near_y - form.mean_y), x0, width)
+    best_y = clip(form.mean_y - 0.5 * form.b / form.c * (near_x - form.mean_x), y0, height)
     return jnp.maximum(power(near_x, best_y), power(best_x, near_y)) >= LOG2_THRESHOLD

@@ -1,9 +1,11 @@
-"""Draws tiles: one warp a subtile, two pixels a lane.
+"""Draws tiles: one warp a subtile, two pixels a lane; where lists are long, two warps a subtile.
 
-A warp reads its tile's list 32 pairs at a time. Lanes vote which of them reach its subtile, and load those, one
+A warp reads its tile's list 32 pairs at a time. Lanes vote which of them reach its pixels, and load those, one
 each; then the warp blends them, passing the values from their lane to all others. (Loading them one after the
-other takes 1.4 to 1.7 times as long.) Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for
-the backward pass to start from.
+other takes 1.4 to 1.7 times as long.) A list cannot be cut, since what lies in front decides what is seen of the
+rest, so that the longest lists would end last, when nothing runs beside them: warps that draw half a subtile each
+are through with theirs sooner. Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for the
+backward pass to start from.
 """
 
 import functools
@@ -15,10 +17,21 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.triton.footprint import reaches_box
 from splax.ops.triton.intersection import TileLists
-from splax.ops.triton.tile_ranges import BUCKET_SIZE
-from splax.ops.triton.tiling import FORM, ID_BITS, ID_MASK, LOG2_THRESHOLD, Form, Tiling, columns_of
-from splax.ops.triton.warp import LANES, Warp, full, lanes, load, lowest_bit, store, zeros
+from splax.ops.triton.tile_ranges import BUCKET_SIZE, LONGER_THAN
+from splax.ops.triton.tiling import (
+    FORM,
+    ID_BITS,
+    ID_MASK,
+    LOG2_THRESHOLD,
+    Form,
+    Region,
+    Tiling,
+    columns_of,
+    polynomial_around,
+)
+from splax.ops.triton.warp import LANES, Warp, full, lanes, load, nth_bits, store, zeros
 
 # Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
 _UNROLL = 4
@@ -37,7 +50,8 @@ class Checkpoints(NamedTuple):
             1 + C, pixels of a tile], flat.
         tile: tile of each checkpoint, [checkpoints].
         starts: first checkpoint of each tile, [T + 1].
-        walked: pairs that each subtile went through before all its pixels were finished, [T * subtiles].
+        walked: pairs that the upper and the lower half of each subtile went through, before all pixels that a warp
+            drew were finished, [T * subtiles * 2].
     """
 
     states: list[jax.Array]
@@ -49,6 +63,11 @@ class Checkpoints(NamedTuple):
 def num_checkpoints(capacity: int) -> int:
     """Checkpoints that ``capacity`` pairs can need."""
     return max(1, capacity // BUCKET_SIZE)
+
+
+def most_long_lists(lists: TileLists, tiling: Tiling) -> int:
+    """More tiles than that cannot be among the :attr:`TileLists.num_long`."""
+    return min(tiling.num_tiles, lists.ids.shape[0] // (LONGER_THAN[0] + 1))
 
 
 def channels_per_draw(tiling: Tiling) -> int:
@@ -89,87 +108,118 @@ def _draw(lists, attributes, channels, tiling, warp, save):
     columns = (*range(FORM), *(FORM + q for q in channels))
     state_size = (1 + num_channels) * tiling.num_pixels
 
-    def kernel(ids, offsets, starts, order, attributes, image, alpha_out, *saved):
-        subtile, tile = pl.program_id(0), order[pl.program_id(1)]
-        begin, end = offsets[tile], offsets[tile + 1]
-        pixels = columns_of(tile, subtile, tiling)
+    num_halves = 2 * tiling.subtiles * most_long_lists(lists, tiling)
 
-        def blend(values, valid, state):
-            form, channels = Form(*values[:FORM]), values[FORM:]
-            form = form._replace(top=jnp.where(valid, form.top, _NOWHERE))
+    def kernel(ids, offsets, starts, order, num_long, *refs):
+        program = pl.program_id(0)
+        others = program - (2 * tiling.subtiles * num_long[0] if num_halves else 0)
+
+        def draw_region(nth_tile, subtile, half=None):
+            draw_pixels(Region(order[nth_tile], subtile, half), ids, offsets, starts, *refs)
+
+        def draw_half():
+            nth = lax.div(program, 2 * tiling.subtiles)
+            part = program - nth * 2 * tiling.subtiles
+            draw_region(nth, part // 2, part % 2)
+
+        def draw_whole():
+            nth = others // tiling.subtiles + (num_long[0] if num_halves else 0)
+            pl.when(nth < tiling.num_tiles)(lambda: draw_region(nth, others % tiling.subtiles))
+
+        if num_halves:
+            lax.cond(others < 0, draw_half, draw_whole)
+        else:
+            draw_whole()
+
+    def draw_pixels(region, ids, offsets, starts, attributes, image, alpha_out, *saved):
+        tile, subtile, half = region
+        begin, end = offsets[tile], offsets[tile + 1]
+        pixels, center = columns_of(region, tiling), region.center(tiling)
+        fma, lines = warp.fma, pixels[0].y.shape[0]
+        offsets_x = [column.x - center[0] for column in pixels]
+        offset_y = pixels[0].y - center[1]
+
+        def ids_at(first):
+            return load(ids, first + lanes(), first + lanes() < end)
+
+        def blend(values, state):
+            (xx, xy, yy, x, y, one), channels = values[:FORM], values[FORM:]
             after = []
-            for column, (transmittance, alpha_sum, *color) in zip(pixels, state, strict=True):
-                dx, dy = column.x - form.mean_x, column.y - form.mean_y
-                in_x, cross = form.a * dx * dx + form.top, form.b * dx
-                power = (form.c * dy + cross) * dy + in_x
-                alpha = jnp.minimum(warp.exp2_between(power, LOG2_THRESHOLD, form.top), MAX_ALPHA)
-                weight = alpha * transmittance
-                left = transmittance - weight
-                goes_on = left > MIN_TRANSMITTANCE
-                weight = jnp.where(goes_on, weight, 0)
-                color = [value + weight * channel for value, channel in zip(color, channels, strict=True)]
-                after.append((jnp.where(goes_on, left, 0), alpha_sum + weight, *color))
+            for offset, (transmittance, *color) in zip(offsets_x, state, strict=True):
+                constant, slope = fma(fma(xx, offset, x), offset, one), fma(xy, offset, y)
+                power = fma(fma(yy, offset_y, slope), offset_y, constant)
+                left = warp.cover(
+                    power, transmittance, threshold=LOG2_THRESHOLD, most=MAX_ALPHA, least=MIN_TRANSMITTANCE
+                )
+                weight = warp.difference_of_sizes(transmittance, left)
+                color = [fma(weight, channel, value) for value, channel in zip(color, channels, strict=True)]
+                after.append((left, *color))
             return after
 
         def walk(carry):
-            first, state = carry
+            first, packed, state = carry
             if save:
                 _store_state(saved[0], state, pixels, first - begin, starts[tile], state_size, tiling)
-            pair = first + lanes()
-            packed = load(ids, pair, pair < end)
-            mine = ((packed >> (ID_BITS + subtile)) & 1) != 0
-            bits = warp.ballot(mine)
-            held = [load(attributes, (packed & ID_MASK) * stride + q, mine) for q in columns]
+            reaches = ((packed >> (ID_BITS + subtile)) & 1) != 0
+            place = (packed & ID_MASK) * stride
+            values = [load(attributes, place + q, reaches) for q in columns]
+            after = ids_at(first + LANES)  # on its way while these are blended
+            form = Form(*values[:FORM])
+            if half is not None:
+                reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling))
+            bits = warp.ballot(reaches)
+            held = [*polynomial_around(form, *center, warp), *values[FORM:]]
+            # Those that reach it move to the first lanes.
+            num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
+            held = [warp.from_lane(value, source) for value in held]
+            held[FORM - 1] = jnp.where(lanes() < num, held[FORM - 1], _NOWHERE)
 
-            def blend_some(_, carry):
-                bits, state = carry
-                chosen = []
-                for _ in range(_UNROLL):
-                    lane = lowest_bit(bits) & (LANES - 1)
-                    chosen.append(([warp.from_lane(value, lane) for value in held], bits != 0))
-                    bits = bits & (bits - 1)
-                for gaussian, valid in chosen:
-                    state = blend(gaussian, valid, state)
-                return bits, state
+            def blend_some(turn, state):
+                # All are passed round before the first is blended.
+                some = [
+                    [warp.from_lane(value, full(turn * _UNROLL + k)) for value in held]
+                    for k in range(_UNROLL)
+                ]
+                return functools.reduce(lambda state, values: blend(values, state), some, state)
 
-            turns = (jnp.max(lax.population_count(bits)) + _UNROLL - 1) // _UNROLL
-            _, state = lax.fori_loop(0, turns, blend_some, (bits, state))
-            return first + LANES, state
+            turns = (jnp.max(num) + _UNROLL - 1) // _UNROLL
+            return first + LANES, after, lax.fori_loop(0, turns, blend_some, state)
 
         def unfinished(carry):
-            first, state = carry
+            first, _, state = carry
             open_ = functools.reduce(jnp.maximum, [transmittance for transmittance, *_ in state])
             return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
 
-        start = [
-            (jnp.where(column.inside, 1.0, 0.0), *([zeros(tiling.lines)] * (1 + num_channels)))
-            for column in pixels
-        ]
-        first, state = lax.while_loop(unfinished, walk, (begin, start))
-        for (_, alpha_sum, *color), column in zip(state, pixels, strict=True):
-            store(alpha_out, column.image, alpha_sum, column.inside)
+        start = [(jnp.where(column.inside, 1.0, 0.0), *([zeros(lines)] * num_channels)) for column in pixels]
+        first, _, state = lax.while_loop(unfinished, walk, (begin, ids_at(begin), start))
+        for (transmittance, *color), column in zip(state, pixels, strict=True):
+            store(alpha_out, column.image, 1 - jnp.abs(transmittance), column.inside)
             for q, value in enumerate(color):
                 store(image, column.image * num_channels + q, value, column.inside)
         if save:
             _, owner, walked = saved
-            walked[tile * tiling.subtiles + subtile] = first - begin
-            pl.when(subtile == 0)(lambda: _name_checkpoints(owner, tile, starts))
+            nth = 2 * (tile * tiling.subtiles + subtile)
+            for place in (nth, nth + 1) if half is None else (nth + half,):
+                walked[place] = first - begin
+            is_first = (subtile == 0) if half is None else (subtile == 0) & (half == 0)
+            pl.when(is_first)(lambda: _name_checkpoints(owner, tile, starts))
 
     num_pixels, capacity = tiling.width * tiling.height, lists.ids.shape[0]
     shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
     if save:
         room = num_checkpoints(capacity)
         shapes += [((room * state_size,), jnp.float32), ((room,), jnp.int32)]
-        shapes += [((tiling.num_tiles * tiling.subtiles,), jnp.int32)]
+        shapes += [((tiling.num_tiles * tiling.subtiles * 2,), jnp.int32)]
     image, alpha, *saved = warp.launch(
         "draw",
         kernel,
-        (tiling.subtiles, tiling.num_tiles),
+        (tiling.num_tiles * tiling.subtiles + num_halves // 2,),
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],
         lists.ids,
         lists.offsets,
         lists.checkpoint_starts,
         lists.order,
+        lists.num_long,
         attributes.reshape(-1),
     )
     shape = (tiling.height, tiling.width)
@@ -182,8 +232,8 @@ def _store_state(states, state, pixels, walked, start, state_size, tiling):
     @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
     def _():
         base = (start + walked // BUCKET_SIZE - 1) * state_size
-        for (transmittance, _, *color), column in zip(state, pixels, strict=True):
-            for q, value in enumerate((transmittance, *color)):
+        for (transmittance, *color), column in zip(state, pixels, strict=True):
+            for q, value in enumerate((jnp.maximum(transmittance, 0), *color)):
                 store(states, base + q * tiling.num_pixels + column.tile, value)
 
 

@@ -33,7 +33,7 @@ class TileLists(NamedTuple):
     Attributes:
         ids: subtile bits above the number of the Gaussian, [M] int32.
         slots: slot of each pair, [M]; None if they were not asked for.
-        offsets, order, checkpoint_starts: see :class:`TileRanges`.
+        offsets, order, checkpoint_starts, num_long: see :class:`TileRanges`.
         first: first slot of each Gaussian, [N], 0 where it has none; None without slots.
         counts: pairs of each Gaussian, [N].
         num_isects: pairs there are; above M the lists are incomplete.
@@ -44,6 +44,7 @@ class TileLists(NamedTuple):
     offsets: jax.Array
     order: jax.Array
     checkpoint_starts: jax.Array
+    num_long: jax.Array
     first: jax.Array | None
     counts: jax.Array
     num_isects: jax.Array
@@ -178,5 +179,5 @@ def _subtile_bits(form, column, row, tiling):
     for subtile in range(tiling.subtiles):
         x = column * size + (subtile % (size // side)) * side
         y = row * size + (subtile // (size // side)) * side
-        bits |= reaches_box(form, x, y, side).astype(jnp.int32) << subtile
+        bits |= reaches_box(form, x, y, side, side).astype(jnp.int32) << subtile
     return bits

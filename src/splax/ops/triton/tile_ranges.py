@@ -36,11 +36,13 @@ class TileRanges(NamedTuple):
             nothing runs beside it.
         checkpoint_starts: first checkpoint of each tile, and the end of the last one, [T + 1]; a tile has one for
             each bucket but its first.
+        num_long: tiles whose lists are longer than the first of :data:`LONGER_THAN`, [1].
     """
 
     offsets: jax.Array
     order: jax.Array
     checkpoint_starts: jax.Array
+    num_long: jax.Array
 
 
 def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
@@ -54,7 +56,7 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
     offsets, *sums = _find_tiles(tiles, num_tiles, warp)
 
     def kernel(offsets, checkpoints, *refs):
-        *longer, order, starts = refs
+        *longer, order, starts, num_long = refs
         block = pl.program_id(0)
         befores, totals = zip(*(map(full, before_and_total(count, block)) for count in longer), strict=True)
         start = full(before_and_total(checkpoints, block)[0])
@@ -80,10 +82,13 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
             befores = [before + lax.population_count(x) for before, x in zip(befores, ballots, strict=True)]
             start = warp.from_lane(next_start, full(LANES - 1))
 
-    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in (num_tiles, num_tiles + 1)]
+        @pl.when(block == 0)
+        def _():
+            num_long[0] = before_and_total(longer[0], block)[1]
+
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in (num_tiles, num_tiles + 1, 1)]
     args = (offsets, *map(combine, sums))
-    order, starts = warp.launch("order_tiles", kernel, (_num_blocks(num_tiles),), shapes, *args)
-    return TileRanges(offsets, order, starts)
+    return TileRanges(offsets, *warp.launch("order_tiles", kernel, (_num_blocks(num_tiles),), shapes, *args))
 
 
 def _find_tiles(tiles, num_tiles, warp):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from splax.ops.projection import ALPHA_THRESHOLD
-from splax.ops.triton.warp import LANES, lanes
+from splax.ops.triton.warp import LANES, Warp, lanes
 
 # Bits of a pair that number the Gaussian; the four above them mark the subtiles it reaches.
 ID_BITS = 28
@@ -32,6 +32,18 @@ class Form(NamedTuple):
 
 
 FORM = len(Form._fields)
+
+
+def polynomial_around(form: Form, x: jax.Array, y: jax.Array, warp: Warp) -> list[jax.Array]:
+    """Coefficients of u^2, u v, v^2, u, v and 1 of a :class:`Form` at (x + u, y + v).
+
+    A pixel then takes two multiplications and additions for it, and a column of pixels three more.
+    """
+    mean_x, mean_y = form.mean_x - x, form.mean_y - y
+    slope_x = warp.fma(form.b, mean_y, 2 * form.a * mean_x)
+    slope_y = warp.fma(form.b, mean_x, 2 * form.c * mean_y)
+    constant = warp.fma(0.5 * mean_x, slope_x, warp.fma(0.5 * mean_y, slope_y, form.top))
+    return [form.a, form.b, form.c, -slope_x, -slope_y, constant]
 
 
 class Tiling(NamedTuple):
@@ -95,24 +107,65 @@ class Column(NamedTuple):
     tile: jax.Array  # row-major in the tile
 
 
-def columns_of(tile, subtile, tiling: Tiling) -> list[Column]:
-    """The pixels of a subtile: lanes lie 8 x 4, and repeat to the right, then downwards."""
-    side, size, lane = tiling.subtile, tiling.tile_size, lanes()
-    shape = (tiling.lines, LANES)
-    x0 = (subtile % (size // side)) * side + lane % 8
-    y0 = (subtile // (size // side)) * side + lane // 8
-    left, top = (tile % tiling.columns) * size, (tile // tiling.columns) * size
-    y = y0 + 4 * lax.broadcasted_iota(jnp.int32, shape, 0)
-    columns = []
-    for i in range(0, side, 8):
-        x = jnp.broadcast_to(x0 + i, shape)
-        columns.append(
-            Column(
-                x=(left + x0 + i).astype(jnp.float32) + 0.5,
-                y=(top + y).astype(jnp.float32) + 0.5,
-                inside=(left + x < tiling.width) & (top + y < tiling.height),
-                image=(top + y) * tiling.width + left + x,
-                tile=y * size + x,
-            )
-        )
-    return columns
+class Region(NamedTuple):
+    """Pixels that one warp draws: a subtile, or the upper or lower half of one.
+
+    Attributes:
+        tile: number of its tile.
+        subtile: number of its subtile, within the tile.
+        half: 0 or 1 for a half; None for all of it.
+    """
+
+    tile: jax.Array
+    subtile: jax.Array
+    half: jax.Array | None = None
+
+    def size(self, tiling: Tiling) -> tuple[int, int]:
+        """Width and height in pixels."""
+        side = tiling.subtile
+        return side, side if self.half is None else side // 2
+
+    def corner_in_tile(self, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
+        """Its left upper pixel in its tile."""
+        side, across = tiling.subtile, tiling.tile_size // tiling.subtile
+        left, top = (self.subtile % across) * side, (self.subtile // across) * side
+        return left, top if self.half is None else top + self.half * (side // 2)
+
+    def corner(self, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
+        """Its left upper pixel in the image."""
+        left, top = self.corner_in_tile(tiling)
+        size = tiling.tile_size
+        return (self.tile % tiling.columns) * size + left, (self.tile // tiling.columns) * size + top
+
+    def center(self, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
+        """Its middle in the image, in pixels."""
+        (left, top), (width, height) = self.corner(tiling), self.size(tiling)
+        return left.astype(jnp.float32) + width / 2, top.astype(jnp.float32) + height / 2
+
+
+def columns_of(region: Region, tiling: Tiling) -> list[Column]:
+    """Its pixels: lanes lie 8 x 4, and repeat to the right, then downwards."""
+    (width, height), lane = region.size(tiling), lanes()
+    y = lane // 8 + 4 * lax.broadcasted_iota(jnp.int32, (height // 4, LANES), 0)
+    return [_column(region, i, y, tiling) for i in range(0, width, 8)]
+
+
+def lines_of(region: Region, tiling: Tiling) -> list[list[Column]]:
+    """The same pixels, each line of a column by itself, [32]: loads of many rows come in an order of their own."""
+    width, height = region.size(tiling)
+    lines = [lanes() // 8 + i for i in range(0, height, 4)]
+    return [[_column(region, i, y, tiling) for y in lines] for i in range(0, width, 8)]
+
+
+def _column(region, first, y, tiling):
+    """The column that begins at a pixel of the region, and of it the pixels at y."""
+    (left, top), (left_in_tile, top_in_tile) = region.corner(tiling), region.corner_in_tile(tiling)
+    x = lanes() % 8 + first
+    all_x = jnp.broadcast_to(x, y.shape)
+    return Column(
+        x=(left + x).astype(jnp.float32) + 0.5,
+        y=(top + y).astype(jnp.float32) + 0.5,
+        inside=(left + all_x < tiling.width) & (top + y < tiling.height),
+        image=(top + y) * tiling.width + left + all_x,
+        tile=(top_in_tile + y) * tiling.tile_size + left_in_tile + all_x,
+    )

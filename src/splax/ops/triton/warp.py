@@ -7,7 +7,7 @@ one PTX instruction each. Interpreted, the same functions are plain JAX, so that
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -37,6 +37,15 @@ def zeros(rows: int | None = None) -> jax.Array:
     return jnp.zeros(LANES if rows is None else (rows, LANES), jnp.float32)
 
 
+def stack(rows: Sequence[jax.Array]) -> jax.Array:
+    """Rows of lanes as one array."""
+    shape = (len(rows), LANES)
+    which, stacked = lax.broadcasted_iota(jnp.int32, shape, 0), jnp.broadcast_to(rows[0], shape)
+    for nth, row in enumerate(rows[1:], 1):
+        stacked = jnp.where(which == nth, row, stacked)
+    return stacked
+
+
 def load(ref, index, mask=None) -> jax.Array:
     """Elements of a flat array, 0 where the mask is off."""
     return plgpu.load(ref.at[index], mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
@@ -50,6 +59,19 @@ def store(ref, index, value, mask=None) -> None:
 def lowest_bit(bits: jax.Array) -> jax.Array:
     """Index of the lowest bit that is set; 32 if there is none."""
     return lax.population_count((bits & -bits) - 1)
+
+
+def nth_bits(bits: jax.Array) -> jax.Array:
+    """In each lane the index of that set bit which has as many before it as the lane's own index says.
+
+    Lanes for which there is none get 31 or more.
+    """
+    place, before = full(0), lanes()
+    for size in (16, 8, 4, 2, 1):
+        num = lax.population_count((bits >> place) & ((1 << size) - 1))
+        behind = before >= num
+        place, before = jnp.where(behind, place + size, place), jnp.where(behind, before - num, before)
+    return place
 
 
 def lanes_of_sums(num: int) -> tuple[jax.Array, jax.Array]:
@@ -116,6 +138,14 @@ class Warp(NamedTuple):
             distance *= 2
         return x
 
+    def fma(self, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+        """A b + c, rounded once; XLA keeps kernels from joining a product and a sum by themselves."""
+        if self.interpret:
+            return a * b + c
+        shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (a, b, c)))
+        args = (jnp.broadcast_to(x, shape) for x in (a, b, c))
+        return inline_asm("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", jnp.float32, *args)
+
     def exp2_between(self, x: jax.Array, low: float, high: jax.Array) -> jax.Array:
         """2^x, within two units in the last place, where x lies between the limits or is one, and else 0.
 
@@ -123,10 +153,44 @@ class Warp(NamedTuple):
         """
         if self.interpret:
             return jnp.where((x >= low) & (x <= high), jnp.exp2(x), 0)
-        (bits,) = struct.unpack("I", struct.pack("f", low))
-        inside = f"setp.ge.f32 p, $1, 0f{bits:08X}; setp.le.and.f32 p, $1, $2, p;"
+        inside = f"setp.ge.f32 p, $1, {_hex(low)}; setp.le.and.f32 p, $1, $2, p;"
         power = f"{{ .reg .pred p; {inside} ex2.approx.ftz.f32 $0, $1; selp.f32 $0, $0, 0f00000000, p; }}"
         return inline_asm(power, "=f,f,f", jnp.float32, x, jnp.broadcast_to(high, x.shape))
+
+    def cover(
+        self, power: jax.Array, transmittance: jax.Array, *, threshold: float, most: float, least: float
+    ) -> jax.Array:
+        """The transmittance of pixels after one more Gaussian; negative where they are finished.
+
+        What its size loses is the Gaussian's weight.
+
+        Args:
+            power: log2 of alpha, before it is limited.
+            transmittance: before it.
+            threshold: below this power a pixel stays as it is.
+            most: limit of alpha.
+            least: a pixel that would let no more than this through is finished, with what it let through before.
+        """
+        if self.interpret:
+            left, touched = (
+                transmittance - jnp.minimum(jnp.exp2(power), most) * transmittance,
+                power >= threshold,
+            )
+            finished = jnp.where(touched, -jnp.abs(transmittance), transmittance)
+            return jnp.where(touched & (left > least), left, finished)
+        code = f"""setp.ge.f32 p, $1, {_hex(threshold)};
+            ex2.approx.ftz.f32 a, $1; min.f32 a, a, {_hex(most)}; selp.f32 a, a, 0f00000000, p;
+            neg.f32 a, a; fma.rn.f32 l, a, $2, $2;
+            setp.gt.f32 p, l, {_hex(least)}; abs.f32 a, $2; neg.f32 a, a; selp.f32 $0, l, a, p;"""
+        code = f"{{ .reg .pred p; .reg .f32 a, l; {' '.join(code.split())} }}"
+        return inline_asm(code, "=&f,f,f", jnp.float32, power, transmittance)
+
+    def difference_of_sizes(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """|x| - |y|, in one instruction; the compiler, left alone, takes two."""
+        if self.interpret:
+            return jnp.abs(x) - jnp.abs(y)
+        code = "{ .reg .f32 a, b; abs.f32 a, $1; abs.f32 b, $2; sub.f32 $0, a, b; }"
+        return inline_asm(code, "=f,f,f", jnp.float32, x, y)
 
     def reciprocal(self, x: jax.Array) -> jax.Array:
         """1 / x, within one unit in the last place."""
@@ -209,6 +273,12 @@ class Warp(NamedTuple):
             interpret=self.interpret,
             name=name,
         )(*args)
+
+
+def _hex(value: float) -> str:
+    """A float as PTX has it."""
+    (bits,) = struct.unpack("I", struct.pack("f", value))
+    return f"0f{bits:08X}"
 
 
 def _register(x: jax.Array) -> str:
