@@ -166,7 +166,7 @@ def _draw(lists, attributes, channels, tiling, warp, save):
             after = ids_at(first + LANES)  # on its way while these are blended
             form = Form(*values[:FORM])
             if half is not None:
-                reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling))
+                reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling), warp)
             bits = warp.ballot(reaches)
             held = [*polynomial_around(form, *center, warp), *values[FORM:]]
             # Those that reach it move to the first lanes.

@@ -134,10 +134,10 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
                 row, nth, _, span = carry
                 passed = (nth >= span) & (row < bottom)
                 nth, row = jnp.where(passed, nth - span, nth), jnp.where(passed, row + 1, row)
-                return (row, nth, *tile_span(form, left, columns, row, tiling))
+                return (row, nth, *tile_span(form, left, columns, row, tiling, warp))
 
             nth = slot - first
-            start = (top, nth, *tile_span(form, left, columns, top, tiling))
+            start = (top, nth, *tile_span(form, left, columns, top, tiling, warp))
             row, nth, column, span = lax.while_loop(
                 lambda carry: (
                     jnp.max((exists & (carry[1] >= carry[3]) & (carry[0] < bottom)).astype(jnp.int32)) > 0
@@ -148,7 +148,7 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
             found = (nth < span) & (row < bottom)
             column, row = jnp.minimum(column + nth, tiling.columns - 1), jnp.minimum(row, tiling.rows - 1)
             # A pair of no subtile stays in a list, so that the backward pass writes its row too.
-            bits = jnp.where(found, _subtile_bits(form, column, row, tiling), 0)
+            bits = jnp.where(found, _subtile_bits(form, column, row, tiling, warp), 0)
             tile = jnp.where(exists, row * tiling.columns + column, tiling.num_tiles)
             store(tiles, slot, tile.astype(key), slot < capacity)
             store(ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
@@ -173,11 +173,11 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
 
-def _subtile_bits(form, column, row, tiling):
+def _subtile_bits(form, column, row, tiling, warp):
     side, size = tiling.subtile, tiling.tile_size
     bits = full(0)
     for subtile in range(tiling.subtiles):
         x = column * size + (subtile % (size // side)) * side
         y = row * size + (subtile // (size // side)) * side
-        bits |= reaches_box(form, x, y, side, side).astype(jnp.int32) << subtile
+        bits |= reaches_box(form, x, y, side, side, warp).astype(jnp.int32) << subtile
     return bits

@@ -53,7 +53,7 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
         form = form_of(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
         for q, value in enumerate((*form, *columns_of(channels, num_channels))):
             store(attributes, gaussian * width + q, value, exists)
-        box, count = tiles_of(form, columns_of(radii, 2), tiling)
+        box, count = tiles_of(form, columns_of(radii, 2), tiling, warp)
         for q, value in enumerate(pack_box(box)):
             store(boxes, gaussian * 2 + q, value, exists)
         store(counts, gaussian, count, exists)
@@ -77,7 +77,7 @@ def form_of(x, y, conic, opacity) -> Form:
     return Form(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
 
 
-def tiles_of(form: Form, radii, tiling: Tiling):
+def tiles_of(form: Form, radii, tiling: Tiling, warp: Warp):
     """Box of tiles (left, top, columns, rows) within the radii, and how many of it the ellipse reaches."""
     radius_x, radius_y = radii
     visible = (radius_x > 0) & (radius_y > 0)
@@ -86,7 +86,7 @@ def tiles_of(form: Form, radii, tiling: Tiling):
     rows = jnp.where(visible, rows, 0)
 
     def add(i, count):
-        return count + jnp.where(i < rows, tile_span(form, left, columns, top + i, tiling)[1], 0)
+        return count + jnp.where(i < rows, tile_span(form, left, columns, top + i, tiling, warp)[1], 0)
 
     return (left, top, columns, rows), lax.fori_loop(0, jnp.max(rows), add, full(0))
 

@@ -131,7 +131,7 @@ def project(
 
             form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
             reach = [jnp.where(valid, value, 0) for value in reach]
-            box, count = tiles_of(form, reach, tiling)
+            box, count = tiles_of(form, reach, tiling, warp)
             store_rows(attributes, base, [*form, *color, depth][:width], valid, warp)
             store_rows(boxes, base, [*pack_box(box)], valid, warp)
             store_rows(means2d, base, [form.mean_x, form.mean_y], exists, warp)

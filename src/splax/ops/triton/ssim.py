@@ -33,9 +33,9 @@ def similarity(x: jax.Array, y: jax.Array, ssim: Ssim, warp: Warp) -> tuple[jax.
             for nth, tap in enumerate(ssim.taps):
                 place = (top + i) * width + column + nth * ssim.channels
                 a, b = load(x, place, inside), load(y, place, inside)
-                terms = (a, b, a * a + b * b, a * b)
-                means = [mean + tap * term for mean, term in zip(means, terms, strict=True)]
-            ended, sums = _move_on(sums, means, ssim)
+                terms = (a, b, warp.fma(a, a, b * b), a * b)
+                means = [warp.fma(term, tap, mean) for mean, term in zip(means, terms, strict=True)]
+            ended, sums = _move_on(sums, means, ssim, warp)
             value, maps = compare(WindowMeans(*ended), ssim)
             whole = inside & (i >= margin)
             place = (top + i - margin) * columns + column
@@ -72,10 +72,10 @@ def gradient(
                 exists = (begin >= 0) & (begin < columns) & (row >= 0) & (row < rows)
                 refs = (by_mean, by_squares, by_products)
                 means = [
-                    mean + tap * load(ref, row * columns + begin, exists)
+                    warp.fma(load(ref, row * columns + begin, exists), tap, mean)
                     for mean, ref in zip(means, refs, strict=True)
                 ]
-            (mean, squares, products), sums = _move_on(sums, means, ssim)
+            (mean, squares, products), sums = _move_on(sums, means, ssim, warp)
             # The row of windows that begins here is the last one that holds this row of pixels.
             inside = (i >= margin) & (column < width) & (row < height)
             place = row * width + column
@@ -94,7 +94,7 @@ def gradient(
     ).reshape(height, width)
 
 
-def _move_on(sums, values, ssim: Ssim):
+def _move_on(sums, values, ssim: Ssim, warp: Warp):
     """Adds a row to the windows that hold it: the means of those that end with it, and the sums of the others.
 
     The nth sum is that of the window whose last row is n + 1 rows ahead.
@@ -102,6 +102,7 @@ def _move_on(sums, values, ssim: Ssim):
     ended, moved = [], []
     for places, value in zip(sums, values, strict=True):
         after = [*places[1:], zeros()]
-        ended.append(places[0] + ssim.taps[-1] * value)
-        moved.append([place + tap * value for place, tap in zip(after, ssim.taps[-2::-1], strict=True)])
+        ended.append(warp.fma(value, ssim.taps[-1], places[0]))
+        taps = ssim.taps[-2::-1]
+        moved.append([warp.fma(value, tap, place) for place, tap in zip(after, taps, strict=True)])
     return ended, moved

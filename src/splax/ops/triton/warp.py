@@ -138,12 +138,12 @@ class Warp(NamedTuple):
             distance *= 2
         return x
 
-    def fma(self, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
+    def fma(self, a: jax.Array, b: jax.Array | float, c: jax.Array) -> jax.Array:
         """A b + c, rounded once; XLA keeps kernels from joining a product and a sum by themselves."""
         if self.interpret:
             return a * b + c
         shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (a, b, c)))
-        args = (jnp.broadcast_to(x, shape) for x in (a, b, c))
+        args = (jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape) for x in (a, b, c))
         return inline_asm("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", jnp.float32, *args)
 
     def exp2_between(self, x: jax.Array, low: float, high: jax.Array) -> jax.Array:
