@@ -4,6 +4,7 @@ The coefficients of a Gaussian lie side by side, so the lanes read, and write, w
 basis function is the product of two polynomials (:data:`SH_FACTORS`), whose coefficients its lane holds.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -16,8 +17,8 @@ from splax.ops.triton.warp import LANES, Warp, lanes, load, store, zeros
 
 _GROUP = 16
 _RGB = 3
-# Gaussians of each half of the warp that are read at once, to wait for memory less often.
-_AT_ONCE = 2
+# Gaussians of each half of the warp that are read at once, to wait for memory less often, and summed at once.
+_AT_ONCE = 4
 _NUM_LINEAR = 4
 
 
@@ -27,13 +28,18 @@ class Basis(NamedTuple):
     linear: list[jax.Array]  # of 1, x, y, z
     quadratic: list[jax.Array]  # of 1, z, xx, yy, zz, xy
 
-    def at(self, x, y, z):
-        """Its value at a unit direction."""
-        first = sum(a * b for a, b in zip(self.linear[1:], (x, y, z), strict=True)) + self.linear[0]
-        forms = (z, x * x, y * y, z * z, x * y)
-        return first * (
-            sum(a * b for a, b in zip(self.quadratic[1:], forms, strict=True)) + self.quadratic[0]
+    def at(self, x, y, z, fma=lambda a, b, c: a * b + c):
+        """Its value at a unit direction; JAX cannot differentiate the fused form of ``fma``."""
+        value = self.linear[0], self.quadratic[0]
+        forms = (x, y, z), (z, x * x, y * y, z * z, x * y)
+        factors = zip(value, (self.linear[1:], self.quadratic[1:]), forms, strict=True)
+        first, second = (
+            functools.reduce(
+                lambda total, pair: fma(*pair, total), zip(weights, of_point, strict=True), constant
+            )
+            for constant, weights, of_point in factors
         )
+        return first * second
 
 
 def basis_table() -> jax.Array:
@@ -67,21 +73,14 @@ def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, wa
     """
     wanted = wanted.astype(jnp.int32)
 
-    def one(nth, totals):
+    def terms_of(nth):
         owner = _owner(nth)
-        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction))
+        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction), warp.fma)
         places, exists = _places(base + owner, num_bases)
         exists &= warp.from_lane(wanted, owner) != 0
-        terms = [value_of_basis * load(shN, place, exists) for place in places]
-        return _give(nth, [_sum_group(term, warp) for term in terms], totals)
+        return [value_of_basis * load(shN, place, exists) for place in places]
 
-    def some(step, totals):
-        for part in range(_AT_ONCE):
-            totals = one(step * _AT_ONCE + part, totals)
-        return totals
-
-    turns = jnp.max(wanted) * (_GROUP // _AT_ONCE)
-    return lax.fori_loop(0, turns, some, [zeros()] * _RGB)
+    return _sum_all(terms_of, jnp.max(wanted) * (_GROUP // _AT_ONCE), warp)
 
 
 def harmonics_gradients(
@@ -103,7 +102,7 @@ def harmonics_gradients(
     """
     wanted = wanted.astype(jnp.int32)
 
-    def one(nth, totals):
+    def terms_of(nth):
         owner = _owner(nth)
         at = [warp.from_lane(value, owner) for value in direction]
         v = [warp.from_lane(value, owner) for value in v_color]
@@ -114,14 +113,9 @@ def harmonics_gradients(
         for place, v_q in zip(places, v, strict=True):
             v_basis += v_q * load(shN, place, read)
             store(v_shN, place, value_of_basis * v_q, exists & (base + owner < num))
-        return _give(nth, [_sum_group(term, warp) for term in to_direction(v_basis)], totals)
+        return to_direction(v_basis)
 
-    def some(step, totals):
-        for part in range(_AT_ONCE):
-            totals = one(step * _AT_ONCE + part, totals)
-        return totals
-
-    return lax.fori_loop(0, _GROUP // _AT_ONCE, some, [zeros()] * _RGB)
+    return _sum_all(terms_of, _GROUP // _AT_ONCE, warp)
 
 
 def _owner(nth):
@@ -135,19 +129,24 @@ def _places(gaussian, num_bases):
     return [(gaussian * num_bases + index) * _RGB + q for q in range(_RGB)], index < num_bases
 
 
-def _sum_group(value, warp):
-    """The sum over sixteen lanes, in all of them."""
-    distance = _GROUP // 2
-    while distance:
-        value = value + warp.across(value, distance)
-        distance //= 2
-    return value
+def _sum_all(terms_of, turns, warp):
+    """Three sums over the basis functions for the Gaussian of each lane; a turn is for four of each half."""
+
+    def some(turn, totals):
+        terms = [terms_of(turn * _AT_ONCE + part) for part in range(_AT_ONCE)]
+        mine = lanes() % _GROUP // _AT_ONCE == turn
+        sums = [_sum_groups(values, warp) for values in zip(*terms, strict=True)]
+        return [jnp.where(mine, value, total) for value, total in zip(sums, totals, strict=True)]
+
+    return lax.fori_loop(0, turns, some, [zeros()] * _RGB)
 
 
-def _give(nth, values, totals):
-    """Puts the values into the lanes that own them."""
-    mine = lanes() % _GROUP == nth
-    return [jnp.where(mine, value, total) for value, total in zip(values, totals, strict=True)]
+def _sum_groups(values, warp):
+    """Sums each of four values over sixteen lanes; each sum ends in the lanes whose last two bits number it."""
+    total = warp.exchange(*(warp.exchange(values[k], values[k + 2], 2) for k in range(2)), 1)
+    for distance in (4, 8):
+        total = total + warp.across(total, distance)
+    return total
 
 
-assert LANES == 2 * _GROUP
+assert LANES == 2 * _GROUP and _AT_ONCE == 4

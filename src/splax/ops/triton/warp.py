@@ -214,10 +214,8 @@ class Warp(NamedTuple):
         kept: list[jax.Array | None] = [*values, *([None] * (_slots(len(values)) - len(values)))]
         distance = LANES // 2
         while len(kept) > 1:
-            upper, half = (lanes() & distance) != 0, len(kept) // 2
-            kept = [
-                self._exchange(a, b, upper, distance) for a, b in zip(kept[:half], kept[half:], strict=True)
-            ]
+            half = len(kept) // 2
+            kept = [self._join(a, b, distance) for a, b in zip(kept[:half], kept[half:], strict=True)]
             distance //= 2
         (total,) = kept
         assert total is not None
@@ -226,12 +224,15 @@ class Warp(NamedTuple):
             distance //= 2
         return total
 
-    def _exchange(self, a, b, upper, distance):
-        """Lower lanes keep the sum of ``a``, upper ones that of ``b``."""
+    def _join(self, a, b, distance):
+        """:meth:`exchange`, of which one or both may be missing."""
         if a is None:
             return None
-        if b is None:
-            return a + self.across(a, distance)
+        return a + self.across(a, distance) if b is None else self.exchange(a, b, distance)
+
+    def exchange(self, a: jax.Array, b: jax.Array, distance: int) -> jax.Array:
+        """Sums over two lanes that differ in the bit ``distance``: ``a`` in the lower, ``b`` in the upper one."""
+        upper = (lanes() & distance) != 0
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
 
