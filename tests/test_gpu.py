@@ -7,6 +7,8 @@ import pytest
 from flax import nnx
 
 import splax
+from splax.ops.triton.depth_sort import front_to_back
+from splax.ops.triton.warp import Warp
 from splax.ssim_gradient import mean_ssim
 from splax.training.checkpoints import Checkpoints
 
@@ -51,6 +53,25 @@ def test_image_and_gradients_equal_the_cpus(implementation, tile_size):
     for grad, wanted in zip(grads, expected_grads, strict=True):
         far = np.abs(grad - wanted) > 1e-3 * np.abs(wanted) + 1e-4 * np.abs(wanted).max()
         assert far.mean() < 1e-3
+
+
+@pytest.mark.parametrize("num", [1, 1000, 300_000, 3_000_000])
+@pytest.mark.parametrize("part", [1, 0.2])
+def test_what_is_drawn_is_sorted_by_depth(num, part):
+    """Rows of a batch of two views, as the interpreted kernels sort them in test_triton_depth_sort.py."""
+    rng = np.random.default_rng(num)
+    counts = rng.integers(1, 9, (2, num)) * (rng.uniform(size=(2, num)) < 0.4)
+    depths = np.exp(rng.uniform(-7, 20, (2, num))).astype(np.float32)
+    depths[rng.uniform(size=(2, num)) < 0.3] = 1.5
+    room = max(int(part * num), 1)
+    warp = Warp(interpret=False)
+    sort = jax.jit(jax.vmap(lambda counts, depths: front_to_back(counts, depths, room, warp)))
+    ranks = sort(jnp.asarray(counts, jnp.int32), jnp.asarray(depths))
+    for view in range(2):
+        drawn = np.flatnonzero(counts[view])[:room]
+        assert int(ranks.num[view, 0]) == len(drawn)
+        wanted = drawn[np.argsort(depths[view][drawn], kind="stable")]
+        np.testing.assert_array_equal(ranks.rows[view][: len(drawn)], wanted)
 
 
 CAMERA = splax.Camera.look_at((0, -4, 1), (0, 0, 0), fov_x=0.8, width=75, height=50)

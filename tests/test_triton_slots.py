@@ -7,27 +7,29 @@ import pytest
 
 from splax.ops.intersection import saturating_sum
 from splax.ops.triton import block_sums
-from splax.ops.triton.compaction import BLOCK
-from splax.ops.triton.slots import number_slots
+from splax.ops.triton.depth_sort import Ranks
+from splax.ops.triton.slots import BLOCK, number_slots
 from splax.ops.triton.warp import Warp
 
 INTERPRETED = Warp(interpret=True)
 
 
 def shuffled(num: int, num_drawn: int, room: int, most: int = 9, seed: int = 0):
-    """Pairs of Gaussians of which some are drawn, and an order that has those first."""
+    """Pairs of Gaussians of which some are drawn, and ranks of those; behind them are numbers of no Gaussian."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(num).astype(np.int32)
     counts = np.zeros(num, np.int32)
     counts[order[:num_drawn]] = rng.integers(1, most, num_drawn)
-    return counts, order[:room]
+    order[num_drawn:] = rng.choice([-1, num + 5, 0], num - num_drawn)
+    return counts, Ranks(jnp.asarray(order[:room]), jnp.array([min(num_drawn, room)]))
 
 
-def expected(counts: np.ndarray, order: np.ndarray):
+def expected(counts: np.ndarray, ranks: Ranks):
     """Ends in the order of the ranks, and firsts in that of the Gaussians."""
+    order = np.asarray(ranks.rows)[: int(ranks.num[0])]
     ends = np.cumsum(counts[order], dtype=np.int32)
     first = np.zeros_like(counts)
-    first[order] = np.where(counts[order] > 0, ends - counts[order], 0)
+    first[order] = ends - counts[order]
     return ends, first
 
 
@@ -45,15 +47,13 @@ def expected(counts: np.ndarray, order: np.ndarray):
 )
 @pytest.mark.parametrize("cumsum", [False, True])
 def test_slots_are_running_sums(num, num_drawn, room, with_first, cumsum, monkeypatch):
-    counts, order = shuffled(num, num_drawn, room)
+    counts, ranks = shuffled(num, num_drawn, room)
     if cumsum:
         monkeypatch.setattr(block_sums, "_MOST_BLOCKS", 0)
-    ends, total, first = number_slots(
-        jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=with_first
-    )
-    wanted_ends, wanted_first = expected(counts, order)
-    np.testing.assert_array_equal(ends, wanted_ends)
-    assert total == counts[order].sum()
+    ends, total, first = number_slots(jnp.asarray(counts), ranks, INTERPRETED, with_first=with_first)
+    wanted_ends, wanted_first = expected(counts, ranks)
+    np.testing.assert_array_equal(ends[: len(wanted_ends)], wanted_ends)
+    assert total == wanted_ends[-1:].sum()
     if with_first:
         np.testing.assert_array_equal(first, wanted_first)
     else:
@@ -62,29 +62,30 @@ def test_slots_are_running_sums(num, num_drawn, room, with_first, cumsum, monkey
 
 @pytest.mark.parametrize(("num", "most"), [(5 * BLOCK, 2**22), (BLOCK + 3, 2**28), (BLOCK, 2**31 - 1)])
 def test_ends_wrap_around_as_integers_do_and_the_total_stays_at_the_largest(num, most):
-    counts, order = shuffled(num, num, num, most)
-    ends, total, _ = number_slots(jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=False)
+    counts, ranks = shuffled(num, num, num, most)
+    ends, total, _ = number_slots(jnp.asarray(counts), ranks, INTERPRETED, with_first=False)
     assert ends.min() < 0 and counts.sum(dtype=np.int64) > 2**31
-    np.testing.assert_array_equal(ends, expected(counts, order)[0])
+    np.testing.assert_array_equal(ends, expected(counts, ranks)[0])
     assert total == saturating_sum(jnp.asarray(counts)) == 2**31 - 1
 
 
 def test_a_total_that_just_fits_is_exact():
-    counts, order = np.full(4 * BLOCK - 9, 2**20, np.int32), np.arange(4 * BLOCK - 9, dtype=np.int32)
-    slots = number_slots(jnp.asarray(counts), jnp.asarray(order), INTERPRETED, with_first=True)
+    num = 4 * BLOCK - 9
+    counts, ranks = jnp.full(num, 2**20, jnp.int32), Ranks(jnp.arange(num), jnp.array([num]))
+    slots = number_slots(counts, ranks, INTERPRETED, with_first=True)
     assert slots.total == slots.ends[-1] == len(counts) * 2**20
 
 
 def test_a_batch_is_numbered_as_each_of_its_views():
     num, room = BLOCK + 40, BLOCK + 9
     views = [shuffled(num, num_drawn, room, seed=num_drawn) for num_drawn in (0, 60, BLOCK + 9)]
-    counts, order = (jnp.asarray(np.stack(x)) for x in zip(*views, strict=True))
+    counts, ranks = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *views)
     ends, totals, first = jax.vmap(
-        lambda counts, order: number_slots(counts, order, INTERPRETED, with_first=True)
-    )(counts, order)
+        lambda counts, ranks: number_slots(counts, ranks, INTERPRETED, with_first=True)
+    )(counts, ranks)
     assert first is not None
-    for i, view in enumerate(views):
-        wanted_ends, wanted_first = expected(*view)
-        np.testing.assert_array_equal(ends[i], wanted_ends)
-        assert totals[i] == view[0].sum()
+    for i, (counts, ranks) in enumerate(views):
+        wanted_ends, wanted_first = expected(counts, ranks)
+        np.testing.assert_array_equal(ends[i, : len(wanted_ends)], wanted_ends)
+        assert totals[i] == wanted_ends[-1:].sum()
         np.testing.assert_array_equal(first[i], wanted_first)

@@ -166,9 +166,9 @@ def _draw(lists, attributes, channels, tiling, warp, save):
             after = ids_at(first + LANES)  # on its way while these are blended
             form = Form(*values[:FORM])
             if half is not None:
-                reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling), warp)
+                reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling), warp=warp)
             bits = warp.ballot(reaches)
-            held = [*polynomial_around(form, *center, warp), *values[FORM:]]
+            held = [*polynomial_around(form, *center, warp=warp), *values[FORM:]]
             # Those that reach it move to the first lanes.
             num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
             held = [warp.from_lane(value, source) for value in held]

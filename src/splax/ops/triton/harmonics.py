@@ -75,7 +75,7 @@ def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, wa
 
     def terms_of(nth):
         owner = _owner(nth)
-        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction), warp.fma)
+        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction), fma=warp.fma)
         places, exists = _places(base + owner, num_bases)
         exists &= warp.from_lane(wanted, owner) != 0
         return [value_of_basis * load(shN, place, exists) for place in places]

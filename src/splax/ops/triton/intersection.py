@@ -1,4 +1,4 @@
-"""Tile lists: the two sorts of :mod:`splax.ops.intersection`, with kernels between them.
+"""Tile lists: the two sorts of :mod:`splax.ops.intersection`, the first of them and all between them in kernels.
 
 Only tiles that the ellipse of a Gaussian reaches are listed, not the whole box around it. A pair carries, above
 the number of its Gaussian, one bit for each subtile that the ellipse reaches.
@@ -12,7 +12,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.intersection import saturating_sum
-from splax.ops.triton.compaction import drawn_first
+from splax.ops.triton.depth_sort import front_to_back, front_to_back_in_jax
 from splax.ops.triton.footprint import reaches_box, tile_span
 from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
 from splax.ops.triton.search import lower_bound, shared_lower_bound
@@ -57,7 +57,7 @@ def make_lists(
 
     Args:
         prepared: the Gaussians.
-        depths: camera-space z, [N], positive; infinite where nothing is drawn.
+        depths: camera-space z, [N]; positive where something is drawn.
         tiling: static sizes.
         capacity: room for pairs.
         warp: how kernels run.
@@ -72,9 +72,13 @@ def make_lists(
             f"{tiling.tile_size} a side; use a larger tile_size, a smaller image or implementation='xla_vjp'."
         )
     counts = prepared.counts
-    order = _front_to_back(counts, depths, capacity, warp)
-    ends, total, first = number_slots(counts, order, warp, with_first=with_slots)
-    tiles, ids, *numbers = _emit(ends, order, prepared, tiling, capacity, warp, with_slots)
+    # What is drawn has a pair at least, so that more than there is room for need not be sorted.
+    if warp.interpret:
+        ranks = front_to_back_in_jax(counts, depths, capacity)
+    else:
+        ranks = front_to_back(counts, depths, capacity, warp)
+    ends, total, first = number_slots(counts, ranks, warp, with_first=with_slots)
+    tiles, ids, *numbers = _emit(ends, ranks, prepared, tiling, capacity, warp, with_slots)
     slots = None
     bound = tiling.num_tiles + 1
     if with_slots:
@@ -84,30 +88,20 @@ def make_lists(
         tiles, ids = stable_sort(tiles, ids, bound)
     ranges = tile_ranges(tiles, tiling.num_tiles, warp)
     # Where there are fewer ranks than Gaussians, some of these may have pairs that no rank has.
-    num_isects = total if order.shape == counts.shape else saturating_sum(counts)
+    num_isects = total if ranks.rows.shape == counts.shape else saturating_sum(counts)
     return TileLists(ids, slots, *ranges, first, counts, num_isects)
 
 
-def _front_to_back(counts, depths, capacity, warp):
-    """Rows by depth, those not drawn last; no more than ``capacity``, as what is drawn has a pair at least."""
-    num = depths.shape[0]
-    # Positive floats are ordered as their bits are, and integers sort faster.
-    if num > capacity:
-        keys, rows = drawn_first(counts, depths, capacity, warp)
-    else:
-        keys, rows = lax.bitcast_convert_type(depths, jnp.uint32), jnp.arange(num, dtype=jnp.int32)
-    return stable_sort(keys, rows)[1]
-
-
-def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
+def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
     """Tile, id and, if wanted, number of each slot; beyond the last pair the tile is the one behind the last."""
-    num, stride = order.shape[0], prepared.attributes.shape[1]
+    most_ranks, stride = ranks.rows.shape[0], prepared.attributes.shape[1]
     # 16-bit keys sort twice as fast.
     key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
     slots = LANES * _SLOTS_PER_LANE
 
-    def kernel(ends, order, attributes, boxes, tiles, ids, *numbers):
-        total = ends[num - 1]
+    def kernel(ends, order, num_ranks, attributes, boxes, tiles, ids, *numbers):
+        last_rank = num_ranks[0] - 1
+        total = jnp.where(last_rank >= 0, ends[jnp.maximum(last_rank, 0)], 0)
         base = pl.program_id(0) * slots
 
         def end_at(rank, mask):
@@ -121,8 +115,8 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
         def write(step, first_rank):
             slot = base + step * LANES + lanes()
             exists = slot < total
-            # Every Gaussian up to the last one drawn has a pair, so ranks grow no faster than slots.
-            furthest = jnp.minimum(first_rank + slot - base, num - 1)
+            # Every Gaussian that is drawn has a pair, so ranks grow no faster than slots.
+            furthest = jnp.minimum(first_rank + slot - base, last_rank)
             rank = lower_bound(end_at, first_rank, furthest, slots, slot + 1)
             first = load(ends, jnp.maximum(rank - 1, 0), rank > 0)
             gaussian = load(order, rank)
@@ -156,7 +150,9 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
 
         @pl.when(base < total)
         def _():
-            first_rank = shared_lower_bound(ends, num, base + 1, warp)
+            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, num_ranks[0])
+            # Ends that wrapped around may have none: whatever is written then, it is from where there is a rank.
+            first_rank = jnp.minimum(first_rank, last_rank)
             lax.fori_loop(0, _SLOTS_PER_LANE, write, first_rank)
 
         @pl.when(base >= total)
@@ -169,7 +165,7 @@ def _emit(ends, order, prepared, tiling, capacity, warp, numbered):
             store(numbers[0], slot, slot, slot < capacity)
 
     shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
-    args = (ends, order, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
+    args = (ends, *ranks, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
 

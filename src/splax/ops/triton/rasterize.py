@@ -44,7 +44,7 @@ def rasterize(
         Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
         image is incomplete.
     """
-    prepared, depths = _prepare(splats, radii, depths, tiling, warp)
+    prepared = prepare(splats, radii, tiling, warp)
     lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=False)
     image, alpha, _ = draw(lists, prepared.attributes, tiling, warp, save=False)
     return image, alpha, lists.num_isects
@@ -60,14 +60,8 @@ def draw_and_save(
     return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
 
 
-def _prepare(splats, radii, depths, tiling, warp):
-    """The Gaussians as kernels take them, and depths that sort behind all others what is not drawn."""
-    prepared = prepare(splats, radii, tiling, warp)
-    return prepared, jnp.where(prepared.counts > 0, depths, jnp.inf)
-
-
 def _rasterize_fwd(splats, radii, depths, probe, tiling, capacity, warp, deterministic):
-    prepared, depths = _prepare(splats, radii, depths, tiling, warp)
+    prepared = prepare(splats, radii, tiling, warp)
     drawn = draw_and_save(prepared, depths, tiling, capacity, warp, deterministic=deterministic)
     has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
     return (drawn.image, drawn.alpha, drawn.lists.num_isects), (drawn, has_probe)

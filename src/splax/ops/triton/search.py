@@ -38,16 +38,17 @@ def lower_bounds(value_at, low, high, longest: int, targets: list) -> list:
     return [low for low, _ in lax.fori_loop(0, int(longest).bit_length(), halve, bounds)]
 
 
-def shared_lower_bound(values, length: int, target, warp: Warp):
+def shared_lower_bound(values, length: int, target, warp: Warp, end=None):
     """First index whose value is not below a target that all lanes share; ``length`` if there is none.
 
+    If only the first ``end`` values count, that is given, in place of ``length``, if there is none among them.
     Lanes look at 32 places at once, so four or five loads wait for each other and not twenty.
     """
-    low, size = full(0), length
+    low, size, end = full(0), length, length if end is None else end
     while size > 0:
         step = -(-size // LANES)
         last = low + (lanes() + 1) * step - 1  # of each lane's share
-        below = load(values, last, last < length) < target
-        num_below = lax.population_count(warp.ballot(below & (last < length)))
+        below = load(values, last, last < end) < target
+        num_below = lax.population_count(warp.ballot(below & (last < end)))
         low, size = low + num_below * step, step if step > 1 else 0
     return low

@@ -11,15 +11,20 @@ from jax.experimental import pallas as pl
 
 from splax.ops.intersection import saturate
 from splax.ops.triton.block_sums import before_and_total, combine, sum_all
-from splax.ops.triton.compaction import BLOCK, rows_of
+from splax.ops.triton.depth_sort import Ranks
+from splax.ops.triton.spans import steps_from
 from splax.ops.triton.warp import LANES, Warp, full, load, store
+
+# Steps of 32 ranks that one warp looks at; all are loaded before the first is used.
+_STEPS = 16
+BLOCK = _STEPS * LANES
 
 
 class Slots(NamedTuple):
     """Where the pairs of Gaussians lie.
 
     Attributes:
-        ends: slot behind the last one of each rank, [R].
+        ends: slot behind the last one of each rank, [R]; behind the last rank anything.
         total: pairs of all ranks, []; the largest int32 if there are more.
         first: first slot of each Gaussian, [N]; 0 where it has none. None if it was not asked for.
     """
@@ -29,102 +34,92 @@ class Slots(NamedTuple):
     first: jax.Array | None
 
 
-def number_slots(counts: jax.Array, order: jax.Array, warp: Warp, *, with_first: bool) -> Slots:
+def number_slots(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: bool) -> Slots:
     """Gives slots to all pairs, Gaussian after Gaussian; the ends wrap around if there are too many for int32.
 
     Args:
         counts: pairs of each Gaussian, [N].
-        order: number of the Gaussian of each rank, [R], of different ones; those without pairs come last.
+        ranks: the Gaussians that have pairs, in the order of their slots.
         warp: how kernels run.
         with_first: whether the first slot of each Gaussian is needed.
     """
-    num, num_ranks = counts.shape[0], order.shape[0]
-    sums, about, *first = _sum_blocks(counts, order, warp, with_first)
+    num, most_ranks = counts.shape[0], ranks.rows.shape[0]
+    sums, about, *first = _sum_blocks(counts, ranks, warp, with_first)
 
-    def kernel(counts, order, sums, about, *refs):
+    def kernel(counts, order, num_ranks, sums, about, *refs):
         ends, total, *first = refs[with_first:]
-        block = pl.program_id(0)
-        ranks = rows_of(block)
-        has_pairs = _has_pairs(counts, order, block)
+        block, num_ranks = pl.program_id(0), num_ranks[0]
 
-        @pl.when(has_pairs)
+        @pl.when(block * BLOCK < num_ranks)
         def _():
-            gaussians, their_counts = _gather(counts, order, ranks)
+            here = _ranks_of(block)
+            gaussians, their_counts = _gather(counts, order, here, num_ranks)
             last = full(before_and_total(sums, block)[0])
-            for rank, gaussian, count in zip(ranks, gaussians, their_counts, strict=True):
+            for rank, gaussian, count in zip(here, gaussians, their_counts, strict=True):
                 end = last + warp.running_sum(count)
                 store(ends, rank, end, rank < num_ranks)
                 for ref in first:
                     store(ref, gaussian, end - count, count > 0)
                 last = warp.from_lane(end, full(LANES - 1))
 
-        @pl.when(~has_pairs)
-        def _():
-            end = full(before_and_total(sums, block)[1])
-            for rank in ranks:
-                store(ends, rank, end, rank < num_ranks)
-
         @pl.when(block == 0)
         def _():
             total[0] = saturate(before_and_total(sums, block)[1], sum_all(about))
 
-    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in [num_ranks, 1] + [num] * with_first]
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in [most_ranks, 1] + [num] * with_first]
     ends, total, *first = warp.launch(
         "number_slots",
         kernel,
-        (-(-num_ranks // BLOCK),),
+        (-(-most_ranks // BLOCK),),
         shapes,
-        *(counts, order, combine(sums), about, *first),
-        in_place={4: 2} if with_first else {},
+        *(counts, *ranks, combine(sums), about, *first),
+        in_place={5: 2} if with_first else {},
     )
     return Slots(ends, total.reshape(()), first[0] if with_first else None)
 
 
-def _sum_blocks(counts, order, warp, with_zeros):
+def _sum_blocks(counts, ranks, warp, with_zeros):
     """Pairs of each block of ranks, also in floats, which never wrap; and a 0 for each Gaussian, if wanted."""
     num = counts.shape[0]
     # Not all Gaussians have a rank: what no block of ranks reaches is for others to clear.
-    num_blocks = -(-(num if with_zeros else order.shape[0]) // BLOCK)
+    num_blocks = -(-(num if with_zeros else ranks.rows.shape[0]) // BLOCK)
 
-    def kernel(counts, order, sums, about, *zeros):
-        block = pl.program_id(0)
-        ranks = rows_of(block)
-        has_pairs = _has_pairs(counts, order, block)
+    def kernel(counts, order, num_ranks, sums, about, *zeros):
+        block, num_ranks = pl.program_id(0), num_ranks[0]
 
-        @pl.when(has_pairs)
+        @pl.when(block * BLOCK < num_ranks)
         def _():
-            _, their_counts = _gather(counts, order, ranks)
+            _, their_counts = _gather(counts, order, _ranks_of(block), num_ranks)
             sums[block] = jnp.sum(sum(their_counts))
             about[block] = jnp.sum(sum(count.astype(jnp.float32) for count in their_counts))
 
-        @pl.when(~has_pairs)
+        @pl.when(block * BLOCK >= num_ranks)
         def _():
             sums[block] = 0
             about[block] = 0.0
 
         # A program that runs anyway: XLA would start one of its own for them.
         for ref in zeros:
-            for row in ranks:
+            for row in _ranks_of(block):
                 store(ref, row, full(0), row < num)
 
     shapes = [jax.ShapeDtypeStruct((num_blocks,), dtype) for dtype in (jnp.int32, jnp.float32)]
     shapes += [jax.ShapeDtypeStruct((num,), jnp.int32)] * with_zeros
-    return warp.launch("sum_blocks", kernel, (num_blocks,), shapes, counts, order)
+    return warp.launch("sum_blocks", kernel, (num_blocks,), shapes, counts, *ranks)
 
 
-def _has_pairs(counts, order, block):
-    """Whether the first rank of a block has pairs; if not, none of them has."""
-    rank = block * BLOCK
-    return (rank < order.shape[0]) & (counts[order[jnp.minimum(rank, order.shape[0] - 1)]] > 0)
+def _ranks_of(block):
+    """The ranks of a block, 32 a step."""
+    return steps_from(block * BLOCK, _STEPS)
 
 
-def _gather(counts, order, ranks):
+def _gather(counts, order, ranks, num_ranks):
     """Gaussians of some ranks and their counts; all are loaded before one is used.
 
     Behind the last rank the count is 0, and the number is none: an interpreted kernel writes all lanes, those that
     are off what was there before, so that no two may name the same element.
     """
-    exist = [rank < order.shape[0] for rank in ranks]
+    exist = [rank < num_ranks for rank in ranks]
     gaussians = [load(order, rank, on) for rank, on in zip(ranks, exist, strict=True)]
     gaussians = [jnp.where(on, x, counts.shape[0]) for x, on in zip(gaussians, exist, strict=True)]
     return gaussians, [load(counts, x, on) for x, on in zip(gaussians, exist, strict=True)]

@@ -38,7 +38,11 @@ def zeros(rows: int | None = None) -> jax.Array:
 
 
 def stack(rows: Sequence[jax.Array]) -> jax.Array:
-    """Rows of lanes as one array."""
+    """Inside a kernel: rows of lanes as one array, of which each lane has its column.
+
+    What is done to it is traced and compiled once, not once for each row. But memory is for single rows: of an
+    array Triton would have each lane load elements side by side, or lanes take turns down the columns.
+    """
     shape = (len(rows), LANES)
     which, stacked = lax.broadcasted_iota(jnp.int32, shape, 0), jnp.broadcast_to(rows[0], shape)
     for nth, row in enumerate(rows[1:], 1):
@@ -108,9 +112,13 @@ class Warp(NamedTuple):
 
     def from_lane(self, x: jax.Array, lane: jax.Array) -> jax.Array:
         """The value of ``x`` in another lane; of any rows of lanes."""
-        if self.interpret:
+        if self.interpret and x.ndim == 1:
             return x[lane]
-        kind, x = _register(x), jnp.broadcast_to(x, lane.shape)
+        shape = jnp.broadcast_shapes(x.shape, lane.shape)
+        x, lane = jnp.broadcast_to(x, shape), jnp.broadcast_to(lane, shape)
+        if self.interpret:
+            return jnp.take_along_axis(x, lane, axis=-1)
+        kind = _register(x)
         return inline_asm(f"shfl.sync.idx.b32 $0, $1, $2, 31, {_ALL};", f"={kind},{kind},r", x.dtype, x, lane)
 
     def across(self, x: jax.Array, distance: int) -> jax.Array:
@@ -123,15 +131,16 @@ class Warp(NamedTuple):
         )
 
     def ballot(self, flag: jax.Array) -> jax.Array:
-        """The lanes where ``flag`` is true, as bits of an int32 that all lanes get."""
+        """The lanes where ``flag`` is true, as bits of an int32 that all lanes get; of any rows of lanes."""
         flag = flag.astype(jnp.int32)
         if self.interpret:
-            return full((flag << lanes()).sum(dtype=jnp.int32))
+            bits = (flag << lanes()).sum(axis=-1, keepdims=True, dtype=jnp.int32)
+            return jnp.broadcast_to(bits, flag.shape)
         ask = f"{{ .reg .pred p; setp.ne.s32 p, $1, 0; vote.sync.ballot.b32 $0, p, {_ALL}; }}"
         return inline_asm(ask, "=r,r", jnp.int32, flag)
 
     def running_sum(self, x: jax.Array) -> jax.Array:
-        """Sum of each lane's value and those of the lanes before it."""
+        """Sum of each lane's value and those of the lanes before it; of any rows of lanes."""
         distance = 1
         while distance < LANES:
             x = x + jnp.where(lanes() >= distance, self.from_lane(x, jnp.maximum(lanes() - distance, 0)), 0)
