@@ -28,7 +28,7 @@ def tile_span(form: Form, left, columns, row, tiling: Tiling, warp: Warp):
     extreme = -b / (2 * c) * jnp.sqrt(4 * c * level / determinant)
     # A pixel's centre is half a pixel from its corner.
     slack = warp.fma(jnp.abs(form.mean_x), 1e-6, jnp.full(LANES, 1e-3))
-    per_half, scale = 0.5 / a, 1 / tiling.tile_size
+    per_half, shift = 0.5 / a, tiling.tile_size.bit_length() - 1
 
     def side(dy, sign):
         dy = jnp.minimum(jnp.maximum(dy, low), high)
@@ -36,10 +36,10 @@ def tile_span(form: Form, left, columns, row, tiling: Tiling, warp: Warp):
         x = warp.fma(warp.fma(-b, dy, sign * half), per_half, form.mean_x)
         return x + (sign * slack - 0.5)
 
-    start = jnp.floor(jnp.ceil(side(-extreme, -1)) * scale)
-    stop = jnp.floor(jnp.floor(side(extreme, 1)) * scale) + 1
-    start = jnp.clip(start, left, left + columns).astype(jnp.int32)
-    stop = jnp.clip(stop, left, left + columns).astype(jnp.int32)
+    # Tiles are 8, 16 or 32 pixels wide.
+    start = jnp.ceil(side(-extreme, -1)).astype(jnp.int32) >> shift
+    stop = (jnp.floor(side(extreme, 1)).astype(jnp.int32) >> shift) + 1
+    start, stop = (jnp.clip(tile, left, left + columns) for tile in (start, stop))
     return start, jnp.where(low <= high, jnp.maximum(stop - start, 0), 0)
 
 

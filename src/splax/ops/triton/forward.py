@@ -156,15 +156,25 @@ def _draw(lists, attributes, channels, tiling, warp, save):
                 after.append((left, *color))
             return after
 
+        def reaches_subtile(packed):
+            return ((packed >> (ID_BITS + subtile)) & 1) != 0
+
+        def attributes_of(packed):
+            place = (packed & ID_MASK) * stride
+            return [load(attributes, place + q, reaches_subtile(packed)) for q in columns]
+
+        # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
+        # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
+        reads_ahead = half is not None
+
         def walk(carry):
-            first, packed, state = carry
+            first, packed, after, values, state = carry
             if save:
                 _store_state(saved[0], state, pixels, first - begin, starts[tile], state_size, tiling)
-            reaches = ((packed >> (ID_BITS + subtile)) & 1) != 0
-            place = (packed & ID_MASK) * stride
-            values = [load(attributes, place + q, reaches) for q in columns]
-            after = ids_at(first + LANES)  # on its way while these are blended
-            form = Form(*values[:FORM])
+            values_after = attributes_of(after) if reads_ahead else []
+            values = values if reads_ahead else attributes_of(packed)
+            then = ids_at(first + 2 * LANES)
+            form, reaches = Form(*values[:FORM]), reaches_subtile(packed)
             if half is not None:
                 reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling), warp=warp)
             bits = warp.ballot(reaches)
@@ -183,15 +193,18 @@ def _draw(lists, attributes, channels, tiling, warp, save):
                 return functools.reduce(lambda state, values: blend(values, state), some, state)
 
             turns = (jnp.max(num) + _UNROLL - 1) // _UNROLL
-            return first + LANES, after, lax.fori_loop(0, turns, blend_some, state)
+            state = lax.fori_loop(0, turns, blend_some, state)
+            return first + LANES, after, then, values_after, state
 
         def unfinished(carry):
-            first, _, state = carry
+            first, *_, state = carry
             open_ = functools.reduce(jnp.maximum, [transmittance for transmittance, *_ in state])
             return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
 
         start = [(jnp.where(column.inside, 1.0, 0.0), *([zeros(lines)] * num_channels)) for column in pixels]
-        first, _, state = lax.while_loop(unfinished, walk, (begin, ids_at(begin), start))
+        packed, after = ids_at(begin), ids_at(begin + LANES)
+        values = attributes_of(packed) if reads_ahead else []
+        first, *_, state = lax.while_loop(unfinished, walk, (begin, packed, after, values, start))
         for (transmittance, *color), column in zip(state, pixels, strict=True):
             store(alpha_out, column.image, 1 - jnp.abs(transmittance), column.inside)
             for q, value in enumerate(color):

@@ -1,8 +1,5 @@
 """A stable radix sort of as many items as the device finds there to be.
 
-XLA's sort takes as long for items that are not there as for others, and its launches stay out of CUDA graphs, so
-that on a small scene the GPU waits for them most of the time.
-
 A pass moves the items to where one digit of their keys puts them; those of the same digit stay in order. Neither
 atomics nor shared memory: a warp holds a counter for each value of the digit in its registers, and finds out by
 ballots whose digits are alike.

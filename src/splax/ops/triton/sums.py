@@ -15,6 +15,10 @@ from jax.experimental import pallas as pl
 
 from splax.ops.triton.warp import LANES, Warp, full, inline_asm, lanes, load, store, zeros
 
+# Groups of 32 rows that a warp clears where there are more rows than these: waiting for each group's counts by
+# itself takes longer than writing.
+_ROWS_AT_ONCE, _MANY_ROWS = 8, 2**19
+
 
 class Columns(NamedTuple):
     """For each lane a column of the sums.
@@ -192,17 +196,19 @@ def zeros_where(counts: jax.Array, widths: Sequence[int], warp: Warp) -> tuple[j
         [N, width] of each width.
     """
     num = counts.shape[0]
+    at_once = _ROWS_AT_ONCE if num > _MANY_ROWS else 1
 
     def kernel(counts, *outs):
-        first = pl.program_id(0) * LANES
-        row = first + lanes()
-        wanted = warp.ballot(load(counts, row, row < num) > 0)
-        for out, width in zip(outs, widths, strict=True):
-            for step in range(width):
-                # Lanes write side by side, whatever the width.
-                element = step * LANES + lanes()
-                store(out, first * width + element, zeros(), (wanted >> lax.div(element, width)) & 1 != 0)
+        begins = [(pl.program_id(0) * at_once + nth) * LANES for nth in range(at_once)]
+        rows = [begin + lanes() for begin in begins]
+        drawn = [load(counts, row, row < num) > 0 for row in rows]
+        for begin, wanted in zip(begins, map(warp.ballot, drawn), strict=True):
+            for out, width in zip(outs, widths, strict=True):
+                for step in range(width):
+                    # Lanes write side by side, whatever the width.
+                    element = step * LANES + lanes()
+                    store(out, begin * width + element, zeros(), (wanted >> lax.div(element, width)) & 1 != 0)
 
     shapes = [jax.ShapeDtypeStruct((num * width,), jnp.float32) for width in widths]
-    outs = warp.launch("clear_sums", kernel, (-(-num // LANES),), shapes, counts)
+    outs = warp.launch("clear_sums", kernel, (-(-num // (LANES * at_once)),), shapes, counts)
     return tuple(out.reshape(num, width) for out, width in zip(outs, widths, strict=True))
