@@ -155,17 +155,6 @@ class Warp(NamedTuple):
         args = (jnp.broadcast_to(jnp.asarray(x, jnp.float32), shape) for x in (a, b, c))
         return inline_asm("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", jnp.float32, *args)
 
-    def exp2_between(self, x: jax.Array, low: float, high: jax.Array) -> jax.Array:
-        """2^x, within two units in the last place, where x lies between the limits or is one, and else 0.
-
-        One select an element: of conditions joined with ``&`` the compiler makes a select each.
-        """
-        if self.interpret:
-            return jnp.where((x >= low) & (x <= high), jnp.exp2(x), 0)
-        inside = f"setp.ge.f32 p, $1, {_hex(low)}; setp.le.and.f32 p, $1, $2, p;"
-        power = f"{{ .reg .pred p; {inside} ex2.approx.ftz.f32 $0, $1; selp.f32 $0, $0, 0f00000000, p; }}"
-        return inline_asm(power, "=f,f,f", jnp.float32, x, jnp.broadcast_to(high, x.shape))
-
     def cover(
         self, power: jax.Array, transmittance: jax.Array, *, threshold: float, most: float, least: float
     ) -> jax.Array:

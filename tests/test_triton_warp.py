@@ -1,0 +1,171 @@
+"""What lanes and kernels are made of, against numpy; interpreted on a CPU, and on a GPU as they are compiled."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from splax.ops.triton.footprint import reaches_box
+from splax.ops.triton.tiling import (
+    LOG2_THRESHOLD,
+    Form,
+    Region,
+    Tiling,
+    columns_of,
+    lines_of,
+    polynomial_around,
+)
+from splax.ops.triton.warp import LANES, Warp, full, lanes, load, nth_bits, stack, store
+
+
+@pytest.fixture(params=["interpreted", pytest.param("compiled", marks=pytest.mark.gpu)])
+def warp(request) -> Warp:
+    return Warp(interpret=request.param == "interpreted")
+
+
+def run(warp: Warp, function, *arrays: np.ndarray, rows: int = 1, dtype: type = np.float32) -> np.ndarray:
+    """What a function of rows of lanes gives, as many rows of lanes."""
+
+    def kernel(*refs):
+        *args, out = refs
+        results = function(*(load(ref, lanes()) for ref in args))
+        for row, result in enumerate(results if rows > 1 else [results]):
+            store(out, row * LANES + lanes(), result)
+
+    shape = jax.ShapeDtypeStruct((rows * LANES,), dtype)
+    out = warp.launch("test", kernel, (1,), shape, *map(jnp.asarray, arrays))
+    return np.asarray(out).reshape(rows, LANES).squeeze()
+
+
+def normal(seed: int, scale: float = 1.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(scale=scale, size=LANES).astype(np.float32)
+
+
+def test_products_and_sums_are_joined(warp):
+    a, b, c = normal(0), normal(1), normal(2)
+    joined = run(warp, warp.fma, a, b, c)
+    np.testing.assert_allclose(joined, a.astype(np.float64) * b + c, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(run(warp, lambda a, c: warp.fma(a, 0.5, c), a, c), 0.5 * a + c, rtol=1e-6)
+
+
+def test_differences_of_sizes(warp):
+    x, y = normal(0), normal(1)
+    np.testing.assert_array_equal(run(warp, warp.difference_of_sizes, x, y), np.abs(x) - np.abs(y))
+
+
+@pytest.mark.parametrize("bits", [0, 1, 1 << 31, 0b1011 << 7, 0xFFFFFFFF, 0x80F00101])
+def test_set_bits_are_found_by_their_number(warp, bits):
+    bits = np.uint32(bits).view(np.int32)
+    found = run(warp, nth_bits, np.full(LANES, bits), dtype=np.int32)
+    wanted = [bit for bit in range(32) if np.uint32(bits.view(np.uint32)) >> np.uint32(bit) & 1]
+    np.testing.assert_array_equal(found[: len(wanted)], wanted)
+    assert (found[len(wanted) :] >= 31).all()
+
+
+@pytest.mark.parametrize("distance", [1, 2, 4, 8, 16])
+def test_two_lanes_exchange_what_they_sum(warp, distance):
+    a, b = normal(0), normal(1)
+    other = np.arange(LANES) ^ distance
+    wanted = np.where(np.arange(LANES) & distance, b + b[other], a + a[other])
+    np.testing.assert_allclose(run(warp, lambda a, b: warp.exchange(a, b, distance), a, b), wanted, rtol=1e-6)
+
+
+def test_stacked_rows_keep_their_lanes(warp):
+    """A ballot of many rows is right only where each lane has its own column of them."""
+    rows = [normal(seed) for seed in range(4)]
+    ballots = run(warp, lambda *rows: _rows_of(warp.ballot(stack(rows) > 0)), *rows, rows=4, dtype=np.int32)
+    wanted = [((row > 0).astype(np.uint64) << np.arange(LANES, dtype=np.uint64)).sum() for row in rows]
+    np.testing.assert_array_equal(ballots.view(np.uint32), np.repeat(wanted, LANES).reshape(4, LANES))
+
+
+def _rows_of(stacked):
+    number = jax.lax.broadcasted_iota(jnp.int32, stacked.shape, 0)
+    return [jnp.where(number == row, stacked, 0).sum(axis=0, dtype=jnp.int32) for row in range(len(stacked))]
+
+
+def test_a_gaussian_covers_pixels_until_they_are_finished(warp):
+    """Five pixels behind each other: as in gsplat, the Gaussian that would cross the limit is left out."""
+    powers = [-1.0, -9.0, -0.3, -0.5, 5.0]
+    settings = {"threshold": LOG2_THRESHOLD, "most": 0.9, "least": 1e-3}
+
+    def cover(transmittance):
+        after = []
+        for power in powers:
+            transmittance = warp.cover(jnp.full(LANES, power, jnp.float32), transmittance, **settings)
+            after.append(transmittance)
+        return after
+
+    start = np.linspace(0.0031, 1, LANES).astype(np.float32)
+    found = run(warp, cover, start, rows=len(powers))
+    wanted = start.astype(np.float64)
+    for power, row in zip(powers, found, strict=True):
+        left = wanted * (1 - min(2**power, 0.9))
+        if power >= LOG2_THRESHOLD:
+            wanted = np.where((wanted > 0) & (left > 1e-3), left, -np.abs(wanted))
+        np.testing.assert_allclose(row, wanted, rtol=1e-5)
+    assert (found[-1] < 0).any() and (found[-1] > 0).any()
+
+
+FORM = Form(105.3, 62.9, -0.4, 0.3, -0.2, -0.7)  # pyright: ignore[reportArgumentType]
+TILING = Tiling(width=200, height=90, tile_size=16)
+
+
+def log2_alpha(x: Any, y: Any) -> Any:
+    dx, dy = x - FORM.mean_x, y - FORM.mean_y
+    return FORM.a * dx**2 + FORM.b * dx * dy + FORM.c * dy**2 + FORM.top
+
+
+def test_the_polynomial_around_a_point_is_the_form(warp):
+    u, v = np.meshgrid(np.linspace(-8, 8, 8), np.linspace(-8, 8, 4))
+    u, v = (x.reshape(-1).astype(np.float32) for x in (u, v))
+
+    def evaluate(u, v):
+        form = Form(*(jnp.full(LANES, value, jnp.float32) for value in FORM))
+        at = full(100).astype(jnp.float32), full(60).astype(jnp.float32)
+        xx, xy, yy, x, y, one = polynomial_around(form, *at, warp=warp)
+        return xx * u * u + xy * u * v + yy * v * v + x * u + y * v + one
+
+    np.testing.assert_allclose(run(warp, evaluate, u, v), log2_alpha(100 + u, 60 + v), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (8, 4), (16, 8)])
+def test_every_box_with_a_touched_pixel_is_reached(warp, width, height):
+    """The boxes of a grid around the Gaussian; those far away are not."""
+    left, top = np.meshgrid(80 + width * np.arange(8), 48 + height * np.arange(4))
+    left, top = (x.reshape(-1).astype(np.int32) for x in (left, top))
+
+    def reaches(left, top):
+        form = Form(*(jnp.full(LANES, value, jnp.float32) for value in FORM))
+        return reaches_box(form, left, top, width, height, warp).astype(jnp.int32)
+
+    found = run(warp, reaches, left, top, dtype=np.int32)
+    inside = [np.arange(size)[:, None] + 0.5 for size in (width, height)]
+    highest = [log2_alpha(x + inside[0], y + inside[1].T).max() for x, y in zip(left, top, strict=True)]
+    assert found[np.array(highest) >= LOG2_THRESHOLD].all()
+    assert not found[np.array(highest) < LOG2_THRESHOLD - 4].any()
+    assert 0 < found.sum() < LANES
+
+
+@pytest.mark.parametrize("half", [None, 0, 1])
+@pytest.mark.parametrize(("tile_size", "subtile"), [(8, 0), (16, 3), (32, 2)])
+def test_a_region_has_each_of_its_pixels_once(tile_size, subtile, half):
+    tiling = Tiling(width=75, height=50, tile_size=tile_size)
+    tile = tiling.columns + 1
+    region = Region(jnp.asarray(tile), jnp.asarray(subtile), None if half is None else jnp.asarray(half))
+    (left, top), (width, height) = map(int, region.corner(tiling)), region.size(tiling)
+    assert (width, height) == (tiling.subtile, tiling.subtile // (1 if half is None else 2))
+    columns = columns_of(region, tiling)
+    x = np.concatenate([np.broadcast_to(column.x, column.y.shape).ravel() for column in columns])
+    y = np.concatenate([np.ravel(column.y) for column in columns])
+    pixels = {(left + i + 0.5, top + j + 0.5) for i in range(width) for j in range(height)}
+    assert {(float(i), float(j)) for i, j in zip(x, y, strict=True)} == pixels and len(x) == len(pixels)
+    np.testing.assert_allclose(region.center(tiling), (x.mean(), y.mean()))
+    inside = np.concatenate([np.ravel(column.inside) for column in columns])
+    np.testing.assert_array_equal(inside, (x < 75) & (y < 50))
+    places = np.concatenate([np.ravel(column.image) for column in columns])
+    np.testing.assert_array_equal(places, (y - 0.5) * 75 + x - 0.5)
+    for column, lines in zip(columns, lines_of(region, tiling), strict=True):
+        for field in ("y", "inside", "image", "tile"):
+            np.testing.assert_array_equal(getattr(column, field), [getattr(line, field) for line in lines])
