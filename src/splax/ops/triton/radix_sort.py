@@ -5,6 +5,7 @@ atomics nor shared memory: a warp holds a counter for each value of the digit in
 ballots whose digits are alike.
 """
 
+import functools
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -15,8 +16,12 @@ from jax.experimental import pallas as pl
 from splax.ops.triton.spans import Spans, steps_from, unstack
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, stack, store
 
-_MOST_DIGIT_BITS = 8
-_LANE_BITS = 5
+_DIGIT_BITS = 8
+_VALUES = 1 << _DIGIT_BITS
+# Of the bits of a digit, the lower ones tell the register and the other five the lane that has the counter of a
+# value. So each lane's counters are of values side by side, and one running sum over the lanes adds up all.
+_REGISTER_BITS = 3
+_REGISTERS = 1 << _REGISTER_BITS
 # 16 warps for each multiprocessor of an H100 or H200. More would find less to do each and make longer tables.
 MOST_PROGRAMS = 2048
 # Steps of 32 items that are loaded at once. The time that Triton takes to compile grows with their square.
@@ -83,73 +88,36 @@ def sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
 
     Args:
         source: a :class:`Source`.
-        key_bits: how many bits count.
+        key_bits: how many bits count; taken eight at a time.
         room: there are never more items.
         warp: how kernels run.
     """
-    num_passes = -(-key_bits // _MOST_DIGIT_BITS)
-    # Passes of about the same size; lanes without a counter would be none the faster.
-    bits = max(-(-key_bits // num_passes), _LANE_BITS)
-    for shift in range(0, key_bits, bits):
-        source = sort_by_digit(source, Digit(shift, bits), room, warp)
+    for shift in range(0, key_bits, _DIGIT_BITS):
+        source = sort_by_digit(source, jnp.array([shift], jnp.int32), room, warp)
     return source
 
 
-class Digit(NamedTuple):
-    """Some bits of a key, side by side, 5 or more.
-
-    Of these, the lower ones tell the register and the upper 5 the lane that has the counter of a value. So each
-    lane's counters are of values side by side, and one running sum over the lanes adds up all of them.
-    """
-
-    shift: int
-    bits: int
-
-    @property
-    def register_bits(self) -> int:
-        """Bits that tell the register."""
-        return self.bits - _LANE_BITS
-
-    @property
-    def registers(self) -> int:
-        """Counters of a lane."""
-        return 1 << self.register_bits
-
-    @property
-    def values(self) -> int:
-        """Values that a digit can have."""
-        return 1 << self.bits
-
-    def of(self, keys):
-        """The digit of each key."""
-        return (keys >> self.shift) & (self.values - 1)
-
-    def of_counters(self):
-        """The values of each lane's counters."""
-        return [lanes() * self.registers + register for register in range(self.registers)]
-
-
-def sort_by_digit(source: Any, digit: Digit, room: int, warp: Warp) -> Items:
-    """One pass; arguments as for :func:`sort`."""
+# All passes but the first are one program, traced and compiled once.
+@functools.partial(jax.jit, static_argnames=("room", "warp"))
+def sort_by_digit(source: Any, shift: jax.Array, room: int, warp: Warp) -> Items:
+    """One pass, by the digit that begins at a bit, [1]; other arguments as for :func:`sort`."""
     spans, num = Spans(room, MOST_PROGRAMS, _STEPS), source.num
-    begins, totals = add_up(_count_digits(source, digit, spans, warp), num, spans, warp)
+    begins, totals = add_up(_count_digits(source, shift, spans, warp), num, spans, warp)
 
     def kernel(*refs):
-        source_refs, (begins, totals, keys_out, values_out, *num_out) = (
-            refs[: len(source)],
-            refs[len(source) :],
-        )
+        source_refs, (shift, begins, totals, *outs) = refs[: len(source)], refs[len(source) :]
+        keys_out, values_out, *num_out = outs
         here = type(source)(*source_refs)
         program, span = pl.program_id(0), spans.mine(here.size())
 
         def move(places, begins):
             exist = here.exist(places)
             keys, values = here.keys_at(places, exist), here.values_at(places, exist)
-            digits, alike = _alike(keys, exist, digit, warp)
+            digits, alike = _alike(keys, exist, shift[0], warp)
             counted = [count_up(same) for same in alike.of_counters()]
             befores = [begin + before for begin, (before, _) in zip(begins, counted, strict=True)]
             in_step = lax.population_count(alike.of_mine(digits) & lanes_before())
-            targets = unstack(_fetch(befores, digits, digit, warp) + in_step)
+            targets = unstack(_fetch(befores, digits, warp) + in_step)
             for key, value, target, on in zip(keys, values, targets, exist, strict=True):
                 # Interpreted kernels write all lanes; behind the end nothing is written.
                 target = jnp.where(on, target, room)
@@ -159,35 +127,35 @@ def sort_by_digit(source: Any, digit: Digit, room: int, warp: Warp) -> Items:
 
         @pl.when(span.groups > 0)
         def _():
-            starts, _ = _starts_of_values(totals, digit, warp)
-            befores = [load(begins, value * spans.programs + program) for value in digit.of_counters()]
+            starts, _ = _starts_of_values(totals, warp)
+            befores = [load(begins, value * spans.programs + program) for value in _counted_values()]
             span.walk(move, [start + before for start, before in zip(starts, befores, strict=True)])
 
         for ref in num_out:
 
             @pl.when(program == 0)
             def _(ref=ref):
-                ref[0] = _starts_of_values(totals, digit, warp)[1]
+                ref[0] = _starts_of_values(totals, warp)[1]
 
     sizes = [room, room] + [1] * (num is None)
     shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in sizes]
     keys, values, *counted = warp.launch(
-        "move_by_digit", kernel, (spans.programs,), shapes, *source, begins, totals
+        "move_by_digit", kernel, (spans.programs,), shapes, *source, shift, begins, totals
     )
     return Items(keys, values, counted[0] if num is None else num)
 
 
-def _count_digits(source, digit, spans, warp):
+def _count_digits(source, shift, spans, warp):
     """Items of each value in each span, [values * programs]; anything in those behind the last item."""
 
     def kernel(*refs):
-        *source_refs, table = refs
+        *source_refs, shift, table = refs
         here = type(source)(*source_refs)
         program, span = pl.program_id(0), spans.mine(here.size())
 
         def count(places, counters):
             exist = here.exist(places)
-            alike = _alike(here.keys_at(places, exist), exist, digit, warp)[1]
+            alike = _alike(here.keys_at(places, exist), exist, shift[0], warp)[1]
             return [
                 counter + count_up(same)[1]
                 for counter, same in zip(counters, alike.of_counters(), strict=True)
@@ -195,13 +163,13 @@ def _count_digits(source, digit, spans, warp):
 
         @pl.when(span.groups > 0)
         def _():
-            counters = span.walk(count, [full(0)] * digit.registers)
-            for value, counter in zip(digit.of_counters(), counters, strict=True):
+            counters = span.walk(count, [full(0)] * _REGISTERS)
+            for value, counter in zip(_counted_values(), counters, strict=True):
                 store(table, value * spans.programs + program, counter)
 
     # The entries of a value lie side by side, so that they are added up as they are loaded.
-    shape = jax.ShapeDtypeStruct((digit.values * spans.programs,), jnp.int32)
-    return warp.launch("count_digits", kernel, (spans.programs,), shape, *source)
+    shape = jax.ShapeDtypeStruct((_VALUES * spans.programs,), jnp.int32)
+    return warp.launch("count_digits", kernel, (spans.programs,), shape, *source, shift)
 
 
 def add_up(table: jax.Array, num: jax.Array | None, spans: Spans, warp: Warp) -> tuple[jax.Array, jax.Array]:
@@ -247,7 +215,6 @@ class _Alike(NamedTuple):
 
     exist: jax.Array
     ballots: list[jax.Array]
-    register_bits: int
 
     def of_mine(self, digit):
         """Lanes with the same digit as each."""
@@ -259,19 +226,19 @@ class _Alike(NamedTuple):
     def of_counters(self):
         """Lanes with the digit of each counter."""
         same = self.exist
-        for bit, ballot in enumerate(self.ballots[self.register_bits :]):
+        for bit, ballot in enumerate(self.ballots[_REGISTER_BITS:]):
             same = same & (ballot ^ _inverted(lanes(), bit))
         sames = [same]
-        for ballot in reversed(self.ballots[: self.register_bits]):
+        for ballot in reversed(self.ballots[:_REGISTER_BITS]):
             sames = [half for same in sames for half in (same & ~ballot, same & ballot)]
         return sames
 
 
-def _alike(keys, exist, digit, warp):
+def _alike(keys, exist, shift, warp):
     """The digit of each lane, and who has which, of each step."""
-    digits = digit.of(stack(keys))
-    ballots = [warp.ballot((digits >> bit) & 1) for bit in range(digit.bits)]
-    return digits, _Alike(warp.ballot(stack(exist)), ballots, digit.register_bits)
+    digits = (stack(keys) >> shift) & (_VALUES - 1)
+    ballots = [warp.ballot((digits >> bit) & 1) for bit in range(_DIGIT_BITS)]
+    return digits, _Alike(warp.ballot(stack(exist)), ballots)
 
 
 def _inverted(number, bit):
@@ -285,25 +252,30 @@ def count_up(ballots: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.cumsum(counts, axis=0) - counts, counts.sum(axis=0, dtype=jnp.int32)
 
 
-def _fetch(counters, digits, digit, warp):
+def _fetch(counters, digits, warp):
     """The counter of each lane's digit."""
-    owner = digits >> digit.register_bits
+    owner = digits >> _REGISTER_BITS
     values = [warp.from_lane(counter, owner) for counter in counters]
-    for bit in range(digit.register_bits):
+    for bit in range(_REGISTER_BITS):
         is_set = ((digits >> bit) & 1) > 0
         values = [jnp.where(is_set, b, a) for a, b in zip(values[::2], values[1::2], strict=True)]
     return values[0]
 
 
-def _starts_of_values(totals, digit, warp):
+def _starts_of_values(totals, warp):
     """Where the items of each counter's value begin; and how many items there are."""
-    counts = [load(totals, value) for value in digit.of_counters()]
+    counts = [load(totals, value) for value in _counted_values()]
     mine = sum(counts)
     start, starts = warp.running_sum(mine) - mine, []
     for count in counts:
         starts.append(start)
         start = start + count
     return starts, jnp.sum(mine)
+
+
+def _counted_values():
+    """The values of each lane's counters."""
+    return [lanes() * _REGISTERS + register for register in range(_REGISTERS)]
 
 
 def lanes_before() -> jax.Array:
