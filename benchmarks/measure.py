@@ -11,7 +11,11 @@ import jax
 
 
 def time_interleaved(
-    calls: Mapping[str, Callable[[], Any]], *, repeats: int, budget_s: float = float("inf")
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int,
+    budget_s: float = float("inf"),
+    warm_ups: int = 0,
 ) -> dict[str, list[float]]:
     """Seconds of each call, run in turns so that a slow moment of the machine hits all of them alike.
 
@@ -19,12 +23,15 @@ def time_interleaved(
         calls: by name; each is run once before, unmeasured.
         repeats: measured runs of each.
         budget_s: a call that has taken this long in all is not repeated further; it is measured at least once.
+        warm_ups: unmeasured calls before each measured one, so that none pays for what another one left behind.
     """
     spent = {name: _seconds(call) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats):
         for name, call in calls.items():
             if turn == 0 or spent[name] < budget_s:
+                for _ in range(warm_ups):
+                    call()
                 times[name].append(_seconds(call))
                 spent[name] += times[name][-1]
     return times
