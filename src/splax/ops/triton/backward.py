@@ -120,8 +120,6 @@ def pair_gradients(
             begin = offsets[tile] + nth * BUCKET_SIZE
             end = jnp.minimum(begin + BUCKET_SIZE, offsets[tile + 1])
 
-            fma = warp.fma
-
             def read(part):
                 subtile = block * parts + part
                 nth = 2 * (tile * tiling.subtiles + subtile)
@@ -171,40 +169,11 @@ def pair_gradients(
             def differentiate(part, form, values, carry):
                 """Walks the pixels of a subtile past one Gaussian, adding to its sums."""
                 (columns, cotangents), (state, sums) = columns_and_cotangents[part], carry
-                (s, sx, sy, sxx, sxy), (syy, *v_values) = sums
-                v_values, pulls = v_values[: len(channels)], v_values[len(channels) :]
                 after = []
-                for column, (v_a, v), (transmittance, behind) in zip(columns, cotangents, state, strict=True):
-                    dx, dy = column.x - form.mean_x, column.y - form.mean_y
-                    slope_x, cross = form.a * dx, form.b * dx
-                    power = fma(fma(form.c, dy, cross), dy, fma(slope_x, dx, form.top))
-                    left = warp.cover(
-                        power,
-                        transmittance,
-                        threshold=LOG2_THRESHOLD,
-                        most=MAX_ALPHA,
-                        least=MIN_TRANSMITTANCE,
-                    )
-                    weight = warp.difference_of_sizes(transmittance, left)
-                    g = functools.reduce(lambda g, pair: fma(*pair, g), zip(v, values, strict=True), v_a)
-                    behind = fma(-weight, g, behind)
-                    # alpha d loss / d alpha: what it adds by itself less what it takes from all behind it.
-                    v_power = weight * fma(-behind, warp.reciprocal(jnp.abs(left)), g)
-                    v_power = jnp.where(power < _LOG2_MAX_ALPHA, v_power, 0)
-                    after.append((left, behind))
-                    v_y = v_power * dy
-                    line, line_y, syy = v_power.sum(axis=0), v_y.sum(axis=0), fma(v_y, dy, syy)
-                    v_values = [fma(weight, v_q, u) for u, v_q in zip(v_values, v, strict=True)]
-                    if absolute:
-                        slopes = (2 * slope_x + form.b * dy, cross + 2 * form.c * dy)
-                        pulls = [
-                            pull + jnp.abs(_LN2 * v_power * slope)
-                            for pull, slope in zip(pulls, slopes, strict=True)
-                        ]
-                    v_x = line * dx
-                    s, sx, sy = s + line, sx + v_x, sy + line_y
-                    sxx, sxy = fma(v_x, dx, sxx), fma(line_y, dx, sxy)
-                return after, ([s, sx, sy, sxx, sxy], [syy, *v_values, *pulls])
+                for column, v, pixels in zip(columns, cotangents, state, strict=True):
+                    pixels, sums = _pass_column(column, v, pixels, (form, values), sums, absolute, warp)
+                    after.append(pixels)
+                return after, sums
 
             def put(slot, packed, values):
                 """Writes the row of a pair, or adds it to its Gaussian's."""
@@ -287,3 +256,42 @@ def pair_gradients(
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
     out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
     return (out.reshape(-1, width),)
+
+
+def _pass_column(column, cotangents, state, gaussian, sums, absolute, warp):
+    """Walks a column of pixels past one Gaussian.
+
+    Args:
+        column: the pixels.
+        cotangents: of alpha and of the channels.
+        state: transmittance, negative where a pixel is finished, and what comes behind times its cotangent.
+        gaussian: its form and its channels.
+        sums: of lanes: s, sx, sy, sxx and sxy; of pixels: syy, the channels' and, with ``absolute``, two pulls.
+        absolute: whether to sum the sizes of the pulls on the centre.
+        warp: how kernels run.
+
+    Returns:
+        State and sums after it.
+    """
+    (v_alpha, v), (transmittance, behind), (form, values), fma = cotangents, state, gaussian, warp.fma
+    (s, sx, sy, sxx, sxy), (syy, *others) = sums
+    v_values, pulls = others[: len(v)], others[len(v) :]
+    dx, dy = column.x - form.mean_x, column.y - form.mean_y
+    slope_x, cross = form.a * dx, form.b * dx
+    power = fma(fma(form.c, dy, cross), dy, fma(slope_x, dx, form.top))
+    left = warp.cover(power, transmittance, threshold=LOG2_THRESHOLD, most=MAX_ALPHA, least=MIN_TRANSMITTANCE)
+    weight = warp.difference_of_sizes(transmittance, left)
+    g = functools.reduce(lambda g, pair: fma(*pair, g), zip(v, values, strict=True), v_alpha)
+    behind = fma(-weight, g, behind)
+    # alpha d loss / d alpha: what it adds by itself less what it takes from all behind it.
+    v_power = weight * fma(-behind, warp.reciprocal(jnp.abs(left)), g)
+    v_power = jnp.where(power < _LOG2_MAX_ALPHA, v_power, 0)
+    v_y = v_power * dy
+    line, line_y, syy = v_power.sum(axis=0), v_y.sum(axis=0), fma(v_y, dy, syy)
+    v_values = [fma(weight, v_q, u) for u, v_q in zip(v_values, v, strict=True)]
+    if absolute:
+        slopes = (2 * slope_x + form.b * dy, cross + 2 * form.c * dy)
+        pulls = [pull + jnp.abs(_LN2 * v_power * slope) for pull, slope in zip(pulls, slopes, strict=True)]
+    v_x = line * dx
+    of_lanes = [s + line, sx + v_x, sy + line_y, fma(v_x, dx, sxx), fma(line_y, dx, sxy)]
+    return (left, behind), (of_lanes, [syy, *v_values, *pulls])

@@ -25,6 +25,7 @@ from splax.ops.triton.tiling import (
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
+    Column,
     Form,
     Region,
     Tiling,
@@ -106,55 +107,24 @@ def _draw(lists, attributes, channels, tiling, warp, save):
     """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
     stride, num_channels = attributes.shape[1], len(channels)
     columns = (*range(FORM), *(FORM + q for q in channels))
-    state_size = (1 + num_channels) * tiling.num_pixels
-
-    num_halves = 2 * tiling.subtiles * most_long_lists(lists, tiling)
+    state_size, most_long = (1 + num_channels) * tiling.num_pixels, most_long_lists(lists, tiling)
 
     def kernel(ids, offsets, starts, order, num_long, *refs):
-        program = pl.program_id(0)
-        others = program - (2 * tiling.subtiles * num_long[0] if num_halves else 0)
+        def draw_region(region):
+            draw_pixels(region, ids, offsets, starts, *refs)
 
-        def draw_region(nth_tile, subtile, half=None):
-            draw_pixels(Region(order[nth_tile], subtile, half), ids, offsets, starts, *refs)
-
-        def draw_half():
-            nth = lax.div(program, 2 * tiling.subtiles)
-            part = program - nth * 2 * tiling.subtiles
-            draw_region(nth, part // 2, part % 2)
-
-        def draw_whole():
-            nth = others // tiling.subtiles + (num_long[0] if num_halves else 0)
-            pl.when(nth < tiling.num_tiles)(lambda: draw_region(nth, others % tiling.subtiles))
-
-        if num_halves:
-            lax.cond(others < 0, draw_half, draw_whole)
-        else:
-            draw_whole()
+        _find_region(draw_region, order, num_long if most_long else None, tiling)
 
     def draw_pixels(region, ids, offsets, starts, attributes, image, alpha_out, *saved):
         tile, subtile, half = region
         begin, end = offsets[tile], offsets[tile + 1]
-        pixels, center = columns_of(region, tiling), region.center(tiling)
-        fma, lines = warp.fma, pixels[0].y.shape[0]
-        offsets_x = [column.x - center[0] for column in pixels]
-        offset_y = pixels[0].y - center[1]
+        pixels = _Pixels.of(region, tiling)
+        # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
+        # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
+        reads_ahead = half is not None
 
         def ids_at(first):
             return load(ids, first + lanes(), first + lanes() < end)
-
-        def blend(values, state):
-            (xx, xy, yy, x, y, one), channels = values[:FORM], values[FORM:]
-            after = []
-            for offset, (transmittance, *color) in zip(offsets_x, state, strict=True):
-                constant, slope = fma(fma(xx, offset, x), offset, one), fma(xy, offset, y)
-                power = fma(fma(yy, offset_y, slope), offset_y, constant)
-                left = warp.cover(
-                    power, transmittance, threshold=LOG2_THRESHOLD, most=MAX_ALPHA, least=MIN_TRANSMITTANCE
-                )
-                weight = warp.difference_of_sizes(transmittance, left)
-                color = [fma(weight, channel, value) for value, channel in zip(color, channels, strict=True)]
-                after.append((left, *color))
-            return after
 
         def reaches_subtile(packed):
             return ((packed >> (ID_BITS + subtile)) & 1) != 0
@@ -162,10 +132,6 @@ def _draw(lists, attributes, channels, tiling, warp, save):
         def attributes_of(packed):
             place = (packed & ID_MASK) * stride
             return [load(attributes, place + q, reaches_subtile(packed)) for q in columns]
-
-        # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
-        # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
-        reads_ahead = half is not None
 
         def walk(carry):
             first, packed, after, values, state = carry
@@ -177,23 +143,8 @@ def _draw(lists, attributes, channels, tiling, warp, save):
             form, reaches = Form(*values[:FORM]), reaches_subtile(packed)
             if half is not None:
                 reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling), warp=warp)
-            bits = warp.ballot(reaches)
-            held = [*polynomial_around(form, *center, warp=warp), *values[FORM:]]
-            # Those that reach it move to the first lanes.
-            num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
-            held = [warp.from_lane(value, source) for value in held]
-            held[FORM - 1] = jnp.where(lanes() < num, held[FORM - 1], _NOWHERE)
-
-            def blend_some(turn, state):
-                # All are passed round before the first is blended.
-                some = [
-                    [warp.from_lane(value, full(turn * _UNROLL + k)) for value in held]
-                    for k in range(_UNROLL)
-                ]
-                return functools.reduce(lambda state, values: blend(values, state), some, state)
-
-            turns = (jnp.max(num) + _UNROLL - 1) // _UNROLL
-            state = lax.fori_loop(0, turns, blend_some, state)
+            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM:]]
+            state = _blend_all(pixels, *_move_to_front(held, reaches, warp), state, warp)
             return first + LANES, after, then, values_after, state
 
         def unfinished(carry):
@@ -201,11 +152,11 @@ def _draw(lists, attributes, channels, tiling, warp, save):
             open_ = functools.reduce(jnp.maximum, [transmittance for transmittance, *_ in state])
             return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
 
-        start = [(jnp.where(column.inside, 1.0, 0.0), *([zeros(lines)] * num_channels)) for column in pixels]
         packed, after = ids_at(begin), ids_at(begin + LANES)
         values = attributes_of(packed) if reads_ahead else []
-        first, *_, state = lax.while_loop(unfinished, walk, (begin, packed, after, values, start))
-        for (transmittance, *color), column in zip(state, pixels, strict=True):
+        start = begin, packed, after, values, pixels.empty(num_channels)
+        first, *_, state = lax.while_loop(unfinished, walk, start)
+        for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
             store(alpha_out, column.image, 1 - jnp.abs(transmittance), column.inside)
             for q, value in enumerate(color):
                 store(image, column.image * num_channels + q, value, column.inside)
@@ -226,7 +177,7 @@ def _draw(lists, attributes, channels, tiling, warp, save):
     image, alpha, *saved = warp.launch(
         "draw",
         kernel,
-        (tiling.num_tiles * tiling.subtiles + num_halves // 2,),
+        (tiling.num_tiles * tiling.subtiles + most_long * tiling.subtiles,),
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],
         lists.ids,
         lists.offsets,
@@ -239,13 +190,94 @@ def _draw(lists, attributes, channels, tiling, warp, save):
     return image.reshape(*shape, num_channels), alpha.reshape(shape), saved
 
 
+def _find_region(draw_region, order, num_long, tiling):
+    """Draws the region of this program. Halves come first, of ``num_long`` tiles; None: there are none."""
+    program = pl.program_id(0)
+    long_tiles = 0 if num_long is None else num_long[0]
+    others = program - 2 * tiling.subtiles * long_tiles
+
+    def draw_half():
+        nth = lax.div(program, 2 * tiling.subtiles)
+        part = program - nth * 2 * tiling.subtiles
+        draw_region(Region(order[nth], part // 2, part % 2))
+
+    def draw_whole():
+        nth = others // tiling.subtiles + long_tiles
+        pl.when(nth < tiling.num_tiles)(lambda: draw_region(Region(order[nth], others % tiling.subtiles)))
+
+    if num_long is None:
+        draw_whole()
+    else:
+        # One condition: as two, one after the other, they take a quarter more registers.
+        lax.cond(others < 0, draw_half, draw_whole)
+
+
+class _Pixels(NamedTuple):
+    """Pixels of a region, in columns, and their offsets from its middle.
+
+    Their state is the transmittance, negative where they are finished, and the channels, for each column.
+    """
+
+    columns: list[Column]
+    center: tuple[jax.Array, jax.Array]
+    offsets_x: list[jax.Array]
+    offset_y: jax.Array
+
+    @classmethod
+    def of(cls, region, tiling):
+        """The pixels of a region."""
+        columns, center = columns_of(region, tiling), region.center(tiling)
+        return cls(columns, center, [column.x - center[0] for column in columns], columns[0].y - center[1])
+
+    def empty(self, num_channels):
+        """The state of pixels that nothing covers; those outside of the image are finished."""
+        nothing = [zeros(self.offset_y.shape[0])] * num_channels
+        return [(jnp.where(column.inside, 1.0, 0.0), *nothing) for column in self.columns]
+
+
+def _move_to_front(values, reaches, warp):
+    """Numbers of the lanes whose Gaussians reach the region, in the first lanes; and how many they are."""
+    bits = warp.ballot(reaches)
+    num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
+    held = [warp.from_lane(value, source) for value in values]
+    held[FORM - 1] = jnp.where(lanes() < num, held[FORM - 1], _NOWHERE)
+    return held, num
+
+
+def _blend_all(pixels, held, num, state, warp):
+    """The state after the Gaussians of the first lanes, one after the other."""
+
+    def blend_some(turn, state):
+        # All are passed round before the first is blended.
+        some = [[warp.from_lane(value, full(turn * _UNROLL + k)) for value in held] for k in range(_UNROLL)]
+        return functools.reduce(lambda state, values: _blend(pixels, values, state, warp), some, state)
+
+    return lax.fori_loop(0, (jnp.max(num) + _UNROLL - 1) // _UNROLL, blend_some, state)
+
+
+def _blend(pixels, values, state, warp):
+    """The state after one Gaussian: a polynomial, and channels."""
+    (xx, xy, yy, x, y, one), channels, fma = values[:FORM], values[FORM:], warp.fma
+    after = []
+    for offset, (transmittance, *color) in zip(pixels.offsets_x, state, strict=True):
+        constant, slope = fma(fma(xx, offset, x), offset, one), fma(xy, offset, y)
+        power = fma(fma(yy, pixels.offset_y, slope), pixels.offset_y, constant)
+        left = warp.cover(
+            power, transmittance, threshold=LOG2_THRESHOLD, most=MAX_ALPHA, least=MIN_TRANSMITTANCE
+        )
+        weight = warp.difference_of_sizes(transmittance, left)
+        color = [fma(weight, channel, value) for value, channel in zip(color, channels, strict=True)]
+        after.append((left, *color))
+    return after
+
+
 def _store_state(states, state, pixels, walked, start, state_size, tiling):
     """Stores the pixels where a bucket begins, other than the tile's first."""
 
     @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
     def _():
         base = (start + walked // BUCKET_SIZE - 1) * state_size
-        for (transmittance, *color), column in zip(state, pixels, strict=True):
+        for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
             for q, value in enumerate((jnp.maximum(transmittance, 0), *color)):
                 store(states, base + q * tiling.num_pixels + column.tile, value)
 
