@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 
+from splax.ops.triton import sums
 from splax.ops.triton.sums import launch_sums, zeros_where
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load
 
@@ -67,10 +68,13 @@ def test_each_view_of_a_batch_of_batches_has_sums_of_its_own():
             np.testing.assert_allclose(sums[i, j], expected, atol=1e-5)
 
 
-def test_only_wanted_rows_begin_with_zeros():
-    counts = np.random.default_rng(0).integers(0, 3, 50).astype(np.int32)
+@pytest.mark.parametrize(("num", "many"), [(50, 2**19), (50, 0), (8 * LANES + 5, 0)])
+def test_only_wanted_rows_begin_with_zeros(num, many, monkeypatch):
+    """With one group of rows for each warp, and with several."""
+    monkeypatch.setattr(sums, "_MANY_ROWS", many)
+    counts = np.random.default_rng(0).integers(0, 3, num).astype(np.int32)
     arrays = [np.asarray(x) for x in zeros_where(jnp.asarray(counts), (4, 3), INTERPRETED)]
-    assert [x.shape for x in arrays] == [(50, 4), (50, 3)]
+    assert [x.shape for x in arrays] == [(num, 4), (num, 3)]
     for array in arrays:
         assert (array[counts > 0] == 0).all()
         assert (array[counts == 0] != 0).any()  # interpreted, memory that nothing wrote is not a number

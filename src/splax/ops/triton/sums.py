@@ -15,8 +15,7 @@ from jax.experimental import pallas as pl
 
 from splax.ops.triton.warp import LANES, Warp, full, inline_asm, lanes, load, store, zeros
 
-# Groups of 32 rows that a warp clears where there are more rows than these: waiting for each group's counts by
-# itself takes longer than writing.
+# Groups of 32 rows that a warp clears where there are more rows than these: their counts are waited for once.
 _ROWS_AT_ONCE, _MANY_ROWS = 8, 2**19
 
 
