@@ -96,6 +96,11 @@ def test_depths_are_sorted_by_all_their_bits():
     assert_sorted(sort(counts, depths, len(counts)), counts, depths, len(counts))
 
 
+def test_many_rows_are_packed_and_sorted_by_xla_where_all_fit_too(monkeypatch):
+    monkeypatch.setattr(depth_sort, "_MOST_ROWS", 100)
+    assert_batch_sorted(GROUP_TO_PACK + 70, 9 * GROUP_TO_PACK)
+
+
 @pytest.mark.parametrize("room", [300, 40])
 def test_plain_jax_finds_the_same(room):
     counts, depths = some_drawn(300, 0.6)
