@@ -123,7 +123,7 @@ def test_a_refinement_that_breaks_a_param_is_named(scene):
 def test_memory_that_runs_out_in_a_compiled_call_loses_nothing(scene, monkeypatch):
     trainer = make_dense_trainer(scene)
     trainer.fit(5)
-    before, program = params_of(trainer), trainer._program
+    before, program = params_of(trainer), trainer._program_to_call
 
     def starve(photos, downscale):
         def fail(state, *args):
@@ -133,13 +133,13 @@ def test_memory_that_runs_out_in_a_compiled_call_loses_nothing(scene, monkeypatc
 
         return fail
 
-    monkeypatch.setattr(trainer, "_program", starve)
+    monkeypatch.setattr(trainer, "_program_to_call", starve)
     with pytest.raises(splax.OutOfMemoryError, match=r"--max-gaussians 140 .* --downscale 2"):
         trainer.fit(5)
     assert trainer.step == 5
     for name, value in params_of(trainer).items():
         np.testing.assert_array_equal(value, before[name])
-    monkeypatch.setattr(trainer, "_program", program)
+    monkeypatch.setattr(trainer, "_program_to_call", program)
     trainer.fit(5)
     whole = make_dense_trainer(scene)
     whole.fit(10)
@@ -147,10 +147,13 @@ def test_memory_that_runs_out_in_a_compiled_call_loses_nothing(scene, monkeypatc
         np.testing.assert_array_equal(params_of(trainer)[name], value, err_msg=name)
 
 
-def test_too_little_memory_is_an_error_before_the_first_step(scene, monkeypatch):
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_too_little_memory_is_an_error_before_the_first_step(scene, monkeypatch, asked_before):
     monkeypatch.setattr(memory_module, "_free_bytes", lambda: 1000)
     trainer = make_dense_trainer(scene)
     before = params_of(trainer)
+    if asked_before:
+        assert not trainer.memory().fits
     with pytest.raises(splax.OutOfMemoryError, match=r"200 Gaussians and the photos need about .* MB"):
         trainer.fit(5)
     assert trainer.step == 0

@@ -630,6 +630,30 @@ def test_random_backgrounds_are_those_of_rendering_and_photo(scene):
     assert trainer.history[-1].psnr > 50
 
 
+def test_an_optimizer_may_begin_with_the_params_themselves(scene):
+    """Each array of a state is written over; one that is shared would be gone for the other."""
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return params, zeros, zeros
+
+    def update(grads, state, params=None):
+        del params
+        return jax.tree.map(lambda grad: -1e-3 * grad, grads), state
+
+    trainer = make_dense_trainer(scene, optimizer=optax.GradientTransformation(init, update))
+    before = params_of(trainer)
+    trainer.memory()
+    trainer.fit(2)
+    trainer.fit(2)
+    slots = [jax.tree.leaves(slot) for slot in trainer._state.opt_state]
+    assert all(np.isfinite(leaf).all() for leaf in [*slots[0], *slots[1], *slots[2]])
+    begun = jax.tree.leaves(nnx.to_pure_dict(nnx.split(make_dense_trainer(scene).model, nnx.Param, ...)[1]))
+    for leaf, expected in zip(slots[0], begun, strict=True):
+        np.testing.assert_array_equal(leaf, expected)
+    assert any((params_of(trainer)[name] != before[name]).any() for name in before)
+
+
 def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
     trainers = [make_trainer(scene, background="random") for _ in range(2)]
     colors = [np.array(trainers[0]._train_step.background_at(jnp.asarray(step))) for step in range(100)]
@@ -656,6 +680,14 @@ def test_the_buffer_of_intersections_follows_what_is_needed():
         buffer.follow(compiles=compiles)
         assert buffer.capacity == expected
         assert buffer.peak == 0
+
+    # Where compiling takes long no run begins with less than this, nor goes back to it.
+    buffer = IsectBuffer(16_384, Room(rows=0, isects=1.5, waste=4, least=2_048))
+    buffer.peak = 10
+    buffer.follow(compiles=False)
+    assert buffer.capacity == 2_048
+    buffer.grow(2_000)
+    assert buffer.capacity == 3_072
 
 
 def test_a_run_on_a_gpu_starts_with_rows_to_spare(scene, monkeypatch):

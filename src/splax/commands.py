@@ -390,6 +390,7 @@ def _checkpoints(folder: RunFolder, options: Train | Demo) -> Checkpoints | None
 def _say_memory(trainer: Trainer) -> None:
     try:
         need = trainer.memory()
+        need.check()
     except OutOfMemoryError as error:
         raise ValueError(str(error)) from error
     _say(need.describe())

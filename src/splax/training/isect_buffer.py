@@ -68,4 +68,4 @@ class IsectBuffer:
         self.peak = 0
 
     def _fitting(self, needed: int) -> int:
-        return round_capacity(int(needed * self._room.isects))
+        return round_capacity(max(int(needed * self._room.isects), self._room.least))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,14 +95,17 @@ def raise_if_out_of_memory(error: BaseException, num_rows: int) -> None:
         ) from error
 
 
-def step_need(compiled: Any, state: PyTree, photos: PyTree, num_rows: int) -> MemoryNeed:
+def step_need(
+    compiled: Any, state: PyTree, photos: PyTree, num_rows: int, *, present: PyTree | None = None
+) -> MemoryNeed:
     """What a compiled stretch of steps needs, and the refinement and the copies between two of them.
 
     Args:
         compiled: the stretch.
-        state: its state, on the device.
-        photos: that it reads.
+        state: its state, or the shapes of it.
+        photos: that it reads, on the device.
         num_rows: of the state.
+        present: the state that is on the device now, whose place it takes; ``state`` itself if None.
     """
     held, shown = _num_bytes(state), _num_bytes(photos)
     analysis = compiled.memory_analysis()  # None where the platform has none
@@ -110,12 +114,13 @@ def step_need(compiled: Any, state: PyTree, photos: PyTree, num_rows: int) -> Me
     # a time, need less than what a step computes.
     rows = held + held // 2 + computed
     free = _free_bytes()
-    available = None if free is None else int(_USABLE * (free + held + shown))
+    now = held if present is None else _num_bytes(present)
+    available = None if free is None else int(_USABLE * (free + now + shown))
     return MemoryNeed(shown, rows, num_rows, available)
 
 
 def _num_bytes(tree: PyTree) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _free_bytes() -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from splax.training.programs import call_key
+from splax.training.programs import call_key, compile_program
 from splax.training.state import TrainState
 
 # A leaf with more than this share of the bytes is a part by itself.
@@ -63,7 +63,8 @@ class InParts:
 
     def _program(self, part: Part, state: TrainState, *args: Any, **static: Any) -> Any:
         function = self._in_place if self._stays and len(part) == 1 else self._anew
-        return function.lower(*_apart(part, jax.tree.leaves(state)), *args, part=part, **static).compile()
+        lowered = function.lower(*_apart(part, jax.tree.leaves(state)), *args, part=part, **static)
+        return compile_program(lowered)
 
 
 def parts_of(state: TrainState) -> list[Part]:

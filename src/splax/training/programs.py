@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+_UNTRIED = {"xla_gpu_experimental_enable_fusion_autotuner": False}
+
 
 class Programs:
     """A function under ``jax.jit``, compiled once for each set of shapes; compiling and running are two calls.
@@ -24,16 +26,28 @@ class Programs:
         """How many were compiled so far."""
         return len(self._compiled)
 
-    def get(self, *args: Any, **static: Any) -> Any | None:
-        """The compiled program for such arguments, if there is one already."""
-        return self._compiled.get(call_key(args, static))
-
     def compile(self, *args: Any, **static: Any) -> Any:
         """The same, compiled now if there is none. Call it with ``args`` alone."""
         key = call_key(args, static)
         if key not in self._compiled:
-            self._compiled[key] = self._jitted.lower(*args, **static).compile()
+            self._compiled[key] = compile_program(self._jitted.lower(*args, **static))
         return self._compiled[key]
+
+
+def compile_program(lowered: Any) -> Any:
+    """Compiles what was lowered, without trying out on a GPU which way of running an operation is fastest.
+
+    For that XLA allocates the arguments and results of its largest operations, in training those on all Params and
+    moments of Adam, beside the state that is there.
+    """
+    if jax.default_backend() != "gpu":
+        return lowered.compile()
+    try:
+        return lowered.compile(compiler_options=_UNTRIED)
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return lowered.compile()  # a version of XLA that does not know the option
 
 
 def call_key(args: Any, static: dict[str, Any]) -> Any:

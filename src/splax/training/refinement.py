@@ -94,15 +94,19 @@ class Refinement:
         return self._grown(state, self._with_room(needed, state.capacity))
 
     def prepared(self, state: TrainState, steps: int) -> TrainState:
-        """The state at the start of a run of so many steps, with room for what they will add."""
+        """The state at the start of a run of so many steps, with room for what they will add, in place of this."""
+        rows = self.rows_prepared(state, steps)
+        return state if rows == state.capacity else self._grown(state, rows)
+
+    def rows_prepared(self, state: TrainState, steps: int) -> int:
+        """Rows that :meth:`prepared` gives it."""
         if int(state.step) > 0 or not any(map(self._strategy.refines_after, range(steps))):
-            return state
+            return state.capacity
         # Where nothing is set aside, on a CPU, what is foreseen is not either.
         foreseen = self._strategy.foresees(state.num_alive, steps) if self._room else 0
         if max(state.num_alive + self._room, foreseen) <= state.capacity:
-            return state
-        rows = max(state.capacity, self._with_room(foreseen, state.capacity))
-        return state if rows == state.capacity else self._grown(state, rows)
+            return state.capacity
+        return max(state.capacity, self._with_room(foreseen, state.capacity))
 
     def shapes(self, state: TrainState, capacity: int) -> TrainState:
         """Shapes that the state would have in so many rows."""

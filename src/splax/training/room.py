@@ -12,17 +12,21 @@ class Room(NamedTuple):
         rows: dead rows that a run which refines begins with, and grows by at least.
         isects: factor of the intersections counted.
         waste: how many times too large a buffer may be.
+        least: intersections that there is room for in any case.
     """
 
     rows: int
     isects: float
     waste: float
+    least: int = 0
 
 
 _ON_CPU = Room(rows=0, isects=1.25, waste=2)
 # There it takes as long to compile as to make thousands of steps (docs/performance.md). What dead rows and slots
 # add to a step was not measured: Adam and the sort read and write them all.
-_ON_GPU = Room(rows=100_000, isects=1.5, waste=4)
+# A buffer of a million takes 30 MB and a sort of some 40 us; those of a run that begins with few Gaussians were
+# outgrown six times.
+_ON_GPU = Room(rows=100_000, isects=1.5, waste=4, least=1 << 20)
 
 
 def room_of_device() -> Room:

@@ -58,7 +58,7 @@ class TrainState(NamedTuple):
     def taken_from(self, model: nnx.Module) -> TrainState:
         """This state with the Variables of ``model``, which may have been changed by hand.
 
-        All is copied, since training reuses its buffers.
+        Those are copied, since training reuses the buffers of a state; all else is what it was.
 
         Raises:
             ValueError: if an array changed shape.
@@ -71,7 +71,8 @@ class TrainState(NamedTuple):
             raise ValueError(
                 "the model's arrays changed shape since this Trainer was made; make a new Trainer."
             )
-        return _copied(state)
+        params, rest = _copied((state.params, state.rest))
+        return state._replace(params=params, rest=rest)
 
     def give_to(self, model: nnx.Module) -> None:
         """Writes Params and other Variables into ``model``; copied, so that they outlive the next stretch."""
@@ -97,13 +98,29 @@ def init_state(
     return TrainState(
         params=params,
         rest=rest,
-        opt_state=tx.init(params),
+        opt_state=_of_their_own(tx.init(params), params),
         strategy_state=strategy.init(rest[GAUSSIANS]["alive"].shape[0]),
         corrections=corrections,
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key(seed),
         step_scale=jnp.ones((), jnp.float32),
     )
+
+
+def _of_their_own(tree: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
+    """The arrays, but copies of those that are among the others or come twice: training reuses every buffer.
+
+    An optimizer may begin with the Params themselves, as averages of them do, or with one zero for two slots.
+    """
+    seen = {id(leaf) for leaf in jax.tree.leaves(others)}
+
+    def own(leaf: Array) -> Array:
+        if id(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    return jax.tree.map(own, tree)
 
 
 class Plan(NamedTuple):

@@ -129,6 +129,7 @@ class Trainer:
         self._run = Programs(
             step.run, static_argnames=("isect_capacity", "downscale"), donate_argnames="state"
         )
+        self._called: set[int] = set()  # programs of these that ran, by id
 
     @property
     def step(self) -> int:
@@ -198,7 +199,8 @@ class Trainer:
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         end = self.config.steps if steps is None else self.step + steps
-        self._state = self._prepared_for(end)
+        self._state = self._state.taken_from(self.model)
+        self._state = self._refine.prepared(self._state, max(end, self.config.steps))
         self._feed.plan(end)
         started, before = time.perf_counter(), self._seconds
         bar = ProgressBar(self.step, end, self.config.progress)
@@ -272,21 +274,14 @@ class Trainer:
 
     def memory(self) -> MemoryNeed:
         """Memory on the device that the run needs for its next steps; compiles them if that was not done."""
-        kept = self._state
-        self._state = self._prepared_for(self.config.steps)
-        try:
-            self._isects.fit(self.model, self.scene.train)
-            self._feed.plan(self.step + 1)
-            photos, _ = self._take_photos(self.step, 1)
-            program = self._program(photos, self.config.resolution.factor(self.step))
-            return step_need(program, self._state, photos, self._state.capacity)
-        finally:
-            # With the rows set aside the model would hold them all a second time while it is trained.
-            self._state = kept
-
-    def _prepared_for(self, end: int) -> TrainState:
-        """The state with what the model holds and, at the start of a run, room for what the run will add."""
-        return self._refine.prepared(self._state.taken_from(self.model), max(end, self.config.steps))
+        rows = self._refine.rows_prepared(self._state, self.config.steps)
+        # Shapes do for that: the state itself would lie on the device a second time while it compiles.
+        shapes = self._refine.shapes(self._state, rows)
+        self._isects.fit(self.model, self.scene.train)
+        self._feed.plan(self.step + 1)
+        photos, _ = self._take_photos(self.step, 1)
+        program = self._program(shapes, photos, self.config.resolution.factor(self.step))
+        return step_need(program, shapes, photos, rows, present=self._state)
 
     def evaluate(
         self,
@@ -392,27 +387,30 @@ class Trainer:
             warnings.warn(f"view {name!r} is left out of training: {problem}", stacklevel=4)
         return photos, rows
 
-    def _program(self, photos: Photos, downscale: int) -> Any:
-        """The compiled loop for the present sizes.
+    def _program(self, state: TrainState, photos: Photos, downscale: int) -> Any:
+        """The compiled loop for a state of such shapes, and the present size of the buffer of pairs."""
+        args = state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0)
+        with self._stopwatch.part("compile"):
+            return self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
+
+    def _program_to_call(self, photos: Photos, downscale: int) -> Any:
+        """The same for the present state, which is kept on the host before the first call.
 
         Raises:
-            OutOfMemoryError: if it is new, and there is not enough memory for it.
+            OutOfMemoryError: at the first call, if there is not enough memory for it.
         """
-        args = self._state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0)
-        known = self._run.get(*args, isect_capacity=self._isects.capacity, downscale=downscale)
-        if known is not None:
-            return known
-        with self._stopwatch.part("compile"):
-            program = self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
-        step_need(program, self._state, photos, self._state.capacity).check()
-        # Where the device fails all the same it does so at the first call, and takes the state with it.
-        with self._stopwatch.part("snapshots"):
-            self._rollback.keep(self._state)
+        program = self._program(self._state, photos, downscale)
+        if id(program) not in self._called:
+            step_need(program, self._state, photos, self._state.capacity).check()
+            # Where the device fails all the same it does so at the first call, and takes the state with it.
+            with self._stopwatch.part("snapshots"):
+                self._rollback.keep(self._state)
+            self._called.add(id(program))
         return program
 
     def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
         """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
-        program = self._program(photos, downscale)
+        program = self._program_to_call(photos, downscale)
         padded = np.zeros(MAX_STEPS, np.int32)
         padded[: len(rows)] = rows
         started = time.perf_counter()
