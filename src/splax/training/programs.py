@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-_UNTRIED = {"xla_gpu_experimental_enable_fusion_autotuner": False}
+_WITHOUT_AUTOTUNER = {"xla_gpu_experimental_enable_fusion_autotuner": False}
 
 
 class Programs:
@@ -35,15 +35,15 @@ class Programs:
 
 
 def compile_program(lowered: Any) -> Any:
-    """Compiles what was lowered, without trying out on a GPU which way of running an operation is fastest.
+    """Compiles what was lowered, on a GPU without XLA's fusion autotuner.
 
-    For that XLA allocates the arguments and results of its largest operations, in training those on all Params and
-    moments of Adam, beside the state that is there.
+    That runs each fusion as either of two emitters has it, on arrays made for that: operations on all Params and
+    moments of Adam would need memory for those a second time, beside the state that is there.
     """
     if jax.default_backend() != "gpu":
         return lowered.compile()
     try:
-        return lowered.compile(compiler_options=_UNTRIED)
+        return lowered.compile(compiler_options=_WITHOUT_AUTOTUNER)
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise

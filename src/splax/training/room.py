@@ -24,8 +24,8 @@ class Room(NamedTuple):
 _ON_CPU = Room(rows=0, isects=1.25, waste=2)
 # There it takes as long to compile as to make thousands of steps (docs/performance.md). What dead rows and slots
 # add to a step was not measured: Adam and the sort read and write them all.
-# A buffer of a million takes 30 MB and a sort of some 40 us; those of a run that begins with few Gaussians were
-# outgrown six times.
+# A million pairs take some 30 MB and are sorted in some 40 us; a run from random points needs a thirtieth of that
+# once the worst are pruned, and would outgrow what fits then several times.
 _ON_GPU = Room(rows=100_000, isects=1.5, waste=4, least=1 << 20)
 
 
