@@ -105,6 +105,59 @@ def test_any_number_of_channels(num_channels, tile_size):
     assert_gradients_close(gradients, expected)
 
 
+@pytest.mark.parametrize(("num", "sh_degree"), [(1, 0), (40, 1), (2_000, 2), (200_000, 3)])
+def test_scenes_of_any_size_and_degree(num, sh_degree):
+    rng = np.random.default_rng(num)
+    shapes = {"means": (3,), "quats": (4,), "log_scales": (3,), "logit_opacities": (), "sh0": (1, 3)}
+    shapes["shN"] = ((sh_degree + 1) ** 2 - 1, 3)
+    arrays = {name: rng.normal(size=(num, *shape)).astype(np.float32) for name, shape in shapes.items()}
+    arrays["log_scales"] = 0.4 * arrays["log_scales"] - (2 if num < 10_000 else 4)
+    arrays["shN"] *= 0.1
+    weights = rng.normal(size=(50, 75, 3)).astype(np.float32)
+
+    def draw(platform, implementation):
+        def objective(gaussians):
+            image = splax.TileRasterizer(16, implementation)(gaussians, CAMERA).image
+            return (image * weights).sum(), image
+
+        with on(platform):
+            gaussians = splax.Gaussians(**{name: jnp.asarray(x) for name, x in arrays.items()})
+            gradients, image = nnx.grad(objective, has_aux=True)(gaussians)
+            return np.asarray(image), jax.device_get(jax.tree.leaves(nnx.as_pure(gradients)))
+
+    (image, gradients), (expected_image, expected) = draw("gpu", None), draw("cpu", "xla_vjp")
+    assert expected_image.any()
+    assert (np.abs(image - expected_image) > 1e-5).mean() < 1e-3
+    assert_gradients_close([x for x in gradients if x.size], [x for x in expected if x.size])
+
+
+def test_loops_of_steps_that_recompute_and_reuse_their_memory():
+    """Descent in a scan, under jit with the Params donated, each step's rendering recomputed (remat)."""
+
+    def descend(platform, implementation):
+        with on(platform):
+            state, view = jitted_view(implementation)
+            params, rest = nnx.filter_state(state, nnx.Param), nnx.filter_state(state, nnx.Not(nnx.Param))
+
+            @jax.checkpoint
+            def loss(params):
+                return ((view(nnx.merge_state(params, rest), CAMERA).image - 0.5) ** 2).mean()
+
+            def step(params, _):
+                value, grads = jax.value_and_grad(loss)(params)
+                return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+            run = jax.jit(lambda params: jax.lax.scan(step, params, length=5), donate_argnums=0)
+            params, losses = run(jax.tree.map(jnp.copy, params))
+            return jax.device_get((params, losses))
+
+    (params, losses), (expected, expected_losses) = descend("gpu", None), descend("cpu", "xla_vjp")
+    assert (np.diff(losses) < 0).all()
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    for param, wanted in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+        assert (np.abs(param - wanted) > 1e-4 + 1e-4 * np.abs(wanted)).mean() < 1e-3
+
+
 def jitted_view(implementation, isect_capacity=20_000, deterministic=False):
     model = make_model(implementation)
     model.rasterizer.isect_capacity, model.rasterizer.deterministic = isect_capacity, deterministic
@@ -226,6 +279,15 @@ def test_more_than_65535_tiles():
     assert (np.abs(draw("gpu", "triton") - draw("cpu", "xla_vjp")) > 1e-5).mean() < 1e-3
 
 
+def test_an_image_of_8192_x_4096():
+    def draw(platform, implementation):
+        with on(platform):
+            camera = splax.Camera.look_at((0, -4, 1), (0, 0, 0), fov_x=0.8, width=8_192, height=4_096)
+            return np.asarray(make_model(implementation)(camera).image)
+
+    assert (np.abs(draw("gpu", None) - draw("cpu", "xla_vjp")) > 1e-5).mean() < 1e-3
+
+
 def draw_and_differentiate(platform, implementation, isect_capacity, tile_size, absgrad, deterministic=False):
     """Image, and gradients of the Params and the projected centres: all that training needs."""
     with on(platform):
@@ -297,6 +359,19 @@ def test_training_learns_and_densifies():
     assert trainer.evaluate()["psnr"] > before + 3
     assert int(model.gaussians.num_alive) > 1_000
     assert all(device.platform == "gpu" for device in model.gaussians.means[...].devices())
+
+
+def test_training_makes_room_for_pairs_that_did_not_fit():
+    scene = splax.make_demo_scene(num_train=4, num_test=1, width=64, height=48)
+    start = splax.Gaussians.random(1_000, extent=0.5 * scene.radius, center=scene.center, rngs=nnx.Rngs(0))
+    model = splax.SplatModel(start, splax.TileRasterizer(isect_capacity=100))
+    trainer = splax.Trainer(
+        model, scene, splax.TrainConfig(steps=20, progress=False), strategy=splax.Strategy()
+    )
+    trainer.fit()
+    assert trainer.step == 20
+    assert max(entry.num_isects for entry in trainer.history) > 100
+    assert trainer.history[-1].loss < trainer.history[0].loss
 
 
 def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path):

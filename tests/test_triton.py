@@ -18,7 +18,7 @@ from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import Prepared, prepare
 from splax.ops.triton.rasterize import rasterize
 from splax.ops.triton.rows import store_rows, sum_rows
-from splax.ops.triton.search import lower_bound, shared_lower_bound
+from splax.ops.triton.search import lower_bounds, shared_lower_bound
 from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import LANES, Warp, lanes, lanes_of_sums, load, store
 
@@ -145,7 +145,8 @@ def test_searches_find_what_numpy_finds(length):
         nth = pl.program_id(0)
         store(together, nth * LANES + lanes(), shared_lower_bound(values, length, targets[nth], INTERPRETED))
         ends, mine = (jnp.full(LANES, 0), jnp.full(LANES, length)), load(targets, lanes())
-        store(alone, lanes(), lower_bound(lambda place, on: load(values, place, on), *ends, length, mine))
+        (found,) = lower_bounds(lambda place, on: load(values, place, on), *ends, length, [mine])
+        store(alone, lanes(), found)
 
     shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in (LANES**2, LANES)]
     together, alone = INTERPRETED.launch(

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.triton.footprint import reaches_box
+from splax.ops.triton.footprint import reaches_box, tile_spans
+from splax.ops.triton.intersection import ranks_of_slots
 from splax.ops.triton.tiling import (
     LOG2_THRESHOLD,
     Form,
@@ -53,6 +54,48 @@ def test_products_and_sums_are_joined(warp):
 def test_differences_of_sizes(warp):
     x, y = normal(0), normal(1)
     np.testing.assert_array_equal(run(warp, warp.difference_of_sizes, x, y), np.abs(x) - np.abs(y))
+
+
+def test_roots(warp):
+    x = np.exp(normal(0, 20)).astype(np.float32)
+    x[:3] = 0, 1, 1e-42
+    np.testing.assert_allclose(run(warp, warp.sqrt, x), np.sqrt(x), rtol=1e-6, atol=1e-19)
+
+
+def test_floats_become_integers(warp):
+    x = normal(0, 100)
+    x[:8] = 0, -0.5, 7, -7, 1e30, -1e30, np.nan, 2**24 + 2
+    most = 2.0**31 - 1
+    for name in ("floor", "ceil"):
+        wanted = np.clip(np.nan_to_num(getattr(np, name)(x.astype(np.float64)), nan=0), -(2.0**31), most)
+        np.testing.assert_array_equal(run(warp, getattr(warp, name), x, dtype=np.int32), wanted)
+
+
+@pytest.mark.parametrize("least", [0, 3, 31])
+def test_bits_of_all_lanes_are_united(warp, least):
+    bits = np.where(np.arange(LANES) >= least, np.uint32(1) << np.arange(LANES, dtype=np.uint32), 0)
+    union = run(warp, warp.union, bits.astype(np.uint32).view(np.int32), dtype=np.int32)
+    np.testing.assert_array_equal(union.view(np.uint32), np.bitwise_or.reduce(bits).astype(np.uint32))
+
+
+@pytest.mark.parametrize("counts", [[1] * 70, [100, 1, 1, 29, 1, 2, 33], [31, 1, 32, 1, 31, 5], [3]])
+def test_each_slot_finds_its_rank(warp, counts):
+    """Of all windows of 32 slots, one after the other; behind the last pair the last rank goes on."""
+    ends = np.cumsum(counts).astype(np.int32)
+    windows = -(-int(ends[-1]) // LANES)
+
+    def kernel(ends, ranks, firsts):
+        at = full(0), full(0)
+        for window in range(windows):
+            own, at = ranks_of_slots(ends, window * LANES, len(counts) - 1, *at, warp)
+            for out, value in zip((ranks, firsts), own, strict=True):
+                store(out, window * LANES + lanes(), value)
+
+    shapes = [jax.ShapeDtypeStruct((windows * LANES,), jnp.int32)] * 2
+    ranks, firsts = warp.launch("test", kernel, (1,), shapes, jnp.asarray(ends))
+    wanted = np.minimum(np.searchsorted(ends, np.arange(windows * LANES), side="right"), len(counts) - 1)
+    np.testing.assert_array_equal(ranks, wanted)
+    np.testing.assert_array_equal(firsts, (ends - counts)[wanted])
 
 
 @pytest.mark.parametrize("bits", [0, 1, 1 << 31, 0b1011 << 7, 0xFFFFFFFF, 0x80F00101])
@@ -146,6 +189,45 @@ def test_every_box_with_a_touched_pixel_is_reached(warp, width, height):
     assert found[np.array(highest) >= LOG2_THRESHOLD].all()
     assert not found[np.array(highest) < LOG2_THRESHOLD - 4].any()
     assert 0 < found.sum() < LANES
+
+
+@pytest.mark.parametrize("tile_size", [8, 16, 32])
+def test_every_tile_with_a_touched_pixel_is_in_the_span_of_its_row(warp, tile_size):
+    """Ellipses of all shapes, those in the image and those that end outside; few tiles too many."""
+    rng = np.random.default_rng(tile_size)
+    tiling = Tiling(width=256, height=192, tile_size=tile_size)
+    mean = rng.uniform((-40, -40), (296, 232), (LANES, 2))
+    angle, widths = rng.uniform(0, np.pi, LANES), np.exp(rng.uniform(np.log(0.6), np.log(60), (LANES, 2)))
+    axes = np.stack([np.cos(angle), np.sin(angle)], axis=1), np.stack([-np.sin(angle), np.cos(angle)], axis=1)
+    precision = sum(
+        axis[:, :, None] * axis[:, None] / width[:, None, None] ** 2
+        for axis, width in zip(axes, widths.T, strict=True)
+    )
+    scale = -0.5 / np.log(2)
+    top = np.log2(rng.uniform(0.02, 1, LANES))
+    form = Form(
+        *mean.T, scale * precision[:, 0, 0], 2 * scale * precision[:, 0, 1], scale * precision[:, 1, 1], top
+    )
+    form = Form(*(x.astype(np.float32) for x in form))
+
+    def spans(*form):
+        span = tile_spans(Form(*form), full(0), full(tiling.columns), tiling, warp)
+        return [number for row in range(tiling.rows) for number in span(full(row))]
+
+    found = run(warp, spans, *form, rows=2 * tiling.rows, dtype=np.int32).reshape(tiling.rows, 2, LANES)
+    x, y = np.meshgrid(np.arange(tiling.width) + 0.5, np.arange(tiling.height) + 0.5)
+    num_found = num_touched = 0
+    for lane in range(LANES):
+        mean_x, mean_y, a, b, c, top = (np.float64(values[lane]) for values in form)
+        dx, dy = x - mean_x, y - mean_y
+        touched = a * dx**2 + b * dx * dy + c * dy**2 + top >= LOG2_THRESHOLD
+        touched = touched.reshape(tiling.rows, tile_size, tiling.columns, tile_size).any(axis=(1, 3))
+        for row in range(tiling.rows):
+            first, number = found[row, :, lane]
+            in_span = (np.arange(tiling.columns) >= first) & (np.arange(tiling.columns) < first + number)
+            assert in_span[touched[row]].all()
+            num_found, num_touched = num_found + in_span.sum(), num_touched + touched[row].sum()
+    assert 0 < num_touched <= num_found <= 1.1 * num_touched
 
 
 @pytest.mark.parametrize("half", [None, 0, 1])

@@ -12,8 +12,8 @@ from splax.ops.triton.warp import LANES, Warp
 _MARGIN = 1e-3
 
 
-def tile_span(form: Form, left, columns, row, tiling: Tiling, warp: Warp):
-    """First tile and number of tiles that the ellipse reaches in one row of tiles.
+def tile_spans(form: Form, left, columns, tiling: Tiling, warp: Warp):
+    """A function of a row of tiles: the first tile and the number of tiles that the ellipse reaches there.
 
     The right-most point of the part of an ellipse in a band of y is the ellipse's own right-most point, or
     the nearest point of the band to it on the boundary; the left-most one likewise.
@@ -22,25 +22,31 @@ def tile_span(form: Form, left, columns, row, tiling: Tiling, warp: Warp):
     level = jnp.maximum(form.top - LOG2_THRESHOLD, 0) + _MARGIN
     # For thin ellipses the determinant is lost to rounding; a smaller one makes the ellipse larger.
     determinant = jnp.maximum(warp.fma(-b, b, 4 * a * c * (1 - 1e-6)), 1e-30)
-    reach_y = jnp.sqrt(4 * a * level / determinant)
-    first_y = (row * tiling.tile_size).astype(jnp.float32) + 0.5 - form.mean_y
-    low, high = jnp.maximum(first_y, -reach_y), jnp.minimum(first_y + (tiling.tile_size - 1), reach_y)
-    extreme = -b / (2 * c) * jnp.sqrt(4 * c * level / determinant)
+    scale = 4 * level * warp.reciprocal(determinant)
+    reach_y = warp.sqrt(a * scale)
+    extreme = -0.5 * b * warp.reciprocal(c) * warp.sqrt(c * scale)
     # A pixel's centre is half a pixel from its corner.
     slack = warp.fma(jnp.abs(form.mean_x), 1e-6, jnp.full(LANES, 1e-3))
-    per_half, shift = 0.5 / a, tiling.tile_size.bit_length() - 1
+    per_half, shift = 0.5 * warp.reciprocal(a), tiling.tile_size.bit_length() - 1
+    most = 4 * a * level
 
-    def side(dy, sign):
-        dy = jnp.minimum(jnp.maximum(dy, low), high)
-        half = jnp.sqrt(jnp.maximum(warp.fma(-determinant * dy, dy, 4 * a * level), 0))
-        x = warp.fma(warp.fma(-b, dy, sign * half), per_half, form.mean_x)
-        return x + (sign * slack - 0.5)
+    def span(row):
+        first_y = (row * tiling.tile_size).astype(jnp.float32) + 0.5 - form.mean_y
+        low, high = jnp.maximum(first_y, -reach_y), jnp.minimum(first_y + (tiling.tile_size - 1), reach_y)
 
-    # Tiles are 8, 16 or 32 pixels wide.
-    start = jnp.ceil(side(-extreme, -1)).astype(jnp.int32) >> shift
-    stop = (jnp.floor(side(extreme, 1)).astype(jnp.int32) >> shift) + 1
-    start, stop = (jnp.clip(tile, left, left + columns) for tile in (start, stop))
-    return start, jnp.where(low <= high, jnp.maximum(stop - start, 0), 0)
+        def side(dy, sign):
+            dy = jnp.minimum(jnp.maximum(dy, low), high)
+            half = warp.sqrt(jnp.maximum(warp.fma(-determinant * dy, dy, most), 0))
+            x = warp.fma(warp.fma(-b, dy, sign * half), per_half, form.mean_x)
+            return x + (sign * slack - 0.5)
+
+        # Tiles are 8, 16 or 32 pixels wide.
+        start = warp.ceil(side(-extreme, -1)) >> shift
+        stop = (warp.floor(side(extreme, 1)) >> shift) + 1
+        start, stop = (jnp.clip(tile, left, left + columns) for tile in (start, stop))
+        return start, jnp.where(low <= high, jnp.maximum(stop - start, 0), 0)
+
+    return span
 
 
 def reaches_box(form: Form, left, top, width: int, height: int, warp: Warp):
@@ -50,15 +56,19 @@ def reaches_box(form: Form, left, top, width: int, height: int, warp: Warp):
     """
     x0 = left.astype(jnp.float32) + 0.5 - form.mean_x
     y0 = top.astype(jnp.float32) + 0.5 - form.mean_y
-    lean_x, lean_y = -0.5 * form.b / form.a, -0.5 * form.b / form.c
+    lean_x, lean_y = (-0.5 * form.b * warp.reciprocal(q) for q in (form.a, form.c))
+    # Squares are taken for smaller than they are.
+    a, c = form.a * (1 - 1e-5), form.c * (1 - 1e-5)
 
     def clip(value, low, size):
         return jnp.minimum(jnp.maximum(value, low), low + (size - 1))
 
-    def power(dx, dy):
-        squares = warp.fma(form.a * dx, dx, form.c * dy * dy)
-        return warp.fma(form.b * dx, dy, warp.fma(squares, 1 - 1e-5, form.top))
+    def power(square, fixed, other_square, along):
+        """The form at a fixed coordinate and another one; what the first gives is the same for boxes in a row."""
+        slope, constant = form.b * fixed, warp.fma(square * fixed, fixed, form.top)
+        return warp.fma(warp.fma(other_square, along, slope), along, constant)
 
     near_x, near_y = clip(0.0, x0, width), clip(0.0, y0, height)
     best_x, best_y = clip(lean_x * near_y, x0, width), clip(lean_y * near_x, y0, height)
-    return jnp.maximum(power(near_x, best_y), power(best_x, near_y)) >= LOG2_THRESHOLD - _MARGIN
+    most = jnp.maximum(power(a, near_x, c, best_y), power(c, near_y, a, best_x))
+    return most >= LOG2_THRESHOLD - _MARGIN

@@ -13,9 +13,9 @@ from jax.experimental import pallas as pl
 
 from splax.ops.intersection import saturating_sum
 from splax.ops.triton.depth_sort import front_to_back, front_to_back_in_jax
-from splax.ops.triton.footprint import reaches_box, tile_span
+from splax.ops.triton.footprint import reaches_box, tile_spans
 from splax.ops.triton.prepare import MOST_TILES_A_SIDE, Prepared, unpack_box
-from splax.ops.triton.search import lower_bound, shared_lower_bound
+from splax.ops.triton.search import shared_lower_bound
 from splax.ops.triton.slots import number_slots
 from splax.ops.triton.sorts import stable_sort
 from splax.ops.triton.tile_ranges import tile_ranges
@@ -104,34 +104,29 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
         total = jnp.where(last_rank >= 0, ends[jnp.maximum(last_rank, 0)], 0)
         base = pl.program_id(0) * slots
 
-        def end_at(rank, mask):
-            return load(ends, rank, mask)
-
         def write_none(step, _):
             slot = base + step * LANES + lanes()
             store(tiles, slot, full(tiling.num_tiles).astype(key), slot < capacity)
             return 0
 
-        def write(step, first_rank):
-            slot = base + step * LANES + lanes()
+        def write(step, at):
+            first_slot = base + step * LANES
+            slot = first_slot + lanes()
             exists = slot < total
-            # Every Gaussian that is drawn has a pair, so ranks grow no faster than slots.
-            furthest = jnp.minimum(first_rank + slot - base, last_rank)
-            rank = lower_bound(end_at, first_rank, furthest, slots, slot + 1)
-            first = load(ends, jnp.maximum(rank - 1, 0), rank > 0)
+            (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, *at, warp)
             gaussian = load(order, rank)
             form = Form(*(load(attributes, gaussian * stride + q) for q in range(FORM)))
             left, top, columns, rows = unpack_box(*(load(boxes, gaussian * 2 + q) for q in range(2)))
-            bottom = top + rows
+            bottom, span_of = top + rows, tile_spans(form, left, columns, tiling, warp)
 
             def down(carry):
                 row, nth, _, span = carry
                 passed = (nth >= span) & (row < bottom)
                 nth, row = jnp.where(passed, nth - span, nth), jnp.where(passed, row + 1, row)
-                return (row, nth, *tile_span(form, left, columns, row, tiling, warp))
+                return (row, nth, *span_of(row))
 
             nth = slot - first
-            start = (top, nth, *tile_span(form, left, columns, top, tiling, warp))
+            start = (top, nth, *span_of(top))
             row, nth, column, span = lax.while_loop(
                 lambda carry: (
                     jnp.max((exists & (carry[1] >= carry[3]) & (carry[0] < bottom)).astype(jnp.int32)) > 0
@@ -146,14 +141,15 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
             tile = jnp.where(exists, row * tiling.columns + column, tiling.num_tiles)
             store(tiles, slot, tile.astype(key), slot < capacity)
             store(ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
-            return first_rank
+            return at
 
         @pl.when(base < total)
         def _():
             first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, num_ranks[0])
             # Ends that wrapped around may have none: whatever is written then, it is from where there is a rank.
             first_rank = jnp.minimum(first_rank, last_rank)
-            lax.fori_loop(0, _SLOTS_PER_LANE, write, first_rank)
+            begin = load(ends, jnp.maximum(first_rank - 1, 0), first_rank > 0)
+            lax.fori_loop(0, _SLOTS_PER_LANE, write, (first_rank, begin))
 
         @pl.when(base >= total)
         def _():
@@ -167,6 +163,36 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
     shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
     args = (ends, *ranks, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
+
+
+def ranks_of_slots(ends, first_slot, last_rank, first_rank, begin, warp):
+    """The rank of each of the next 32 slots and its first slot, and the same of the one behind them, in all lanes.
+
+    Every rank has a slot, so that 32 of them lie in no more ranks, whose ends the lanes have.
+
+    Args:
+        ends: slot behind the last one of each rank.
+        first_slot: of the 32.
+        last_rank: there is.
+        first_rank: rank of the first slot, in all lanes.
+        begin: its first slot, likewise.
+        warp: how the kernel runs.
+    """
+    nth = first_rank + lanes()
+    exists = nth < last_rank
+    end = load(ends, nth, exists)
+    behind = end - first_slot
+
+    def rank_after(num):
+        """The rank so many behind the first, and where it begins: where the one before it ends."""
+        from_before = warp.from_lane(end, jnp.maximum(num - 1, 0))
+        return first_rank + num, jnp.where(num > 0, from_before, begin)
+
+    # A bit for each of these slots with which a rank begins.
+    starts = warp.union(jnp.where(exists & (behind > 0) & (behind < LANES), 1 << (behind & (LANES - 1)), 0))
+    up_to_own = starts & ((2 << lanes()) - 1)
+    ended = exists & (behind <= LANES)
+    return rank_after(lax.population_count(up_to_own)), rank_after(lax.population_count(warp.ballot(ended)))
 
 
 def _subtile_bits(form, column, row, tiling, warp):

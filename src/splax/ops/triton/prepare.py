@@ -12,7 +12,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.parameters import Splats
-from splax.ops.triton.footprint import tile_span
+from splax.ops.triton.footprint import tile_spans
 from splax.ops.triton.tiling import FORM, Form, Tiling
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
@@ -85,8 +85,10 @@ def tiles_of(form: Form, radii, tiling: Tiling, warp: Warp):
     top, rows = _tiles_between(form.mean_y, radius_y, tiling.rows, tiling.tile_size)
     rows = jnp.where(visible, rows, 0)
 
+    span = tile_spans(form, left, columns, tiling, warp)
+
     def add(i, count):
-        return count + jnp.where(i < rows, tile_span(form, left, columns, top + i, tiling, warp)[1], 0)
+        return count + jnp.where(i < rows, span(top + i)[1], 0)
 
     return (left, top, columns, rows), lax.fori_loop(0, jnp.max(rows), add, full(0))
 

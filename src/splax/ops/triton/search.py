@@ -6,8 +6,10 @@ from jax import lax
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load
 
 
-def lower_bound(value_at, low, high, longest: int, targets):
-    """First index in [low, high) whose value is not below the target; ``high`` if there is none.
+def lower_bounds(value_at, low, high, longest: int, targets: list) -> list:
+    """First index in [low, high) whose value is not below each target; ``high`` if there is none.
+
+    Several targets a lane at once: loads of one do not wait for those of another.
 
     Args:
         value_at: ascending integers, as a function of the index and of where it is wanted.
@@ -16,11 +18,6 @@ def lower_bound(value_at, low, high, longest: int, targets):
         longest: no range is longer.
         targets: what each lane looks for.
     """
-    return lower_bounds(value_at, low, high, longest, [targets])[0]
-
-
-def lower_bounds(value_at, low, high, longest: int, targets: list) -> list:
-    """:func:`lower_bound` of several targets a lane at once: loads of one do not wait for those of another."""
 
     def halve(_, bounds):
         middles = [low + ((high - low) >> 1) for low, high in bounds]

@@ -194,6 +194,33 @@ class Warp(NamedTuple):
         """1 / x, within one unit in the last place."""
         return 1 / x if self.interpret else inline_asm("rcp.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
 
+    def sqrt(self, x: jax.Array) -> jax.Array:
+        """Square root, within a few units in the last place; the smallest numbers count as 0."""
+        return (
+            jnp.sqrt(x)
+            if self.interpret
+            else inline_asm("sqrt.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
+        )
+
+    def floor(self, x: jax.Array) -> jax.Array:
+        """Largest integer that is not above, of int32; 0 of NaN."""
+        return self._to_integer(x, jnp.floor, "rmi")
+
+    def ceil(self, x: jax.Array) -> jax.Array:
+        """Smallest integer that is not below, of int32; 0 of NaN."""
+        return self._to_integer(x, jnp.ceil, "rpi")
+
+    def _to_integer(self, x, rounded, mode):
+        if self.interpret:
+            return rounded(x).astype(jnp.int32)
+        return inline_asm(f"cvt.{mode}.s32.f32 $0, $1;", "=r,f", jnp.int32, x)
+
+    def union(self, bits: jax.Array) -> jax.Array:
+        """Bits that are set in any lane; all lanes get them."""
+        if self.interpret:
+            return full(lax.reduce(bits, jnp.int32(0), lax.bitwise_or, (0,)))
+        return inline_asm(f"redux.sync.or.b32 $0, $1, {_ALL};", "=r,r", jnp.int32, bits)
+
     def sum_each(self, values: list[jax.Array]) -> jax.Array:
         """Sums each of up to 32 values over the lanes, all at once.
 
