@@ -28,18 +28,34 @@ class Basis(NamedTuple):
     linear: list[jax.Array]  # of 1, x, y, z
     quadratic: list[jax.Array]  # of 1, z, xx, yy, zz, xy
 
-    def at(self, x, y, z, fma=lambda a, b, c: a * b + c):
-        """Its value at a unit direction; JAX cannot differentiate the fused form of ``fma``."""
-        value = self.linear[0], self.quadratic[0]
-        forms = (x, y, z), (z, x * x, y * y, z * z, x * y)
-        factors = zip(value, (self.linear[1:], self.quadratic[1:]), forms, strict=True)
-        first, second = (
-            functools.reduce(
-                lambda total, pair: fma(*pair, total), zip(weights, of_point, strict=True), constant
-            )
-            for constant, weights, of_point in factors
-        )
+    def at(self, x, y, z, warp: Warp):
+        """Its value at a unit direction."""
+        first, second = self._factors(x, y, z, warp)
         return first * second
+
+    def with_slopes(self, x, y, z, warp: Warp):
+        """The same, and its derivatives by the three coordinates."""
+        first, second = self._factors(x, y, z, warp)
+        _, of_z, of_xx, of_yy, of_zz, of_xy = self.quadratic
+        slopes = (
+            warp.fma(2 * of_xx, x, of_xy * y),
+            warp.fma(2 * of_yy, y, of_xy * x),
+            warp.fma(2 * of_zz, z, of_z),
+        )
+        by_product = [warp.fma(second, a, first * b) for a, b in zip(self.linear[1:], slopes, strict=True)]
+        return first * second, by_product
+
+    def _factors(self, x, y, z, warp):
+        """The two polynomials."""
+        forms = (x, y, z), (z, x * x, y * y, z * z, x * y)
+        return [
+            functools.reduce(
+                lambda total, pair: warp.fma(*pair, total),
+                zip(weights[1:], of_point, strict=True),
+                weights[0],
+            )
+            for weights, of_point in zip((self.linear, self.quadratic), forms, strict=True)
+        ]
 
 
 def basis_table() -> jax.Array:
@@ -75,7 +91,7 @@ def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, wa
 
     def terms_of(nth):
         owner = _owner(nth)
-        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction), fma=warp.fma)
+        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction), warp)
         places, exists = _places(base + owner, num_bases)
         exists &= warp.from_lane(wanted, owner) != 0
         return [value_of_basis * load(shN, place, exists) for place in places]
@@ -106,14 +122,14 @@ def harmonics_gradients(
         owner = _owner(nth)
         at = [warp.from_lane(value, owner) for value in direction]
         v = [warp.from_lane(value, owner) for value in v_color]
-        value_of_basis, to_direction = jax.vjp(basis.at, *at)
+        value_of_basis, slopes = basis.with_slopes(*at, warp)
         places, exists = _places(base + owner, num_bases)
         read = exists & (warp.from_lane(wanted, owner) != 0)
         v_basis = zeros()
         for place, v_q in zip(places, v, strict=True):
-            v_basis += v_q * load(shN, place, read)
+            v_basis = warp.fma(v_q, load(shN, place, read), v_basis)
             store(v_shN, place, value_of_basis * v_q, exists & (base + owner < num))
-        return to_direction(v_basis)
+        return [v_basis * slope for slope in slopes]
 
     return _sum_all(terms_of, _GROUP // _AT_ONCE, warp)
 
