@@ -87,7 +87,7 @@ def test_each_slot_finds_its_rank(warp, counts):
     def kernel(ends, ranks, firsts):
         at = full(0), full(0)
         for window in range(windows):
-            own, at = ranks_of_slots(ends, window * LANES, len(counts) - 1, *at, warp)
+            own, at = ranks_of_slots(ends, window * LANES, len(counts) - 1, warp, *at)
             for out, value in zip((ranks, firsts), own, strict=True):
                 store(out, window * LANES + lanes(), value)
 

@@ -28,12 +28,12 @@ class Basis(NamedTuple):
     linear: list[jax.Array]  # of 1, x, y, z
     quadratic: list[jax.Array]  # of 1, z, xx, yy, zz, xy
 
-    def at(self, x, y, z, warp: Warp):
+    def at(self, x, y, z, *, warp: Warp):
         """Its value at a unit direction."""
         first, second = self._factors(x, y, z, warp)
         return first * second
 
-    def with_slopes(self, x, y, z, warp: Warp):
+    def with_slopes(self, x, y, z, *, warp: Warp):
         """The same, and its derivatives by the three coordinates."""
         first, second = self._factors(x, y, z, warp)
         _, of_z, of_xx, of_yy, of_zz, of_xy = self.quadratic
@@ -91,7 +91,7 @@ def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, wa
 
     def terms_of(nth):
         owner = _owner(nth)
-        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction), warp)
+        value_of_basis = basis.at(*(warp.from_lane(value, owner) for value in direction), warp=warp)
         places, exists = _places(base + owner, num_bases)
         exists &= warp.from_lane(wanted, owner) != 0
         return [value_of_basis * load(shN, place, exists) for place in places]
@@ -122,7 +122,7 @@ def harmonics_gradients(
         owner = _owner(nth)
         at = [warp.from_lane(value, owner) for value in direction]
         v = [warp.from_lane(value, owner) for value in v_color]
-        value_of_basis, slopes = basis.with_slopes(*at, warp)
+        value_of_basis, slopes = basis.with_slopes(*at, warp=warp)
         places, exists = _places(base + owner, num_bases)
         read = exists & (warp.from_lane(wanted, owner) != 0)
         v_basis = zeros()

@@ -20,6 +20,7 @@ from splax.ops.triton.slots import number_slots
 from splax.ops.triton.sorts import stable_sort
 from splax.ops.triton.tile_ranges import tile_ranges
 from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
+from splax.ops.triton.tracing import traced_once
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store
 
 _SLOTS_PER_LANE = 4
@@ -50,6 +51,7 @@ class TileLists(NamedTuple):
     num_isects: jax.Array
 
 
+@traced_once("tiling", "capacity", "warp", "with_slots")
 def make_lists(
     prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp, *, with_slots: bool
 ) -> TileLists:
@@ -113,7 +115,7 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
             first_slot = base + step * LANES
             slot = first_slot + lanes()
             exists = slot < total
-            (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, *at, warp)
+            (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, warp, *at)
             gaussian = load(order, rank)
             form = Form(*(load(attributes, gaussian * stride + q) for q in range(FORM)))
             left, top, columns, rows = unpack_box(*(load(boxes, gaussian * 2 + q) for q in range(2)))
@@ -165,7 +167,7 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
 
-def ranks_of_slots(ends, first_slot, last_rank, first_rank, begin, warp):
+def ranks_of_slots(ends, first_slot, last_rank, warp: Warp, first_rank, begin):
     """The rank of each of the next 32 slots and its first slot, and the same of the one behind them, in all lanes.
 
     Every rank has a slot, so that 32 of them lie in no more ranks, whose ends the lanes have.
@@ -174,9 +176,9 @@ def ranks_of_slots(ends, first_slot, last_rank, first_rank, begin, warp):
         ends: slot behind the last one of each rank.
         first_slot: of the 32.
         last_rank: there is.
+        warp: the lanes.
         first_rank: rank of the first slot, in all lanes.
         begin: its first slot, likewise.
-        warp: how the kernel runs.
     """
     nth = first_rank + lanes()
     exists = nth < last_rank

@@ -35,6 +35,7 @@ from splax.ops.triton.prepare import Prepared, form_gradients, pack_box, tiles_o
 from splax.ops.triton.rows import clear_rows, store_rows, total_rows
 from splax.ops.triton.sums import zeros_where
 from splax.ops.triton.tiling import FORM, Tiling
+from splax.ops.triton.tracing import traced_once
 from splax.ops.triton.warp import LANES, Warp, full, lanes, load, store, zeros
 
 _RGB = 3
@@ -63,6 +64,7 @@ class Projected(NamedTuple):
     radii: jax.Array
 
 
+@traced_once("settings", "tiling", "warp")
 def project(
     params: Parameters,
     viewmat: jax.Array,
