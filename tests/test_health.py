@@ -11,8 +11,10 @@ from test_trainer import make_dense_trainer, params_of
 
 import splax
 from splax.training import memory as memory_module
+from splax.training import refinement
 from splax.training import step as training_step
 from splax.training.memory import MemoryNeed
+from splax.training.room import Room
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,31 @@ def test_memory_that_runs_out_in_a_compiled_call_loses_nothing(scene, monkeypatc
     whole.fit(10)
     for name, value in params_of(whole).items():
         np.testing.assert_array_equal(params_of(trainer)[name], value, err_msg=name)
+
+
+def test_memory_that_runs_out_where_rows_are_set_aside_loses_nothing(scene, monkeypatch):
+    monkeypatch.setattr(refinement, "room_of_device", lambda: Room(rows=100, isects=1.5, waste=4))
+    strategy = splax.DefaultStrategy(refine_start=2, refine_every=4)
+    trainer = make_dense_trainer(scene, strategy=strategy)
+    before = params_of(trainer)
+
+    def starve(state, **static):
+        def fail(state):
+            for leaf in jax.tree.leaves(state.opt_state):
+                leaf.delete()  # given back, for what then did not fit
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+        return fail
+
+    with monkeypatch.context() as context:
+        context.setattr(trainer._refine._grow, "compile", starve)
+        with pytest.raises(splax.OutOfMemoryError, match="--max-gaussians 140"):
+            trainer.fit(3)
+    assert trainer.step == 0
+    for name, value in params_of(trainer).items():
+        np.testing.assert_array_equal(value, before[name])
+    trainer.fit(3)
+    assert trainer.step == 3 and trainer.model.gaussians.capacity == 300
 
 
 @pytest.mark.parametrize("asked_before", [False, True])

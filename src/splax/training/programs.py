@@ -37,8 +37,9 @@ class Programs:
 def compile_program(lowered: Any) -> Any:
     """Compiles what was lowered, on a GPU without XLA's fusion autotuner.
 
-    That runs each fusion as either of two emitters has it, on arrays made for that: operations on all Params and
-    moments of Adam would need memory for those a second time, beside the state that is there.
+    That runs each fusion as either of two emitters has it, and keeps the faster: on arrays made for that, beside
+    the state, though they be as large as all Params and the moments of Adam; and from run to run another one may
+    be the faster, which gives other last bits.
     """
     if jax.default_backend() != "gpu":
         return lowered.compile()

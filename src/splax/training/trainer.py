@@ -109,8 +109,7 @@ class Trainer:
         self._corrections = Corrections(
             config.corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
         )
-        corrections = self._corrections.init()
-        self._state = init_state(model, self.optimizer, self.strategy, corrections, config.seed)
+        self._state = self._start()
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
         self._compile_with(
@@ -123,6 +122,11 @@ class Trainer:
             self.strategy, self.optimizer, extent=scene.extent, growth=config.growth, stopwatch=watch
         )
         self._rollback = Rollback()
+
+    def _start(self) -> TrainState:
+        """The state before the first step."""
+        corrections = self._corrections.init()
+        return init_state(self.model, self.optimizer, self.strategy, corrections, self.config.seed)
 
     def _compile_with(self, step: TrainStep) -> None:
         self._train_step = step
@@ -199,8 +203,7 @@ class Trainer:
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         end = self.config.steps if steps is None else self.step + steps
-        self._state = self._state.taken_from(self.model)
-        self._state = self._refine.prepared(self._state, max(end, self.config.steps))
+        self._state = self._prepared_for(end)
         self._feed.plan(end)
         started, before = time.perf_counter(), self._seconds
         bar = ProgressBar(self.step, end, self.config.progress)
@@ -282,6 +285,18 @@ class Trainer:
         photos, _ = self._take_photos(self.step, 1)
         program = self._program(shapes, photos, self.config.resolution.factor(self.step))
         return step_need(program, shapes, photos, rows, present=self._state)
+
+    def _prepared_for(self, end: int) -> TrainState:
+        """The state with what the model holds and, at the start of a run, room for what the run will add."""
+        state = self._state.taken_from(self.model)
+        try:
+            return self._refine.prepared(state, max(end, self.config.steps))
+        except jax.errors.JaxRuntimeError as error:
+            # Part of the old state was given back already; before the first step, when rows are set aside, it is
+            # soon made again.
+            self._state = self._start()
+            raise_if_out_of_memory(error, state.capacity)
+            raise
 
     def evaluate(
         self,
