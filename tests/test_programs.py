@@ -44,7 +44,7 @@ def test_an_xla_that_does_not_know_the_option_compiles_without_it(monkeypatch):
 def test_the_option_is_one_of_xla():
     """On a CPU too: unknown ones are refused."""
     lowered = jax.jit(lambda x: x + 1).lower(1.0)
-    options = {"xla_gpu_experimental_enable_fusion_autotuner": False}
+    options: dict[str, str | bool] = {"xla_gpu_experimental_enable_fusion_autotuner": False}
     assert lowered.compile(compiler_options=options)(1.0) == 2
     with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
         lowered.compile(compiler_options={"xla_gpu_no_option_of_this_name": False})

@@ -637,16 +637,17 @@ def test_an_optimizer_may_begin_with_the_params_themselves(scene):
         zeros = jax.tree.map(jnp.zeros_like, params)
         return params, zeros, zeros
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         del params
-        return jax.tree.map(lambda grad: -1e-3 * grad, grads), state
+        return jax.tree.map(lambda grad: -1e-3 * grad, updates), state
 
     trainer = make_dense_trainer(scene, optimizer=optax.GradientTransformation(init, update))
     before = params_of(trainer)
     trainer.memory()
     trainer.fit(2)
     trainer.fit(2)
-    slots = [jax.tree.leaves(slot) for slot in trainer._state.opt_state]
+    opt_state: Any = trainer._state.opt_state
+    slots = [jax.tree.leaves(slot) for slot in opt_state]
     assert all(np.isfinite(leaf).all() for leaf in [*slots[0], *slots[1], *slots[2]])
     begun = jax.tree.leaves(nnx.to_pure_dict(nnx.split(make_dense_trainer(scene).model, nnx.Param, ...)[1]))
     for leaf, expected in zip(slots[0], begun, strict=True):

@@ -197,36 +197,35 @@ def test_every_tile_with_a_touched_pixel_is_in_the_span_of_its_row(warp, tile_si
     rng = np.random.default_rng(tile_size)
     tiling = Tiling(width=256, height=192, tile_size=tile_size)
     mean = rng.uniform((-40, -40), (296, 232), (LANES, 2))
-    angle, widths = rng.uniform(0, np.pi, LANES), np.exp(rng.uniform(np.log(0.6), np.log(60), (LANES, 2)))
-    axes = np.stack([np.cos(angle), np.sin(angle)], axis=1), np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-    precision = sum(
-        axis[:, :, None] * axis[:, None] / width[:, None, None] ** 2
-        for axis, width in zip(axes, widths.T, strict=True)
-    )
-    scale = -0.5 / np.log(2)
-    top = np.log2(rng.uniform(0.02, 1, LANES))
-    form = Form(
-        *mean.T, scale * precision[:, 0, 0], 2 * scale * precision[:, 0, 1], scale * precision[:, 1, 1], top
-    )
-    form = Form(*(x.astype(np.float32) for x in form))
+    angle, (wide, narrow) = rng.uniform(0, np.pi, LANES), np.exp(rng.uniform(-0.5, 4, (2, LANES)))
+    cos, sin, scale = np.cos(angle), np.sin(angle), -0.5 / np.log(2)
+    values = [
+        mean[:, 0],
+        mean[:, 1],
+        scale * ((cos / wide) ** 2 + (sin / narrow) ** 2),
+        2 * scale * cos * sin * (1 / wide**2 - 1 / narrow**2),
+        scale * ((sin / wide) ** 2 + (cos / narrow) ** 2),
+        np.log2(rng.uniform(0.02, 1, LANES)),
+    ]
+    values = [value.astype(np.float32) for value in values]
 
     def spans(*form):
         span = tile_spans(Form(*form), full(0), full(tiling.columns), tiling, warp)
         return [number for row in range(tiling.rows) for number in span(full(row))]
 
-    found = run(warp, spans, *form, rows=2 * tiling.rows, dtype=np.int32).reshape(tiling.rows, 2, LANES)
+    found = run(warp, spans, *values, rows=2 * tiling.rows, dtype=np.int32).reshape(tiling.rows, 2, LANES)
     x, y = np.meshgrid(np.arange(tiling.width) + 0.5, np.arange(tiling.height) + 0.5)
     num_found = num_touched = 0
     for lane in range(LANES):
-        mean_x, mean_y, a, b, c, top = (np.float64(values[lane]) for values in form)
+        mean_x, mean_y, a, b, c, top = (float(value[lane]) for value in values)
         dx, dy = x - mean_x, y - mean_y
-        touched = a * dx**2 + b * dx * dy + c * dy**2 + top >= LOG2_THRESHOLD
-        touched = touched.reshape(tiling.rows, tile_size, tiling.columns, tile_size).any(axis=(1, 3))
-        for row in range(tiling.rows):
-            first, number = found[row, :, lane]
-            in_span = (np.arange(tiling.columns) >= first) & (np.arange(tiling.columns) < first + number)
-            assert in_span[touched[row]].all()
-            num_found, num_touched = num_found + in_span.sum(), num_touched + touched[row].sum()
+        touched: np.ndarray = a * dx**2 + b * dx * dy + c * dy**2 + top >= LOG2_THRESHOLD
+        tiles = touched.reshape(tiling.rows, tile_size, tiling.columns, tile_size).any(axis=(1, 3))
+        first, number = found[:, 0, lane, None], found[:, 1, lane, None]
+        columns = np.arange(tiling.columns)[None]
+        in_span: np.ndarray = np.greater_equal(columns, first) & np.less(columns, first + number)
+        assert in_span[tiles].all()
+        num_found, num_touched = num_found + in_span.sum(), num_touched + tiles.sum()
     assert 0 < num_touched <= num_found <= 1.1 * num_touched
 
 
