@@ -11,7 +11,7 @@ from measure import median_ms, time_interleaved
 
 T = TypeVar("T")
 _LONGEST_REASON = 700
-# A call of splax took 0.8 ms where it took turns with gsplat, and 0.5 to 0.6 in a process of its own.
+# Cores that slept, and caches full of what another method did, cost a call up to 0.3 ms (docs/performance.md).
 _WARM_UPS = 2
 
 

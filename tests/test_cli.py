@@ -20,6 +20,7 @@ import splax
 from splax import cli, commands
 from splax.options import Train
 from splax.run_folder import RunFolder, picture_name
+from splax.training import memory
 
 WIDTH, HEIGHT, STEPS = 32, 24, 20
 FAST = ["--steps", str(STEPS), "--num-gaussians", "150", "--sh-degree", "1", "--checkpoint-every", "0"]
@@ -355,6 +356,12 @@ def test_what_is_out_of_range_is_said_before_the_start_is_looked_for(data, tmp_p
     for name, value in (("--steps", 0), ("--sh-degree", 4), ("--tile-size", 0), ("--max-gaussians", 0)):
         assert run("train", data, "--out", tmp_path / "run", name, value) == 2
         assert "Looking for where to start" not in capsys.readouterr().out
+
+
+def test_too_little_memory_is_said_before_the_first_step(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "_free_bytes", lambda: 1000)
+    status = run("train", data, "--out", tmp_path / "run", *FAST)
+    assert_refused(status, capsys, "150 Gaussians", "device has 0 MB", "would fit")
 
 
 def test_photos_that_moved_are_found_where_the_user_says(run_copy, data, tmp_path, capsys):

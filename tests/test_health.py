@@ -174,6 +174,25 @@ def test_memory_that_runs_out_where_rows_are_set_aside_loses_nothing(scene, monk
     assert trainer.step == 3 and trainer.model.gaussians.capacity == 300
 
 
+def test_an_error_before_anything_was_given_back_leaves_a_run_where_it_was(scene, monkeypatch):
+    trainer, whole = make_dense_trainer(scene), make_dense_trainer(scene)
+    trainer.fit(5)
+
+    def fail(state, steps):
+        raise jax.errors.JaxRuntimeError("INTERNAL: the device was lost")
+
+    with monkeypatch.context() as context:
+        context.setattr(trainer._refine, "prepared", fail)
+        with pytest.raises(jax.errors.JaxRuntimeError, match="device was lost"):
+            trainer.fit(5)
+    assert trainer.step == 5
+    trainer.fit(5)
+    whole.fit(5)
+    whole.fit(5)
+    for name, value in params_of(whole).items():
+        np.testing.assert_array_equal(params_of(trainer)[name], value, err_msg=name)
+
+
 @pytest.mark.parametrize("asked_before", [False, True])
 def test_too_little_memory_is_an_error_before_the_first_step(scene, monkeypatch, asked_before):
     monkeypatch.setattr(memory_module, "_free_bytes", lambda: 1000)

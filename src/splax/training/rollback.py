@@ -66,6 +66,6 @@ class Rollback:
 
     def recover(self, state: TrainState) -> TrainState:
         """The state, or the one that is kept if a compiled call failed half way and took the state with it."""
-        if self._snapshot is not None and any(x.is_deleted() for x in jax.tree.leaves(state)):
+        if self._snapshot is not None and state.is_broken:
             return self._snapshot.state()
         return state

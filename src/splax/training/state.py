@@ -55,6 +55,11 @@ class TrainState(NamedTuple):
         """Rows, alive or not."""
         return self.alive.shape[0]
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether something that failed half way took some of its buffers."""
+        return any(leaf.is_deleted() for leaf in jax.tree.leaves(self))
+
     def taken_from(self, model: nnx.Module) -> TrainState:
         """This state with the Variables of ``model``, which may have been changed by hand.
 

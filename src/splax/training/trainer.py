@@ -291,10 +291,10 @@ class Trainer:
         state = self._state.taken_from(self.model)
         try:
             return self._refine.prepared(state, max(end, self.config.steps))
-        except jax.errors.JaxRuntimeError as error:
-            # Part of the old state was given back already; before the first step, when rows are set aside, it is
-            # soon made again.
-            self._state = self._start()
+        except BaseException as error:
+            if self._state.is_broken:
+                # Rows are set aside before the first step only, so that nothing was learned yet.
+                self._state = self._start()
             raise_if_out_of_memory(error, state.capacity)
             raise
 

@@ -12,8 +12,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def traced_once(*static: str) -> Callable[[F], F]:
     """Has ``jax.jit`` keep what it traced of a function, for each set of shapes; to its caller nothing changes.
 
-    JAX traces what has a backward pass of its own with that and without it. The first time there is a mesh of no
-    axes, the other time none, and it takes them for different: one that is named is the same.
+    JAX traces what has a backward pass of its own with that and without it. In jax 0.10 the one has a mesh of no
+    axes and the other none, which it takes for different: with the mesh named they are the same.
 
     Args:
         static: names of arguments that are not arrays.
