@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool
+from jaxtyping import Array, Bool, Int
 
 from splax.strategies.base import Strategy
 from splax.training.errors import NoGaussianError
-from splax.training.parts import InParts
+from splax.training.parts import InParts, in_turn
 from splax.training.programs import Programs
 from splax.training.room import Room, room_of_device
 from splax.training.state import TrainState, grow, plan, refine
@@ -19,17 +21,27 @@ from splax.training.stopwatch import Stopwatch
 
 
 class Outcome(NamedTuple):
-    """What a refinement came to.
+    """What a refinement came to. It is carried out only if there are rows enough and none of the rest forbids it.
 
     Attributes:
-        state: the new one; None if it needs more rows than there are. The one of before if it would break Params.
-        num_rows: rows that it needs.
+        step: number of the step it followed.
+        num_rows: rows that it needs; if they are more than there are, they have to be made first.
+        leaves_one: whether a Gaussian would be alive after it.
         broken: which Params it would make NaN or infinite.
     """
 
-    state: TrainState | None
+    step: int
     num_rows: int
+    leaves_one: bool
     broken: Bool[np.ndarray, " params"]
+
+    def check(self) -> None:
+        """Raises a NoGaussianError if no Gaussian would be left alive."""
+        if not self.leaves_one:
+            raise NoGaussianError(
+                f"pruning after step {self.step} left no Gaussian alive. The model holds the state before it. "
+                "More or smaller initial Gaussians, or a lower prune_opacity, may help."
+            )
 
 
 class Refinement:
@@ -54,40 +66,27 @@ class Refinement:
         stopwatch: Stopwatch,
         room: Room | None = None,
     ) -> None:
-        self._strategy, self._tx, self._extent, self._growth = strategy, tx, np.float32(extent), growth
+        self._strategy, self._tx, self._extent, self._growth = strategy, tx, float(extent), growth
         self._stopwatch = stopwatch
         self._room = (room_of_device() if room is None else room).rows
-        self._plan = Programs(plan, static_argnames="strategy")
-        self._refine = InParts(refine, in_place=True, static_argnames=("tx",))
-        self._grow = InParts(grow, in_place=False, static_argnames=("capacity", "strategy", "tx"))
+        self._refine = Programs(
+            _refined, static_argnames=("extent", "strategy", "tx"), donate_argnames="moving"
+        )
+        self._grow = InParts(grow, static_argnames=("capacity", "strategy", "tx"))
 
-    def __call__(self, state: TrainState) -> Outcome:
-        """What a refinement makes of the state; it takes its place, the old one's buffers are given back.
+    def __call__(self, state: TrainState) -> tuple[TrainState, Outcome]:
+        """The state after a refinement, in place of this one; as it is if that cannot be carried out.
 
-        Raises:
-            NoGaussianError: if no Gaussian would be left alive.
+        One program plans it, carries it out if it can be, and tells that: the host does nothing in between.
         """
+        static = {"extent": self._extent, "strategy": self._strategy, "tx": self._tx}
+        moving, staying = _apart(state)
         with self._stopwatch.part("compile"):
-            program = self._plan.compile(state, self._extent, strategy=self._strategy)
+            program = self._refine.compile(moving, staying, **static)
         with self._stopwatch.part("refine"):
-            planned = program(state, self._extent)
-            needed, leaves_one, broken = jax.device_get(
-                (planned.num_rows, planned.leaves_one, planned.broken)
-            )
-        if needed > state.capacity:
-            return Outcome(None, int(needed), broken)
-        if not leaves_one:
-            raise NoGaussianError(
-                f"pruning after step {int(state.step) - 1} left no Gaussian alive. The model holds the state "
-                "before it. More or smaller initial Gaussians, or a lower prune_opacity, may help."
-            )
-        if broken.any():
-            return Outcome(state, int(needed), broken)
-        args = state, planned.surgery, planned.strategy_state
-        with self._stopwatch.part("compile"):
-            program = self._refine.compile(*args, tx=self._tx)
-        with self._stopwatch.part("refine"):
-            return Outcome(program(*args), int(needed), broken)
+            moving, told = program(moving, staying)
+            step, num_rows, leaves_one, *broken = jax.device_get(told).tolist()
+        return state._replace(**moving), Outcome(step, num_rows, bool(leaves_one), np.array(broken, bool))
 
     def with_rows(self, state: TrainState, needed: int) -> TrainState:
         """The same state with as many rows as are needed, and some more, in place of this one."""
@@ -124,3 +123,32 @@ class Refinement:
         """Rows to grow to: some more than are needed, but not more than there can be Gaussians."""
         more = max(int(capacity * self._growth), capacity + self._room)
         return max(needed, min(more, self._strategy.limit or more))
+
+
+# Fields of a TrainState with a row for each Gaussian.
+_MOVING = ("params", "rest", "opt_state", "strategy_state")
+
+
+def _apart(state: TrainState) -> tuple[dict[str, Any], TrainState]:
+    """What a refinement may change, and the state without that.
+
+    JAX's fast way of calling compiled programs is for plain results: the random key, for one, is not.
+    """
+    moving = {name: getattr(state, name) for name in _MOVING}
+    return moving, state._replace(**dict.fromkeys(_MOVING))
+
+
+def _refined(
+    moving: dict[str, Any],
+    staying: TrainState,
+    extent: float,
+    strategy: Strategy,
+    tx: optax.GradientTransformation,
+) -> tuple[dict[str, Any], Int[Array, " facts"]]:
+    """What a refinement makes of it, and the facts of its plan in one array, so that the host waits but once."""
+    state = staying._replace(**moving)
+    planned = plan(state, extent, strategy)
+    scalars = state.step - 1, planned.num_rows, planned.leaves_one
+    told = jnp.concatenate([jnp.array(scalars, jnp.int32), planned.broken], dtype=jnp.int32)
+    new = in_turn(functools.partial(refine, state, tx=tx), state, planned.unless_void(state))
+    return _apart(new)[0], told

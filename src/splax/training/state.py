@@ -145,6 +145,22 @@ class Plan(NamedTuple):
     leaves_one: Bool[Array, ""]
     broken: Bool[Array, " params"]
 
+    def unless_void(self, state: TrainState) -> Plan:
+        """The same plan, or if it cannot be carried out one that leaves every row of the state as it is."""
+        surgery, rows = self.surgery, jnp.arange(state.capacity)
+        ok = (self.num_rows <= state.capacity) & self.leaves_one & ~self.broken.any()
+        now = {name: state.params[GAUSSIANS][name] for name in surgery.values}
+        kept = Surgery(rows, state.alive, jnp.zeros_like(surgery.fresh), now, {}, surgery.num_rows)
+        reset = {name: flag & ok for name, flag in surgery.reset.items()}
+        chosen = _select(ok, surgery._replace(reset={}), kept)._replace(reset=reset)
+        strategy_state = _select(ok, self.strategy_state, state.strategy_state)
+        return self._replace(surgery=chosen, strategy_state=strategy_state)
+
+
+def _select(condition: Bool[Array, ""], one: Any, other: Any) -> Any:
+    """One tree of arrays or another one of the same structure."""
+    return jax.tree.map(lambda one, other: jnp.where(condition, one, other), one, other)
+
 
 def param_names(params: dict[str, Any]) -> list[str]:
     """Names of the leaves of a model's Params, in the order of ``jax.tree.leaves``."""
@@ -177,16 +193,15 @@ def plan(state: TrainState, extent: Any, strategy: Strategy) -> Plan:
     return Plan(surgery, strategy_state, surgery.num_rows, surgery.alive.any(), broken)
 
 
-def refine(
-    state: TrainState, surgery: Surgery, strategy_state: PyTree[Array], tx: optax.GradientTransformation
-) -> TrainState:
+def refine(state: TrainState, planned: Plan, tx: optax.GradientTransformation) -> TrainState:
     """The state after a refinement that was planned."""
+    surgery = planned.surgery
     params = state.params | {GAUSSIANS: apply_surgery(surgery, state.params[GAUSSIANS])}
     return state._replace(
         params=params,
         rest=_with_alive(state.rest, surgery.alive),
         opt_state=move_slots(tx, state.opt_state, params, surgery),
-        strategy_state=strategy_state,
+        strategy_state=planned.strategy_state,
     )
 
 

@@ -378,21 +378,23 @@ class Trainer:
             length.learn(rate)
             if self.strategy.refines_after(step - 1):
                 capacity = self._state.capacity
-                refined, broken = self._refined()
+                broken = self._refine_state()
                 if broken.any():
                     params = name_params(broken, self._state.params)
                     self._go_back(f"in the refinement after step {step - 1}: Params {params}", spoiled=True)
                     continue
-                self._isects.follow(compiles=refined.capacity > capacity)
-                self._state = refined
+                self._isects.follow(compiles=self._state.capacity > capacity)
             yield Progress.of(metrics, step, done, self._state.num_alive, self._seconds, rate)
 
-    def _refined(self) -> tuple[TrainState, np.ndarray]:
-        """The state after a refinement, and which Params broke in it; grows the rows that there are if need be."""
-        while (outcome := self._refine(self._state)).state is None:
+    def _refine_state(self) -> np.ndarray:
+        """Refines, with more rows if there are too few; says which Params that would break, if it did not."""
+        while True:
+            self._state, outcome = self._refine(self._state)
+            if outcome.num_rows <= self._state.capacity:
+                outcome.check()
+                return outcome.broken
             # Nothing else holds the state of fewer rows: a growth takes the most memory of a run.
             self._state = self._refine.with_rows(self._state, outcome.num_rows)
-        return outcome.state, outcome.broken
 
     def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
         """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
