@@ -113,6 +113,18 @@ def test_what_is_asked_for_is_done(with_points):
     assert splax.choose_start(with_points, depth=ramp, num=100).kind == "depth"
 
 
+def test_no_more_than_the_most(with_points):
+    """The scene's 20 points count among them; what is asked for by number is done."""
+    mixed = splax.choose_start(with_depth(with_points), most=120)
+    assert mixed.kind == "depth" and 70 < mixed.gaussians.capacity <= 120
+    np.testing.assert_array_equal(mixed.gaussians.means[:20], with_points.points)
+    assert splax.choose_start(with_points, "random", most=70).gaussians.capacity == 70
+    assert splax.choose_start(with_points, "random", num=90, most=70).gaussians.capacity == 90
+    assert splax.choose_start(with_points, "random", most=60_000).gaussians.capacity == 50_000
+    with pytest.raises(ValueError, match="most must be at least 1, got 0"):
+        splax.choose_start(with_points, "random", most=0)
+
+
 def test_the_seed_decides(scene):
     means = [splax.choose_start(scene, "random", num=50, seed=s).gaussians.means[...] for s in (1, 1, 2)]
     np.testing.assert_array_equal(means[0], means[1])
@@ -189,6 +201,16 @@ def test_a_number_that_is_not_used_is_said(data, tmp_path, capsys):
     options = ["--init", tmp_path / "points.ply", "--num-gaussians", 60]
     assert run("train", data, "--out", tmp_path / "run", *options, *FAST) == 0
     assert "warning: --num-gaussians 60 is not used: the start is file" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default::UserWarning")  # shown, as outside tests
+def test_a_start_above_the_limit_is_said(data, tmp_path, capsys):
+    options = ["--init", "random", "--max-gaussians", 70]
+    assert run("train", data, "--out", tmp_path / "run", *options, *FAST) == 0
+    assert "more than --max-gaussians" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["start"]["num"] == 70
+    assert run("train", data, "--out", tmp_path / "more", *options, "--num-gaussians", 90, *FAST) == 0
+    assert "warning: the start has 90 Gaussians, more than --max-gaussians 70" in capsys.readouterr().err
 
 
 def test_bad_options_are_one_line(data, tmp_path, capsys):

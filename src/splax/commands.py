@@ -226,6 +226,7 @@ def _train_anew(
     _say("Looking for where to start ...")
     start = make_start()
     _say(f"Start: {start.kind}, as {start.reason}.")
+    _warn_above_limit(int(start.gaussians.num_alive), options.max_gaussians)
     if isinstance(options, Train) and options.strategy == "mcmc" and start.kind != FILE:
         prepare(start.gaussians)
     trainer = _make_trainer(scene, options, start.gaussians)
@@ -345,6 +346,7 @@ def _start(scene: Scene, options: Train) -> Start:
             options.init,
             depth=None if options.depth_model is None else MonocularDepth(options.depth_model),
             num=options.num_gaussians,
+            most=options.max_gaussians,
             sh_degree=options.sh_degree,
             seed=options.seed,
         )
@@ -357,6 +359,15 @@ def _start(scene: Scene, options: Train) -> Start:
             stacklevel=2,
         )
     return start
+
+
+def _warn_above_limit(num: int, limit: int | None) -> None:
+    if limit is not None and num > limit:
+        warnings.warn(
+            f"the start has {num:,} Gaussians, more than --max-gaussians {limit}: none will be added, and only "
+            "pruning makes them fewer.",
+            stacklevel=2,
+        )
 
 
 def _demo_start(scene: Scene, options: Demo) -> Start:

@@ -128,7 +128,8 @@ class Train(Running, Recipe, Scores, Data):
     """With --init depth: a network to find depth, its id on the Hugging Face hub or its folder. By default depth
     is the data's own, or found by a plane sweep."""
     num_gaussians: int | None = None
-    """Gaussians to begin with; on depth, at most. Default: 100,000 on depth, 50,000 random ones."""
+    """Gaussians to begin with; on depth, at most. Default: 100,000 on depth, 50,000 random ones, but no more than
+    --max-gaussians."""
     max_gaussians: int | None = None
     """Densify to at most this many. Default: no limit; 1,000,000 with mcmc."""
     sh_degree: int = 3

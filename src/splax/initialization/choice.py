@@ -52,6 +52,7 @@ def choose_start(
     *,
     depth: DepthSource | None = None,
     num: int | None = None,
+    most: int | None = None,
     sh_degree: int = 3,
     seed: int = 0,
 ) -> Start:
@@ -66,17 +67,19 @@ def choose_start(
         init: "auto", "sfm" (the scene's points), "depth", "random", or the path of a splat file or a point cloud.
         depth: where depth comes from; by default the scene's depth images, else a plane sweep.
         num: how many Gaussians, for depth at most; ignored for "sfm" and files.
+        most: where ``num`` is None, how many at most; ignored for "sfm" and files, too.
         sh_degree: degree of the colour, 0 to 3; a splat file has its own.
         seed: of the random ones.
 
     Raises:
         ValueError: on an ``init`` that the scene does not allow, or a file that cannot be read.
     """
-    if num is not None and num < 1:
-        raise ValueError(f"num must be at least 1, got {num}.")
+    for name, value in (("num", num), ("most", most)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
-    maker = _Maker(scene, num, sh_degree, seed)
+    maker = _Maker(scene, num, most, sh_degree, seed)
     if init == AUTO:
         return maker.best(depth)
     if init == SFM:
@@ -94,6 +97,7 @@ class _Maker(NamedTuple):
 
     scene: Scene
     num: int | None
+    most: int | None
     sh_degree: int
     seed: int
 
@@ -133,19 +137,24 @@ class _Maker(NamedTuple):
 
     def from_depth(self, depth: DepthSource, reason: str, *, add_to_points: bool = False) -> Start:
         """On surfaces that depth shows, and, if ``add_to_points``, on the scene's points if it has any."""
-        found = points_from_depth(self.scene, depth, NUM_DEPTH if self.num is None else self.num)
-        points, colors = found.positions, found.colors
         known = self.scene.points if add_to_points else None
+        found = points_from_depth(self.scene, depth, self._num(NUM_DEPTH, 0 if known is None else len(known)))
+        points, colors = found.positions, found.colors
         if known is not None and colors is not None:
             known_colors = self.scene.point_colors
             known_colors = np.full(known.shape, _GREY, np.uint8) if known_colors is None else known_colors
             points, colors = np.concatenate([known, points]), np.concatenate([known_colors, colors])
         return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), DEPTH, reason)
 
+    def _num(self, default: int, others: int = 0) -> int:
+        """How many to make beside others that there are; one at least."""
+        if self.num is not None:
+            return self.num
+        return default if self.most is None else max(min(default, self.most - others), 1)
+
     def random(self, reason: str) -> Start:
         rng = np.random.default_rng(self.seed)
-        num = NUM_RANDOM if self.num is None else self.num
-        points = random_points(self.scene, num, rng).astype(np.float32)
+        points = random_points(self.scene, self._num(NUM_RANDOM), rng).astype(np.float32)
         colors = rng.random(points.shape, np.float32)
         return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), RANDOM, reason)
 
