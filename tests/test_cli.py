@@ -17,7 +17,7 @@ from helpers import write_image, write_transforms
 from test_colmap import write_dataset
 
 import splax
-from splax import cli, commands
+from splax import cli, commands, training_setup
 from splax.options import Train
 from splax.run_folder import RunFolder, picture_name
 from splax.training import memory
@@ -93,7 +93,7 @@ def test_a_run_folder_holds_all_files(finished):
 
 @pytest.mark.parametrize(("steps", "stop"), [(7000, 5000), (8001, 6001), (30, 0)])
 def test_opacities_are_not_reset_in_the_last_steps(steps, stop):
-    assert commands._strategy(Train(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
+    assert training_setup.strategy_of(Train(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_backgrounds_are_random_where_images_are_transparent(option, transparent
     view = demo_scene.train[0]
     alpha = np.zeros(view.image.shape[:2], np.uint8) if transparent else None
     views = [view, dataclasses.replace(view, alpha=alpha)]
-    assert commands._config(Train(background=option), views).background == background
+    assert training_setup.config_of(Train(background=option), views).background == background
 
 
 def test_metrics_say_what_came_out(finished):

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +14,38 @@ import jax
 from flax import nnx
 
 from splax.cameras import Camera
-from splax.corrections.bilateral_grid import BilateralGrid
-from splax.corrections.exposure import Exposure
-from splax.corrections.intrinsics import IntrinsicsRefinement
-from splax.corrections.poses import PoseRefinement
 from splax.data.json_file import shorten
-from splax.data.scene import Scene, View, describe_scene
+from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
-from splax.initialization.choice import DEPTH, FILE, RANDOM, SFM, Start, choose_start
-from splax.initialization.monocular import MonocularDepth
+from splax.initialization.choice import FILE, Start
 from splax.io import formats
 from splax.io.events import EventLog
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.ops.spherical_harmonics import check_sh_degree
-from splax.options import Convert, Demo, Eval, Info, Process, Recipe, Render, Running, Train
-from splax.perceptual import Network, load_weights
+from splax.options import Convert, Demo, Eval, Info, Process, Render, Running, Train
 from splax.processing.dataset import make_dataset
 from splax.program_cache import keep_programs
 from splax.rasterizer import TileRasterizer
 from splax.run_folder import CHECKPOINTS, CONFIG, EVAL, POINT_CLOUD, RunFolder, device_name, picture_name
 from splax.saved_options import DEMO, check_unchanged, read_options, read_sh_degree, save_options
-from splax.strategies.base import Strategy
-from splax.strategies.default import DefaultStrategy
-from splax.strategies.mcmc import MCMCStrategy, prepare
+from splax.strategies.mcmc import prepare
 from splax.training.checkpoints import Checkpoints, can_save
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
 from splax.training.evaluation import scores_line
 from splax.training.memory import OutOfMemoryError
 from splax.training.progress import Progress
-from splax.training.regularizers import Regularizers
-from splax.training.resolution import CoarseToFine
 from splax.training.trainer import Trainer
+from splax.training_setup import (
+    check_networks,
+    check_options,
+    default_tile_size,
+    make_trainer,
+    start_of,
+    start_of_demo,
+)
 from splax.trajectories import orbit
 
 # What of a run's config names its scene, and the types that json gives it.
@@ -59,10 +56,6 @@ _SCENE_OPTIONS = {
     "test_every": int,
     "white_background": bool,
 }
-# The demo's things stand within this many times the median distance of the cameras.
-_DEMO_EXTENT = 0.5
-# Left after the last reset of the opacities; a thousand are too few, see docs/training.md.
-_RECOVERY_STEPS = 2_000
 # Options with which photos may look as no view held out can: its exposure is not known.
 _LEARN_COLORS = ("exposure", "bilateral_grid")
 
@@ -78,7 +71,7 @@ def train(options: Train) -> int:
     keep_programs()
     scene = load_scene(dataclasses.asdict(options))
     _say(describe_scene(scene))
-    return _train_anew(scene, folder, options, lambda: _start(scene, options))
+    return _train_anew(scene, folder, options, lambda: start_of(scene, options))
 
 
 def _resume(options: Train, path: Path) -> int:
@@ -92,7 +85,7 @@ def _resume(options: Train, path: Path) -> int:
     keep_programs()
     # Of any number and in any place: the checkpoint says where all of them are.
     stand_in = Gaussians.random(1, sh_degree=read_sh_degree(config, path / CONFIG), rngs=nnx.Rngs(0))
-    trainer = _make_trainer(load_scene(save_options(began)), began, stand_in)
+    trainer = make_trainer(load_scene(save_options(began)), began, stand_in)
     trainer.resume(Checkpoints(folder.path / CHECKPOINTS))
     _say(f"Going on after {trainer.step:,} steps.")
     folder.forget_scores_from(trainer.step)
@@ -105,7 +98,7 @@ def demo(options: Demo) -> int:
     keep_programs()
     _say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
     scene = make_demo_scene()
-    return _train_anew(scene, folder, options, lambda: _demo_start(scene, options))
+    return _train_anew(scene, folder, options, lambda: start_of_demo(scene, options))
 
 
 def evaluate(options: Eval) -> int:
@@ -114,7 +107,7 @@ def evaluate(options: Eval) -> int:
     scene, model = _reload(folder, options.data)
     intrinsics = folder.load_intrinsics()
     config = TrainConfig(progress=False, corrections=() if intrinsics is None else (intrinsics,))
-    _check_networks(options.lpips)
+    check_networks(options.lpips)
     trainer = Trainer(model, scene, config)
     learned = folder.read_config()
     color_correct = options.color_correct or any(learned.get(name) is True for name in _LEARN_COLORS)
@@ -222,14 +215,14 @@ def load_scene(options: dict[str, Any]) -> Scene:
 def _train_anew(
     scene: Scene, folder: RunFolder, options: Train | Demo, make_start: Callable[[], Start]
 ) -> int:
-    _check(options)
+    check_options(options)
     _say("Looking for where to start ...")
     start = make_start()
     _say(f"Start: {start.kind}, as {start.reason}.")
     _warn_above_limit(int(start.gaussians.num_alive), options.max_gaussians)
     if isinstance(options, Train) and options.strategy == "mcmc" and start.kind != FILE:
         prepare(start.gaussians)
-    trainer = _make_trainer(scene, options, start.gaussians)
+    trainer = make_trainer(scene, options, start.gaussians)
     begun = {"start": start.describe(), "stored_sh_degree": start.gaussians.sh_degree}
     folder.begin(save_options(options) | begun)
     return _train(trainer, folder, options)
@@ -270,97 +263,6 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
     return status
 
 
-def _check(options: Train | Demo) -> None:
-    """Finds what is out of range before the start is looked for, which takes time.
-
-    Raises:
-        ValueError: on such an option.
-    """
-    if isinstance(options, Train):
-        _check_networks(options.lpips)
-    check_sh_degree(options.sh_degree)
-    _rasterizer(options, _config(options))
-    _strategy(options)
-
-
-def _make_trainer(scene: Scene, options: Train | Demo, gaussians: Gaussians) -> Trainer:
-    config = _config(options, scene.train)
-    model = SplatModel(gaussians, _rasterizer(options, config))
-    return Trainer(model, scene, config, strategy=_strategy(options))
-
-
-def _config(options: Train | Demo, views: Sequence[View] = ()) -> TrainConfig:
-    """The Trainer's settings; what only the views to train on decide is open without them."""
-    own = options if isinstance(options, Train) else Train()
-    transparent = any(view.has_alpha for view in views)
-    random = own.background == "random" or (own.background == "auto" and transparent)
-    return TrainConfig(
-        steps=options.steps,
-        seed=options.seed,
-        background="random" if random else None,
-        **_recipe(options),
-        deterministic=own.deterministic,
-    )
-
-
-def _rasterizer(options: Train | Demo, config: TrainConfig) -> TileRasterizer:
-    own = options if isinstance(options, Train) else Train()
-    return TileRasterizer(
-        _default_tile_size() if options.tile_size is None else options.tile_size,
-        antialiased=own.antialiased,
-        render_depth=config.depth_weight > 0,  # one channel less to draw and to differentiate
-        deterministic=own.deterministic,
-    )
-
-
-def _recipe(options: Train | Demo) -> dict[str, Any]:
-    """Settings of a run that help some photos and not others."""
-    if not isinstance(options, Recipe):
-        return {}
-    corrections = {
-        Exposure: options.exposure,
-        BilateralGrid: options.bilateral_grid,
-        PoseRefinement: options.refine_poses,
-        IntrinsicsRefinement: options.refine_intrinsics,
-    }
-    return {
-        "corrections": tuple(correction() for correction, wanted in corrections.items() if wanted),
-        "regularizers": Regularizers(options.opacity_weight, options.scale_weight, options.stretch_weight),
-        "resolution": CoarseToFine(options.halvings, options.halvings_every),
-        "depth_weight": options.depth_weight,
-        "batch_size": options.batch_size,
-    }
-
-
-def _start(scene: Scene, options: Train) -> Start:
-    """What training starts from.
-
-    Raises:
-        ValueError: if the scene does not allow what was asked for, or a package is missing.
-    """
-    if options.depth_model is not None and options.init != DEPTH:
-        raise ValueError(f"--depth-model is for --init depth, got --init {options.init}.")
-    try:
-        start = choose_start(
-            scene,
-            options.init,
-            depth=None if options.depth_model is None else MonocularDepth(options.depth_model),
-            num=options.num_gaussians,
-            most=options.max_gaussians,
-            sh_degree=options.sh_degree,
-            seed=options.seed,
-        )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
-    if options.num_gaussians is not None and start.kind in (SFM, FILE):
-        warnings.warn(
-            f"--num-gaussians {options.num_gaussians} is not used: the start is {start.kind}, of as many as there "
-            "are. It is for starts on depth and random ones.",
-            stacklevel=2,
-        )
-    return start
-
-
 def _warn_above_limit(num: int, limit: int | None) -> None:
     if limit is not None and num > limit:
         warnings.warn(
@@ -368,17 +270,6 @@ def _warn_above_limit(num: int, limit: int | None) -> None:
             "pruning makes them fewer.",
             stacklevel=2,
         )
-
-
-def _demo_start(scene: Scene, options: Demo) -> Start:
-    gaussians = Gaussians.random(
-        options.num_gaussians,
-        extent=_DEMO_EXTENT * scene.radius,
-        center=scene.center,
-        sh_degree=options.sh_degree,
-        rngs=nnx.Rngs(options.seed),
-    )
-    return Start(gaussians, RANDOM, "this is how the demo begins")
 
 
 def _use_fixed_order(wanted: bool) -> None:
@@ -412,25 +303,9 @@ def _say_memory(trainer: Trainer) -> None:
         )
 
 
-def _strategy(options: Train | Demo) -> Strategy:
-    limit = options.max_gaussians
-    match getattr(options, "strategy", "default"):
-        case "mcmc":
-            return MCMCStrategy() if limit is None else MCMCStrategy(max_gaussians=limit)
-        case "none":
-            return Strategy()
-        case _:
-            return DefaultStrategy(max_gaussians=limit, reset_stop=max(options.steps - _RECOVERY_STEPS, 0))
-
-
 def _holds_demo(path: Path) -> bool:
     """Whether the run in the folder, if there is one, is an earlier demo."""
     return (path / CONFIG).is_file() and RunFolder(path).read_config().get("data") == DEMO
-
-
-def _default_tile_size() -> int:
-    """8 pixels on a CPU, where less is computed in vain; 16 elsewhere."""
-    return 8 if jax.default_backend() == "cpu" else 16
 
 
 def _reload(folder: RunFolder, data: Path | None) -> tuple[Scene, SplatModel]:
@@ -451,22 +326,13 @@ def _reload(folder: RunFolder, data: Path | None) -> tuple[Scene, SplatModel]:
             "by --data."
         )
     keep_programs()
-    rasterizer = TileRasterizer(_default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
+    rasterizer = TileRasterizer(default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
     model = SplatModel(folder.load_gaussians(), rasterizer)
     return load_scene(config), model
 
 
 def _draw(model: SplatModel, camera: Camera, scene: Scene) -> Any:
     return jax.numpy.clip(model(camera, background=jax.numpy.asarray(scene.background)).image, 0, 1)
-
-
-def _check_networks(networks: Sequence[Network]) -> None:
-    """Raises ValueError before the work if the weights of a network are missing."""
-    for network in networks:
-        try:
-            load_weights(network)
-        except ImportError as error:
-            raise ValueError(str(error)) from error
 
 
 def _fit(
