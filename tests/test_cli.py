@@ -340,7 +340,7 @@ def test_bad_data_is_refused_in_one_line(editable, tmp_path, capsys, case):
         (["--test-every", 1], ["test_every", "1"]),
         (["--steps", 0], ["steps must be at least 1", "0"]),
         (["--num-gaussians", 0], ["num", "0"]),
-        (["--max-gaussians", 0], ["max_gaussians", "0"]),
+        (["--max-gaussians", 0], ["--max-gaussians", "0"]),
         (["--sh-degree", 4], ["sh_degree", "4"]),
         (["--tile-size", 0], ["tile_size", "0"]),
         (["--seed", -1], ["seed", "-1"]),

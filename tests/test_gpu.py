@@ -11,6 +11,7 @@ from splax.ops.triton.depth_sort import front_to_back
 from splax.ops.triton.warp import Warp
 from splax.ssim_gradient import mean_ssim
 from splax.training.checkpoints import Checkpoints
+from splax.training.refinement import apart
 
 pytestmark = pytest.mark.gpu
 
@@ -359,6 +360,18 @@ def test_training_learns_and_densifies():
     assert trainer.evaluate()["psnr"] > before + 3
     assert int(model.gaussians.num_alive) > 1_000
     assert all(device.platform == "gpu" for device in model.gaussians.means[...].devices())
+
+
+def test_a_refinement_needs_memory_for_little_more_than_one_part():
+    """What XLA sets aside beside the state, 76 % of which are three arrays of one shape: less than two of them."""
+    model = splax.SplatModel(splax.Gaussians.random(50_000, extent=1.5, rngs=nnx.Rngs(0)))
+    scene = splax.make_demo_scene(num_train=2, num_test=1, width=32, height=24)
+    trainer = splax.Trainer(model, scene, splax.TrainConfig(progress=False))
+    refinement = trainer._refine
+    moving, staying = apart(trainer._state)
+    static = {"extent": scene.extent, "strategy": trainer.strategy, "tx": trainer.optimizer}
+    analysis = refinement._refine.compile(moving, staying, **static).memory_analysis()
+    assert analysis.temp_size_in_bytes < 2 * trainer.model.gaussians.shN[...].nbytes
 
 
 def test_training_makes_room_for_pairs_that_did_not_fit():

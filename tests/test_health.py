@@ -120,6 +120,33 @@ def test_a_refinement_that_breaks_a_param_is_named(scene):
     ):
         trainer.fit(12)
     assert all(np.isfinite(value).all() for value in params_of(trainer).values())
+    assert trainer.step == 6  # the second time too nothing but the refinement is lost
+
+
+def starve_with(program):
+    """The program, but that the device has no memory left at its end."""
+
+    def fail(*args):
+        program(*args)
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes")
+
+    return fail
+
+
+@pytest.mark.parametrize("where", ["refines", "grows"])
+def test_memory_that_runs_out_in_a_refinement_loses_nothing_but_that(scene, monkeypatch, where):
+    strategy = splax.DefaultStrategy(refine_start=2, refine_every=4, grow_grad2d=1e-9)
+    trainer = make_dense_trainer(scene, strategy=strategy)
+    trainer.fit(3)
+    part = trainer._refine._refine if where == "refines" else trainer._refine._grow
+    compile_part = part.compile
+    with monkeypatch.context() as context:
+        context.setattr(part, "compile", lambda *args, **static: starve_with(compile_part(*args, **static)))
+        with pytest.raises(splax.OutOfMemoryError, match="holds the last good state"):
+            trainer.fit(5)
+    assert trainer.step == 5  # and not 3, where the call to fit began
+    trainer.fit(3)
+    assert trainer.step == 8 and all(np.isfinite(value).all() for value in params_of(trainer).values())
 
 
 def test_memory_that_runs_out_in_a_compiled_call_loses_nothing(scene, monkeypatch):

@@ -64,6 +64,21 @@ def test_the_tenth_that_is_pulled_at_most_is_copied_after_every_refinement(scene
     assert trainer.history[-1].num_gaussians == 121
 
 
+@dataclasses.dataclass(frozen=True)
+class OneZeroForTwo(splax.Strategy):
+    """Remembers two things, which begin as the same array."""
+
+    def init(self, capacity):
+        zeros = jnp.zeros(capacity)
+        return {"first": zeros, "second": zeros}
+
+
+def test_a_state_may_begin_with_one_array_twice(scene):
+    trainer = make_dense_trainer(scene, strategy=OneZeroForTwo())
+    trainer.fit(2)
+    assert trainer.step == 2
+
+
 def test_penalty_and_move_act_at_every_step(scene):
     still, pushed = (make_dense_trainer(scene, strategy=s) for s in (splax.Strategy(), Pushed()))
     for trainer in (still, pushed):

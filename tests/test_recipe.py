@@ -159,9 +159,16 @@ def test_gaussians_are_born_in_the_middle_of_a_batch(scene):
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model, nnx.Param))))
 
 
-def test_unfit_batches_are_refused():
+def test_unfit_batches_are_refused(scene):
     with pytest.raises(ValueError, match="batch_size"):
         splax.TrainConfig(steps=10, batch_size=11)
+    with pytest.raises(ValueError, match=r"batch_size 4 is for .* optax.MultiSteps\(optimizer, 4\)"):
+        splax.Trainer(
+            make_trainer(scene, steps=14).model,
+            scene,
+            splax.TrainConfig(batch_size=4),
+            optimizer=make_optimizer(extent=1.0, steps=14),
+        )
     with pytest.raises(ValueError, match="batch_size"):
         make_optimizer(extent=1.0, steps=10, batch_size=0)
 
@@ -258,7 +265,6 @@ def test_a_run_with_everything_on_resumes_to_the_bit(tmp_path):
             corrections=(splax.Exposure(), splax.PoseRefinement(), splax.IntrinsicsRefinement()),
             regularizers=splax.Regularizers(opacity=0.01, scale=0.01, stretch=0.1),
             resolution=splax.CoarseToFine(halvings=1, every=8),
-            batch_size=4,
             optimizer=make_optimizer(extent=scene.extent, steps=100, batch_size=4),
         )
 

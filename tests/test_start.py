@@ -118,6 +118,8 @@ def test_no_more_than_the_most(with_points):
     mixed = splax.choose_start(with_depth(with_points), most=120)
     assert mixed.kind == "depth" and 70 < mixed.gaussians.capacity <= 120
     np.testing.assert_array_equal(mixed.gaussians.means[:20], with_points.points)
+    enough = splax.choose_start(with_depth(with_points), most=20)
+    assert enough.kind == "sfm" and enough.reason == "the scene has 20 points, as many as there may be"
     assert splax.choose_start(with_points, "random", most=70).gaussians.capacity == 70
     assert splax.choose_start(with_points, "random", num=90, most=70).gaussians.capacity == 90
     assert splax.choose_start(with_points, "random", most=60_000).gaussians.capacity == 50_000
@@ -203,14 +205,27 @@ def test_a_number_that_is_not_used_is_said(data, tmp_path, capsys):
     assert "warning: --num-gaussians 60 is not used: the start is file" in capsys.readouterr().err
 
 
+def test_mcmc_prepares_what_was_not_trained(data, tmp_path, monkeypatch):
+    """New Gaussians on a point cloud, too; those of a splat file are left as they are."""
+    prepared = []
+    monkeypatch.setattr("splax.commands.prepare", prepared.append)
+    write_point_cloud(tmp_path / "points.ply")
+    options = ["--strategy", "mcmc", *FAST]
+    assert run("train", data, "--out", tmp_path / "first", "--init", tmp_path / "points.ply", *options) == 0
+    assert len(prepared) == 1
+    splat = tmp_path / "first" / "point_cloud.ply"
+    assert run("train", data, "--out", tmp_path / "second", "--init", splat, *options) == 0
+    assert len(prepared) == 1
+
+
 @pytest.mark.filterwarnings("default::UserWarning")  # shown, as outside tests
 def test_a_start_above_the_limit_is_said(data, tmp_path, capsys):
     options = ["--init", "random", "--max-gaussians", 70]
     assert run("train", data, "--out", tmp_path / "run", *options, *FAST) == 0
-    assert "more than --max-gaussians" not in capsys.readouterr().err
+    assert "the start has" not in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "config.json").read_text())["start"]["num"] == 70
     assert run("train", data, "--out", tmp_path / "more", *options, "--num-gaussians", 90, *FAST) == 0
-    assert "warning: the start has 90 Gaussians, more than --max-gaussians 70" in capsys.readouterr().err
+    assert "warning: the start has 90 Gaussians, and --max-gaussians is 70" in capsys.readouterr().err
 
 
 def test_bad_options_are_one_line(data, tmp_path, capsys):

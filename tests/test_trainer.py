@@ -185,6 +185,15 @@ def test_reports_of_progress_alone_leave_the_model_until_the_end(scene, referenc
     assert_same(params_of(trainer), reference.params)
 
 
+def test_views_are_scored_whole_whatever_buffer_the_rasterizer_has(scene):
+    trainer = make_dense_trainer(scene, isect_capacity=None)
+    expected = trainer.evaluate()
+    trainer.model.rasterizer.isect_capacity = 16
+    assert bool(trainer.model(scene.test[0].camera).overflow)
+    assert trainer.evaluate() == expected
+    assert trainer.model.rasterizer.isect_capacity == 16
+
+
 def test_evaluate_agrees_with_numpy(scene):
     trainer = make_trainer(scene)
     result = trainer.evaluate()

@@ -18,7 +18,7 @@ from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
 from splax.gaussians import Gaussians
-from splax.initialization.choice import FILE, Start
+from splax.initialization.choice import Start
 from splax.io import formats
 from splax.io.events import EventLog
 from splax.io.images import save_png, save_video
@@ -45,6 +45,7 @@ from splax.training_setup import (
     make_trainer,
     start_of,
     start_of_demo,
+    strategy_of,
 )
 from splax.trajectories import orbit
 
@@ -219,8 +220,8 @@ def _train_anew(
     _say("Looking for where to start ...")
     start = make_start()
     _say(f"Start: {start.kind}, as {start.reason}.")
-    _warn_above_limit(int(start.gaussians.num_alive), options.max_gaussians)
-    if isinstance(options, Train) and options.strategy == "mcmc" and start.kind != FILE:
+    _warn_above_limit(int(start.gaussians.num_alive), strategy_of(options).limit)
+    if isinstance(options, Train) and options.strategy == "mcmc" and not start.trained:
         prepare(start.gaussians)
     trainer = make_trainer(scene, options, start.gaussians)
     begun = {"start": start.describe(), "stored_sh_degree": start.gaussians.sh_degree}
@@ -266,8 +267,8 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
 def _warn_above_limit(num: int, limit: int | None) -> None:
     if limit is not None and num > limit:
         warnings.warn(
-            f"the start has {num:,} Gaussians, more than --max-gaussians {limit}: none will be added, and only "
-            "pruning makes them fewer.",
+            f"the start has {num:,} Gaussians, and --max-gaussians is {limit:,}: none will be added while there "
+            "are more than that.",
             stacklevel=2,
         )
 

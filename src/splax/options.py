@@ -128,15 +128,15 @@ class Train(Running, Recipe, Scores, Data):
     """With --init depth: a network to find depth, its id on the Hugging Face hub or its folder. By default depth
     is the data's own, or found by a plane sweep."""
     num_gaussians: int | None = None
-    """Gaussians to begin with; on depth, at most. Default: 100,000 on depth, 50,000 random ones, but no more than
-    --max-gaussians."""
+    """Gaussians to begin with; on depth, at most, beside the data's points. Default: 100,000 on depth, 50,000
+    random ones, but no more than --max-gaussians."""
     max_gaussians: int | None = None
     """Densify to at most this many. Default: no limit; 1,000,000 with mcmc."""
     sh_degree: int = 3
     """Degree of view-dependent colour, 0 to 3."""
     background: Literal["auto", "scene", "random"] = "auto"
     """What shows through transparent images in training: the colour that the scene is on, or a new one at each
-    step, so that what is transparent stays empty. auto: random where images have transparent pixels."""
+    step, so that what is transparent stays empty. auto: random where an image has an alpha channel."""
     seed: int = 0
     """Of the initial Gaussians, the order of views and densification."""
     tile_size: int | None = None
@@ -159,8 +159,8 @@ class Demo(Running):
     """Folder to write the run to; an earlier demo in it is replaced."""
     steps: int = 1500
     """Length of the run."""
-    num_gaussians: int = 10_000
-    """Random Gaussians to begin with."""
+    num_gaussians: int | None = None
+    """Random Gaussians to begin with. Default: 10,000, but no more than --max-gaussians."""
     max_gaussians: int | None = None
     """Densify to at most this many."""
     sh_degree: int = 3

@@ -83,7 +83,7 @@ class RenderOutput(NamedTuple):
             raise ValueError(
                 f"the view has {int(self.num_isects.max())} intersections but isect_capacity is "
                 f"{int(self.isect_capacity.min())}, so the image is incomplete; pass a larger isect_capacity, or "
-                "call the rasterizer outside jit, where it sizes the buffer itself."
+                "none outside jit, where the rasterizer then sizes the buffer itself."
             )
         return self
 
@@ -91,9 +91,9 @@ class RenderOutput(NamedTuple):
 class TileRasterizer(nnx.Module):
     """Tile-based rasterizer of 3D Gaussians (Kerbl et al. 2023); settings only, no Params.
 
-    Called outside ``jax.jit`` it counts the (tile, Gaussian) pairs and sizes their buffer itself. Inside ``jit``
-    or ``vmap`` shapes are static, so ``isect_capacity`` must be given; :meth:`count_isects` tells how many a
-    view needs, and ``RenderOutput.overflow`` whether the buffer was too small.
+    Called outside ``jax.jit`` it counts the (tile, Gaussian) pairs and sizes their buffer itself, unless it has a
+    size. Inside ``jit`` or ``vmap`` shapes are static, so ``isect_capacity`` must be given; :meth:`count_isects`
+    tells how many a view needs, and ``RenderOutput.overflow`` whether the buffer was too small.
 
     Args:
         tile_size: pixels per tile side; does not change the image.

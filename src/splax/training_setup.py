@@ -32,6 +32,7 @@ from splax.training.trainer import Trainer
 
 # The demo's things stand within this many times the median distance of the cameras.
 _DEMO_EXTENT = 0.5
+_DEMO_GAUSSIANS = 10_000
 # Left after the last reset of the opacities; a thousand are too few, see docs/training.md.
 _RECOVERY_STEPS = 2_000
 
@@ -45,6 +46,8 @@ def check_options(options: Train | Demo) -> None:
     if isinstance(options, Train):
         check_networks(options.lpips)
     check_sh_degree(options.sh_degree)
+    if options.max_gaussians is not None and options.max_gaussians < 1:
+        raise ValueError(f"--max-gaussians must be 1 or more, got {options.max_gaussians}.")
     _rasterizer(options, config_of(options))
     strategy_of(options)
 
@@ -89,8 +92,11 @@ def start_of(scene: Scene, options: Train) -> Start:
 
 def start_of_demo(scene: Scene, options: Demo) -> Start:
     """What the demo starts from."""
+    num = options.num_gaussians
+    if num is None:
+        num = min(_DEMO_GAUSSIANS, options.max_gaussians or _DEMO_GAUSSIANS)
     gaussians = Gaussians.random(
-        options.num_gaussians,
+        num,
         extent=_DEMO_EXTENT * scene.radius,
         center=scene.center,
         sh_degree=options.sh_degree,

@@ -35,11 +35,13 @@ class Start(NamedTuple):
         gaussians: they.
         kind: "sfm", "depth", "random" or "file".
         reason: why, a sentence for people.
+        trained: whether they were trained before: those of a splat file.
     """
 
     gaussians: Gaussians
     kind: str
     reason: str
+    trained: bool = False
 
     def describe(self) -> dict[str, Any]:
         """For a run's config: the kind, the reason and how many there are."""
@@ -66,8 +68,8 @@ def choose_start(
         scene: to be trained on.
         init: "auto", "sfm" (the scene's points), "depth", "random", or the path of a splat file or a point cloud.
         depth: where depth comes from; by default the scene's depth images, else a plane sweep.
-        num: how many Gaussians, for depth at most; ignored for "sfm" and files.
-        most: where ``num`` is None, how many at most; ignored for "sfm" and files, too.
+        num: how many Gaussians, for depth at most, beside the scene's points; ignored for "sfm" and files.
+        most: where ``num`` is None, how many at most, the scene's points included; ignored for "sfm" and files.
         sh_degree: degree of the colour, 0 to 3; a splat file has its own.
         seed: of the random ones.
 
@@ -89,7 +91,7 @@ def choose_start(
         return maker.from_depth(source, f"it was asked for; depth {_origin(source)}")
     if init == RANDOM:
         return maker.random("it was asked for")
-    return Start(_from_file(Path(init).expanduser(), sh_degree), FILE, f"{init} was asked for")
+    return _from_file(Path(init).expanduser(), sh_degree, f"{init} was asked for")
 
 
 class _Maker(NamedTuple):
@@ -108,6 +110,8 @@ class _Maker(NamedTuple):
         points = 0 if scene.points is None else len(scene.points)
         if points >= FEW_POINTS:
             return self.from_points(f"the scene has {points:,} points")
+        if points and self.num is None and self.most is not None and points >= self.most:
+            return self.from_points(f"the scene has {points:,} points, as many as there may be")
         has = f"the scene has only {points:,} points" if points else "the scene has no points"
         try:
             source = self._own_or_swept()
@@ -164,7 +168,7 @@ def _origin(depth: DepthSource) -> str:
     return "is the scene's own" if depth is stored_depth else f"comes from {depth}"
 
 
-def _from_file(path: Path, sh_degree: int) -> Gaussians:
+def _from_file(path: Path, sh_degree: int, reason: str) -> Start:
     """A splat file's Gaussians, or new ones on the points of a .ply file."""
     if not path.exists():
         raise ValueError(
@@ -172,11 +176,11 @@ def _from_file(path: Path, sh_degree: int) -> Gaussians:
             "splat file or of a point cloud (.ply)."
         )
     if path.suffix.lower() != ".ply" or not _is_point_cloud(path):
-        return load_splats(path)
+        return Start(load_splats(path), FILE, reason, trained=True)
     points = read_ply_points(path)
     if points is None:
         raise ValueError(f"{path} holds no point that is finite.")
-    return Gaussians.from_points(points.positions, points.colors, sh_degree=sh_degree)
+    return Start(Gaussians.from_points(points.positions, points.colors, sh_degree=sh_degree), FILE, reason)
 
 
 def _is_point_cloud(path: Path) -> bool:

@@ -16,6 +16,7 @@ from splax.data.scene import View
 from splax.metrics import psnr, ssim
 from splax.model import SplatModel
 from splax.perceptual import Network, lpips
+from splax.rasterizer import RenderOutput
 from splax.training.targets import on_background
 
 _NETWORKS = {"alex": "AlexNet", "vgg": "VGG16"}
@@ -123,7 +124,7 @@ def evaluate_views(
         except ValueError as error:
             warnings.warn(f"view {view.name!r} is left out of the scores: {error}", stacklevel=2)
             continue
-        image = jnp.clip(model(correct(view.camera), background=background).image, 0, 1)
+        image = jnp.clip(_draw_whole(model, correct(view.camera), background).image, 0, 1)
         target = jnp.asarray(photo, image.dtype) / 255
         alpha = jnp.asarray(view.alpha) if view.has_alpha and view.alpha is not None else None
         target = on_background(target, alpha, old, background)
@@ -136,6 +137,18 @@ def evaluate_views(
             lpips={network: float(lpips(*shown, network=network)) for network in networks},
             cc=_score(correct_colors(image, target, mask), target, mask) if color_correct else {},
         )
+
+
+def _draw_whole(model: SplatModel, camera: Camera, background: Float[Array, " 3"]) -> RenderOutput:
+    """A view, for which the rasterizer sizes its buffer itself where the given size is too small."""
+    output, rasterizer = model(camera, background=background), model.rasterizer
+    if rasterizer.isect_capacity is None or not bool(output.overflow):
+        return output
+    given, rasterizer.isect_capacity = rasterizer.isect_capacity, None
+    try:
+        return model(camera, background=background)
+    finally:
+        rasterizer.isect_capacity = given
 
 
 def _score(

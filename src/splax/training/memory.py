@@ -70,7 +70,7 @@ class MemoryNeed(NamedTuple):
 
     def cure(self) -> str:
         """What would make it fit."""
-        if self.available is not None and self.photos > self.available / 2:
+        if self.available and self.photos > self.available / 2:
             factor = 2
             while self.photos / factor**2 > self.available / 2:
                 factor *= 2
@@ -110,12 +110,12 @@ def step_need(
     held, shown = _num_bytes(state), _num_bytes(photos)
     analysis = compiled.memory_analysis()  # None where the platform has none
     computed = 0 if analysis is None else analysis.temp_size_in_bytes
-    # Beside the state lies a copy of a part of it, the model's. Refinements, which write the state anew a part at
-    # a time, need less than what a step computes.
+    # Beside the state lies a copy of a part of it, the model's. Refinements, which on a GPU write the state anew
+    # a part at a time, need less than what a step computes.
     rows = held + held // 2 + computed
     free = _free_bytes()
     now = held if present is None else _num_bytes(present)
-    available = None if free is None else int(_USABLE * (free + now + shown))
+    available = None if free is None else max(0, int(_USABLE * (free + now + shown)))
     return MemoryNeed(shown, rows, num_rows, available)
 
 

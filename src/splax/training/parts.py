@@ -24,8 +24,8 @@ Part = tuple[int, ...]
 def in_turn(change: Callable[[Any], TrainState], state: TrainState, plan: PyTree[Array]) -> TrainState:
     """``change(plan)``, for a compiled program that puts the new state in place of the old, of like shapes.
 
-    No part begins before the last one ends. Left to itself XLA moves the rows of all arrays of one shape in a
-    single kernel, and so needs memory for all of them beside the state.
+    No part begins before the last one ends, on a GPU. Left to itself XLA moves the rows of all arrays of one shape
+    in a single kernel there, and so needs memory for all of them beside the state. On a CPU barriers are dropped.
 
     Args:
         change: makes the new state; what it does not change must be the very leaves of ``state``.

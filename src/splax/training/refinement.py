@@ -80,7 +80,7 @@ class Refinement:
         One program plans it, carries it out if it can be, and tells that: the host does nothing in between.
         """
         static = {"extent": self._extent, "strategy": self._strategy, "tx": self._tx}
-        moving, staying = _apart(state)
+        moving, staying = apart(state)
         with self._stopwatch.part("compile"):
             program = self._refine.compile(moving, staying, **static)
         with self._stopwatch.part("refine"):
@@ -129,7 +129,7 @@ class Refinement:
 _MOVING = ("params", "rest", "opt_state", "strategy_state")
 
 
-def _apart(state: TrainState) -> tuple[dict[str, Any], TrainState]:
+def apart(state: TrainState) -> tuple[dict[str, Any], TrainState]:
     """What a refinement may change, and the state without that.
 
     JAX's fast way of calling compiled programs is for plain results: the random key, for one, is not.
@@ -151,4 +151,4 @@ def _refined(
     scalars = state.step - 1, planned.num_rows, planned.leaves_one
     told = jnp.concatenate([jnp.array(scalars, jnp.int32), planned.broken], dtype=jnp.int32)
     new = in_turn(functools.partial(refine, state, tx=tx), state, planned.unless_void(state))
-    return _apart(new)[0], told
+    return apart(new)[0], told

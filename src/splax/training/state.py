@@ -104,7 +104,7 @@ def init_state(
         params=params,
         rest=rest,
         opt_state=_of_their_own(tx.init(params), params),
-        strategy_state=strategy.init(rest[GAUSSIANS]["alive"].shape[0]),
+        strategy_state=_of_their_own(strategy.init(rest[GAUSSIANS]["alive"].shape[0]), rest),
         corrections=corrections,
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key(seed),
@@ -115,7 +115,8 @@ def init_state(
 def _of_their_own(tree: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
     """The arrays, but copies of those that are among the others or come twice: training reuses every buffer.
 
-    An optimizer may begin with the Params themselves, as averages of them do, or with one zero for two slots.
+    An optimizer may begin with the Params themselves, as averages of them do, or with one zero for two slots; so
+    may a strategy.
     """
     seen = {id(leaf) for leaf in jax.tree.leaves(others)}
 

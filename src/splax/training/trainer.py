@@ -8,6 +8,7 @@ the same step.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import warnings
@@ -45,7 +46,7 @@ from splax.training.progress import Progress, ProgressBar, StepMetrics
 from splax.training.refinement import Refinement
 from splax.training.resume import Position, load_run, settings_of
 from splax.training.rollback import Rollback
-from splax.training.snapshot import to_arrays
+from splax.training.snapshot import Snapshot, to_arrays
 from splax.training.state import TrainState, init_state
 from splax.training.step import TrainStep
 from splax.training.stopwatch import Stopwatch
@@ -86,8 +87,9 @@ class Trainer:
             optimizer: any optax transformation; Adam with a rate per Param if None.
 
         Raises:
-            ValueError: on a model of no Gaussian alive, depth that is to be used but that there is none of, or a
-                model that cannot keep what ``config.deterministic`` promises.
+            ValueError: on a model of no Gaussian alive, depth that is to be used but that there is none of, a
+                batch size beside an optimizer of your own, or a model that cannot keep what
+                ``config.deterministic`` promises.
         """
         self.model = model
         self.scene = scene
@@ -97,6 +99,12 @@ class Trainer:
             extent=scene.extent, steps=config.steps, rates=config.learning_rates, batch_size=config.batch_size
         )
         self.history: list[Progress] = []
+        if optimizer is not None and config.batch_size > 1:
+            raise ValueError(
+                f"batch_size {config.batch_size} is for the optimizer that the Trainer makes. Wrap your own, "
+                f"optax.MultiSteps(optimizer, {config.batch_size}).gradient_transformation(), and leave batch_size"
+                " at 1."
+            )
         if int(model.gaussians.num_alive) == 0:
             raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
         if config.deterministic and jax.default_backend() == "gpu" and not model.rasterizer.deterministic:
@@ -121,6 +129,7 @@ class Trainer:
         self._refine = Refinement(
             self.strategy, self.optimizer, extent=scene.extent, growth=config.growth, stopwatch=watch
         )
+        self._refined: set[int] = set()  # numbers of rows in which a refinement ran
         self._rollback = Rollback()
 
     def _start(self) -> TrainState:
@@ -259,7 +268,8 @@ class Trainer:
         """Goes back to the last state that was saved, by this Trainer or another one of the same settings.
 
         What follows is to the bit what would have followed there, on the same machine and versions; on a GPU if
-        ``config.deterministic``.
+        ``config.deterministic``. What the photos show, their cameras, an optimizer of your own and an overridden
+        :meth:`loss` must be the same; they are not compared.
 
         Raises:
             ValueError: if there is no checkpoint, it is damaged, or it is of other settings or data.
@@ -381,7 +391,7 @@ class Trainer:
                 broken = self._refine_state()
                 if broken.any():
                     params = name_params(broken, self._state.params)
-                    self._go_back(f"in the refinement after step {step - 1}: Params {params}", spoiled=True)
+                    self._go_back(f"in the refinement after step {step - 1}: Params {params}", spoiled=False)
                     continue
                 self._isects.follow(compiles=self._state.capacity > capacity)
             yield Progress.of(metrics, step, done, self._state.num_alive, self._seconds, rate)
@@ -389,12 +399,29 @@ class Trainer:
     def _refine_state(self) -> np.ndarray:
         """Refines, with more rows if there are too few; says which Params that would break, if it did not."""
         while True:
-            self._state, outcome = self._refine(self._state)
+            is_known = self._state.capacity in self._refined
+            # Where memory runs out it does so at the first call of a program.
+            with contextlib.nullcontext() if is_known else self._not_lost():
+                self._state, outcome = self._refine(self._state)
+            self._refined.add(self._state.capacity)
             if outcome.num_rows <= self._state.capacity:
                 outcome.check()
                 return outcome.broken
             # Nothing else holds the state of fewer rows: a growth takes the most memory of a run.
-            self._state = self._refine.with_rows(self._state, outcome.num_rows)
+            with self._not_lost():
+                self._state = self._refine.with_rows(self._state, outcome.num_rows)
+
+    @contextlib.contextmanager
+    def _not_lost(self) -> Iterator[None]:
+        """Brings the state back if what is done inside fails, and the state's memory had been given to it."""
+        with self._stopwatch.part("snapshots"):
+            kept = Snapshot.take(self._state)
+        try:
+            yield
+        except BaseException:
+            if self._state.is_broken:
+                self._state = kept.state()
+            raise
 
     def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
         """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
