@@ -16,12 +16,20 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import pytest
+from kernel_bounds import watched
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 
 def _has_gpu() -> bool:
     return any(device.platform == "gpu" for device in jax.devices())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --watch-kernels."""
+    parser.addoption(
+        "--watch-kernels", action="store_true", help="look at every access to memory of interpreted kernels"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -39,6 +47,17 @@ def _forget_compiled_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _watch_kernels(request: pytest.FixtureRequest, _forget_compiled_programs: None) -> Iterator[None]:
+    """With --watch-kernels: fails if an interpreted kernel left an array; once a file, as tests share kernels."""
+    if not request.config.getoption("--watch-kernels"):
+        yield
+        return
+    with watched() as accesses:
+        yield
+    assert not accesses.outside, "kernels left their arrays: " + "; ".join(sorted(accesses.outside))
 
 
 @pytest.fixture

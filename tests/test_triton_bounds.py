@@ -1,0 +1,78 @@
+"""Kernels stay within their arrays: a whole frame and its gradients, interpreted, with every access looked at."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from kernel_bounds import watched
+from test_triton_project import CAMERA, SETTINGS, SIZE, Parameters, jit_quickly, make_parameters
+
+from splax.ops.triton import render as triton
+from splax.ops.triton.tiling import Tiling
+from splax.ops.triton.warp import LANES, Warp, lanes, load, store
+from splax.rasterizer import splat
+
+INTERPRETED = Warp(interpret=True)
+FILES = (
+    "backward",
+    "forward",
+    "geometry",
+    "harmonics",
+    "intersection",
+    "project",
+    "slots",
+    "sums",
+    "tile_ranges",
+)
+
+
+@pytest.mark.parametrize(
+    ("tile_size", "room", "options"),
+    [
+        (8, 1_000, {"absgrad": True}),
+        (16, 50, {}),  # not all 84 pairs fit
+        (16, 1_000, {"deterministic": True}),
+    ],
+    ids=["small tiles", "too little room", "fixed order"],
+)
+def test_a_frame_and_its_gradients_stay_within_their_arrays(tile_size, room, options):
+    settings = SETTINGS._replace(**options)
+    params, tiling = make_parameters(3, 3), Tiling(SIZE.width, SIZE.height, tile_size)
+    job = triton.Job(
+        settings, tiling, room, INTERPRETED, functools.partial(splat, size=SIZE, settings=settings)
+    )
+
+    @jit_quickly
+    def there_and_back(floats, offset):
+        def draw(floats, offset):
+            whole = params._replace(**dict(zip(Parameters._fields, floats, strict=False)))
+            rendered: Any = triton.render(whole, CAMERA.viewmat, CAMERA.K, offset, job)
+            return (rendered.channels, rendered.alpha, rendered.means2d), rendered.num_isects
+
+        (drawn, pull, num_isects) = jax.vjp(draw, floats, offset, has_aux=True)
+        return num_isects, pull(jax.tree.map(jnp.ones_like, drawn))
+
+    with watched() as accesses:
+        num_isects, grads = there_and_back(params[:6], jnp.zeros_like(params.means[:, :2]))
+        jax.block_until_ready(grads)
+    assert not accesses.outside, accesses.outside
+    assert (int(num_isects) > room) == (room == 50)
+    seen = {place.split(".py")[0] for place in accesses.places}
+    assert seen >= set(FILES) - ({"sums"} if options.get("deterministic") else set())
+
+
+@pytest.mark.parametrize("wrong", ["load", "store"])
+def test_an_access_outside_is_seen(wrong):
+    def kernel(source, out):
+        load(source, lanes() + (1 if wrong == "load" else 0), lanes() < 31 if wrong == "store" else None)
+        store(out, lanes() - (1 if wrong == "store" else 0), lanes())
+        store(out, lanes() + 1, lanes(), lanes() < 31)  # the last lane, which would be outside, is off
+
+    with watched() as accesses:
+        shape = jax.ShapeDtypeStruct((LANES,), jnp.int32)
+        out = INTERPRETED.launch("wrong", kernel, (1,), shape, jnp.zeros(LANES))
+        jax.block_until_ready(out)
+    (place,) = accesses.outside
+    assert place.endswith("1 to 32 of 32" if wrong == "load" else "-1 to 30 of 32")
