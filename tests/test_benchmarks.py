@@ -1,6 +1,7 @@
 """The CPU benchmark runs, and the methods it compares draw the same image."""
 
 import json
+import re
 import types
 
 import pytest
@@ -54,3 +55,13 @@ def test_many_photos_go_through_a_feed_that_holds_few(import_benchmark, capsys):
     results = many_photos.main(options)
     assert results["peak_mb"] >= results["before_mb"] > 0
     assert "9 photos of 640 x 480" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["forward", "forward+backward"])
+def test_the_first_call_is_timed(what, import_benchmark, capsys):
+    first_call = import_benchmark("first_call")
+    first_call.main(first_call.Options(what=what, num=50, width=32, height=24, tile_size=8))
+    (seconds,) = re.findall(
+        rf"{re.escape(what)}: first call (\S+) s, overflow: False", capsys.readouterr().out
+    )
+    assert float(seconds) > 0
