@@ -39,7 +39,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Prints one line."""
+    """Prints the machine and the time."""
     gaussians = splax.Gaussians.random(options.num, extent=1.5, rngs=nnx.Rngs(0))
     camera = splax.Camera.look_at(
         (0, -4, 1), (0, 0, 0), fov_x=0.8, width=options.width, height=options.height
@@ -59,7 +59,7 @@ def main(options: Options) -> None:
     started = time.perf_counter()
     result = jax.block_until_ready(jax.jit(draw)(params))
     seconds = time.perf_counter() - started
-    overflow = jax.tree.leaves(result)[1]
+    overflow = result[1] if options.what == "forward" else result[0][1]
     print(", ".join(f"{name}: {value}" for name, value in describe_machine().items()))
     print(f"{options.what}: first call {seconds:.2f} s, overflow: {bool(overflow)}")
 

@@ -11,7 +11,7 @@ from splax.ops.triton.depth_sort import front_to_back
 from splax.ops.triton.warp import Warp
 from splax.ssim_gradient import mean_ssim
 from splax.training.checkpoints import Checkpoints
-from splax.training.refinement import apart
+from splax.training.refinement import moving_and_staying
 
 pytestmark = pytest.mark.gpu
 
@@ -368,7 +368,7 @@ def test_a_refinement_needs_memory_for_little_more_than_one_part():
     scene = splax.make_demo_scene(num_train=2, num_test=1, width=32, height=24)
     trainer = splax.Trainer(model, scene, splax.TrainConfig(progress=False))
     refinement = trainer._refine
-    moving, staying = apart(trainer._state)
+    moving, staying = moving_and_staying(trainer._state)
     static = {"extent": scene.extent, "strategy": trainer.strategy, "tx": trainer.optimizer}
     analysis = refinement._refine.compile(moving, staying, **static).memory_analysis()
     assert analysis.temp_size_in_bytes < 2 * trainer.model.gaussians.shN[...].nbytes

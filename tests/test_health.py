@@ -234,6 +234,12 @@ def test_too_little_memory_is_an_error_before_the_first_step(scene, monkeypatch,
         np.testing.assert_array_equal(value, before[name])
 
 
+def test_where_nothing_is_free_an_estimate_says_so():
+    need = MemoryNeed(photos=100 << 20, rows=900 << 20, num_rows=1000, available=0)
+    assert not need.fits and need.most_rows == 0
+    assert "--max-gaussians and --num-gaussians" in need.cure()
+
+
 def test_an_estimate_says_what_would_fit():
     need = MemoryNeed(photos=100 << 20, rows=900 << 20, num_rows=1000, available=500 << 20)
     assert not need.fits and need.most_rows == 444

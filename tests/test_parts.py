@@ -82,7 +82,8 @@ def test_refinement_and_growth_in_parts_are_those_in_one(tx):
 
 def test_parts_are_changed_one_after_the_other():
     """Seen in what XLA is given: a barrier after each part, from which the next one takes the plan."""
-    tx, state = optax.adam(1e-3), a_state(optax.adam(1e-3))
+    tx = optax.adam(1e-3)
+    state = a_state(tx)
     planned = plan(state, 1.0, splax.DefaultStrategy())
     jaxpr = jax.make_jaxpr(lambda s, p: in_turn(lambda p: refine(s, p, tx), s, p))(state, planned)
     barriers = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "optimization_barrier"]

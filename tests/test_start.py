@@ -15,6 +15,8 @@ import splax
 from splax.data.scene import Scene, View
 from splax.initialization.choice import FEW_POINTS
 from splax.initialization.depth_source import DepthError
+from splax.options import Demo
+from splax.training_setup import start_of_demo
 
 WIDTH, HEIGHT = 40, 32
 
@@ -125,6 +127,12 @@ def test_no_more_than_the_most(with_points):
     assert splax.choose_start(with_points, "random", most=60_000).gaussians.capacity == 50_000
     with pytest.raises(ValueError, match="most must be at least 1, got 0"):
         splax.choose_start(with_points, "random", most=0)
+
+
+def test_the_demo_starts_with_no_more_either(scene):
+    assert start_of_demo(scene, Demo(max_gaussians=70)).gaussians.capacity == 70
+    assert start_of_demo(scene, Demo(max_gaussians=70, num_gaussians=90)).gaussians.capacity == 90
+    assert start_of_demo(scene, Demo()).gaussians.capacity == 10_000
 
 
 def test_the_seed_decides(scene):

@@ -151,10 +151,10 @@ class _Maker(NamedTuple):
         return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), DEPTH, reason)
 
     def _num(self, default: int, others: int = 0) -> int:
-        """How many to make beside others that there are; one at least."""
+        """How many to make, beside others that there are."""
         if self.num is not None:
             return self.num
-        return default if self.most is None else max(min(default, self.most - others), 1)
+        return default if self.most is None else min(default, self.most - others)
 
     def random(self, reason: str) -> Start:
         rng = np.random.default_rng(self.seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,10 +84,10 @@ def parts_of(state: TrainState) -> list[Part]:
 
     Large Params come last, because the optimizer may look at them to begin a slot.
     """
-    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)]
-    num_params = len(jax.tree.leaves(state.params))
-    large = [index for index, size in enumerate(sizes) if size > _LARGE * sum(sizes)]
-    rest = tuple(index for index in range(len(sizes)) if index not in large)
+    leaves = jax.tree.leaves(state)
+    total, num_params = sum(leaf.nbytes for leaf in leaves), len(jax.tree.leaves(state.params))
+    large = [index for index, leaf in enumerate(leaves) if leaf.nbytes > _LARGE * total]
+    rest = tuple(index for index in range(len(leaves)) if index not in large)
     slots = [(index,) for index in large if index >= num_params]
     params = [(index,) for index in large if index < num_params]
     return [*slots, rest, *params]

@@ -19,27 +19,28 @@ from splax.training.room import Room, room_of_device
 from splax.training.state import TrainState, grow, plan, refine
 from splax.training.stopwatch import Stopwatch
 
+# Fields of a TrainState that a refinement may change.
+_MOVING = ("params", "rest", "opt_state", "strategy_state")
+
 
 class Outcome(NamedTuple):
     """What a refinement came to. It is carried out only if there are rows enough and none of the rest forbids it.
 
     Attributes:
-        step: number of the step it followed.
         num_rows: rows that it needs; if they are more than there are, they have to be made first.
         leaves_one: whether a Gaussian would be alive after it.
         broken: which Params it would make NaN or infinite.
     """
 
-    step: int
     num_rows: int
     leaves_one: bool
     broken: Bool[np.ndarray, " params"]
 
-    def check(self) -> None:
-        """Raises a NoGaussianError if no Gaussian would be left alive."""
+    def check(self, step: int) -> None:
+        """Raises a NoGaussianError, which names the step before, if no Gaussian would be left alive."""
         if not self.leaves_one:
             raise NoGaussianError(
-                f"pruning after step {self.step} left no Gaussian alive. The model holds the state before it. "
+                f"pruning after step {step} left no Gaussian alive. The model holds the state before it. "
                 "More or smaller initial Gaussians, or a lower prune_opacity, may help."
             )
 
@@ -80,13 +81,13 @@ class Refinement:
         One program plans it, carries it out if it can be, and tells that: the host does nothing in between.
         """
         static = {"extent": self._extent, "strategy": self._strategy, "tx": self._tx}
-        moving, staying = apart(state)
+        moving, staying = moving_and_staying(state)
         with self._stopwatch.part("compile"):
             program = self._refine.compile(moving, staying, **static)
         with self._stopwatch.part("refine"):
             moving, told = program(moving, staying)
-            step, num_rows, leaves_one, *broken = jax.device_get(told).tolist()
-        return state._replace(**moving), Outcome(step, num_rows, bool(leaves_one), np.array(broken, bool))
+            num_rows, leaves_one, *broken = jax.device_get(told).tolist()
+        return state._replace(**moving), Outcome(num_rows, bool(leaves_one), np.array(broken, bool))
 
     def with_rows(self, state: TrainState, needed: int) -> TrainState:
         """The same state with as many rows as are needed, and some more, in place of this one."""
@@ -125,11 +126,7 @@ class Refinement:
         return max(needed, min(more, self._strategy.limit or more))
 
 
-# Fields of a TrainState with a row for each Gaussian.
-_MOVING = ("params", "rest", "opt_state", "strategy_state")
-
-
-def apart(state: TrainState) -> tuple[dict[str, Any], TrainState]:
+def moving_and_staying(state: TrainState) -> tuple[dict[str, Any], TrainState]:
     """What a refinement may change, and the state without that.
 
     JAX's fast way of calling compiled programs is for plain results: the random key, for one, is not.
@@ -148,7 +145,7 @@ def _refined(
     """What a refinement makes of it, and the facts of its plan in one array, so that the host waits but once."""
     state = staying._replace(**moving)
     planned = plan(state, extent, strategy)
-    scalars = state.step - 1, planned.num_rows, planned.leaves_one
-    told = jnp.concatenate([jnp.array(scalars, jnp.int32), planned.broken], dtype=jnp.int32)
+    scalars = jnp.array([planned.num_rows, planned.leaves_one], jnp.int32)
+    told = jnp.concatenate([scalars, planned.broken], dtype=jnp.int32)
     new = in_turn(functools.partial(refine, state, tx=tx), state, planned.unless_void(state))
-    return apart(new)[0], told
+    return moving_and_staying(new)[0], told

@@ -148,19 +148,20 @@ class Plan(NamedTuple):
 
     def unless_void(self, state: TrainState) -> Plan:
         """The same plan, or if it cannot be carried out one that leaves every row of the state as it is."""
-        surgery, rows = self.surgery, jnp.arange(state.capacity)
         ok = (self.num_rows <= state.capacity) & self.leaves_one & ~self.broken.any()
-        now = {name: state.params[GAUSSIANS][name] for name in surgery.values}
-        kept = Surgery(rows, state.alive, jnp.zeros_like(surgery.fresh), now, {}, surgery.num_rows)
-        reset = {name: flag & ok for name, flag in surgery.reset.items()}
-        chosen = _select(ok, surgery._replace(reset={}), kept)._replace(reset=reset)
-        strategy_state = _select(ok, self.strategy_state, state.strategy_state)
-        return self._replace(surgery=chosen, strategy_state=strategy_state)
-
-
-def _select(condition: Bool[Array, ""], one: Any, other: Any) -> Any:
-    """One tree of arrays or another one of the same structure."""
-    return jax.tree.map(lambda one, other: jnp.where(condition, one, other), one, other)
+        nothing = self.surgery._replace(
+            source=jnp.arange(state.capacity),
+            alive=state.alive,
+            fresh=jnp.zeros_like(state.alive),
+            values={name: state.params[GAUSSIANS][name] for name in self.surgery.values},
+            reset=dict.fromkeys(self.surgery.reset, False),
+        )
+        surgery, strategy_state = jax.tree.map(
+            lambda new, old: jnp.where(ok, new, old),
+            (self.surgery, self.strategy_state),
+            (nothing, state.strategy_state),
+        )
+        return self._replace(surgery=surgery, strategy_state=strategy_state)
 
 
 def param_names(params: dict[str, Any]) -> list[str]:

@@ -405,7 +405,7 @@ class Trainer:
                 self._state, outcome = self._refine(self._state)
             self._refined.add(self._state.capacity)
             if outcome.num_rows <= self._state.capacity:
-                outcome.check()
+                outcome.check(self.step - 1)
                 return outcome.broken
             # Nothing else holds the state of fewer rows: a growth takes the most memory of a run.
             with self._not_lost():
