@@ -1,5 +1,7 @@
 """What lanes and kernels are made of, against numpy; interpreted on a CPU, and on a GPU as they are compiled."""
 
+import importlib.abc
+import sys
 from typing import Any
 
 import jax
@@ -24,6 +26,30 @@ from splax.ops.triton.warp import LANES, Warp, full, lanes, load, nth_bits, stac
 @pytest.fixture(params=["interpreted", pytest.param("compiled", marks=pytest.mark.gpu)])
 def warp(request) -> Warp:
     return Warp(interpret=request.param == "interpreted")
+
+
+@pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11) and jax.default_backend() != "gpu",
+    reason="jax 0.11 lowers Triton kernels only where it sees a GPU",
+)
+def test_no_operation_looks_for_a_dialect_in_vain(monkeypatch):
+    """Each one did, three times; see splax.ops.triton.dialect."""
+    searched = []
+
+    class Witness(importlib.abc.MetaPathFinder):
+        def find_spec(self, fullname, path, target=None):
+            searched.append(fullname)
+
+    def copy(x):
+        def kernel(x, out):
+            store(out, lanes(), load(x, lanes()))
+
+        return Warp(interpret=False).launch("copy", kernel, (1,), jax.ShapeDtypeStruct((32,), x.dtype), x)
+
+    traced = jax.jit(copy).trace(jnp.zeros(32))
+    monkeypatch.setattr(sys, "meta_path", [Witness(), *sys.meta_path])
+    assert "triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert not [name for name in searched if name.endswith(".tt")]
 
 
 def run(warp: Warp, function, *arrays: np.ndarray, rows: int = 1, dtype: type = np.float32) -> np.ndarray:

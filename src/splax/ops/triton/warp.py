@@ -17,6 +17,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from splax.ops.triton import dialect
+
 LANES = 32
 _ALL = "0xffffffff"
 _MOST_ELEMENTS = 2**31
@@ -286,6 +288,7 @@ class Warp(NamedTuple):
                 f"{_MOST_ELEMENTS - 1:,}; render fewer channels or Gaussians, a smaller image, a smaller "
                 "isect_capacity, or use implementation='xla_vjp'."
             )
+        dialect.register()
         anywhere = pl.BlockSpec(memory_space=pl.ANY)
         out = anywhere if out_block is None else pl.BlockSpec((out_block,), lambda *_: (0,))
         return pl.pallas_call(
