@@ -106,6 +106,17 @@ def test_any_number_of_channels(num_channels, tile_size):
     assert_gradients_close(gradients, expected)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_colours_of_another_type(dtype):
+    colors = jnp.asarray(np.random.default_rng(0).uniform(0, 9, size=(2_000, 5)), dtype)
+    model = make_model(None, 16)
+    image, expected = (
+        model.rasterizer(model.gaussians, CAMERA, colors=colors.astype(each)).image
+        for each in (dtype, jnp.float32)
+    )
+    assert image.dtype == jnp.float32 and (image == expected).all()
+
+
 @pytest.mark.parametrize(("num", "sh_degree"), [(1, 0), (40, 1), (2_000, 2), (200_000, 3)])
 def test_scenes_of_any_size_and_degree(num, sh_degree):
     rng = np.random.default_rng(num)

@@ -160,6 +160,15 @@ def test_channels_are_independent(channels):
     np.testing.assert_allclose(output.image[..., -1], expected[..., 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_colours_may_be_of_another_type_and_depth_is_none_the_less_exact(dtype):
+    colors = jnp.asarray(np.random.default_rng(0).uniform(0, 9, size=(NUM, 2)), dtype)
+    draw = rasterizer(render_depth=True)
+    picture = draw(gaussians(), camera(), colors=colors)
+    assert_same_picture(picture, draw(gaussians(), camera(), colors=colors.astype(jnp.float32)), atol=0.0)
+    assert picture.image.dtype == picture.depth.dtype == jnp.float32
+
+
 def test_a_single_gaussian_has_the_shape_of_the_formula():
     """At the principal point, isotropic and facing the camera: exp(-r^2 / 2 sigma^2), by hand."""
     K = jnp.array([[50.0, 0, 22.5], [0, 50.0, 17.5], [0, 0, 1]])

@@ -335,7 +335,7 @@ def _rasterize(
     """Bins and composites; colours and opacities of culled rows are never read."""
     channels = colors
     if render_depth:
-        channels = jnp.concatenate([colors, projection.depths[:, None].astype(colors.dtype)], axis=1)
+        channels = jnp.concatenate([colors, projection.depths[:, None]], axis=1)
     image, alpha, num_isects = rasterize(
         projection,
         _where_visible(projection, channels),

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from splax.ops._rasterize_lanes import composite_vjp
 from splax.ops._rasterize_xla import composite
+from splax.ops.deferred import deferred
 from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles, saturating_sum
 from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
 from splax.ops.platform import has_cuda
@@ -24,6 +25,8 @@ TRITON_TILE_SIZES = (8, 16, 32)
 _TRITON_GAUSSIANS = 2**28
 # Elements of an array that a kernel can number.
 _TRITON_ELEMENTS = 2**31
+# A number of pairs.
+_COUNT: Any = jax.ShapeDtypeStruct((), jnp.int32)
 
 
 def rasterize(
@@ -64,7 +67,9 @@ def rasterize(
     kernels = functools.partial(
         _rasterize_triton, size=size, capacity=isect_capacity, deterministic=deterministic
     )
-    return _dispatch(implementation, kernels, plain, size, projection, colors, opacities, probe)
+    dtype = jnp.result_type(projection.means2d, colors, opacities)
+    shapes = (*_image_shapes(size, colors.shape[1], dtype), _COUNT)
+    return _dispatch(implementation, kernels, plain, shapes, size, projection, colors, opacities, probe)
 
 
 def count_pairs(
@@ -77,7 +82,7 @@ def count_pairs(
     """(tile, Gaussian) pairs that :func:`rasterize` needs room for; arguments as there."""
     plain = functools.partial(_count_xla, size=size)
     kernels = functools.partial(_count_triton, size=size)
-    return _dispatch(implementation, kernels, plain, size, projection, opacities)
+    return _dispatch(implementation, kernels, plain, _COUNT, size, projection, opacities)
 
 
 def can_render(params: Parameters, camera_dtype: Any, size: TileLayout, implementation: str | None) -> bool:
@@ -133,8 +138,10 @@ def render(
     args = (params, viewmat, K, means2d_offset)
     if implementation == "triton":
         return kernels(*args)
-    # Computed again in its backward pass, so that it adds nothing to what is kept between the two.
-    return lax.platform_dependent(*args, cuda=kernels, default=jax.checkpoint(unfused))
+    image = _image_shapes(size, 3 + settings.render_depth, jnp.float32)
+    pairs: Any = jax.ShapeDtypeStruct((params.means.shape[0], 2), jnp.float32)
+    shapes = Rendered(*image, means2d=pairs, radii=pairs, num_isects=_COUNT)
+    return lax.platform_dependent(*args, cuda=kernels, default=deferred(unfused, shapes))
 
 
 def check_deterministic(implementation: str | None, size: TileLayout, means2d: Array) -> None:
@@ -200,13 +207,17 @@ def _dispatch(
     implementation: Implementation | None,
     kernels: Callable[..., Any],
     plain: Callable[..., Any],
+    shapes: Any,
     size: TileLayout,
     projection: Projection,
     *arrays: Array | None,
 ) -> Any:
-    """Calls the kernels where they are named or the platform has them, the plain form elsewhere."""
+    """Calls the kernels where they are named or the platform has them, the plain form elsewhere.
+
+    Either returns arrays of ``shapes``.
+    """
     check_implementation(implementation)
-    obstacle = _triton_obstacle(size, projection.means2d)
+    obstacle = _triton_obstacle(size, projection.means2d, *(x for x in arrays if x is not None))
     if implementation == "triton":
         if obstacle is not None:
             raise ValueError(f"implementation='triton' {obstacle}; or use implementation=None.")
@@ -218,16 +229,26 @@ def _dispatch(
             )
         return kernels(projection, *arrays)
     if implementation is None and obstacle is None and has_cuda():
-        return lax.platform_dependent(projection, *arrays, cuda=kernels, default=plain)
+        return lax.platform_dependent(projection, *arrays, cuda=kernels, default=deferred(plain, shapes))
     return plain(projection, *arrays)
 
 
-def _triton_obstacle(size: TileLayout, means2d: Array) -> str | None:
-    """What the kernels cannot do, with its cure; None if they can do all."""
+def _image_shapes(size: TileLayout, channels: int, dtype: Any) -> tuple[Any, Any]:
+    """Of an image and its alpha."""
+    shape = (size.height, size.width)
+    return jax.ShapeDtypeStruct((*shape, channels), dtype), jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _triton_obstacle(size: TileLayout, means2d: Array, *others: Array) -> str | None:
+    """What the kernels cannot do, with its cure; None if they can do all.
+
+    Others, such as colours, may be of any type that float32 can hold.
+    """
     if size.tile_size not in TRITON_TILE_SIZES:
         return f"draws tiles of {TRITON_TILE_SIZES} pixels, not {size.tile_size}: pass one of these"
-    if means2d.dtype != jnp.float32:
-        return f"computes in float32, but the Gaussians are {means2d.dtype}: cast them"
+    dtype = jnp.result_type(means2d, *others) if means2d.dtype == jnp.float32 else means2d.dtype
+    if dtype != jnp.float32:
+        return f"computes in float32, but the Gaussians are {dtype}: cast them"
     if not 0 < means2d.shape[0] < _TRITON_GAUSSIANS:
         return f"draws 1 to {_TRITON_GAUSSIANS - 1} Gaussians, got {means2d.shape[0]}"
     return None
@@ -257,6 +278,7 @@ def _rasterize_triton(projection, colors, opacities, probe, *, size, capacity, d
     from splax.ops.triton import rasterize as triton
 
     radii, depths = lax.stop_gradient((projection.radii, projection.depths))
+    colors, opacities = colors.astype(jnp.float32), opacities.astype(jnp.float32)
     splats = Splats(projection.means2d, projection.conics, opacities, colors)
     tiling, warp = triton.Tiling(*size), triton.Warp(interpret=False)
     return triton.rasterize(splats, radii, depths, probe, tiling, capacity, warp, deterministic)
