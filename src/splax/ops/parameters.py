@@ -1,7 +1,9 @@
 """What goes into one rendering and comes out of it as plain arrays and numbers, for code below the classes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -74,3 +76,15 @@ class Rendered(NamedTuple):
     means2d: Float[Array, "n 2"]
     radii: Float[Array, "n 2"]
     num_isects: Int[Array, ""]
+
+    @classmethod
+    def shapes(cls, num: int, height: int, width: int, channels: int) -> "Rendered":
+        """What float32 renderings of ``num`` Gaussians look like, as ``jax.ShapeDtypeStruct``."""
+
+        def floats(*shape: int) -> Any:
+            return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+        count: Any = jax.ShapeDtypeStruct((), jnp.int32)
+        return cls(
+            floats(height, width, channels), floats(height, width), floats(num, 2), floats(num, 2), count
+        )

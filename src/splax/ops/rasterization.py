@@ -26,7 +26,7 @@ _TRITON_GAUSSIANS = 2**28
 # Elements of an array that a kernel can number.
 _TRITON_ELEMENTS = 2**31
 # A number of pairs.
-_COUNT: Any = jax.ShapeDtypeStruct((), jnp.int32)
+_COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 
 
 def rasterize(
@@ -68,7 +68,8 @@ def rasterize(
         _rasterize_triton, size=size, capacity=isect_capacity, deterministic=deterministic
     )
     dtype = jnp.result_type(projection.means2d, colors, opacities)
-    shapes = (*_image_shapes(size, colors.shape[1], dtype), _COUNT)
+    image = jax.ShapeDtypeStruct((size.height, size.width, colors.shape[1]), dtype)
+    shapes = image, jax.ShapeDtypeStruct(image.shape[:2], dtype), _COUNT
     return _dispatch(implementation, kernels, plain, shapes, size, projection, colors, opacities, probe)
 
 
@@ -138,9 +139,8 @@ def render(
     args = (params, viewmat, K, means2d_offset)
     if implementation == "triton":
         return kernels(*args)
-    image = _image_shapes(size, 3 + settings.render_depth, jnp.float32)
-    pairs: Any = jax.ShapeDtypeStruct((params.means.shape[0], 2), jnp.float32)
-    shapes = Rendered(*image, means2d=pairs, radii=pairs, num_isects=_COUNT)
+    channels = 3 + settings.render_depth
+    shapes = Rendered.shapes(params.means.shape[0], size.height, size.width, channels)
     return lax.platform_dependent(*args, cuda=kernels, default=deferred(unfused, shapes))
 
 
@@ -231,12 +231,6 @@ def _dispatch(
     if implementation is None and obstacle is None and has_cuda():
         return lax.platform_dependent(projection, *arrays, cuda=kernels, default=deferred(plain, shapes))
     return plain(projection, *arrays)
-
-
-def _image_shapes(size: TileLayout, channels: int, dtype: Any) -> tuple[Any, Any]:
-    """Of an image and its alpha."""
-    shape = (size.height, size.width)
-    return jax.ShapeDtypeStruct((*shape, channels), dtype), jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _triton_obstacle(size: TileLayout, means2d: Array, *others: Array) -> str | None:

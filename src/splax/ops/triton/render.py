@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from splax.ops.deferred import deferred
 from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
 from splax.ops.triton.backward import Drawn, pair_gradients
 from splax.ops.triton.forward import draw
@@ -51,6 +52,13 @@ def render(
         offset: added to the centres, pixels, [N, 2]; None is zero.
         job: the rest.
     """
+    # JAX traces this even if only the two functions below, which follow the gradients, are compiled.
+    channels = 3 + job.settings.render_depth
+    shapes = Rendered.shapes(params.means.shape[0], job.tiling.height, job.tiling.width, channels)
+    return deferred(functools.partial(_render, job=job), shapes)(params, viewmat, intrinsics, offset)
+
+
+def _render(params, viewmat, intrinsics, offset, *, job):
     prepared, _, depths, means2d, radii = project(
         params, viewmat, intrinsics, offset, job.settings, job.tiling, job.warp
     )
