@@ -496,16 +496,22 @@ def test_help_is_quick_and_does_without_jax(arguments):
         "try: main(sys.argv[1:])\n"
         "finally: print('jax' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr.split() == ["False", "False"]
-    assert "splax" in result.stdout
-    # CPU time, not wall time: the machine may be busy.
-    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1.0
+
+    def processor_seconds():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def seconds_of_help():
+        before = processor_seconds()
+        command = [sys.executable, "-c", code, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.split() == ["False", "False"]
+        assert "splax" in result.stdout
+        return processor_seconds() - before
+
+    # Not wall time, and the least of three: the machine may be busy, and Python compiles what it imports first.
+    assert min(seconds_of_help() for _ in range(3)) < 1.0
 
 
 def test_every_option_is_explained(capsys):
