@@ -101,10 +101,10 @@ def assert_same(actual: dict, expected: dict) -> None:
         np.testing.assert_array_equal(actual[name], value, err_msg=name)
 
 
-def assert_close(actual: dict, expected: dict, atol=2e-4) -> None:
+def assert_close(actual: dict, expected: dict, rtol=1e-3, atol=2e-4) -> None:
     """Equal but for rounding in the steps before: two programs may sum in different orders."""
     for name, value in expected.items():
-        np.testing.assert_allclose(actual[name], value, rtol=1e-3, atol=atol, err_msg=name)
+        np.testing.assert_allclose(actual[name], value, rtol=rtol, atol=atol, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -577,7 +577,8 @@ def test_views_of_very_different_sizes_have_a_program_each(scene, monkeypatch):
     ]
     for trainer in both:
         trainer.fit(1)
-    assert_same(*map(params_of, both))
+    # Two programs: on some processors a last bit differs.
+    assert_close(*map(params_of, both), rtol=1e-6, atol=1e-6)
 
 
 def test_the_loss_of_a_subclass_sees_black_where_the_photo_is_masked(scene):
