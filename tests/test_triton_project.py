@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import GAUSSIAN_PARAMS, make_camera, make_gaussians
+from helpers import GAUSSIAN_PARAMS, lowers_kernels, make_camera, make_gaussians
 
 import splax
 from splax.ops import rasterization
@@ -214,10 +214,7 @@ def verify_triton_modules(monkeypatch):
     monkeypatch.setattr(lowering, "lower_jaxpr_to_triton_module", lower_and_verify)
 
 
-@pytest.mark.skipif(
-    jax.__version_info__ >= (0, 11) and jax.default_backend() != "gpu",
-    reason="jax 0.11 lowers Triton kernels only where it sees a GPU",
-)
+@lowers_kernels
 def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch):
     verify_triton_modules(monkeypatch)
     params = make_parameters(3, 3)

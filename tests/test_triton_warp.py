@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import lowers_kernels
 
 from splax.ops.triton.footprint import reaches_box, tile_spans
 from splax.ops.triton.intersection import ranks_of_slots
@@ -28,10 +29,7 @@ def warp(request) -> Warp:
     return Warp(interpret=request.param == "interpreted")
 
 
-@pytest.mark.skipif(
-    jax.__version_info__ >= (0, 11) and jax.default_backend() != "gpu",
-    reason="jax 0.11 lowers Triton kernels only where it sees a GPU",
-)
+@lowers_kernels
 def test_no_operation_looks_for_a_dialect_in_vain(monkeypatch):
     """Each one did, three times; see splax.ops.triton.dialect."""
     searched = []

@@ -78,8 +78,9 @@ class Rendered(NamedTuple):
     num_isects: Int[Array, ""]
 
     @classmethod
-    def shapes(cls, num: int, height: int, width: int, channels: int) -> "Rendered":
-        """What float32 renderings of ``num`` Gaussians look like, as ``jax.ShapeDtypeStruct``."""
+    def shapes(cls, num: int, height: int, width: int, settings: DrawSettings) -> "Rendered":
+        """What renderings of ``num`` Gaussians in their own colours look like, as ``jax.ShapeDtypeStruct``."""
+        channels = 3 + settings.render_depth
 
         def floats(*shape: int) -> Any:
             return jax.ShapeDtypeStruct(shape, jnp.float32)

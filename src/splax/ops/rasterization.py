@@ -139,8 +139,7 @@ def render(
     args = (params, viewmat, K, means2d_offset)
     if implementation == "triton":
         return kernels(*args)
-    channels = 3 + settings.render_depth
-    shapes = Rendered.shapes(params.means.shape[0], size.height, size.width, channels)
+    shapes = Rendered.shapes(params.means.shape[0], size.height, size.width, settings)
     return lax.platform_dependent(*args, cuda=kernels, default=deferred(unfused, shapes))
 
 

@@ -53,8 +53,7 @@ def render(
         job: the rest.
     """
     # JAX traces this even if only the two functions below, which follow the gradients, are compiled.
-    channels = 3 + job.settings.render_depth
-    shapes = Rendered.shapes(params.means.shape[0], job.tiling.height, job.tiling.width, channels)
+    shapes = Rendered.shapes(params.means.shape[0], job.tiling.height, job.tiling.width, job.settings)
     return deferred(functools.partial(_render, job=job), shapes)(params, viewmat, intrinsics, offset)
 
 
