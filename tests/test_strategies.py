@@ -12,7 +12,7 @@ import pytest
 from helpers import make_gaussians
 from scipy.special import expit, logit
 
-from splax.strategies import DefaultStrategy, Sighting, Strategy, ops
+from splax.strategies import DefaultStrategy, MCMCStrategy, Sighting, Strategy, ops
 
 KEY = jax.random.key(0)
 
@@ -95,7 +95,7 @@ def test_the_same_gaussians_as_lists_that_grow_and_shrink(step, too_big, reset, 
     expected = density_control(rows, extent=extent, too_big=too_big, revised=revised, reset=reset)
     assert {row["split"] for row in expected} == {False, True}
 
-    strategy = DefaultStrategy(revised_opacity=revised)
+    strategy = DefaultStrategy(revised_opacity=revised, prune_scale3d=0.1)
     surgery, after, state = refine(strategy, params, alive, state, step, extent)
 
     assert surgery.num_rows == len(expected) == surgery.alive.sum()
@@ -374,3 +374,18 @@ def test_strategies_are_frozen_and_compare_by_their_settings():
     assert DefaultStrategy() == DefaultStrategy() and hash(DefaultStrategy()) == hash(DefaultStrategy())
     with pytest.raises(dataclasses.FrozenInstanceError):
         DefaultStrategy().refine_every = 1  # type: ignore[misc]
+
+
+def test_by_default_none_is_too_large():
+    """Walls and skies want Gaussians that are; the same plan as before sizes count."""
+    params, alive, state = make_problem()
+    expected = density_control(as_list(params, alive, state), extent=1.0, too_big=False)
+    surgery, _, _ = refine(DefaultStrategy(), params, alive, state, 3100)
+    assert surgery.num_rows == len(expected)
+
+
+@pytest.mark.parametrize(("own", "limit", "expected"), [(None, 50, 50), (20, 50, 20), (80, 50, 50)])
+def test_a_limit_from_outside_only_lowers_a_strategys_own(own, limit, expected):
+    assert DefaultStrategy(max_gaussians=own).limited_to(limit).limit == expected
+    assert MCMCStrategy(max_gaussians=own or 1000).limited_to(limit).limit == min(expected, own or 1000)
+    assert Strategy().limited_to(limit) == Strategy()

@@ -239,6 +239,8 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
         f"{device_name()}."
     )
     _say_memory(trainer)
+    if not trainer.guard_report["held"]:
+        _say(f"Guard {trainer.guard_report['why']}.")
     status, interrupted = 0, False
     try:
         _fit(trainer, folder, scored.eval_every if scored else 0, events, checkpoints)
@@ -248,6 +250,8 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
     except (NonFiniteError, NoGaussianError, OutOfMemoryError) as error:
         status, interrupted = 1, True
         print(f"splax: error: {error} Writing what is trained so far.", file=sys.stderr)
+    if trainer.guard_report["held"] and trainer.guard_report["why"]:
+        _say(f"Guard: {trainer.guard_report['why']}.")
     color_correct = scored is not None and (
         scored.color_correct or any(getattr(scored, name) for name in _LEARN_COLORS)
     )
@@ -364,7 +368,7 @@ def _fit(
     end = trainer.config.steps
     if trainer.step:
         score()  # it may have been stopped between the last step before a checkpoint and its scores
-    while trainer.step < end:
+    while trainer.step < min(end, trainer.end):
         stop = min(end, (trainer.step // every + 1) * every) if every else end
         trainer.fit(stop - trainer.step, on_progress=[log], checkpoints=checkpoints)
         score()

@@ -137,6 +137,9 @@ class Train(Running, Recipe, Scores, Data):
     background: Literal["auto", "scene", "random"] = "auto"
     """What shows through transparent images in training: the colour that the scene is on, or a new one at each
     step, so that what is transparent stays empty. auto: random where an image has an alpha channel."""
+    guard: Literal["on", "off"] = "on"
+    """Hold some training views back for a while, to find out how many Gaussians the photos bear and how long
+    training helps. Does nothing for fewer than 8 views or 1,000 steps."""
     seed: int = 0
     """Of the initial Gaussians, the order of views and densification."""
     tile_size: int | None = None
@@ -149,6 +152,8 @@ class Train(Running, Recipe, Scores, Data):
     """Score the held-out views after every so many steps as well; 0: only at the end."""
     tensorboard: bool = False
     """Write event files for TensorBoard too; needs tensorboardX."""
+    recipe: tyro.conf.Suppress[int] = 2
+    """Version of the recipe: 1 is that of runs which were begun before there was a guard."""
 
 
 @dataclasses.dataclass(frozen=True)

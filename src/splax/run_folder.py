@@ -174,6 +174,7 @@ class RunFolder:
             "num_gaussians": int(trainer.model.gaussians.num_alive),
             "steps": trainer.step,
             "interrupted": interrupted,
+            "guard": trainer.guard_report,
             "train_seconds": seconds,
             "steps_per_second": trainer.step / seconds if seconds else None,
             "device": device_name(),

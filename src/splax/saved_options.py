@@ -49,6 +49,8 @@ def read_options(config: dict[str, Any], path: Path) -> Train | Demo:
         values[field.name] = tuple(value) if isinstance(value, list) else value
     if kind is Train:
         values["data"] = Path(values.get("data") or "")
+        if "recipe" not in config:
+            values |= {"recipe": 1, "guard": "off"}
     return kind(**values)
 
 

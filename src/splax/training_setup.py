@@ -126,6 +126,8 @@ def config_of(options: Train | Demo, views: Sequence[View] = ()) -> TrainConfig:
         seed=options.seed,
         background="random" if random else None,
         **_recipe(options),
+        guard=isinstance(options, Train) and own.guard == "on",
+        decay_after=None if own.recipe == 1 else TrainConfig.decay_after,
         deterministic=own.deterministic,
     )
 
@@ -173,4 +175,9 @@ def strategy_of(options: Train | Demo) -> Strategy:
         case "none":
             return Strategy()
         case _:
-            return DefaultStrategy(max_gaussians=limit, reset_stop=max(options.steps - _RECOVERY_STEPS, 0))
+            old = isinstance(options, Train) and options.recipe == 1
+            return DefaultStrategy(
+                max_gaussians=limit,
+                reset_stop=max(options.steps - _RECOVERY_STEPS, 0),
+                prune_scale3d=0.1 if old else None,
+            )

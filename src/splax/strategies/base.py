@@ -72,8 +72,9 @@ class Strategy:
     """Base of all strategies; by itself it keeps the Gaussians that there are.
 
     A strategy is a frozen dataclass of settings. What it remembers between steps is a pytree, its state,
-    every leaf of which has one row per Gaussian. All methods but :meth:`foresees` and :meth:`refines_after` run
-    inside jit: at every step :meth:`penalty`, :meth:`update` and :meth:`move`; :meth:`refine` after some steps.
+    every leaf of which has one row per Gaussian. All methods but :meth:`foresees`, :meth:`limited_to` and
+    :meth:`refines_after` run inside jit: at every step :meth:`penalty`, :meth:`update` and :meth:`move`;
+    :meth:`refine` after some steps.
 
     Attributes:
         absgrad: whether ``Sighting.grad2d`` is in absolute values, see :class:`splax.TileRasterizer`.
@@ -85,6 +86,17 @@ class Strategy:
     def limit(self) -> int | None:
         """Number of Gaussians beyond which this strategy does not grow; None: there is none."""
         return None
+
+    def limited_to(self, num: int) -> Strategy:
+        """This strategy with growth up to ``num`` Gaussians at most; itself where nothing grows.
+
+        Runs on the host.
+
+        Args:
+            num: Gaussians beyond which it must not grow.
+        """
+        del num
+        return self
 
     def foresees(self, num: int, steps: int) -> int:
         """Gaussians that a run will end with, where that is known before it begins; else ``num``.
@@ -167,7 +179,8 @@ class Strategy:
             alive: rows that exist, [N].
             state: of this strategy.
             step: number of the step just made, counted from 0.
-            extent: size of the scene, world units.
+            extent: size of what is photographed, world units; see
+                :func:`splax.training.distance.photographed_distance`.
             key: source of randomness.
 
         Returns:

@@ -21,7 +21,7 @@ class DefaultStrategy(Strategy):
     Kerbl et al. 2023, section 5 (https://arxiv.org/abs/2308.04079), with the constants and the order of work
     of gsplat (https://arxiv.org/abs/2409.06765). A Gaussian whose screen-space gradient, averaged over the
     steps that saw it, is high grows: a small one is cloned, a large one is replaced by two smaller ones drawn
-    from it. Then the transparent and, later in training, the too large are removed. Every so often all
+    from it. Then the transparent are removed, and those too large if a size is set for that. Every so often all
     opacities are lowered, so that floaters near the cameras must earn theirs back.
 
     Steps count from 0; each setting in steps compares with the number of the step just made.
@@ -31,7 +31,9 @@ class DefaultStrategy(Strategy):
             times half the image's width and height).
         grow_scale3d: largest scale up to which it is cloned, above which it is split; share of the extent.
         prune_opacity: opacity below which a Gaussian is removed, in (0, 0.5).
-        prune_scale3d: largest scale above which it is removed, share of the extent; after ``reset_every``.
+        prune_scale3d: largest scale above which it is removed, share of the extent; after ``reset_every``. None:
+            none is too large. Kerbl et al. and gsplat take 0.1: walls and skies lose what shows them, and what
+            comes in its place fits the training views alone (docs/quality.md).
         refine_start: last step without refinement.
         refine_stop: first step without refinement again, and without reset.
         refine_every: steps from one refinement to the next.
@@ -55,7 +57,7 @@ class DefaultStrategy(Strategy):
     grow_grad2d: float = 2e-4
     grow_scale3d: float = 0.01
     prune_opacity: float = 0.005
-    prune_scale3d: float = 0.1
+    prune_scale3d: float | None = None
     grow_scale2d: float = 0.05
     prune_scale2d: float = 0.15
     refine_scale2d_stop: int = 0
@@ -70,8 +72,9 @@ class DefaultStrategy(Strategy):
 
     def __post_init__(self) -> None:
         for name in ("grow_grad2d", "grow_scale3d", "prune_scale3d", "grow_scale2d", "prune_scale2d"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"DefaultStrategy {name} must be above 0, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"DefaultStrategy {name} must be above 0, got {value}.")
         if not 0 < self.prune_opacity < 0.5:
             raise ValueError(f"DefaultStrategy prune_opacity must lie in (0, 0.5), got {self.prune_opacity}.")
         least = {"refine_start": 0, "refine_stop": 0, "refine_every": 1, "reset_every": 1, "max_gaussians": 1}
@@ -85,6 +88,10 @@ class DefaultStrategy(Strategy):
     def limit(self) -> int | None:
         """``max_gaussians``."""
         return self.max_gaussians
+
+    def limited_to(self, num: int) -> DefaultStrategy:
+        """With ``max_gaussians`` lowered to ``num``."""
+        return dataclasses.replace(self, max_gaussians=min(num, self.max_gaussians or num))
 
     def init(self, capacity: int) -> State:
         """Sum of gradient norms and number of steps seen, and largest radius if it counts, all [capacity]."""
@@ -173,7 +180,8 @@ class DefaultStrategy(Strategy):
     ) -> Bool[Array, " n"]:
         """Gaussians to prune. One whose opacity or scale is NaN is useless too."""
         opaque = jax.nn.sigmoid(logit_opacities) >= self.prune_opacity
-        moderate = _largest_scale(log_scales) <= self.prune_scale3d * extent
+        most = jnp.inf if self.prune_scale3d is None else self.prune_scale3d * extent
+        moderate = _largest_scale(log_scales) <= most
         moderate &= ~self._wider_on_image(state, self.prune_scale2d, step)
         return ~(opaque & (moderate | (step <= self.reset_every)))
 

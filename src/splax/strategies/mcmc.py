@@ -73,6 +73,10 @@ class MCMCStrategy(Strategy):
         """``max_gaussians``."""
         return self.max_gaussians
 
+    def limited_to(self, num: int) -> MCMCStrategy:
+        """With ``max_gaussians`` lowered to ``num``."""
+        return dataclasses.replace(self, max_gaussians=min(num, self.max_gaussians))
+
     def foresees(self, num: int, steps: int) -> int:
         """The number to which :meth:`refine` grows them: by ``growth`` each time, up to ``max_gaussians``."""
         for _ in filter(self.refines_after, range(steps)):

@@ -33,6 +33,12 @@ class TrainConfig:
             they show (``View.points``); 0: not used. gsplat takes 0.01.
         batch_size: views whose mean gradient makes one update of the model. A step shows one view all the same,
             so there is an update every ``batch_size`` steps; Adam's rates grow with the square root.
+        decay_after: steps after which the learning rates of all Params but the means, which have a schedule of
+            their own, halve every third of that number; None: they stay as they are. Long runs at full rates go on
+            fitting what single photos show (docs/quality.md).
+        guard: whether some training views are held back for a while, to find out how many Gaussians the photos
+            bear and how long training helps; see :mod:`splax.training.guard`. It does nothing for fewer than 8
+            views or 1,000 steps.
         seed: of the order of views and of densification.
         photo_bytes: device memory for photos. If they need more, they are sent while training goes on; the result
             is the same. None: a share of what is free.
@@ -56,6 +62,8 @@ class TrainConfig:
     resolution: CoarseToFine = dataclasses.field(default_factory=CoarseToFine)
     depth_weight: float = 0.0
     batch_size: int = 1
+    decay_after: int | None = 12_000
+    guard: bool = True
     seed: int = 0
     photo_bytes: int | None = None
     growth: float = 1.5
@@ -75,6 +83,8 @@ class TrainConfig:
             raise ValueError(f"TrainConfig ssim_weight must lie in [0, 1], got {self.ssim_weight}.")
         if self.sh_degree_every < 0:
             raise ValueError(f"TrainConfig sh_degree_every must be 0 or more, got {self.sh_degree_every}.")
+        if self.decay_after is not None and self.decay_after < 1:
+            raise ValueError(f"TrainConfig decay_after must be None or at least 1, got {self.decay_after}.")
         if self.photo_bytes is not None and self.photo_bytes < 0:
             raise ValueError(f"TrainConfig photo_bytes must be 0 or more, got {self.photo_bytes}.")
         if not 1 < self.growth <= 4:

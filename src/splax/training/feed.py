@@ -58,6 +58,7 @@ class PhotoFeed:
         self.cameras = _stack([view.camera for view in views])
         self.unreadable: dict[str, str] = {}
         self._views, self._seed = views, seed
+        self._held: tuple[tuple[int, ...], int | None] = ((), None)
         self._num_told = 0
         # One thread that prepares what comes next, and those that decode for it.
         self._background = ThreadPoolExecutor(1, "splax-feed")
@@ -76,9 +77,32 @@ class PhotoFeed:
         self._now: tuple[Stretch, Photos] | None = None
         self._next: tuple[Stretch, Future[Photos]] | None = None
 
+    def hold_back(self, views: tuple[int, ...], until: int | None) -> None:
+        """Shows no photo of some views before step ``until``, or ever if that is None; call :meth:`plan` then."""
+        if (views, until) != self._held:
+            self._held, self._now, self._next = (views, until), None, None
+
     def order(self, end: int) -> Int[np.ndarray, " steps"]:
         """The view of each step before step ``end``."""
+        views, until = self._held
+        if not views:
+            return self.order_of_all(end)
+        shown = [
+            group._replace(views=tuple(v for v in group.views if v not in views)) for group in self.groups
+        ]
+        order = view_order([group for group in shown if group.views], end, self._seed)
+        return order if until is None else np.concatenate([order[:until], self.order_of_all(end)[until:]])
+
+    def order_of_all(self, end: int) -> Int[np.ndarray, " steps"]:
+        """The same if no view is held back."""
         return view_order(self.groups, end, self._seed)
+
+    def take_view(self, view: int) -> tuple[Photos, int]:
+        """Photos on the device that hold the one of a view, and its row."""
+        group = self._group_of[view]
+        if self.streams:
+            return self._loaders[group].load(np.array([view]), self._max_rows[group]), 0
+        return self._all_photos()[group], int(self._row_of[view])
 
     def plan(self, end: int) -> None:
         """Fixes what is shown before step ``end``."""
@@ -112,10 +136,14 @@ class PhotoFeed:
         stop = min(stop, step + num_steps)
         if self.streams:
             return self._stream(index), np.arange(step - start, stop - start, dtype=np.int32)
+        views = self._order[step:stop]
+        return self._all_photos()[self._group_of[views[0]]], self._row_of[views]
+
+    def _all_photos(self) -> list[Photos]:
+        """Those of each group, all on the device."""
         if not self._resident:
             self._resident = [loader.load_all() for loader in self._loaders]
-        views = self._order[step:stop]
-        return self._resident[self._group_of[views[0]]], self._row_of[views]
+        return self._resident
 
     def _stream(self, index: int) -> Photos:
         """Photos of a stretch; begins to load those of the next."""

@@ -67,20 +67,21 @@ def group_views(sizes: Sequence[tuple[int, int]]) -> list[Group]:
 
 
 def view_order(groups: Sequence[Group], steps: int, seed: int) -> Int[np.ndarray, " steps"]:
-    """The view of each step: every view once, in random order, then anew. A prefix does not depend on steps.
+    """The view of each step: every view of the groups once, in random order, and so on.
 
-    Where there are several groups, views of one follow each other, up to :data:`RUN_LENGTH` of them.
+    A prefix does not depend on steps. Where there are several groups, views of one follow each other, up to
+    :data:`RUN_LENGTH` of them.
     """
-    num_views = sum(len(group.views) for group in groups)
-    group_of = np.empty(num_views, np.int32)
+    views = np.array(sorted(view for group in groups for view in group.views))
+    group_of = np.empty(views[-1] + 1, np.int32)
     for index, group in enumerate(groups):
         group_of[list(group.views)] = index
     rng = np.random.default_rng(seed)
-    epochs = [_in_runs(rng.permutation(num_views), group_of) for _ in range(steps // num_views + 1)]
+    epochs = [_in_runs(rng.permutation(views), group_of) for _ in range(steps // len(views) + 1)]
     return np.concatenate(epochs)[:steps].astype(np.int32)
 
 
-def _in_runs(views: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def _in_runs(views: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
     """Draws the views of a group together: a run of them stands where its first view stood."""
     groups = group_of[views]
     runs: list[tuple[int, Int[np.ndarray, " run"]]] = []

@@ -65,16 +65,23 @@ class LearningRates:
 
 
 def make_optimizer(
-    *, extent: float, steps: int, rates: LearningRates | None = None, batch_size: int = 1
+    *,
+    extent: float,
+    steps: int,
+    rates: LearningRates | None = None,
+    batch_size: int = 1,
+    decay_after: int | None = None,
 ) -> optax.GradientTransformation:
     """Adam with a learning rate for each Param name.
 
     Args:
-        extent: size of the scene, world units; the means' rate is in proportion to it.
+        extent: size of what is photographed, world units; the means' rate is in proportion to it.
         steps: length of the run; the means' rate decays over it.
         rates: learning rates; the usual ones if None.
         batch_size: steps whose gradients are averaged for one update. Rates are multiplied by its square root, and
             averages forget in as many views as before (Malladi et al. 2022; gsplat).
+        decay_after: steps after which all rates but the means' halve every third of that number; None: they
+            stay as they are.
 
     Raises:
         ValueError: on an extent, a number of steps or a batch size that is not positive.
@@ -88,11 +95,21 @@ def make_optimizer(
     # Epsilon as in 3DGS: gradients of a mean over pixels are far below Adam's usual 1e-8.
     b1, b2 = (max(1 - batch_size * (1 - beta), 0.0) for beta in (0.9, 0.999))
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=1e-15 / scale)
-    by_name = _scale_by_name(rates or LearningRates(), extent, max(steps // batch_size, 1))
+    by_name = _scale_by_name(
+        rates or LearningRates(), extent, max(steps // batch_size, 1), _decay(decay_after, batch_size)
+    )
     if batch_size == 1:
         return optax.chain(adam, by_name)
     chain = optax.chain(adam, by_name, optax.scale(scale))
     return optax.MultiSteps(chain, batch_size).gradient_transformation()
+
+
+def _decay(after: int | None, batch_size: int) -> optax.Schedule:
+    """The factor of all rates but the means' at each update."""
+    if after is None:
+        return lambda count: 1.0
+    halving = max(after / 3 / batch_size, 1)
+    return lambda count: 0.5 ** (jnp.maximum(count - after / batch_size, 0) / halving)
 
 
 def means_rate(rates: LearningRates, extent: float, steps: int) -> optax.Schedule:
@@ -159,7 +176,9 @@ def grow_slots(
     return jax.tree.map(extend, opt_state, tx.init(tree_map_with_path(pad, params)))
 
 
-def _scale_by_name(rates: LearningRates, extent: float, steps: int) -> optax.GradientTransformation:
+def _scale_by_name(
+    rates: LearningRates, extent: float, steps: int, decay: optax.Schedule
+) -> optax.GradientTransformation:
     """Turns directions into updates: minus the learning rate of the Param's name, at this step."""
     schedule = means_rate(rates, extent, steps)
 
@@ -169,11 +188,11 @@ def _scale_by_name(rates: LearningRates, extent: float, steps: int) -> optax.Gra
 
     def update(updates: PyTree[Array], state: Any, params: Any = None) -> tuple[PyTree[Array], Any]:
         del params
-        at_present = jnp.asarray(schedule(state.count))
+        at_present, factor = jnp.asarray(schedule(state.count)), decay(state.count)
 
         def scale(path: KeyPath, direction: Array) -> Array:
             name = keystr(path[-1:], simple=True)
-            rate = at_present if name == "means" else rates.of(name)
+            rate = at_present if name == "means" else rates.of(name) * factor
             return jnp.asarray(-rate, direction.dtype) * direction
 
         return tree_map_with_path(scale, updates), state._replace(count=optax.safe_increment(state.count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -19,8 +20,9 @@ from splax.strategies.base import Strategy
 from splax.training.checkpoints import Checkpoints
 from splax.training.config import TrainConfig
 from splax.training.progress import Progress
-from splax.training.snapshot import array_shapes, to_state
+from splax.training.snapshot import Arrays, Snapshot, array_shapes, to_state
 from splax.training.state import TrainState
+from splax.training.watcher import BEST, START
 
 
 class Position(NamedTuple):
@@ -32,6 +34,9 @@ class Position(NamedTuple):
         isect_peak: most pairs since the last refinement.
         first_sh_degree: bands of colour that were in use at the start.
         history: records so far.
+        distance: from which the scene was photographed, the unit of rates and sizes; None in a checkpoint of a
+            version that took the cameras' spread.
+        guard: what it knows, as JSON; None in a checkpoint of a version without one.
     """
 
     capacity: int
@@ -39,6 +44,8 @@ class Position(NamedTuple):
     isect_peak: int
     first_sh_degree: int
     history: list[Progress]
+    distance: float | None = None
+    guard: dict[str, Any] | None = None
 
     def facts(self, settings: dict[str, str]) -> dict[str, Any]:
         """This and the settings of the run, as JSON."""
@@ -54,7 +61,16 @@ class Position(NamedTuple):
         """
         check_settings(facts.get("settings"), settings)
         counts = (_read_count(facts, name) for name in cls._fields[:4])
-        return cls(*counts, history=_read_history(facts))
+        capacity, isect_capacity, isect_peak, first_sh_degree = counts
+        return cls(
+            capacity,
+            isect_capacity,
+            isect_peak,
+            first_sh_degree,
+            _read_history(facts),
+            _read_distance(facts),
+            _read_guard(facts),
+        )
 
 
 # Settings that do not change what is trained.
@@ -106,7 +122,9 @@ def check_settings(saved: Any, now: dict[str, str]) -> None:
     """
     if not isinstance(saved, dict):
         saved = {}
-    differing = [name for name in now if saved.get(name) != now[name]]
+    # A setting that did not exist when the checkpoint was written could not differ.
+    differing = [name for name in now if name in saved and saved[name] != now[name]]
+    differing += ["views"] if "views" not in saved else []
     if differing:
         said = "; ".join(
             f"{name} was {shorten(saved.get(name))}, is {shorten(now[name])}" for name in differing
@@ -119,8 +137,8 @@ def check_settings(saved: Any, now: dict[str, str]) -> None:
 
 def load_run(
     checkpoints: Checkpoints, settings: dict[str, str], shapes: Callable[[int], TrainState]
-) -> tuple[TrainState, Position]:
-    """The last state that was saved; warns if other versions of packages wrote it.
+) -> tuple[TrainState, Position, dict[str, Snapshot]]:
+    """The last state that was saved, and those that the guard kept; warns if other versions wrote it.
 
     Args:
         checkpoints: where it was.
@@ -134,9 +152,25 @@ def load_run(
     def like(facts: dict[str, Any]) -> TrainState:
         return shapes(Position.of(facts, settings).capacity)
 
-    arrays, facts = checkpoints.load(lambda facts: array_shapes(like(facts)))
+    def shapes_kept(facts: dict[str, Any]) -> dict[str, TrainState]:
+        return {name: shapes(rows) for name, rows in _rows_kept(facts).items()}
+
+    def expected(facts: dict[str, Any]) -> Any:
+        kept = {name: array_shapes(state) for name, state in shapes_kept(facts).items()}
+        return array_shapes(like(facts)) | _named_arrays(kept)
+
+    arrays, facts = checkpoints.load(expected)
     warn_of_versions(facts)
-    return to_state(arrays, like(facts)), Position.of(facts, settings)
+    kept = {
+        name: Snapshot({path: arrays[name + path] for path in array_shapes(state)}, state)
+        for name, state in shapes_kept(facts).items()
+    }
+    return to_state(arrays, like(facts)), Position.of(facts, settings), kept
+
+
+def with_kept(own: Arrays, kept: dict[str, Snapshot]) -> Arrays:
+    """Arrays of a state, and those of the states that the guard may go back to."""
+    return own | _named_arrays({name: snapshot.arrays for name, snapshot in kept.items()})
 
 
 def warn_of_versions(facts: dict[str, Any]) -> None:
@@ -154,10 +188,44 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
 
 
+def _named_arrays(kept: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {name + path: array for name, arrays in kept.items() for path, array in arrays.items()}
+
+
+def _rows_kept(facts: dict[str, Any]) -> dict[str, int]:
+    """Rows of each state that the guard may go back to, by its name."""
+    described = facts.get("arrays")
+    shapes = {
+        array.get("name"): array.get("shape")
+        for array in (described if isinstance(described, list) else [])
+        if isinstance(array, dict)
+    }
+    rows = {}
+    for name in (START, BEST):
+        shape = shapes.get(f"{name}.rest['gaussians']['alive']")
+        if isinstance(shape, list) and len(shape) == 1:
+            rows[name] = _read_count({"rows": shape[0]}, "rows")
+    return rows
+
+
 def _read_count(facts: dict[str, Any], name: str) -> int:
     value = facts.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
         raise ValueError(f"the checkpoint is damaged: {name} is {shorten(value)}.")
+    return value
+
+
+def _read_distance(facts: dict[str, Any]) -> float | None:
+    value = facts.get("distance")
+    if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise ValueError(f"the checkpoint is damaged: distance is {shorten(value)}.")
+    return value
+
+
+def _read_guard(facts: dict[str, Any]) -> dict[str, Any] | None:
+    value = facts.get("guard")
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"the checkpoint is damaged: guard is {shorten(value)}.")
     return value
 
 

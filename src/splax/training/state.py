@@ -76,16 +76,16 @@ class TrainState(NamedTuple):
             raise ValueError(
                 "the model's arrays changed shape since this Trainer was made; make a new Trainer."
             )
-        params, rest = _copied((state.params, state.rest))
+        params, rest = copied((state.params, state.rest))
         return state._replace(params=params, rest=rest)
 
     def give_to(self, model: nnx.Module) -> None:
         """Writes Params and other Variables into ``model``; copied, so that they outlive the next stretch."""
-        nnx.update(model, *_copied((self.params, self.rest)))
+        nnx.update(model, *copied((self.params, self.rest)))
 
 
 @jax.jit
-def _copied(tree: Any) -> Any:
+def copied(tree: Any) -> Any:
     """Copies of all arrays; one program for all, which compiles faster than one for each shape."""
     return jax.tree.map(jnp.copy, tree)
 

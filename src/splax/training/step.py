@@ -89,6 +89,7 @@ class TrainStep:
         optimizer: optax.GradientTransformation,
         strategy: Strategy,
         corrections: Corrections,
+        distance: float,
     ) -> TrainStep:
         """The step of a run that starts with a model in a scene; see the attributes."""
         scene_background = jnp.asarray(scene.background, jnp.float32)
@@ -104,7 +105,7 @@ class TrainStep:
             background=jnp.asarray(config.background) if fixed else scene_background,
             first_sh_degree=used_sh_degree(model.gaussians),
             extent=scene.extent,
-            means_rate=means_rate(config.learning_rates, scene.extent, config.steps),
+            means_rate=means_rate(config.learning_rates, distance, config.steps),
         )
 
     def run(
@@ -243,6 +244,6 @@ class TrainStep:
         model.rasterizer.absgrad |= self.strategy.absgrad
         if self.config.sh_degree_every:
             bands = self.first_sh_degree + state.step // self.config.sh_degree_every
-            degree = jnp.minimum(bands, model.gaussians.sh_degree)
+            degree = jnp.minimum(bands, model.gaussians.active_sh_degree[...])
             model.gaussians.active_sh_degree[...] = degree.astype(jnp.int32)
         return model

@@ -33,9 +33,11 @@ from splax.training.call_length import MAX_STEPS, CallLength
 from splax.training.checkpoints import Checkpoints
 from splax.training.config import TrainConfig
 from splax.training.depth_loss import uses_depth
+from splax.training.distance import photographed_distance
 from splax.training.errors import NonFiniteError
 from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
 from splax.training.feed import PhotoFeed
+from splax.training.guard import Guard
 from splax.training.health import find_problem, name_params
 from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
@@ -44,13 +46,14 @@ from splax.training.optimizers import make_optimizer
 from splax.training.programs import Programs
 from splax.training.progress import Progress, ProgressBar, StepMetrics
 from splax.training.refinement import Refinement
-from splax.training.resume import Position, load_run, settings_of
+from splax.training.resume import Position, load_run, settings_of, with_kept
 from splax.training.rollback import Rollback
 from splax.training.snapshot import Snapshot, to_arrays
-from splax.training.state import TrainState, init_state
+from splax.training.state import TrainState, copied, init_state
 from splax.training.step import TrainStep
 from splax.training.stopwatch import Stopwatch
 from splax.training.targets import Photos
+from splax.training.watcher import Watcher
 
 
 class Trainer:
@@ -95,9 +98,7 @@ class Trainer:
         self.scene = scene
         self.config = config = config or TrainConfig()
         self.strategy = DefaultStrategy() if strategy is None else strategy
-        self.optimizer = optimizer or make_optimizer(
-            extent=scene.extent, steps=config.steps, rates=config.learning_rates, batch_size=config.batch_size
-        )
+        self._own_optimizer = optimizer
         self.history: list[Progress] = []
         if optimizer is not None and config.batch_size > 1:
             raise ValueError(
@@ -117,20 +118,39 @@ class Trainer:
         self._corrections = Corrections(
             config.corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
         )
-        self._state = self._start()
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
-        self._compile_with(
-            TrainStep.in_scene(
-                scene, config, model, self.loss, self.optimizer, self.strategy, self._corrections
-            )
+        self._stopwatch = Stopwatch()
+        self._measure_by(photographed_distance(model.gaussians, scene.train, fallback=scene.extent))
+        self._state = self._start()
+        self._rollback = Rollback()
+        guard = Guard.of_run(config.guard, len(scene.train), config.steps)
+        self._watcher = Watcher(guard, self._feed, len(scene.train), config.seed)
+
+    def _measure_by(self, distance: float) -> None:
+        """Makes optimizer, step and refinement for a scene photographed from this distance, world units."""
+        config = self.config
+        self._distance = distance
+        self.optimizer = self._own_optimizer or make_optimizer(
+            extent=distance,
+            steps=config.steps,
+            rates=config.learning_rates,
+            batch_size=config.batch_size,
+            decay_after=config.decay_after,
         )
-        self._stopwatch = watch = Stopwatch()
+        parts = self.model, self.loss, self.optimizer, self.strategy, self._corrections
+        self._compile_with(TrainStep.in_scene(self.scene, config, *parts, distance))
+        self._refine_with(self.strategy)
+
+    def _refine_with(self, strategy: Strategy) -> None:
         self._refine = Refinement(
-            self.strategy, self.optimizer, extent=scene.extent, growth=config.growth, stopwatch=watch
+            strategy,
+            self.optimizer,
+            extent=self._distance,
+            growth=self.config.growth,
+            stopwatch=self._stopwatch,
         )
         self._refined: set[int] = set()  # numbers of rows in which a refinement ran
-        self._rollback = Rollback()
 
     def _start(self) -> TrainState:
         """The state before the first step."""
@@ -148,6 +168,16 @@ class Trainer:
     def step(self) -> int:
         """Steps made so far."""
         return int(self._state.step)
+
+    @property
+    def end(self) -> int:
+        """The step at which the run ends: ``config.steps``, or an earlier one that the guard chose."""
+        return self._watcher.guard.end
+
+    @property
+    def guard_report(self) -> dict[str, Any]:
+        """What the guard saw and chose, as JSON: its ``why`` is for people; see :mod:`splax.training.guard`."""
+        return self._watcher.guard.report()
 
     @property
     def corrections(self) -> dict[str, Any]:
@@ -213,6 +243,7 @@ class Trainer:
         """
         end = self.config.steps if steps is None else self.step + steps
         self._state = self._prepared_for(end)
+        self._watcher.begin(self._state)
         self._feed.plan(end)
         started, before = time.perf_counter(), self._seconds
         bar = ProgressBar(self.step, end, self.config.progress)
@@ -254,9 +285,13 @@ class Trainer:
             ValueError: if it cannot be written, or orbax is not installed.
         """
         sizes = self._state.capacity, self._isects.capacity, self._isects.peak
-        position = Position(*sizes, self._train_step.first_sh_degree, self.history)
+        guard = self._watcher.guard
+        position = Position(
+            *sizes, self._train_step.first_sh_degree, self.history, self._distance, guard.report()
+        )
         with self._stopwatch.part("checkpoint"):
-            checkpoints.save(self.step, to_arrays(self._state), position.facts(self._settings()))
+            arrays = with_kept(to_arrays(self._state), self._watcher.kept())
+            checkpoints.save(self.step + guard.lost, arrays, position.facts(self._settings()))
 
     def _save_if_possible(self, checkpoints: Checkpoints) -> None:
         try:
@@ -278,7 +313,14 @@ class Trainer:
         def shapes(capacity: int) -> TrainState:
             return self._refine.shapes(self._state, max(capacity, self._state.capacity))
 
-        self._state, position = load_run(checkpoints, self._settings(), shapes)
+        self._state, position, kept = load_run(checkpoints, self._settings(), shapes)
+        # A run of an older version has the cameras' spread as its unit, and no guard.
+        self._measure_by(self.scene.extent if position.distance is None else position.distance)
+        guard = (
+            Guard.from_report(position.guard) if position.guard else Guard.of_run(False, 0, self.config.steps)
+        )
+        self._watcher.restore(guard, kept)
+        self._refine_with(self._limited_strategy())
         self._isects.capacity, self._isects.peak = position.isect_capacity, position.isect_peak
         self._compile_with(dataclasses.replace(self._train_step, first_sh_degree=position.first_sh_degree))
         self.history = position.history
@@ -359,6 +401,39 @@ class Trainer:
         )
         return self._stopwatch.each("evaluate", scored)
 
+    # --- the guard --------------------------------------------------------------------------------------------
+
+    def _look(self, end: int) -> None:
+        """Lets the guard look at views held back, and goes on with what it chose."""
+        with self._stopwatch.part("guard"):
+            limit = self._watcher.guard.limit
+            state = self._watcher.look(self._state, self._score)
+        if state is not self._state:
+            self._state = state
+            self._rollback.forget()
+            self._forget_later_records()
+        if self._watcher.guard.limit != limit:
+            self._refine_with(self._limited_strategy())
+        self._feed.plan(end)
+
+    def _limited_strategy(self) -> Strategy:
+        limit = self._watcher.guard.limit
+        return self.strategy if limit is None else self.strategy.limited_to(limit)
+
+    def _score(self, state: TrainState, views: Sequence[int]) -> float:
+        """Mean PSNR of training views as a state shows them, by the program that trains: none more is compiled."""
+        scores = []
+        while len(scores) < len(views):
+            photos, row = self._feed.take_view(views[len(scores)])
+            rows = np.full(MAX_STEPS, row, np.int32)
+            program = self._program(state, photos, self.config.resolution.factor(int(state.step)))
+            _, _, metrics = program(copied(state), photos, rows, np.int32(1))
+            if (needed := int(metrics.num_isects[0])) > self._isects.capacity:
+                self._isects.grow(needed)
+            else:
+                scores.append(float(metrics.psnr[0]))
+        return float(np.mean(scores))
+
     # --- the host's side -----------------------------------------------------------------------------------
 
     def _stretches(self, end: int) -> Iterator[Progress]:
@@ -367,10 +442,16 @@ class Trainer:
         self._rollback.forget()
         with self._stopwatch.part("compile"):  # mostly
             self._isects.fit(self.model, self.scene.train)
-        while (step := self.step) < end:
+        while (step := self.step) < self._last_step(end):
+            next_look = self._watcher.guard.next_look(step)
+            if next_look == step:
+                self._look(end)
+                continue
             with self._stopwatch.part("snapshots"):
                 self._rollback.keep_if_due(self._state)
-            photos, rows = self._take_photos(step, length.steps(step, end))
+            photos, rows = self._take_photos(
+                step, length.steps(step, min(self._last_step(end), next_look or end))
+            )
             done, metrics, seconds = self._call(photos, rows, self.config.resolution.factor(step))
             problem = find_problem(metrics, done, self._isects.capacity, self._state.params)
             if problem is not None:
@@ -386,7 +467,7 @@ class Trainer:
             self._isects.peak = max(self._isects.peak, int(metrics.num_isects[:done].max()))
             rate = done / seconds
             length.learn(rate)
-            if self.strategy.refines_after(step - 1):
+            if self.strategy.refines_after(step - 1) and self._watcher.guard.phase != "finish":
                 capacity = self._state.capacity
                 broken = self._refine_state()
                 if broken.any():
@@ -395,6 +476,10 @@ class Trainer:
                     continue
                 self._isects.follow(compiles=self._state.capacity > capacity)
             yield Progress.of(metrics, step, done, self._state.num_alive, self._seconds, rate)
+
+    def _last_step(self, end: int) -> int:
+        """Where to stop on the way to step ``end``: the guard may end the run, but who asks for more gets it."""
+        return min(end, self.end) if end <= self.config.steps else end
 
     def _refine_state(self) -> np.ndarray:
         """Refines, with more rows if there are too few; says which Params that would break, if it did not."""
@@ -485,5 +570,5 @@ class Trainer:
         self.history = [entry for entry in self.history if entry.step <= self.step]
 
     def _settings(self) -> dict[str, str]:
-        order = self._feed.order(self.config.steps)
+        order = self._feed.order_of_all(self.config.steps)
         return settings_of(self.config, self.strategy, self.model, self.scene.train, order)

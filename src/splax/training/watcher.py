@@ -1,0 +1,149 @@
+"""Carries out what the guard says: candidates, the state to go back to, and the views that are held back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from splax.gaussians import neighbor_spacing
+from splax.ops.spherical_harmonics import num_sh_bases
+from splax.training.feed import PhotoFeed
+from splax.training.guard import Guard, matching_views
+from splax.training.optimizers import GAUSSIANS
+from splax.training.snapshot import Snapshot
+from splax.training.state import TrainState
+
+Score = Callable[[TrainState, Sequence[int]], float]
+"""Mean PSNR of training views as a state shows them, dB."""
+
+# Names of the states that a checkpoint holds besides the present one.
+START, BEST = "start", "best"
+# dB by which fewer bands of colour must be better.
+_BETTER = 0.05
+
+
+class Watcher:
+    """Looks at views held back as the guard wants it, and gives the state to go on with.
+
+    Args:
+        guard: decides.
+        feed: of the run's photos.
+        num_views: training views.
+        seed: of the thinning.
+    """
+
+    def __init__(self, guard: Guard, feed: PhotoFeed, num_views: int, seed: int) -> None:
+        self.guard = guard
+        self._feed, self._num_views, self._seed = feed, num_views, seed
+        self._start: Snapshot | None = None
+        self._best: Snapshot | None = None
+        self._hold_back()
+
+    def begin(self, state: TrainState) -> None:
+        """Keeps the state before the first step, from which candidates begin."""
+        if self.guard.phase == "first" and int(state.step) == 0:
+            self._start = Snapshot.take(state)
+
+    def look(self, state: TrainState, score: Score) -> TrainState:
+        """The state to go on with after a look: the one given, or another one."""
+        guard, step = self.guard, int(state.step)
+        held = score(state, guard.held)
+        trained = score(state, matching_views(guard.held, self._num_views))
+        action = guard.look(step, held, trained, state.num_alive)
+        if guard.is_best(step, held):
+            self._best = Snapshot.take(state)
+        if action == "next trial":
+            state = self._thinned_start()
+        elif action == "limit growth":
+            state = without_bands(state, 0)
+        elif action == "take trial":
+            guard.take_trial(int(np.argmax(guard.scores)))
+            state = self._best_state()
+        elif action == "finish":
+            state = self._with_best_bands(self._best_state(), score)
+        guard.lost += step - int(state.step)
+        if not guard.may_start_over:
+            self._start = None
+        self._hold_back()
+        return state
+
+    def kept(self) -> dict[str, Snapshot]:
+        """States that may be needed again, by name, for a checkpoint."""
+        needed = {START: self.guard.may_start_over, BEST: self.guard.may_go_back}
+        states = {START: self._start, BEST: self._best}
+        return {name: state for name, state in states.items() if needed[name] and state is not None}
+
+    def restore(self, guard: Guard, kept: dict[str, Snapshot]) -> None:
+        """Goes on where a checkpoint was saved."""
+        self.guard = guard
+        self._start, self._best = kept.get(START), kept.get(BEST)
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        self._feed.hold_back(self.guard.held, self.guard.joined)
+
+    def _thinned_start(self) -> TrainState:
+        assert self._start is not None
+        state = thinned(self._start.state(), self.guard.next_share, self._seed)
+        self.guard.begin_trial(state.num_alive)
+        return state
+
+    def _best_state(self) -> TrainState:
+        assert self._best is not None
+        return self._best.state()
+
+    def _with_best_bands(self, state: TrainState, score: Score) -> TrainState:
+        """The state with as many bands of colour as score best on views held back."""
+        degree = int(state.rest[GAUSSIANS]["active_sh_degree"])
+        scores = [score(with_degree(state, d), self.guard.held) for d in range(degree + 1)]
+        best = int(np.argmax(scores))
+        gain = scores[best] - scores[degree]
+        if gain <= _BETTER:
+            return state
+        self.guard.sh_degree = best
+        self.guard.why += f"; colour of degree {best} scores {gain:.2f} dB more than {degree}"
+        return without_bands(state, best)
+
+
+def thinned(state: TrainState, share: float, seed: int) -> TrainState:
+    """A state before the first step with a share of its Gaussians, drawn at random.
+
+    Each becomes as much wider as the distance to its neighbours has grown.
+    """
+    params = state.params[GAUSSIANS]
+    alive = np.asarray(state.alive)
+    rows = np.flatnonzero(alive)
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[: max(1, round(share * len(rows)))])
+    means = np.asarray(params["means"], np.float64)
+    before = np.ones(len(alive))
+    before[rows] = neighbor_spacing(means[rows])
+    widened = np.array(params["log_scales"])
+    widened[chosen] += np.log(neighbor_spacing(means[chosen]) / before[chosen])[:, None]
+    kept = np.zeros_like(alive)
+    kept[chosen] = True
+    gaussians = params | {"log_scales": jnp.asarray(widened)}
+    rest = state.rest[GAUSSIANS] | {"alive": jnp.asarray(kept)}
+    return state._replace(params=state.params | {GAUSSIANS: gaussians}, rest=state.rest | {GAUSSIANS: rest})
+
+
+def with_degree(state: TrainState, degree: int) -> TrainState:
+    """The state with no more bands of colour in use than those up to a degree."""
+    active = jnp.full_like(state.rest[GAUSSIANS]["active_sh_degree"], degree)
+    rest = state.rest[GAUSSIANS] | {"active_sh_degree": active}
+    return state._replace(rest=state.rest | {GAUSSIANS: rest})
+
+
+def without_bands(state: TrainState, degree: int) -> TrainState:
+    """The same for good: coefficients beyond the degree, and the optimizer's slots of them, are 0."""
+    shape, first = state.params[GAUSSIANS]["shN"].shape, num_sh_bases(degree) - 1
+
+    def clear(path: Any, leaf: Any) -> Any:
+        of_bands = "shN" in jax.tree_util.keystr(path) and getattr(leaf, "shape", None) == shape
+        return leaf.at[:, first:].set(0) if of_bands else leaf
+
+    params, opt_state = jax.tree_util.tree_map_with_path(clear, (state.params, state.opt_state))
+    return with_degree(state._replace(params=params, opt_state=opt_state), degree)
