@@ -1,8 +1,8 @@
 """A forward-facing set, ray traced: cameras close together, a room far behind, an exposure that changes.
 
 What photos of one side of a place are like, with cameras that are known exactly. Most of the room is seen under a
-small parallax. Exposure and white balance change along the sequence as those of an automatic camera do: photos held
-out have their own.
+small parallax. Exposure and white balance change along the sequence as an automatic camera's do, for photos held
+out too.
 """
 
 import dataclasses
@@ -46,7 +46,8 @@ def make_forward_scene(
         )
     solids, lighting = _room(np.random.default_rng(seed)), _lighting()
     views = []
-    for index, turn in enumerate(np.linspace(0, 1, num_views)):
+    # Without the end, where the camera would stand as for the first view, which is held out.
+    for index, turn in enumerate(np.linspace(0, 1, num_views, endpoint=False)):
         camera = _camera(turn, width, height)
         photo = expose(render(solids, lighting, camera, samples=SAMPLES), exposure(turn))
         views.append(View(photo, camera, f"{index:04d}"))
@@ -55,7 +56,7 @@ def make_forward_scene(
 
 
 def exposure(turn: float) -> Float[np.ndarray, " 3"]:
-    """Factors of linear RGB at a moment of the sequence, from 0 (first view) to 1 (last)."""
+    """Factors of linear RGB at a moment of the sequence, from 0 (first view) to 1 (after the last)."""
     gain = 1 + GAIN * np.sin(2 * np.pi * GAIN_TURNS * turn)
     shift = WHITE_BALANCE * np.sin(2 * np.pi * turn)
     return gain * np.array([1 + shift, 1, 1 - shift])

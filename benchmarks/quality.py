@@ -1,6 +1,6 @@
 """Trains on several data sets, with several options and seeds, and prints how good the results are as one table.
 
-    python benchmarks/quality.py ROWS --data data/fox data/king@2 data/fox+gains --options "" --exposure --seeds 0 1
+    python benchmarks/quality.py ROWS --data data/fox data/king@2 data/fox+gains --options "" --exposure --seeds 0
     python benchmarks/quality.py ROWS --table --compare ""   # trains nothing
 
 ROWS is a folder with a file for each run. What is there is not run again, so a table may grow over several calls,

@@ -10,6 +10,8 @@ import re
 import secrets
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from disturbances import DISTURBANCES
 from flax import nnx
@@ -147,7 +149,11 @@ def _read_scene(path: pathlib.Path) -> Scene:
         arrays = dict(file)
     height, width = arrays["image"].shape[1:3]
     views = [
-        View(image, Camera(viewmat=viewmat, K=K, width=width, height=height), str(name))
+        View(
+            image,
+            Camera(viewmat=jnp.asarray(viewmat), K=jnp.asarray(K), width=width, height=height),
+            str(name),
+        )
         for image, viewmat, K, name in zip(
             *(arrays[n] for n in ("image", "viewmat", "K", "name")), strict=True
         )
@@ -167,7 +173,7 @@ def _read_start(path: pathlib.Path) -> Start:
     with np.load(path) as file:
         arrays = dict(file)
     kind, reason, trained = (arrays.pop(f"start_{name}").item() for name in ("kind", "reason", "trained"))
-    return Start(Gaussians(**arrays), kind, reason, trained)
+    return Start(Gaussians(**jax.device_put(arrays)), kind, reason, trained)
 
 
 def _write_first(path: pathlib.Path, arrays: dict[str, Any]) -> None:
