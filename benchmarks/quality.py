@@ -33,6 +33,7 @@ from quality_table import format_table, name_options
 
 from splax.options import Train
 from splax.program_cache import keep_programs
+from splax.training_setup import check_options
 
 GSPLAT = "gsplat"
 # Options of `splax train` that this program sets.
@@ -72,7 +73,7 @@ def main(options: Options) -> str:
     """Makes the rows that are missing, prints the table and returns it.
 
     Raises:
-        ValueError: on bad options.
+        ValueError: on bad options, before anything runs.
     """
     rows = Rows(options.rows)
     if not options.table:
@@ -127,7 +128,7 @@ def _keys(options: Options) -> Iterator[Key]:
     """All rows that are asked for, those of one data set after each other."""
     texts = [" ".join(text.split()) for text in options.options or ("",)]
     for text in texts:
-        parse_options(text)
+        check_options(parse_options(text))
     if options.gsplat and _has_gsplat():
         texts.append(GSPLAT)
     data = [str(DataSet.parse(text)) for text in options.data]
@@ -219,3 +220,6 @@ if __name__ == "__main__":
         main(tyro.cli(Options, description=__doc__, args=_protected(sys.argv[1:])))
     except ValueError as error:
         sys.exit(f"benchmark: {error}")
+    except KeyboardInterrupt:
+        _say("Interrupted; the same command goes on.")
+        sys.exit(130)

@@ -1,7 +1,8 @@
 """Rows of the quality table as files of a folder that several processes share: one makes a row, others skip it.
 
 A row is a JSON file that is whole or absent. While it is made a claim lies next to it, which names the process; if
-that process is gone, the next one takes the claim over.
+that process is gone, the next one takes the claim over. Should two do so at once, both make the row, and one
+file remains.
 """
 
 import contextlib

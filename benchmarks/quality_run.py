@@ -21,7 +21,7 @@ from splax.metrics import psnr
 from splax.options import Train
 from splax.strategies.mcmc import prepare
 from splax.training.trainer import Trainer
-from splax.training_setup import check_options, make_trainer
+from splax.training_setup import make_trainer
 
 # Training views that are scored.
 MOST_SEEN = 8
@@ -44,9 +44,8 @@ def run_splax(photos: Photos, start: Start, options: Train, curve_every: int = 0
         ``pose_degrees`` and ``pose_extents``.
 
     Raises:
-        ValueError: on options that are out of range or do not fit.
+        ValueError: on options that do not fit the photos.
     """
-    check_options(options)
     facts = start.describe()
     if options.strategy == "mcmc" and not start.trained:
         prepare(start.gaussians)

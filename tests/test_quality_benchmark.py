@@ -182,6 +182,12 @@ def test_options_that_are_none_are_refused(quality, text, message):
         quality.parse_options(text)
 
 
+def test_options_out_of_range_are_found_before_anything_runs(quality, monkeypatch, tmp_path):
+    monkeypatch.setattr(quality, "_run", lambda *_: pytest.fail("it should not run"))
+    with pytest.raises(ValueError, match="--max-gaussians must be 1 or more, got 0"):
+        quality.main(quality.Options(tmp_path, data=("fox",), options=("", "--max-gaussians 0")))
+
+
 def test_data_is_named_by_path_size_and_disturbances(import_benchmark):
     parse = import_benchmark("quality_data").DataSet.parse
     data = parse("data/fox/@2.0+poses+gains")
