@@ -28,6 +28,15 @@ class Start:
     opacities: Float[np.ndarray, " n"]
     sh: Float[np.ndarray, "n 16 3"]
 
+    @classmethod
+    def of(cls, gaussians: Gaussians) -> "Start":
+        """The same Gaussians, of SH degree 3, as arrays."""
+        gaussians = gaussians.compact()
+        sh = np.concatenate([gaussians.sh0[...], gaussians.shN[...]], axis=1)
+        stored = (gaussians.means, gaussians.quats)
+        activated = (gaussians.scales, gaussians.opacities)
+        return cls(*(np.asarray(x[...]) for x in stored), *(np.asarray(x) for x in activated), sh=sh)
+
     @property
     def sh_degree(self) -> int:
         """Highest degree of colour with a coefficient that is not zero."""
@@ -72,11 +81,7 @@ def auto_start(scene: Scene, seed: int = 0) -> Start:
     """What ``splax train`` starts from by default; needs OpenCV and scipy."""
     from splax.initialization.choice import choose_start
 
-    gaussians = choose_start(scene, seed=seed).gaussians.compact()
-    sh = np.concatenate([gaussians.sh0[...], gaussians.shN[...]], axis=1)
-    stored = (gaussians.means, gaussians.quats)
-    activated = (gaussians.scales, gaussians.opacities)
-    return Start(*(np.asarray(x[...]) for x in stored), *(np.asarray(x) for x in activated), sh=sh)
+    return Start.of(choose_start(scene, seed=seed).gaussians)
 
 
 def _on_points(means, colors, spacing, rng) -> Start:
