@@ -70,7 +70,9 @@ class Correction:
         del params, view
         return image
 
-    def interpolate(self, params: PyTree[Array], neighbors: Neighbors) -> PyTree[np.ndarray] | None:
+    def interpolate(
+        self, params: PyTree[Array | np.ndarray], neighbors: Neighbors
+    ) -> PyTree[np.ndarray] | None:
         """What is to be expected of a view that training did not see; outside of jit, with numpy.
 
         Args:
