@@ -78,7 +78,7 @@ def visible_points(
     viewmats: Viewmats,
     K: Float[np.ndarray, "views 3 3"],
     sizes: Sequence[tuple[int, int]],
-) -> list[Float[np.ndarray, "points 3"]]:
+) -> list[Float[np.ndarray, "_ 3"]]:
     """Points that each camera sees: in its picture and before it, the most opaque ones first.
 
     Args:
@@ -120,7 +120,7 @@ def fit_similarity(
     given: Viewmats,
     refined: Viewmats,
     K: Float[np.ndarray, "views 3 3"],
-    points: Sequence[Float[np.ndarray, "points 3"]],
+    points: Sequence[Float[np.ndarray, "_ 3"]],
 ) -> Similarity | None:
     """The similarity that takes given cameras to refined ones best, seven numbers.
 
