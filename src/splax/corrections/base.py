@@ -60,6 +60,11 @@ class Correction:
         del steps, extent
         return optax.identity()
 
+    def optimizer_of(self, cameras: Camera, steps: int, extent: float) -> optax.GradientTransformation:
+        """The same where it depends on the cameras of all training views, [V]; by default :meth:`optimizer`."""
+        del cameras
+        return self.optimizer(steps, extent)
+
     def camera(self, params: PyTree[Array], view: View, camera: Camera) -> Camera:
         """The camera to render a view with."""
         del params, view
@@ -151,7 +156,9 @@ class Corrections:
             raise ValueError(
                 f"corrections must be of different names, got {[c.name for c in corrections]}; leave one out."
             )
-        self._optimizers = {name: part.optimizer(steps, extent) for name, part in self.parts.items()}
+        self._optimizers = {
+            name: part.optimizer_of(cameras, steps, extent) for name, part in self.parts.items()
+        }
         self._cameras = cameras
 
     def init(self) -> CorrectionsState:

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -40,7 +39,7 @@ class PoseRefinement(Correction):
     """
 
     name: ClassVar[str] = "poses"
-    rate: float = 1e-4
+    rate: float = 5e-4
     rate_final: float = 0.01
     weight_decay: float = 1e-6
     track_weight: float = 1.0
@@ -74,7 +73,24 @@ class PoseRefinement(Correction):
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_adam(eps=1e-15),
             optax.scale_by_learning_rate(optax.exponential_decay(self.rate, steps, self.rate_final)),
-            optax.stateless(lambda updates, _: jax.tree.map(lambda update: update * units, updates)),
+            optax.stateless(lambda updates, _: updates * units),
+        )
+
+    def optimizer_of(self, cameras: Camera, steps: int, extent: float) -> optax.GradientTransformation:
+        """Adam; with tracks on turns about what cameras look at instead of where they stand.
+
+        In a photo a camera that turns looks nearly like one that moves sideways, and Adam, which scales each
+        number by itself, takes long to tell them apart. A turn about a point ahead leaves that point where it is.
+        Without tracks that would let noise of the photos turn cameras.
+        """
+        adam = self.optimizer(steps, extent)
+        if not self.uses_tracks:
+            return adam
+        arms = _arms(cameras, extent)  # from that point to the camera
+        return optax.chain(
+            optax.stateless(lambda gradient, _: _with_turns(gradient, jnp.cross(arms, gradient[:, 3:]))),
+            adam,
+            optax.stateless(lambda updates, _: _with_shifts(updates, jnp.cross(updates[:, :3], arms))),
         )
 
     def camera(self, params: Float[Array, "views 6"], view: View, camera: Camera) -> Camera:
@@ -121,6 +137,27 @@ def joint_motions(around: Float[np.ndarray, "views 3"]) -> Float[np.ndarray, "vi
     columns.append(np.concatenate([np.zeros_like(around), around], axis=1).ravel())
     basis, values, _ = np.linalg.svd(np.stack(columns, axis=1), full_matrices=False)
     return basis[:, values > 1e-6 * values[0]].astype(np.float32)
+
+
+def _arms(cameras: Camera, extent: float) -> Float[np.ndarray, "views 3"]:
+    """From the point nearest to the axes of all cameras, at its depth on each one's axis, to that camera."""
+    viewmats = np.asarray(cameras.viewmat, np.float64)
+    axes = viewmats[:, 2, :3]
+    centres = -np.einsum("vji,vj->vi", viewmats[:, :3, :3], viewmats[:, :3, 3])
+    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
+    middle = np.linalg.lstsq(across.sum(axis=0), np.einsum("vij,vj->i", across, centres), rcond=1e-3)[0]
+    depths = ((middle - centres) * axes).sum(axis=1)
+    # Axes that meet nowhere ahead: about as far as the cameras are apart.
+    depths = np.where((depths > 0.1 * extent) & (depths < 10 * extent), depths, extent)
+    return (-depths[:, None] * axes).astype(np.float32)
+
+
+def _with_turns(motions: Float[Array, "views 6"], more: Float[Array, "views 3"]) -> Float[Array, "views 6"]:
+    return motions.at[:, :3].add(more)
+
+
+def _with_shifts(motions: Float[Array, "views 6"], more: Float[Array, "views 3"]) -> Float[Array, "views 6"]:
+    return motions.at[:, 3:].add(more)
 
 
 def _units(length: float) -> Float[np.ndarray, " 6"]:
