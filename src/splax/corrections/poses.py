@@ -42,7 +42,7 @@ class PoseRefinement(Correction):
     rate: float = 5e-4
     rate_final: float = 0.01
     weight_decay: float = 1e-6
-    track_weight: float = 1.0
+    track_weight: float = 100.0
 
     def __post_init__(self) -> None:
         if not (self.rate > 0 and self.rate_final > 0):
