@@ -27,6 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     scene = splax.load_dataset(options.data, downscale=8)
     views = [view for view in scene.train if view.points is not None and view.point_pixels is not None]
+    tracks = [(np.asarray(view.points), np.asarray(view.point_pixels)) for view in views]
     num, rng = len(views), np.random.default_rng(0)
     noise = rng.normal(size=(num, 6))
     noise[:, :3] *= np.radians(1) / np.linalg.norm(noise[:, :3], axis=1, keepdims=True)
@@ -35,10 +36,10 @@ def main() -> None:
     wrong = dataclasses.replace(
         true, viewmat=jax.vmap(move_camera)(true.viewmat, jnp.asarray(noise, jnp.float32))
     )
-    most = max(len(view.points) for view in views)
+    most = max(len(seen) for seen, _ in tracks)
     points, pixels = np.full((num, most, 3), np.nan, np.float32), np.full((num, most, 2), np.nan, np.float32)
-    for row, view in enumerate(views):
-        points[row, : len(view.points)], pixels[row, : len(view.points)] = view.points, view.point_pixels
+    for row, (seen, shown) in enumerate(tracks):
+        points[row, : len(seen)], pixels[row, : len(seen)] = seen, shown
     order = np.concatenate([rng.permutation(num) for _ in range(options.steps // num + 1)])[: options.steps]
     for rate in options.rates:
         corrections = Corrections(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -73,7 +74,7 @@ class PoseRefinement(Correction):
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_adam(eps=1e-15),
             optax.scale_by_learning_rate(optax.exponential_decay(self.rate, steps, self.rate_final)),
-            optax.stateless(lambda updates, _: updates * units),
+            optax.stateless(lambda updates, _: jax.tree.map(lambda update: update * units, updates)),
         )
 
     def optimizer_of(self, cameras: Camera, steps: int, extent: float) -> optax.GradientTransformation:
@@ -87,11 +88,14 @@ class PoseRefinement(Correction):
         if not self.uses_tracks:
             return adam
         arms = _arms(cameras, extent)  # from that point to the camera
-        return optax.chain(
-            optax.stateless(lambda gradient, _: _with_turns(gradient, jnp.cross(arms, gradient[:, 3:]))),
-            adam,
-            optax.stateless(lambda updates, _: _with_shifts(updates, jnp.cross(updates[:, :3], arms))),
-        )
+
+        def to_turns_ahead(gradient: Any, _: Any) -> Array:
+            return gradient.at[:, :3].add(jnp.cross(arms, gradient[:, 3:]))
+
+        def to_motions(updates: Any, _: Any) -> Array:
+            return updates.at[:, 3:].add(jnp.cross(updates[:, :3], arms))
+
+        return optax.chain(optax.stateless(to_turns_ahead), adam, optax.stateless(to_motions))
 
     def camera(self, params: Float[Array, "views 6"], view: View, camera: Camera) -> Camera:
         """The camera where training has moved it."""
@@ -150,14 +154,6 @@ def _arms(cameras: Camera, extent: float) -> Float[np.ndarray, "views 3"]:
     # Axes that meet nowhere ahead: about as far as the cameras are apart.
     depths = np.where((depths > 0.1 * extent) & (depths < 10 * extent), depths, extent)
     return (-depths[:, None] * axes).astype(np.float32)
-
-
-def _with_turns(motions: Float[Array, "views 6"], more: Float[Array, "views 3"]) -> Float[Array, "views 6"]:
-    return motions.at[:, :3].add(more)
-
-
-def _with_shifts(motions: Float[Array, "views 6"], more: Float[Array, "views 3"]) -> Float[Array, "views 6"]:
-    return motions.at[:, 3:].add(more)
 
 
 def _units(length: float) -> Float[np.ndarray, " 6"]:
