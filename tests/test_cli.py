@@ -551,7 +551,7 @@ def test_a_run_with_all_recipe_options_scores_the_same_again(tmp_path):
     assert run("train", data, "--out", out, *FAST, "--eval-every", "10", "--tensorboard", *flags) == 0
     before = json.loads((out / "metrics.json").read_text())
     assert before["lpips_vgg"] > 0 and "VGG16" in before["protocol"]["lpips_vgg"]
-    assert before["cc_psnr"] > 0 and "affine" in before["protocol"]["cc"]
+    assert before["psnr_color_corrected"] > 0 and "affine" in before["protocol"]["color_corrected"]
     assert {path.stem for path in (out / "corrections").iterdir()} == {
         "exposure",
         "bilateral_grid",
@@ -564,7 +564,7 @@ def test_a_run_with_all_recipe_options_scores_the_same_again(tmp_path):
     assert any((out / "events").iterdir())
     assert run("eval", out, "--lpips", "vgg") == 0
     after = json.loads((out / "metrics.json").read_text())
-    for name in ("psnr", "ssim", "lpips_vgg", "cc_psnr", "cc_ssim"):
+    for name in ("psnr", "ssim", "lpips_vgg", "psnr_color_corrected", "ssim_color_corrected"):
         assert after[name] == pytest.approx(before[name], rel=1e-4)
     (out / "corrections" / "intrinsics.npy").write_bytes(b"damaged")
     assert run("eval", out) == 2

@@ -117,17 +117,24 @@ def trainer() -> splax.Trainer:
 
 def test_views_are_scored_after_correction_where_it_is_asked_for(trainer):
     scores = trainer.evaluate(color_correct=True)
-    assert scores["cc_psnr"] > max(50, scores["psnr"] + 15)  # the photos are of 8 bits
-    assert scores["cc_ssim"] > 0.99 > scores["ssim"]
-    assert set(trainer.evaluate()) == {"psnr", "ssim", "views"}
-    assert trainer.evaluate([], color_correct=True)["cc_psnr"] is None
+    assert scores["psnr_color_corrected"] > max(50, scores["psnr"] + 15)  # the photos are of 8 bits
+    assert scores["ssim_color_corrected"] > 0.99 > scores["ssim"]
+    assert set(trainer.evaluate()) == {"psnr", "ssim", "psnr_identity", "views"}
+    assert trainer.evaluate([], color_correct=True)["psnr_color_corrected"] is None
 
 
 def test_metrics_say_what_the_correction_is(trainer, tmp_path):
     folder = RunFolder.create(tmp_path / "run", overwrite=False)
     metrics = folder.write_evaluation(trainer, {}, color_correct=True)
     assert json.loads((folder.path / "metrics.json").read_text()) == metrics
-    assert metrics["per_view"][0].keys() == {"name", "psnr", "ssim", "cc_psnr", "cc_ssim"}
-    assert "affine" in metrics["protocol"]["cc"]
+    assert metrics["per_view"][0].keys() == {
+        "name",
+        "psnr",
+        "ssim",
+        "psnr_identity",
+        "psnr_color_corrected",
+        "ssim_color_corrected",
+    }
+    assert "affine" in metrics["protocol"]["color_corrected"]
     plain = folder.write_evaluation(trainer, {})
-    assert "cc_psnr" not in plain and "cc" not in plain["protocol"]
+    assert "psnr_color_corrected" not in plain and "color_corrected" not in plain["protocol"]

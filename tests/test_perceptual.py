@@ -119,7 +119,7 @@ def test_lpips_of_views_is_taken_with_masked_pixels_black(trainer):
         assert one.lpips["alex"] == pytest.approx(float(value), rel=1e-4)
     means = trainer.evaluate(networks=["alex"])
     assert means["lpips_alex"] == pytest.approx(np.mean([float(value) for value in expected]), rel=1e-4)
-    assert set(trainer.evaluate()) == {"psnr", "ssim", "views"}
+    assert set(trainer.evaluate()) == {"psnr", "ssim", "psnr_identity", "views"}
 
 
 def test_a_run_folder_says_by_which_protocol_and_shows_views_side_by_side(trainer, tmp_path):
@@ -128,7 +128,7 @@ def test_a_run_folder_says_by_which_protocol_and_shows_views_side_by_side(traine
     assert json.loads((folder.path / "metrics.json").read_text()) == metrics
     assert "AlexNet" in metrics["protocol"]["lpips_alex"]
     assert {"images", "color_space", "crop", "mask", "ssim"} <= metrics["protocol"].keys()
-    assert metrics["per_view"][0].keys() == {"name", "psnr", "ssim", "lpips_alex"}
+    assert metrics["per_view"][0].keys() == {"name", "psnr", "ssim", "psnr_identity", "lpips_alex"}
     sheet = cv2.imread(str(folder.path / "contact_sheet.png"))
     assert sheet is not None and sheet.shape == (2 * 36 + 4, 3 * 48 + 2 * 4, 3)
 

@@ -197,7 +197,7 @@ def test_views_are_scored_whole_whatever_buffer_the_rasterizer_has(scene):
 def test_evaluate_agrees_with_numpy(scene):
     trainer = make_trainer(scene)
     result = trainer.evaluate()
-    assert set(result) == {"psnr", "ssim", "views"}
+    assert set(result) == {"psnr", "ssim", "psnr_identity", "views"}
     assert result["views"] == 2
     expected = []
     for view, view_psnr, _, image, *_ in trainer.evaluate_views():

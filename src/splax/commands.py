@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from splax.cameras import Camera
+from splax.corrections.held_out import Appearance
 from splax.data.json_file import shorten
 from splax.data.scene import Scene, describe_scene
 from splax.data.synthetic import make_demo_scene
@@ -24,7 +24,7 @@ from splax.io.events import EventLog
 from splax.io.images import save_png, save_video
 from splax.loader import load_dataset
 from splax.model import SplatModel
-from splax.options import Convert, Demo, Eval, Info, Process, Render, Running, Train
+from splax.options import Convert, Demo, Eval, Info, Process, Render, Running, Scores, Train
 from splax.processing.dataset import make_dataset
 from splax.program_cache import keep_programs
 from splax.rasterizer import TileRasterizer
@@ -57,8 +57,9 @@ _SCENE_OPTIONS = {
     "test_every": int,
     "white_background": bool,
 }
-# Options with which photos may look as no view held out can: its exposure is not known.
+# Options with which photos may look as no view held out can: its exposure, or its exact camera, is not known.
 _LEARN_COLORS = ("exposure", "bilateral_grid")
+_LEARN_POSES = ("refine_poses",)
 
 
 def train(options: Train) -> int:
@@ -105,16 +106,10 @@ def demo(options: Demo) -> int:
 def evaluate(options: Eval) -> int:
     """Scores a run on its held-out views and writes the pictures anew."""
     folder = RunFolder.open(options.run)
-    scene, model = _reload(folder, options.data)
-    intrinsics = folder.load_intrinsics()
-    config = TrainConfig(progress=False, corrections=() if intrinsics is None else (intrinsics,))
     check_networks(options.lpips)
-    trainer = Trainer(model, scene, config)
-    learned = folder.read_config()
-    color_correct = options.color_correct or any(learned.get(name) is True for name in _LEARN_COLORS)
-    metrics = folder.write_evaluation(
-        trainer, folder.read_metrics(), options.lpips, color_correct=color_correct
-    )
+    trainer = _reload(folder, options.data)
+    asked = _fitted_scores(options, folder.read_config())
+    metrics = folder.write_evaluation(trainer, folder.read_metrics(), options.lpips, **asked)
     for view in metrics["per_view"]:
         _say(f"{view['name']}: PSNR {view['psnr']:.2f} dB, SSIM {view['ssim']:.4f}")
     _say(scores_line(metrics))
@@ -129,17 +124,21 @@ def render(options: Render) -> int:
         raise ValueError(f"--out {options.out} is a file; give the path of a folder for the pictures.")
     if options.fps < 1:
         raise ValueError(f"--fps must be at least 1, got {options.fps}.")
-    scene, model = _reload(folder, options.data)
+    trainer = _reload(folder, options.data)
+    scene, held_out = trainer.scene, trainer.held_out()
     cameras = orbit(scene, options.frames)
-    intrinsics = folder.load_intrinsics()
+
+    def draw(appearance: Appearance) -> Any:
+        background = jax.numpy.asarray(scene.background)
+        image = trainer.model(appearance.camera, background=background).image
+        return jax.numpy.clip(held_out.image(appearance.params, image), 0, 1)
+
     for view in scene.test:
-        camera = view.camera
-        if intrinsics is not None:
-            camera = intrinsics.camera(intrinsics.init(Camera.stack([camera])), None, camera)
-        save_png(options.out / "test" / picture_name(view.name), _draw(model, camera, scene))
+        image = draw(held_out.of(view.name, view.camera))
+        save_png(options.out / "test" / picture_name(view.name), image)
     frames = []
     for index, camera in enumerate(cameras):
-        frames.append(_draw(model, camera, scene))
+        frames.append(draw(held_out.mean(held_out.motion.move(camera))))
         save_png(options.out / "orbit" / f"{index:04d}.png", frames[-1])
     _say(f"Wrote {len(scene.test)} test views and {len(frames)} frames of an orbit to {options.out}")
     try:
@@ -252,12 +251,8 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
         print(f"splax: error: {error} Writing what is trained so far.", file=sys.stderr)
     if trainer.guard_report["held"] and trainer.guard_report["why"]:
         _say(f"Guard: {trainer.guard_report['why']}.")
-    color_correct = scored is not None and (
-        scored.color_correct or any(getattr(scored, name) for name in _LEARN_COLORS)
-    )
-    metrics = folder.write_results(
-        trainer, interrupted=interrupted, networks=networks, color_correct=color_correct
-    )
+    asked = _fitted_scores(scored, dataclasses.asdict(scored)) if scored else {}
+    metrics = folder.write_results(trainer, interrupted=interrupted, networks=networks, **asked)
     if events is not None:
         events.close()
     _say(scores_line(metrics))
@@ -313,8 +308,16 @@ def _holds_demo(path: Path) -> bool:
     return (path / CONFIG).is_file() and RunFolder(path).read_config().get("data") == DEMO
 
 
-def _reload(folder: RunFolder, data: Path | None) -> tuple[Scene, SplatModel]:
-    """The scene and the model of a run, whose photos may have moved."""
+def _fitted_scores(asked: Scores, learned: dict[str, Any]) -> dict[str, bool]:
+    """What is fitted to the photos of views held out for further scores: what was asked for or is not known."""
+    return {
+        "color_correct": asked.color_correct or any(learned.get(name) is True for name in _LEARN_COLORS),
+        "pose_align": asked.pose_align or any(learned.get(name) is True for name in _LEARN_POSES),
+    }
+
+
+def _reload(folder: RunFolder, data: Path | None) -> Trainer:
+    """The Trainer of a finished run with what it learned; its photos may have moved."""
     config = folder.read_config()
     for key, kind in _SCENE_OPTIONS.items():
         value = config.get(key)
@@ -333,11 +336,12 @@ def _reload(folder: RunFolder, data: Path | None) -> tuple[Scene, SplatModel]:
     keep_programs()
     rasterizer = TileRasterizer(default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
     model = SplatModel(folder.load_gaussians(), rasterizer)
-    return load_scene(config), model
-
-
-def _draw(model: SplatModel, camera: Camera, scene: Scene) -> Any:
-    return jax.numpy.clip(model(camera, background=jax.numpy.asarray(scene.background)).image, 0, 1)
+    scene = load_scene(config)
+    corrections = folder.load_corrections(len(scene.train))
+    made = tuple(correction for correction, _ in corrections.values())
+    trainer = Trainer(model, scene, TrainConfig(progress=False, corrections=made))
+    trainer.load_corrections({name: params for name, (_, params) in corrections.items()})
+    return trainer
 
 
 def _fit(

@@ -61,6 +61,8 @@ class Scores:
     color_correct: bool = False
     """PSNR and SSIM once more with the colours of each rendering fitted to its photo. Runs that learn an exposure
     or a bilateral grid get them anyway."""
+    pose_align: bool = False
+    """PSNR once more with the camera of each view fitted to its photo. Runs that refine poses get it anyway."""
 
 
 @dataclasses.dataclass(frozen=True)

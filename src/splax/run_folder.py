@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 import splax
-from splax.corrections.intrinsics import IntrinsicsRefinement
+from splax.corrections.base import Correction
+from splax.corrections.held_out import HeldOutViews
 from splax.data.json_file import read_json
-from splax.data.npy_file import read_npy
 from splax.data.scene import Scene
 from splax.gaussians import Gaussians
 from splax.io.files import write_whole
@@ -27,6 +27,7 @@ from splax.io.images import contact_sheet, save_curve, save_png, side_by_side
 from splax.io.ply import load_ply, save_ply
 from splax.io.ply_format import is_antialiased, read_header
 from splax.perceptual import Network
+from splax.saved_corrections import read_corrections
 from splax.training.evaluation import mean_scores, protocol
 from splax.training.progress import Progress
 from splax.training.trainer import Trainer
@@ -40,8 +41,11 @@ SCORES = "scores.jsonl"
 EVAL = "eval"
 CONTACT_SHEET = "contact_sheet.png"
 CORRECTIONS = "corrections"
+CAMERAS = f"{CORRECTIONS}/cameras.json"
 MAX_SHEET_ROWS = 12
 CHECKPOINTS = "checkpoints"
+# Names of scores in the metrics; older versions wrote cc_*.
+_SCORE = re.compile(r"(psnr|ssim|lpips|cc)(_|$)")
 
 
 class RunFolder:
@@ -113,7 +117,11 @@ class RunFolder:
             ValueError: if it cannot be written to.
         """
         old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE, SCORES, CONTACT_SHEET)]
-        old += [*(self.path / EVAL).glob("*.png"), *(self.path / CORRECTIONS).glob("*.npy")]
+        old += [
+            *(self.path / EVAL).glob("*.png"),
+            *(self.path / CORRECTIONS).glob("*.npy"),
+            self.path / CAMERAS,
+        ]
         for file in filter(Path.is_file, old):
             try:
                 file.unlink()
@@ -162,6 +170,7 @@ class RunFolder:
         interrupted: bool,
         networks: Sequence[Network] = (),
         color_correct: bool = False,
+        pose_align: bool = False,
     ) -> dict[str, Any]:
         """The point cloud first, then the scores and pictures of the held-out views. Returns the metrics."""
         antialiased = trainer.model.rasterizer.antialiased
@@ -178,14 +187,14 @@ class RunFolder:
             "train_seconds": seconds,
             "steps_per_second": trainer.step / seconds if seconds else None,
             "device": device_name(),
-            "world": describe_world(trainer.scene),
             "versions": versions(),
         }
         if trainer.history:
             steps = np.array([entry.step for entry in trainer.history])
             losses = np.array([entry.loss for entry in trainer.history])
             save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
-        return self.write_evaluation(trainer, facts, networks, color_correct=color_correct)
+        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
+        return self.write_evaluation(trainer, facts, networks, **asked)
 
     def write_evaluation(
         self,
@@ -194,20 +203,27 @@ class RunFolder:
         networks: Sequence[Network] = (),
         *,
         color_correct: bool = False,
+        pose_align: bool = False,
     ) -> dict[str, Any]:
         """Scores and pictures of the held-out views, added to ``facts``. Returns the metrics.
+
+        Also where the training cameras are, if they were refined.
 
         Args:
             trainer: whose model and views.
             facts: what else the metrics say.
             networks: of LPIPS.
             color_correct: whether to score once more with colours fitted to the photos'.
+            pose_align: whether to score once more with cameras fitted to the photos.
 
         Raises:
             ImportError: if the weights of a network are not installed.
         """
+        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
+        held_out = trainer.held_out()
+        self._write_cameras(held_out)
         per_view, pictures = [], []
-        for scores in trainer.evaluate_views(networks=networks, color_correct=color_correct):
+        for scores in trainer.evaluate_views(networks=networks, held_out=held_out, **asked):
             per_view.append({"name": scores.view.name, **scores.numbers()})
             picture = side_by_side(scores.view.image, scores.image)
             save_png(self.path / EVAL / picture_name(scores.view.name), picture)
@@ -216,10 +232,12 @@ class RunFolder:
         if pictures:
             save_png(self.path / CONTACT_SHEET, contact_sheet(pictures))
         metrics = {
-            **facts,
-            **mean_scores(per_view, networks, color_correct=color_correct),
+            # Of an earlier evaluation, which may have been asked for others.
+            **{name: fact for name, fact in facts.items() if not _SCORE.match(name)},
+            "world": describe_world(trainer.scene, held_out),
+            **mean_scores(per_view, networks, **asked),
             "per_view": per_view,
-            "protocol": protocol(networks, color_correct=color_correct),
+            "protocol": protocol(held_out, networks, **asked),
         }
         self._write_json(METRICS, metrics)
         return metrics
@@ -255,23 +273,30 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{path} {error}.") from error
 
-    def load_intrinsics(self) -> IntrinsicsRefinement | None:
-        """The correction of focal lengths and principal point that training learned, if it did.
+    def load_corrections(self, num_views: int) -> dict[str, tuple[Correction, np.ndarray]]:
+        """What training learned that views held out are drawn with: corrections and their Params, by name.
+
+        Args:
+            num_views: training views that the data has.
 
         Raises:
-            ValueError: if its file is damaged.
+            ValueError: if a file is damaged, or is of another number of training views.
         """
-        path = self.path / CORRECTIONS / f"{IntrinsicsRefinement.name}.npy"
-        if not path.is_file():
-            return None
-        try:
-            values = read_npy(path)
-            if values.shape != (1, 4) or not np.isfinite(values).all():
-                raise ValueError(f"holds {list(values.shape)} numbers; expected 1 x 4 finite ones")
-        except ValueError as error:
-            raise ValueError(f"{path} {error}. Train again, or remove it.") from error
-        fx, fy, cx, cy = (float(value) for value in values[0])
-        return IntrinsicsRefinement(start=(fx, fy, cx, cy))
+        return read_corrections(self.path / CORRECTIONS, num_views)
+
+    def _write_cameras(self, held_out: HeldOutViews) -> None:
+        """Refined training cameras, if there are any."""
+        cameras = held_out.refined_cameras()
+        if not cameras:
+            return
+        known = held_out.motion.similarity is not None
+        frame = "the dataset's" if known else "the splat's: how it lies to the dataset's is not known"
+        content = {
+            "frame": f"{frame}; metrics.json's world.splat_to_input takes the splat there",
+            "axes": "OpenCV: +x right, +y down, +z forward",
+            "views": [{"name": name, "camera_to_world": matrix.tolist()} for name, matrix in cameras.items()],
+        }
+        self._write_json(CAMERAS, content)
 
     def _write_array(self, name: str, array: np.ndarray) -> None:
         data = io.BytesIO()
@@ -291,16 +316,17 @@ def picture_name(view_name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
 
 
-def describe_world(scene: Scene) -> dict[str, Any]:
+def describe_world(scene: Scene, held_out: HeldOutViews) -> dict[str, Any]:
     """The frame of the splat, as homogeneous transforms, [4, 4].
 
     Returns:
-        ``splat_to_input`` takes the splat to the frame of the dataset's file: the identity, as training moves
-        nothing; ``applied_transform`` is what that file says was done to the world it was made from, or None.
+        ``splat_to_input`` takes the splat to the frame of the dataset's file: the identity, unless refined cameras
+        moved as a whole, and the splat with them; ``applied_transform`` is what that file says was done to the
+        world it was made from, or None.
     """
-    applied = scene.applied_transform
+    applied, similarity = scene.applied_transform, held_out.motion.similarity
     return {
-        "splat_to_input": np.eye(4).tolist(),
+        "splat_to_input": (np.eye(4) if similarity is None else similarity.inverse().matrix).tolist(),
         "applied_transform": None if applied is None else applied.tolist(),
     }
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from splax.cameras import Camera
 from splax.corrections.base import Correction, View
 from splax.corrections.exposure import apply_affine
+from splax.corrections.neighbors import Neighbors
 
 # Brightness of a colour (ITU-R BT.601), in [0, 1] for colours in [0, 1].
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -72,6 +73,12 @@ class BilateralGrid(Correction):
     ) -> Float[Array, "h w 3"]:
         """The rendering with a photo's colours."""
         return image if view is None else apply_grid(params[view], image)
+
+    def interpolate(
+        self, params: Float[Array | np.ndarray, "views l y x 3 4"], neighbors: Neighbors
+    ) -> Float[np.ndarray, "1 l y x 3 4"]:
+        """The mean of the neighbours' maps."""
+        return neighbors.average(params)
 
     def penalty(self, params: Float[Array, "views l y x 3 4"]) -> Float[Array, ""]:
         """Total variation of the grids, weighted."""

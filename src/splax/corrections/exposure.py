@@ -6,11 +6,13 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from splax.cameras import Camera
 from splax.corrections.base import Correction, View
+from splax.corrections.neighbors import Neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,12 @@ class Exposure(Correction):
     ) -> Float[Array, "h w 3"]:
         """The rendering with a photo's exposure."""
         return image if view is None else apply_affine(params[view], image)
+
+    def interpolate(
+        self, params: Float[Array | np.ndarray, "views 3 4"], neighbors: Neighbors
+    ) -> Float[np.ndarray, "1 3 4"]:
+        """The mean of the neighbours' maps."""
+        return neighbors.average(params)
 
     def project(self, params: Float[Array, "views 3 4"], cameras: Camera) -> Float[Array, "views 3 4"]:
         """With the identity as mean."""

@@ -6,18 +6,21 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
 from splax.cameras import Camera
 from splax.corrections.base import Correction, View
+from splax.corrections.neighbors import Neighbors
 
 
 @dataclasses.dataclass(frozen=True)
 class IntrinsicsRefinement(Correction):
     """Corrects fx, fy, cx and cy: by factors exp(p0), exp(p1) and by shifts of p2 fx, p3 fy pixels.
 
-    The Params, [1, 4] or [V, 4], are these four numbers. Shared ones hold for views held out as well.
+    The Params, [1, 4] or [V, 4], are these four numbers. Shared ones hold for views held out as well;
+    else those are drawn with the mean of their neighbours'.
 
     Attributes:
         rate: of Adam, at the start.
@@ -60,3 +63,9 @@ class IntrinsicsRefinement(Correction):
         focal = focal * jnp.exp(values[:2])
         K = camera.K.at[0, 0].set(focal[0]).at[1, 1].set(focal[1]).at[:2, 2].set(centre)
         return dataclasses.replace(camera, K=K)
+
+    def interpolate(
+        self, params: Float[Array | np.ndarray, "views 4"], neighbors: Neighbors
+    ) -> Float[np.ndarray, "1 4"]:
+        """The shared correction, or the mean of the neighbours'."""
+        return np.asarray(params) if self.shared else neighbors.average(params)

@@ -42,12 +42,13 @@ def load_colmap(model: Path, options: Options) -> Scene:
     root = _find_root(model, images, options)
     left_out: LeftOut = []
     photos: dict[str, Photo] = {}
-    for image, seen in zip(images, points_seen(points, (image.point_ids for image in images)), strict=True):
+    tracks = points_seen(points, ((image.point_ids, image.point_pixels) for image in images))
+    for image, seen in zip(images, tracks, strict=True):
         label = f"{model}: image {shorten(image.name)}"
         if image.camera_id not in cameras:
             raise ValueError(f"{label} has camera {image.camera_id}, which the model lacks. Export it again.")
         try:
-            photo = _make_photo(image, cameras[image.camera_id], root, label, options)._replace(points=seen)
+            photo = _make_photo(image, cameras[image.camera_id], root, label, options)._replace(seen=seen)
         except ImageError as error:
             left_out.append((image.name, str(error)))
             continue

@@ -44,16 +44,25 @@ class ModelImage(NamedTuple):
         viewmat: world to camera, [4, 4].
         point_ids: of the points that were found in it, sorted, each once; at most :data:`MAX_SEEN`, then evenly
             taken.
+        point_pixels: where those were found, [points, 2], in pixels of the camera; not to be trusted to be finite.
     """
 
     name: str
     camera_id: int
     viewmat: Float[np.ndarray, "4 4"]
     point_ids: Int64[np.ndarray, " points"]
+    point_pixels: Float[np.ndarray, "points 2"]
 
 
-# Name, camera's id, quaternion (w, x, y, z), translation, and a point's id or -1 for each observation.
-_ImageRow = tuple[str, int, tuple[float, ...], tuple[float, ...], Int64[np.ndarray, " observations"]]
+# Name, camera's id, quaternion (w, x, y, z), translation; of each observation a point's id or -1, and its place.
+_ImageRow = tuple[
+    str,
+    int,
+    tuple[float, ...],
+    tuple[float, ...],
+    Int64[np.ndarray, " observations"],
+    Float[np.ndarray, "observations 2"],
+]
 
 
 def find_model(root: Path) -> Path | None:
@@ -92,8 +101,13 @@ def read_images(folder: Path) -> list[ModelImage]:
     path = _file(folder, "images")
     rows = _text_images(path) if path.suffix == ".txt" else _binary_images(path)
     return [
-        ModelImage(name, camera_id, _viewmat(quat, translation, f"{path}: image {shorten(name)}"), _seen(ids))
-        for name, camera_id, quat, translation, ids in rows
+        ModelImage(
+            name,
+            camera_id,
+            _viewmat(quat, translation, f"{path}: image {shorten(name)}"),
+            *_seen(ids, pixels),
+        )
+        for name, camera_id, quat, translation, ids, pixels in rows
     ]
 
 
@@ -141,10 +155,16 @@ def _viewmat(quat: tuple[float, ...], translation: tuple[float, ...], label: str
     return viewmat
 
 
-def _seen(ids: Int64[np.ndarray, " observations"]) -> Int64[np.ndarray, " points"]:
-    """Points among the observations of an image, where -1 stands for no point."""
-    ids = np.unique(ids[ids >= 0])
-    return ids[np.linspace(0, len(ids) - 1, MAX_SEEN).astype(np.int64)] if len(ids) > MAX_SEEN else ids
+def _seen(
+    ids: Int64[np.ndarray, " observations"], pixels: Float[np.ndarray, "observations 2"]
+) -> tuple[Int64[np.ndarray, " points"], Float[np.ndarray, "points 2"]]:
+    """Points among the observations of an image, where -1 stands for no point, and where they were first found."""
+    found = np.flatnonzero(ids >= 0)
+    ids, first = np.unique(ids[found], return_index=True)
+    kept = np.arange(len(ids))
+    if len(ids) > MAX_SEEN:
+        kept = np.linspace(0, len(ids) - 1, MAX_SEEN).astype(np.int64)
+    return ids[kept], pixels[found[first[kept]]]
 
 
 # --- binary -------------------------------------------------------------------------------------------------
@@ -221,8 +241,9 @@ def _binary_images(path: Path) -> Iterator[_ImageRow]:
         for _ in range(cursor.count(73)):
             _, *pose, camera_id = cursor.read("i7di")
             name = cursor.name()
-            ids = cursor.records(_OBSERVATION)["point_id"].astype(np.int64)
-            yield name, camera_id, tuple(pose[:4]), tuple(pose[4:]), ids
+            seen = cursor.records(_OBSERVATION)
+            ids, pixels = seen["point_id"].astype(np.int64), seen["position"].astype(np.float64)
+            yield name, camera_id, tuple(pose[:4]), tuple(pose[4:]), ids, pixels
 
 
 def _binary_points(path: Path) -> Points | None:
@@ -275,8 +296,12 @@ def _text_images(path: Path) -> Iterator[_ImageRow]:
             image = name, int(camera_id), quat, translation
         number, line = next(lines, (number, ""))
         with _describing(path, number):
-            ids = np.array(line.split()[2::3], np.int64)
-        yield *image, ids
+            words = line.split()
+            if len(words) % 3:
+                raise ValueError("not three numbers for each observation")
+            ids = np.array(words[2::3], np.int64)
+            pixels = np.array([words[0::3], words[1::3]], np.float64).T
+        yield *image, ids, pixels
 
 
 def _text_points(path: Path) -> Points | None:

@@ -11,6 +11,8 @@ from splax.data.lens import Lens
 
 # A pinhole stretches without end towards 90 degrees from its axis: wider lenses are cut at about 70.
 MAX_TANGENT = 2.75
+# Of Newton's method for points: it doubles the digits, and there are thousands in each photo.
+_UNDISTORT_STEPS = 10
 _ROWS = 64  # of the map computed at once, to keep memory small
 
 
@@ -100,6 +102,22 @@ def inner_intrinsics(lens: Lens) -> Float[np.ndarray, "3 3"]:
     return np.array(
         [[new_focal[0], 0, new_principal[0]], [0, new_focal[1], new_principal[1]], [0, 0, 1]], np.float64
     )
+
+
+def undistort_pixels(
+    lens: Lens, K: Float[np.ndarray, "3 3"], pixels: Float[np.ndarray, "n 2"]
+) -> Float[np.ndarray, "n 2"]:
+    """Where the undistorted image shows what the photo shows at these pixels; NaN where the lens cannot be undone.
+
+    Args:
+        lens: of the photo.
+        K: intrinsics of the undistorted image, of the same size.
+        pixels: x and y, centres at +0.5.
+    """
+    if lens.is_pinhole:
+        return pixels
+    plane = lens.undistort((pixels - lens.K[:2, 2]) / np.array(lens.focal), _UNDISTORT_STEPS)
+    return plane * np.diag(K)[:2] + K[:2, 2]
 
 
 def _pixel_map(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from splax.cameras import Camera
-from splax.data.distortion import Undistorter, inner_intrinsics
+from splax.data.distortion import Undistorter, inner_intrinsics, undistort_pixels
 from splax.data.image_header import ImageError, read_header
 from splax.data.images import (
     Picture,
@@ -29,9 +29,12 @@ from splax.data.images import (
 )
 from splax.data.lens import Lens, same_shape
 from splax.data.photo_view import Pixels
+from splax.data.tracks import SeenPoints
 
 # Undistorters kept: each holds eight bytes for a pixel.
 _MAX_UNDISTORTERS = 2
+# No image is as large: beyond this a place in it is a damaged number.
+_FAR_PIXEL = 1e7
 
 
 class Photo(NamedTuple):
@@ -48,7 +51,7 @@ class Photo(NamedTuple):
         mask: the mask's file.
         depth: the depth image's file.
         depth_unit: world units per stored number of ``depth``.
-        points: surface points that it shows, in world coordinates, [P, 3].
+        seen: surface points that it shows, and where, in pixels of an image of ``size`` or else of its own.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Photo(NamedTuple):
     mask: Path | None = None
     depth: Path | None = None
     depth_unit: float = 1e-3
-    points: Float32[np.ndarray, "points 3"] | None = None
+    seen: SeenPoints | None = None
 
 
 class OpenedPhoto(NamedTuple):
@@ -74,6 +77,7 @@ class OpenedPhoto(NamedTuple):
         lens: that took it.
         camera: the pinhole camera of the view.
         has_alpha: whether some pixels may be transparent.
+        point_pixels: where the view shows the photo's points, [P, 2]; NaN where it cannot be said.
     """
 
     photo: Photo
@@ -82,6 +86,7 @@ class OpenedPhoto(NamedTuple):
     lens: Lens
     camera: Camera
     has_alpha: bool
+    point_pixels: Float32[np.ndarray, "points 2"] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -134,7 +139,13 @@ class PhotoReader:
             width=width,
             height=height,
         )
-        return OpenedPhoto(photo, path, size, lens, camera, has_alpha)
+        pixels = None
+        if photo.seen is not None:
+            # Of the model's image, then of the one that is decoded, undistorted, and made smaller.
+            pixels = _usable_pixels(photo.seen.pixels) * (np.array(size) / (photo.size or size))
+            pixels = undistort_pixels(lens, K, pixels) * (np.array([width, height]) / size)
+            pixels = _usable_pixels(pixels).astype(np.float32)
+        return OpenedPhoto(photo, path, size, lens, camera, has_alpha, pixels)
 
     def decode(self, opened: OpenedPhoto) -> Pixels:
         """Reads, undistorts and downscales.
@@ -187,6 +198,12 @@ class PhotoReader:
 
     def _read(self, path: Path, photo: Photo) -> Picture:
         return read_image(path, size=photo.size, white_background=self.white_background)
+
+
+def _usable_pixels(pixels: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "points 2"]:
+    """NaN for places where no image reaches."""
+    usable = (np.abs(pixels) < _FAR_PIXEL).all(axis=1, keepdims=True)  # false of NaN
+    return np.where(usable, pixels, np.nan)
 
 
 def _check_header(path: Path, size: tuple[int, int], what: str) -> None:

@@ -96,6 +96,7 @@ class PhotoView(View):
         has_mask: bool,
         has_depth: bool,
         points: Float32[np.ndarray, "points 3"] | None = None,
+        point_pixels: Float32[np.ndarray, "points 2"] | None = None,
     ) -> PhotoView:
         """Makes one.
 
@@ -107,9 +108,10 @@ class PhotoView(View):
             has_mask: whether there is a mask.
             has_depth: whether there is a depth image.
             points: surface points that it shows.
+            point_pixels: where it shows them.
         """
         view = object.__new__(cls)
-        attributes = {"camera": camera, "name": name, "points": points}
+        attributes = {"camera": camera, "name": name, "points": points, "point_pixels": point_pixels}
         attributes |= {"_source": source, "_transparent": has_alpha}
         view.__dict__.update(attributes, _masked=has_mask, _deep=has_depth)
         return view
@@ -141,4 +143,5 @@ class PhotoView(View):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are plain views."""
-        return View, (self.image, self.camera, self.name, self.mask, self.depth, self.alpha, self.points)
+        pixels = self.image, self.camera, self.name, self.mask, self.depth, self.alpha
+        return View, (*pixels, self.points, self.point_pixels)

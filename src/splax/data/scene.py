@@ -37,10 +37,13 @@ class View:
         alpha: how opaque the photo is, uint8 [H, W], 255 where nothing shines through; None: 255 everywhere.
             ``image`` is on the scene's background already.
         points: surface points that the photo shows, float32 [P, 3], world coordinates; None: none are known.
+        point_pixels: where the photo was found to show them, float32 [P, 2], x and y in pixels of ``image`` with
+            centres at +0.5; NaN where it is not known; None: unknown of all. A few may lie beside the image, which
+            undistortion has cropped.
 
     Raises:
         ValueError: if the image is not uint8 [H, W, 3], the camera, the mask, the depth or alpha is of another
-            size or type, or the points are not float32 [P, 3] and finite.
+            size or type, the points are not float32 [P, 3] and finite, or their pixels not float32 [P, 2].
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -50,6 +53,7 @@ class View:
     depth: Float32[np.ndarray, "h w"] | None = None
     alpha: UInt8[np.ndarray, "h w"] | None = None
     points: Float32[np.ndarray, "points 3"] | None = None
+    point_pixels: Float32[np.ndarray, "points 2"] | None = None
 
     def __post_init__(self) -> None:
         if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[-1] != 3:
@@ -80,6 +84,14 @@ class View:
             raise ValueError(
                 f"View {self.name!r}: points must be float32 [P, 3] and finite, got {points.dtype} "
                 f"{list(points.shape)}."
+            )
+        pixels, num = self.point_pixels, None if points is None else len(points)
+        if pixels is not None and (
+            pixels.dtype != np.float32 or pixels.shape != (num, 2) or np.isinf(pixels).any()
+        ):
+            raise ValueError(
+                f"View {self.name!r}: point_pixels must be float32 [P, 2], one for each of the points, of which "
+                f"there are {num}, finite or NaN; got {pixels.dtype} {list(pixels.shape)}."
             )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,11 +12,13 @@ from jaxtyping import Array, Bool, Float
 
 from splax.cameras import Camera
 from splax.color_correction import color_correct as correct_colors
+from splax.corrections.held_out import Appearance, HeldOutViews
 from splax.data.scene import View
 from splax.metrics import psnr, ssim
 from splax.model import SplatModel
 from splax.perceptual import Network, lpips
 from splax.rasterizer import RenderOutput
+from splax.training.pose_alignment import STEPS, PoseAligner
 from splax.training.targets import on_background
 
 _NETWORKS = {"alex": "AlexNet", "vgg": "VGG16"}
@@ -29,34 +31,57 @@ class ViewScores(NamedTuple):
         view: which.
         psnr: in dB.
         ssim: in [-1, 1].
+        psnr_identity: of the view drawn with its camera as given and the mean of all colour maps, in dB.
         image: the rendering, [H, W, 3] in [0, 1].
         lpips: by network; those that were asked for.
-        cc: ``psnr`` and ``ssim`` after :func:`splax.color_correct`, if that was asked for.
+        color_corrected: ``psnr`` and ``ssim`` after :func:`splax.color_correct`, if that was asked for.
+        pose_aligned: ``psnr`` after the camera was moved to fit the photo, if that was asked for.
     """
 
     view: View
     psnr: float
     ssim: float
+    psnr_identity: float
     image: Float[np.ndarray, "h w 3"]
     lpips: dict[str, float]
-    cc: dict[str, float]
+    color_corrected: dict[str, float]
+    pose_aligned: dict[str, float]
 
     def numbers(self) -> dict[str, float]:
-        """The scores by name: ``psnr``, ``ssim``, ``lpips_alex``, ``lpips_vgg``, ``cc_psnr``, ``cc_ssim``."""
+        """The scores by name, in the order of :func:`score_names`."""
         return {
             "psnr": self.psnr,
             "ssim": self.ssim,
+            "psnr_identity": self.psnr_identity,
             **{f"lpips_{network}": value for network, value in self.lpips.items()},
-            **{f"cc_{name}": value for name, value in self.cc.items()},
+            **{f"{name}_color_corrected": value for name, value in self.color_corrected.items()},
+            **{f"{name}_pose_aligned": value for name, value in self.pose_aligned.items()},
         }
 
 
+def score_names(
+    networks: Sequence[Network] = (), *, color_correct: bool = False, pose_align: bool = False
+) -> list[str]:
+    """Names of the scores of a view, by what was asked for."""
+    return [
+        "psnr",
+        "ssim",
+        "psnr_identity",
+        *(f"lpips_{network}" for network in networks),
+        *(("psnr_color_corrected", "ssim_color_corrected") if color_correct else ()),
+        *(("psnr_pose_aligned",) if pose_align else ()),
+    ]
+
+
 def mean_scores(
-    scores: Sequence[dict[str, Any]], networks: Sequence[Network] = (), *, color_correct: bool = False
+    scores: Sequence[dict[str, Any]],
+    networks: Sequence[Network] = (),
+    *,
+    color_correct: bool = False,
+    pose_align: bool = False,
 ) -> dict[str, Any]:
     """Means over views of :meth:`ViewScores.numbers`, and ``views``, how many; None where there is no view."""
-    names = ["psnr", "ssim", *(f"lpips_{network}" for network in networks)]
-    names += ["cc_psnr", "cc_ssim"] if color_correct else []
+    names = score_names(networks, color_correct=color_correct, pose_align=pose_align)
     means = {name: float(np.mean([one[name] for one in scores])) if scores else None for name in names}
     return {**means, "views": len(scores)}
 
@@ -66,21 +91,36 @@ def scores_line(scores: dict[str, Any]) -> str:
     if not scores["views"]:
         return "No view was held out, so there is no score."
     parts = [f"PSNR {scores['psnr']:.2f} dB", f"SSIM {scores['ssim']:.4f}"]
+    if scores["psnr_identity"] != scores["psnr"]:
+        parts.append(f"without corrections PSNR {scores['psnr_identity']:.2f} dB")
     parts += [
         f"LPIPS ({name}) {scores[key]:.4f}"
         for key, name in ((f"lpips_{network}", name) for network, name in _NETWORKS.items())
         if key in scores
     ]
-    if "cc_psnr" in scores:
-        parts.append(f"with colours corrected PSNR {scores['cc_psnr']:.2f} dB, SSIM {scores['cc_ssim']:.4f}")
+    if "psnr_color_corrected" in scores:
+        corrected = scores["psnr_color_corrected"], scores["ssim_color_corrected"]
+        parts.append("with colours corrected PSNR {:.2f} dB, SSIM {:.4f}".format(*corrected))
+    if "psnr_pose_aligned" in scores:
+        parts.append(f"with poses aligned PSNR {scores['psnr_pose_aligned']:.2f} dB")
     return f"Mean of {scores['views']} held-out views: " + ", ".join(parts)
 
 
-def protocol(networks: Sequence[Network] = (), *, color_correct: bool = False) -> dict[str, str]:
+def protocol(
+    held_out: HeldOutViews,
+    networks: Sequence[Network] = (),
+    *,
+    color_correct: bool = False,
+    pose_align: bool = False,
+) -> dict[str, Any]:
     """How scores are computed, for people: what belongs beside a number."""
     corrected = (
         "an affine map of the rendering's colours, fitted to the photo it is compared with by least squares over "
         "the pixels where neither saturates, then clamped to [0, 1]; apart from that as psnr and ssim"
+    )
+    aligned = (
+        f"the view's camera moved to fit the photo it is compared with: {STEPS} steps of Adam on six numbers, the "
+        "splat fixed, the best kept; apart from that as psnr"
     )
     return {
         "images": "rendering clamped to [0, 1], not rounded, against the 8-bit photo / 255",
@@ -89,57 +129,77 @@ def protocol(networks: Sequence[Network] = (), *, color_correct: bool = False) -
         "mask": "masked pixels are left out of PSNR, windows that hold one out of SSIM; LPIPS sees black there",
         "mean": "of the scores of the views",
         "ssim": "Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, no padding, mean over RGB",
+        "held_out": held_out.description,
+        "identity": "drawn with the camera as given and the mean of what was learned for the training views",
         **{f"lpips_{network}": f"version 0.1, {_NETWORKS[network]}" for network in networks},
-        **({"cc": corrected} if color_correct else {}),
+        **({"color_corrected": corrected} if color_correct else {}),
+        **({"pose_aligned": aligned} if pose_align else {}),
     }
 
 
 def evaluate_views(
     model: SplatModel,
     views: Sequence[View],
+    held_out: HeldOutViews,
     *,
     old: Float[Array, " 3"],
     background: Float[Array, " 3"],
-    correct: Callable[[Camera], Camera] = lambda camera: camera,
     networks: Sequence[Network] = (),
     color_correct: bool = False,
+    aligner: PoseAligner | None = None,
 ) -> Iterator[ViewScores]:
     """Renders views and compares them with their photos; the protocol is that of ``Trainer.evaluate_views``.
 
     Args:
         model: what to render.
         views: of which cameras.
+        held_out: how to draw them.
         old: what the photos were composited on, RGB.
         background: what they are compared on, RGB.
-        correct: what to do to each camera first.
         networks: of LPIPS.
         color_correct: whether to score once more after the colours were fitted to the photo's.
+        aligner: to score once more after the camera was fitted to the photo; None: that is left out.
 
     Yields:
         The scores of each view. A photo that cannot be decoded is left out, with a warning.
     """
+
+    def draw(appearance: Appearance) -> Float[Array, "h w 3"]:
+        image = draw_whole(model, appearance.camera, background).image
+        return jnp.clip(held_out.image(appearance.params, image), 0, 1)
+
     for view in views:
         try:
             photo = view.image
         except ValueError as error:
             warnings.warn(f"view {view.name!r} is left out of the scores: {error}", stacklevel=2)
             continue
-        image = jnp.clip(_draw_whole(model, correct(view.camera), background).image, 0, 1)
+        appearance = held_out.of(view.name, view.camera)
+        image = draw(appearance)
         target = jnp.asarray(photo, image.dtype) / 255
         alpha = jnp.asarray(view.alpha) if view.has_alpha and view.alpha is not None else None
         target = on_background(target, alpha, old, background)
         mask = jnp.asarray(view.mask) if view.has_mask else None
         shown = (image, target) if mask is None else (image * mask[..., None], target * mask[..., None])
+        scores = _score(image, target, mask)
         yield ViewScores(
             view,
-            **_score(image, target, mask),
+            **scores,
+            psnr_identity=scores["psnr"]
+            if held_out.is_mean
+            else float(psnr(draw(held_out.mean(view.camera)), target, mask)),
             image=np.asarray(image),
             lpips={network: float(lpips(*shown, network=network)) for network in networks},
-            cc=_score(correct_colors(image, target, mask), target, mask) if color_correct else {},
+            color_corrected=_score(correct_colors(image, target, mask), target, mask)
+            if color_correct
+            else {},
+            pose_aligned={}
+            if aligner is None
+            else {"psnr": float(psnr(aligner.image(appearance, target, mask), target, mask))},
         )
 
 
-def _draw_whole(model: SplatModel, camera: Camera, background: Float[Array, " 3"]) -> RenderOutput:
+def draw_whole(model: SplatModel, camera: Camera, background: Float[Array, " 3"]) -> RenderOutput:
     """A view, for which the rasterizer sizes its buffer itself where the given size is too small."""
     output, rasterizer = model(camera, background=background), model.rasterizer
     if rasterizer.isect_capacity is None or not bool(output.overflow):

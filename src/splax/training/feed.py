@@ -42,6 +42,7 @@ class PhotoFeed:
         seed: of their order.
         limit: bytes of device memory for photos; None for a share of what is free.
         depths: whether depth images and known points are brought along.
+        tracks: whether known points are, and where photos show them.
 
     Attributes:
         cameras: those of all views, [V], as if of the size of the largest.
@@ -51,7 +52,13 @@ class PhotoFeed:
     """
 
     def __init__(
-        self, views: Sequence[View], *, seed: int, limit: int | None = None, depths: bool = False
+        self,
+        views: Sequence[View],
+        *,
+        seed: int,
+        limit: int | None = None,
+        depths: bool = False,
+        tracks: bool = False,
     ) -> None:
         limit = free_bytes() if limit is None else limit
         self.groups = group_views([(view.camera.width, view.camera.height) for view in views])
@@ -63,7 +70,9 @@ class PhotoFeed:
         # One thread that prepares what comes next, and those that decode for it.
         self._background = ThreadPoolExecutor(1, "splax-feed")
         decoders = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "splax-decode")
-        self._loaders = [_Loader(views, group, self.unreadable, decoders, depths) for group in self.groups]
+        self._loaders = [
+            _Loader(views, group, self.unreadable, decoders, depths, tracks) for group in self.groups
+        ]
         self.streams = sum(loader.num_bytes * len(loader.group.views) for loader in self._loaders) > limit
         self._max_rows = [
             int(np.clip(min(MAX_LOAD, limit // 2) // loader.num_bytes, 1, MAX_ROWS))
@@ -181,6 +190,7 @@ class _Loader:
         unreadable: dict[str, str],
         decoders: ThreadPoolExecutor,
         depths: bool,
+        tracks: bool,
     ) -> None:
         mine = [views[index] for index in group.views]
         sizes = {(view.camera.width, view.camera.height) for view in mine}
@@ -188,9 +198,12 @@ class _Loader:
         self.has_masks = len(sizes) > 1 or any(view.has_mask for view in mine)
         self.has_alphas = any(view.has_alpha for view in mine)
         self.has_depths = depths and any(view.has_depth for view in mine)
-        self.num_points = max(len(() if view.points is None else view.points) for view in mine) * depths
+        self.has_tracks = tracks and any(view.point_pixels is not None for view in mine)
+        num_points = max(len(() if view.points is None else view.points) for view in mine)
+        self.num_points = num_points * (depths or self.has_tracks)
         bytes_each = 3 + self.has_masks + self.has_alphas + 4 * self.has_depths
-        self.num_bytes = group.width * group.height * bytes_each + 12 * self.num_points
+        self.num_bytes = group.width * group.height * bytes_each
+        self.num_bytes += (12 + 8 * self.has_tracks) * self.num_points
         self._views, self._unreadable, self._decoders = views, unreadable, decoders
 
     def load(self, views: Int[np.ndarray, " n"], num_rows: int) -> Photos:
@@ -201,6 +214,7 @@ class _Loader:
         alphas = np.full(shape, 255, np.uint8) if self.has_alphas else None
         depths = np.zeros(shape, np.float32) if self.has_depths else None
         points = np.full((num_rows, self.num_points, 3), np.nan, np.float32) if self.num_points else None
+        pixels = np.full((num_rows, self.num_points, 2), np.nan, np.float32) if self.has_tracks else None
         shown = np.zeros(num_rows, np.int32)
 
         def fill(row: int) -> None:
@@ -213,9 +227,11 @@ class _Loader:
                 alphas[part] = alpha
             if depths is not None and depth is not None:
                 depths[part] = depth
-            seen = self._views[shown[row]].points
-            if points is not None and seen is not None:
-                points[row, : len(seen)] = seen
+            view = self._views[shown[row]]
+            if points is not None and view.points is not None:
+                points[row, : len(view.points)] = view.points
+            if pixels is not None and view.point_pixels is not None:
+                pixels[row, : len(view.point_pixels)] = view.point_pixels
 
         for _ in self._decoders.map(fill, range(len(views))):
             pass
@@ -228,6 +244,7 @@ class _Loader:
             None if alphas is None else jnp.asarray(alphas),
             None if depths is None else jnp.asarray(depths),
             None if points is None else jnp.asarray(points),
+            None if pixels is None else jnp.asarray(pixels),
         )
         return Photos(jnp.asarray(shown), cameras, targets)
 

@@ -163,7 +163,7 @@ class TrainStep:
         wanted: Bool[Array, ""] | bool = True,
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
         """One step; the state is returned as it was, and False, if the step cannot be made or is not wanted."""
-        view, camera, (photo, mask, alpha, depth, points) = photos  # of one view
+        view, camera, (photo, mask, alpha, depth, points, pixels) = photos  # of one view
         background = self.background_at(state.step)
         target = photo.astype(jnp.float32) / 255
         target = on_background(target, alpha, self.scene_background, background)
@@ -185,7 +185,9 @@ class TrainStep:
             if depth is not None:
                 known = shrink_depth(depth, downscale)
                 penalty += self.config.depth_weight * disparity_loss(output, known, self.extent, mask)
-            if points is not None:
+            if points is not None and pixels is not None:
+                penalty += self.corrections.track_penalty(corrected, points, pixels / downscale)
+            if points is not None and self.config.depth_weight:
                 error = point_disparity_loss(output, points, corrected, self.extent, mask)
                 penalty += self.config.depth_weight * error
             return self.loss(model, output, target) + penalty, output

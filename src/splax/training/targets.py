@@ -17,6 +17,7 @@ class Targets(NamedTuple):
         depths: camera-space z in world units, [V, H, W], 0 where unknown; None if it is not used.
         points: surface points that the photos show, world coordinates [V, P, 3], NaN where there are fewer; None
             if they are not used.
+        point_pixels: where the photos show those, [V, P, 2], NaN where it is not known; None if it is not used.
     """
 
     images: UInt8[Array, "*views h w 3"]
@@ -24,6 +25,7 @@ class Targets(NamedTuple):
     alphas: UInt8[Array, "*views h w"] | None
     depths: Float32[Array, "*views h w"] | None = None
     points: Float32[Array, "*views points 3"] | None = None
+    point_pixels: Float32[Array, "*views points 2"] | None = None
 
 
 class Photos(NamedTuple):

@@ -22,6 +22,7 @@ import optax
 from jaxtyping import Array, Float
 
 from splax.corrections.base import Corrections
+from splax.corrections.held_out import HeldOutViews
 from splax.data.scene import Scene, View
 from splax.losses import photometric_loss
 from splax.model import SplatModel
@@ -43,6 +44,7 @@ from splax.training.interrupt import deferred_interrupt
 from splax.training.isect_buffer import IsectBuffer
 from splax.training.memory import MemoryNeed, raise_if_out_of_memory, step_need
 from splax.training.optimizers import make_optimizer
+from splax.training.pose_alignment import PoseAligner
 from splax.training.programs import Programs
 from splax.training.progress import Progress, ProgressBar, StepMetrics
 from splax.training.refinement import Refinement
@@ -114,9 +116,15 @@ class Trainer:
                 "SplatModel(gaussians, TileRasterizer(deterministic=True))."
             )
         depths = uses_depth(model, scene, config)
-        self._feed = PhotoFeed(scene.train, seed=config.seed, limit=config.photo_bytes, depths=depths)
+        corrections = config.corrections
+        if not any(view.point_pixels is not None for view in scene.train):
+            corrections = tuple(correction.without_tracks() for correction in corrections)
+        tracks = any(correction.uses_tracks for correction in corrections)
+        self._feed = PhotoFeed(
+            scene.train, seed=config.seed, limit=config.photo_bytes, depths=depths, tracks=tracks
+        )
         self._corrections = Corrections(
-            config.corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
+            corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
         )
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
@@ -183,6 +191,25 @@ class Trainer:
     def corrections(self) -> dict[str, Any]:
         """What the corrections have learned so far, by their names; copied."""
         return jax.tree.map(jnp.copy, self._state.corrections.params)
+
+    def load_corrections(self, params: dict[str, Any]) -> None:
+        """Puts what the corrections of an earlier run learned in the place of what these have.
+
+        Args:
+            params: of all corrections, by their names.
+
+        Raises:
+            ValueError: if they are of other corrections, or of another number of training views.
+        """
+        corrections = self._state.corrections
+        now, then = jax.tree.map(jnp.shape, (corrections.params, params))
+        if now != then:
+            raise ValueError(
+                f"corrections of shapes {then} were given, expected {now}: one row for each training view. Load "
+                "them with the photos and the corrections of the run that learned them."
+            )
+        params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
+        self._state = self._state._replace(corrections=corrections._replace(params=params))
 
     @property
     def profile(self) -> dict[str, float]:
@@ -350,12 +377,33 @@ class Trainer:
             raise_if_out_of_memory(error, state.capacity)
             raise
 
+    def held_out(self, views: Sequence[View] | None = None) -> HeldOutViews:
+        """How views that training did not see are drawn, by default those held out.
+
+        Colour maps are those of the neighbours among the training views where these predict each other, else the
+        mean; cameras are moved as the refined training cameras moved; see :mod:`splax.corrections.held_out`.
+
+        Args:
+            views: which.
+        """
+        gaussians = self.model.gaussians
+        alive = np.asarray(gaussians.alive[...])
+        return HeldOutViews(
+            self._corrections,
+            self._state.corrections.params,
+            training={view.name: view.camera for view in self.scene.train},
+            names=[view.name for view in (self.scene.test if views is None else views)],
+            means=np.asarray(gaussians.means[...])[alive],
+            opacities=np.asarray(gaussians.opacities)[alive],
+        )
+
     def evaluate(
         self,
         views: Sequence[View] | None = None,
         *,
         networks: Sequence[Network] = (),
         color_correct: bool = False,
+        pose_align: bool = False,
     ) -> dict[str, Any]:
         """Mean quality over views, by default those held out.
 
@@ -364,13 +412,16 @@ class Trainer:
             networks: of LPIPS, ``"alex"`` or ``"vgg"``; see :func:`splax.lpips`.
             color_correct: whether to score once more with colours fitted to the photo's; see
                 :func:`splax.color_correct`.
+            pose_align: whether to score once more with the camera fitted to the photo.
 
         Returns:
-            ``{"psnr": dB, "ssim": in [-1, 1], "views": how many}``, and ``"lpips_alex"`` or ``"lpips_vgg"``,
-            ``"cc_psnr"`` and ``"cc_ssim"``; see :meth:`evaluate_views`. Without any view the means are None.
+            ``{"psnr": dB, "ssim": in [-1, 1], "psnr_identity": dB, "views": how many}``, and ``"lpips_alex"`` or
+            ``"lpips_vgg"``, ``"psnr_color_corrected"`` and ``"ssim_color_corrected"``, ``"psnr_pose_aligned"``;
+            see :meth:`evaluate_views`. Without any view the means are None.
         """
-        scored = self.evaluate_views(views, networks=networks, color_correct=color_correct)
-        return mean_scores([one.numbers() for one in scored], networks, color_correct=color_correct)
+        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
+        scored = self.evaluate_views(views, networks=networks, **asked)
+        return mean_scores([one.numbers() for one in scored], networks, **asked)
 
     def evaluate_views(
         self,
@@ -378,26 +429,39 @@ class Trainer:
         *,
         networks: Sequence[Network] = (),
         color_correct: bool = False,
+        pose_align: bool = False,
+        held_out: HeldOutViews | None = None,
     ) -> Iterator[ViewScores]:
         """Renders views, by default those held out, and compares them with their photos.
 
         Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels but masked ones; SSIM
         with an 11x11 Gaussian window, sigma 1.5, no padding, over windows without masked pixels; LPIPS with
-        masked pixels black.
+        masked pixels black. Views are drawn as :meth:`held_out` has it, which does not look at their photos;
+        ``psnr_identity`` is of their cameras as given and the mean of all colour maps.
+
+        Args:
+            views: which.
+            networks: of LPIPS.
+            color_correct: as in :meth:`evaluate`.
+            pose_align: as in :meth:`evaluate`.
+            held_out: how to draw them, if that is known already.
 
         Returns:
             An iterator of the scores of each view, and its rendering.
         """
         views = self.scene.test if views is None else views
-        learned = self._state.corrections.params
+        held_out = self.held_out(views) if held_out is None else held_out
+        background = self._train_step.background
+        aligner = PoseAligner(self.model, held_out, self.loss, background, self.scene.extent)
         scored = evaluate_views(
             self.model,
             views,
+            held_out,
             old=self._train_step.scene_background,
-            background=self._train_step.background,
-            correct=lambda camera: self._corrections.camera(learned, None, camera),
+            background=background,
             networks=networks,
             color_correct=color_correct,
+            aligner=aligner if pose_align else None,
         )
         return self._stopwatch.each("evaluate", scored)
 

@@ -1,0 +1,132 @@
+"""How refined training cameras moved, and what that says about cameras that were not refined."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from splax.cameras import Camera
+from splax.corrections.alignment import (
+    MIN_VIEWS,
+    Similarity,
+    fit_similarity,
+    motions_between,
+    move_viewmat,
+    project,
+    visible_points,
+)
+from splax.corrections.base import Corrections
+from splax.corrections.neighbors import Neighborhood, Neighbors, describe_choice
+
+
+class TrainingCameras(NamedTuple):
+    """Cameras of the training views, world to camera, in float64.
+
+    Attributes:
+        names: of the views.
+        given: [V, 4, 4], as the dataset has them.
+        refined: [V, 4, 4], as corrections move them.
+        K: intrinsics as corrected, [V, 3, 3].
+        sizes: width and height of each.
+    """
+
+    names: list[str]
+    given: Float[np.ndarray, "views 4 4"]
+    refined: Float[np.ndarray, "views 4 4"]
+    K: Float[np.ndarray, "views 3 3"]
+    sizes: list[tuple[int, int]]
+
+    @classmethod
+    def of(
+        cls, corrections: Corrections, params: dict[str, Any], cameras: Mapping[str, Camera]
+    ) -> TrainingCameras:
+        """What corrections make of the cameras, by the views' names."""
+        each = [*cameras.values()]
+        moved = [
+            corrections.camera(params, jnp.asarray(index, jnp.int32), camera)
+            for index, camera in enumerate(each)
+        ]
+        return cls(
+            [*cameras],
+            np.stack([np.asarray(camera.viewmat, np.float64) for camera in each]),
+            np.stack([np.asarray(camera.viewmat, np.float64) for camera in moved]),
+            np.stack([np.asarray(camera.K, np.float64) for camera in moved]),
+            [(camera.width, camera.height) for camera in each],
+        )
+
+
+class CameraMotion(NamedTuple):
+    """The motion of all training cameras together, and of each by itself.
+
+    Attributes:
+        similarity: takes the dataset's frame to the splat's; None if no camera moved, or it is not known.
+        residuals: what is left of each training camera's motion, [V, 6] as of
+            :func:`splax.corrections.rigid.move_camera`; None if that says nothing about other cameras.
+        description: what is done to a camera that was not refined, for people.
+    """
+
+    similarity: Similarity | None
+    residuals: Float[np.ndarray, "views 6"] | None
+    description: str
+
+    @classmethod
+    def of(
+        cls,
+        cameras: TrainingCameras,
+        neighborhood: Neighborhood,
+        means: Float[np.ndarray, "n 3"],
+        opacities: Float[np.ndarray, " n"],
+    ) -> CameraMotion:
+        """Finds it from what the training cameras see of Gaussians.
+
+        Args:
+            cameras: of the training views.
+            neighborhood: where they lie.
+            means: of the Gaussians, in the splat's world.
+            opacities: of the same.
+        """
+        if (cameras.given == cameras.refined).all():
+            return cls(None, None, "as given")
+        points = visible_points(means, opacities, cameras.refined, cameras.K, cameras.sizes)
+        similarity = fit_similarity(cameras.given, cameras.refined, cameras.K, points)
+        if similarity is None:
+            return cls(
+                None, None, f"as given, though cameras moved: fewer than {MIN_VIEWS} of them see Gaussians"
+            )
+        moved = similarity.move(cameras.given)
+        residuals = motions_between(moved, cameras.refined)
+
+        def error(index: int, motion: Float[np.ndarray, " 6"]) -> float:
+            """Squared, in pixels, of the points that a view sees."""
+            K, seen = cameras.K[index], points[index]
+            shown = project(move_viewmat(moved[index], motion), K, seen)
+            return float(((shown - project(cameras.refined[index], K, seen)) ** 2).sum())
+
+        views = range(len(points))
+        by_neighbors = sum(error(v, neighborhood.without(v).average(residuals)[0]) for v in views)
+        by_similarity = sum(error(v, np.zeros(6)) for v in views)
+        choice = describe_choice(neighborhood.kind, by_neighbors, by_similarity, "nothing more")
+        return cls(
+            similarity,
+            residuals if by_neighbors < by_similarity else None,
+            f"moved by the similarity from given to refined training cameras, and by {choice}",
+        )
+
+    def move(self, camera: Camera, neighbors: Neighbors | None = None) -> Camera:
+        """A camera of the dataset's frame in the splat's.
+
+        Args:
+            camera: as the dataset has it.
+            neighbors: whose own motions it shares; None: those of nobody.
+        """
+        if self.similarity is None:
+            return camera
+        viewmat = self.similarity.move(np.asarray(camera.viewmat, np.float64))
+        if self.residuals is not None and neighbors is not None:
+            viewmat = move_viewmat(viewmat, neighbors.average(self.residuals)[0])
+        return dataclasses.replace(camera, viewmat=jnp.asarray(viewmat, camera.viewmat.dtype))

@@ -1,0 +1,152 @@
+"""How views are drawn that training did not see: by what was learned for the training views next to them.
+
+A view that is held out must not be drawn by what its own photo shows. Its colour maps are therefore made from
+those of its neighbours, and its camera is moved as the refined training cameras moved. Whether neighbours say
+anything about a view is decided on the training views, each of which is predicted from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+from splax.cameras import Camera
+from splax.corrections.alignment import Similarity, camera_centres
+from splax.corrections.base import Corrections
+from splax.corrections.camera_motion import CameraMotion, TrainingCameras
+from splax.corrections.neighbors import (
+    Neighborhood,
+    Neighbors,
+    describe_choice,
+    errors_of_prediction,
+    everyone,
+)
+
+# Fewer training views cannot be predicted from one another.
+_MIN_VIEWS = 3
+
+
+class Appearance(NamedTuple):
+    """What a view is drawn with; a pytree.
+
+    Attributes:
+        camera: to render it with.
+        params: of each correction: one row, or all Params where it says nothing about views held out.
+    """
+
+    camera: Camera
+    params: dict[str, PyTree[Array]]
+
+
+class HeldOutViews:
+    """Draws views that training did not see.
+
+    Attributes:
+        cameras: of the training views.
+        motion: how those moved.
+        description: how views are drawn, for people: ``"camera"``, and a key for each correction that says
+            something about views held out.
+    """
+
+    def __init__(
+        self,
+        corrections: Corrections,
+        params: dict[str, Any],
+        *,
+        training: Mapping[str, Camera],
+        names: Sequence[str],
+        means: Float[np.ndarray, "n 3"],
+        opacities: Float[np.ndarray, " n"],
+    ) -> None:
+        """Looks at the training views.
+
+        Args:
+            corrections: of the run.
+            params: that they learned.
+            training: cameras of the training views by name, in the order of the rows of ``params``.
+            names: of the views to be drawn.
+            means: of the Gaussians, world units.
+            opacities: of the same.
+        """
+        self._corrections = corrections
+        self._params = {name: jax.tree.map(np.asarray, params[name]) for name in corrections.parts}
+        self.cameras = TrainingCameras.of(corrections, params, training)
+        places = dict(zip(training, camera_centres(self.cameras.given), strict=True))
+        self._neighborhood = Neighborhood.of(places, names)
+        self._mean = everyone(len(training))
+        self._of_rows = {name for name in self._params if self._row(name, self._mean) is not None}
+        self.motion = CameraMotion.of(self.cameras, self._neighborhood, means, opacities)
+        self.description = {"camera": self.motion.description}
+        self._by_neighbors = {name for name in self._params if name in self._of_rows and self._predicts(name)}
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether :meth:`of` and :meth:`mean` are the same for all views."""
+        return self.motion.similarity is None and not self._by_neighbors
+
+    def of(self, name: str, camera: Camera) -> Appearance:
+        """What a view is drawn with.
+
+        Args:
+            name: of the view; one of those given before.
+            camera: as the dataset has it.
+        """
+        place = camera_centres(np.asarray(camera.viewmat, np.float64))
+        neighbors = self._neighborhood.around(name, place)
+        return self._appearance(self.motion.move(camera, neighbors), neighbors)
+
+    def mean(self, camera: Camera) -> Appearance:
+        """The same without a look at neighbours: by the mean of what was learned, with the camera as given."""
+        return self._appearance(camera, self._mean)
+
+    def image(self, params: dict[str, Any], image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+        """A rendering as the photo would show it.
+
+        Args:
+            params: those of the view's :class:`Appearance`.
+            image: as rendered.
+        """
+        for name, part in self._corrections.parts.items():
+            image = part.image(params[name], self._view(name), image)
+        return image
+
+    def refined_cameras(self) -> dict[str, Float[np.ndarray, "4 4"]]:
+        """Refined training cameras in the dataset's frame, camera to world [4, 4], by name; none if none moved."""
+        if (self.cameras.given == self.cameras.refined).all():
+            return {}
+        back = (self.motion.similarity or Similarity.identity()).inverse()
+        return dict(zip(self.cameras.names, np.linalg.inv(back.move(self.cameras.refined)), strict=True))
+
+    def _appearance(self, camera: Camera, neighbors: Neighbors) -> Appearance:
+        params = {}
+        for name, part in self._corrections.parts.items():
+            row = self._row(name, neighbors if name in self._by_neighbors else self._mean)
+            params[name] = jax.tree.map(jnp.asarray, self._params[name] if row is None else row)
+            camera = part.camera(params[name], self._view(name), camera)
+        return Appearance(camera, params)
+
+    def _row(self, name: str, neighbors: Neighbors) -> PyTree[np.ndarray] | None:
+        return self._corrections.parts[name].interpolate(self._params[name], neighbors)
+
+    def _view(self, name: str) -> Int[Array, ""] | None:
+        return jnp.zeros((), jnp.int32) if name in self._of_rows else None
+
+    def _predicts(self, name: str) -> bool:
+        """Whether neighbours predict a view's own Params better than the mean does; says so."""
+        if len(self.cameras.names) < _MIN_VIEWS:
+            self.description[name] = f"the mean: there are fewer than {_MIN_VIEWS} training views"
+            return False
+
+        def average(neighbors: Neighbors) -> Float[np.ndarray, " n"]:
+            leaves = jax.tree.leaves(self._row(name, neighbors))
+            return np.concatenate([np.ravel(leaf).astype(np.float64) for leaf in leaves])
+
+        by_neighbors, by_mean = errors_of_prediction(self._neighborhood, average)
+        kind = self._neighborhood.kind
+        self.description[name] = describe_choice(kind, by_neighbors, by_mean, "the mean")
+        return by_neighbors < by_mean
