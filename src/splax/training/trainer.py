@@ -250,7 +250,7 @@ class Trainer:
         """Trains.
 
         Args:
-            steps: how many more; what ``config.steps`` leaves to do if None.
+            steps: how many more; what is left to do up to :attr:`end` if None.
             callbacks: each called as ``callback(trainer, progress)`` after every stretch of steps. The model is
                 up to date then, which takes memory for its Params once more.
             on_progress: the same for functions of the progress alone, which do not look at the model.
@@ -268,7 +268,9 @@ class Trainer:
             KeyboardInterrupt: after Ctrl-C or SIGTERM, once the steps under way are done.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
-        end = self.config.steps if steps is None else self.step + steps
+        end = self.end if steps is None else self.step + steps
+        # Who asks for more after the guard has ended the run gets it.
+        self._may_end_early = self.step < self.end
         self._state = self._prepared_for(end)
         self._watcher.begin(self._state)
         self._feed.plan(end)
@@ -542,8 +544,8 @@ class Trainer:
             yield Progress.of(metrics, step, done, self._state.num_alive, self._seconds, rate)
 
     def _last_step(self, end: int) -> int:
-        """Where to stop on the way to step ``end``: the guard may end the run, but who asks for more gets it."""
-        return min(end, self.end) if end <= self.config.steps else end
+        """Where to stop on the way to step ``end``: the guard may end the run before."""
+        return min(end, self.end) if self._may_end_early and end <= self.config.steps else end
 
     def _refine_state(self) -> np.ndarray:
         """Refines, with more rows if there are too few; says which Params that would break, if it did not."""
