@@ -26,7 +26,7 @@ from splax.training_setup import make_trainer
 # Training views that are scored.
 MOST_SEEN = 8
 # What Trainer.evaluate measures when it is asked to, and that costs little.
-MEASURES: dict[str, Any] = {"color_correct": True}
+MEASURES: dict[str, Any] = {"color_correct": True, "pose_align": True}
 
 
 def run_splax(photos: Photos, start: Start, options: Train, curve_every: int = 0) -> dict[str, Any]:

@@ -117,6 +117,14 @@ class CameraMotion(NamedTuple):
             f"moved by the similarity from given to refined training cameras, and by {choice}",
         )
 
+    @classmethod
+    def held_by_points(cls) -> CameraMotion:
+        """No motion of all together: where known points hold the poses, these stay in the frame of the points.
+
+        A similarity fitted to cameras that were a little wrong each by itself would be the mean of their errors.
+        """
+        return cls(None, None, "as given: the points that photos show hold the frame")
+
     def move(self, camera: Camera, neighbors: Neighbors | None = None) -> Camera:
         """A camera of the dataset's frame in the splat's.
 

@@ -80,7 +80,10 @@ class HeldOutViews:
         self._neighborhood = Neighborhood.of(places, names)
         self._mean = everyone(len(training))
         self._of_rows = {name for name in self._params if self._row(name, self._mean) is not None}
-        self.motion = CameraMotion.of(self.cameras, self._neighborhood, means, opacities)
+        if any(part.uses_tracks for part in corrections.parts.values()):
+            self.motion = CameraMotion.held_by_points()
+        else:
+            self.motion = CameraMotion.of(self.cameras, self._neighborhood, means, opacities)
         self.description = {"camera": self.motion.description}
         self._by_neighbors = {name for name in self._params if name in self._of_rows and self._predicts(name)}
 

@@ -3,8 +3,8 @@
 Photos come without a scale: "far" and "small" have a meaning only next to the cameras. Training uses two
 such measures, both of the training views:
 
-- ``extent`` scales the step size of the means and the sizes at which Gaussians are split or pruned
-  (``getNerfppNorm`` of Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field Rendering");
+- ``extent`` is the unit of errors of depth and of motions of cameras (``getNerfppNorm`` of Kerbl et al. 2023,
+  "3D Gaussian Splatting for Real-Time Radiance Field Rendering");
 - ``center`` and ``radius`` say where the cameras look, for a random start.
 """
 

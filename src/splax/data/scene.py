@@ -168,9 +168,9 @@ class Scene:
         """Size of the camera rig in world units; positive.
 
         1.1 times the largest distance of a training camera from their mean position, 1 where they all
-        stand in one place. It is the unit of training: the learning rate of the means and the sizes at
-        which Gaussians are split or pruned are multiples of it. It is about the distance from which the
-        scene was photographed when cameras go round it, and less when they do not.
+        stand in one place. It is the unit of errors of depth and of motions of cameras. It is about the
+        distance from which the scene was photographed when cameras go round it, and less when they do not;
+        the unit of training is that distance itself, see :mod:`splax.training.distance`.
         """
         return self.bounds.extent
 

@@ -29,7 +29,8 @@ class DefaultStrategy(Strategy):
     Attributes:
         grow_grad2d: mean gradient norm from which a Gaussian grows, loss per half image (pixel gradients
             times half the image's width and height).
-        grow_scale3d: largest scale up to which it is cloned, above which it is split; share of the extent.
+        grow_scale3d: largest scale up to which it is cloned, above which it is split; share of the extent, which
+            is the distance that is photographed.
         prune_opacity: opacity below which a Gaussian is removed, in (0, 0.5).
         prune_scale3d: largest scale above which it is removed, share of the extent; after ``reset_every``. None:
             none is too large. Kerbl et al. and gsplat take 0.1: walls and skies lose what shows them, and what

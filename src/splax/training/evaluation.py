@@ -31,21 +31,21 @@ class ViewScores(NamedTuple):
         view: which.
         psnr: in dB.
         ssim: in [-1, 1].
-        psnr_identity: of the view drawn with its camera as given and the mean of all colour maps, in dB.
         image: the rendering, [H, W, 3] in [0, 1].
         lpips: by network; those that were asked for.
         color_corrected: ``psnr`` and ``ssim`` after :func:`splax.color_correct`, if that was asked for.
         pose_aligned: ``psnr`` after the camera was moved to fit the photo, if that was asked for.
+        psnr_identity: of the view drawn with its camera as given and the mean of all colour maps, in dB.
     """
 
     view: View
     psnr: float
     ssim: float
-    psnr_identity: float
     image: Float[np.ndarray, "h w 3"]
     lpips: dict[str, float]
     color_corrected: dict[str, float]
     pose_aligned: dict[str, float]
+    psnr_identity: float
 
     def numbers(self) -> dict[str, float]:
         """The scores by name, in the order of :func:`score_names`."""

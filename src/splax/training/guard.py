@@ -3,20 +3,26 @@
 Few photos can be reproduced by Gaussians that show nothing sensible from elsewhere. The guard keeps some training
 views back for a while and looks at them now and then:
 
-1. After the first steps it compares the score of the views held back with that of views trained on. Where the
-   two are close, as they are for most photos, a short run goes on with all views; a long one is watched further.
-2. Where they are far apart the photos do not determine so many Gaussians. The start is thinned to a quarter, a
-   sixteenth and so on, each is trained for as many steps, and the one whose views held back score best goes on.
-3. A run that is watched ends where views held back stop getting better: it goes back to the best state, with the
-   bands of colour that score best, and trains on all views for a little while. One that still gets better halfway
-   through goes on with all views to its end.
+1. After the first steps it compares the score of the views held back with that of views trained on. Where the two
+   are close, as they are for most photos, a short run goes on with all views; a long one is watched further.
+2. Where they are far apart the photos do not determine so many Gaussians. All of them, a quarter and a sixteenth
+   are tried, each for as many steps, and the fewest that are as good as the best, within a standard error, are
+   taken. A short run then begins again with those and all views. A long one begins again and is watched.
+3. A run that is watched ends where views held back stop getting better. It goes back to the best state and trains
+   on all views for a little while; after trials it begins again, with all views, and ends at the step of that
+   state. A run that still gets better halfway through goes on with all views to its end.
 
-This module only decides; the :class:`splax.Trainer` does what it says. Steps count those of the candidate at hand.
+Bands of colour without which views held back score better are left out.
+
+This module only decides; :mod:`splax.training.watcher` does what it says. Steps count those of the candidate at
+hand.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import statistics
+from collections.abc import Sequence
 from typing import Any, Literal
 
 # Fewer views than this are all needed to train on.
@@ -24,14 +30,14 @@ MIN_VIEWS = 8
 # A run shorter than this is over before anything can be seen.
 MIN_STEPS = 1000
 # Every how many-th view is held back, and how many at most.
-_EVERY, _MOST = 6, 6
+_EVERY, _MOST = 4, 6
 # When views are looked at first, and from then on: steps, or a share of the run if that is more.
 _FIRST, _INTERVAL, _SHARE = 500, 500, 0.05
 # dB between views trained on and views held back, at the first look, that are too many. Measured at step 500: 1.1
 # for a scene that bears every Gaussian it gets, 3.4 to 4.1 for one that does not (docs/quality.md).
 _GAP = 2.75
-# Steps of a candidate, and the factor from one to the next.
-_TRIAL, _SHRINK = 1500, 4
+# Candidates, the factor of Gaussians from one to the next, and most steps of one.
+_CANDIDATES, _SHRINK, _TRIAL = 3, 4, 1500
 # Growth that a thinned start is allowed.
 _GROWTH = 1.25
 # All steps together, in steps of the run that was asked for.
@@ -46,7 +52,7 @@ _PATIENCE = 2
 _FINISH = 0.15
 
 Phase = Literal["off", "first", "trials", "watch", "finish", "done"]
-Action = Literal["go on", "next trial", "take trial", "limit growth", "join", "finish"]
+Action = Literal["go on", "try next", "begin again", "limit growth", "join", "finish"]
 
 
 @dataclasses.dataclass
@@ -59,8 +65,8 @@ class Guard:
         why: for people: why it does nothing, or what it chose.
         phase: what it is waiting for.
         trial: which candidate is trained; 0 is the start as it is, each further one a quarter of the one before.
-        scores: of each candidate at the end of its trial, dB.
-        best: the best score since the candidate was taken, and the step of it.
+        scores: of each candidate at the end of its trial, dB for each view held back.
+        best: the best mean score since the run is watched, dB, and the step of it.
         looks: all looks: trial, step, mean PSNR of views held back and of as many trained on, and Gaussians.
         end: step at which the run ends.
         joined: step from which all views are trained on; None: not yet.
@@ -74,7 +80,7 @@ class Guard:
     why: str = ""
     phase: Phase = "off"
     trial: int = 0
-    scores: list[float] = dataclasses.field(default_factory=list)
+    scores: list[list[float]] = dataclasses.field(default_factory=list)
     best: tuple[float, int] = (-100.0, 0)
     looks: list[dict[str, float]] = dataclasses.field(default_factory=list)
     end: int = 0
@@ -104,12 +110,17 @@ class Guard:
     @property
     def may_start_over(self) -> bool:
         """Whether the state before the first step may be needed."""
-        return self.phase in ("first", "trials")
+        return self.phase in ("first", "trials") or (self.phase == "watch" and bool(self.scores))
 
     @property
     def may_go_back(self) -> bool:
         """Whether the best state so far may be needed."""
-        return self.phase in ("trials", "watch")
+        return self.phase == "watch"
+
+    @property
+    def share(self) -> float:
+        """Of the start's Gaussians, those that the candidate at hand begins with."""
+        return float(_SHRINK) ** -self.trial
 
     def next_look(self, step: int) -> int | None:
         """The number of steps at which views are looked at next, ``step`` itself if that is due; None: no more."""
@@ -119,52 +130,43 @@ class Guard:
             return self._trial
         if self.phase == "watch":
             looked = bool(self.looks) and self.looks[-1]["step"] == step
-            return ((step - 1 + looked) // self._interval + 1) * self._interval
+            return ((step - 1 + looked) // self._interval + 1) * self._interval if step else self._interval
         return None
 
-    def look(self, step: int, held: float, trained: float, num_gaussians: int) -> Action:
+    def look(self, step: int, held: Sequence[float], trained: float, num_gaussians: int) -> Action:
         """Takes in the scores at a step, and says what to do.
 
         Args:
             step: of the candidate at hand.
-            held: mean PSNR of views held back, dB.
+            held: PSNR of each view held back, dB.
             trained: mean PSNR of views trained on, dB.
             num_gaussians: alive.
         """
-        seen = {"trial": self.trial, "step": step, "held_back": held, "trained": trained}
+        mean = statistics.fmean(held)
+        seen = {"trial": self.trial, "step": step, "held_back": mean, "trained": trained}
         self.looks.append({**seen, "gaussians": num_gaussians})
         if self.phase == "first":
-            return self._after_first(trained - held, num_gaussians)
+            return self._after_first(trained - mean, num_gaussians)
         if self.phase == "trials":
             return self._after_trial(held)
-        return self._after_watching(step, held)
+        return self._after_watching(step, mean)
 
-    def is_best(self, step: int, held: float) -> bool:
-        """Whether the state just looked at, of this score, is the best so far."""
-        if self.phase == "trials":
-            return bool(self.scores) and held >= max(self.scores)
-        return self.phase == "watch" and self.best == (held, step)
+    def is_best(self, step: int) -> bool:
+        """Whether the state just looked at is the best so far."""
+        return self.phase == "watch" and self.best[1] == step
 
     def begin_trial(self, num_gaussians: int) -> None:
         """Goes on with the next candidate, from a start of so many Gaussians."""
-        self.trial += 1
         self.limits.append(int(_GROWTH * num_gaussians))
 
-    def take_trial(self, trial: int) -> None:
-        """Goes on with a candidate, at the end of its trial."""
-        lost = self._trial * (len(self.scores) - 1)
-        self.trial, self.phase = trial, "watch"
-        chosen = "all" if trial == 0 else f"1/{_SHRINK**trial}, and growth to {self.limit:,} at most"
-        listed = ", ".join(f"1/{_SHRINK**i}: {score:.2f}" for i, score in enumerate(self.scores))
-        self.why += (
-            f"; after {self._trial:,} steps shares of the Gaussians score {listed} dB; chosen: {chosen}"
-        )
-        self.best = (self.scores[trial], self._trial)
-        self.end = min(self.steps, int(_BUDGET * self.steps) - lost)
+    def leave_out_bands(self, degree: int, gain: float) -> None:
+        """Takes no more than some bands of colour, which score better by so many dB."""
+        self.sh_degree = degree
+        self.why += f"; colour of degree {degree} alone scores {gain:.2f} dB more"
 
     def report(self) -> dict[str, Any]:
         """All of it as JSON."""
-        return {**dataclasses.asdict(self), "best": [*self.best]} | {"scores": [*self.scores]}
+        return {**dataclasses.asdict(self), "held": [*self.held], "best": [*self.best]}
 
     @classmethod
     def from_report(cls, report: dict[str, Any]) -> Guard:
@@ -181,31 +183,24 @@ class Guard:
             raise ValueError(f"the checkpoint is damaged: guard is {error}.") from error
 
     @property
-    def next_share(self) -> float:
-        """Of the start's Gaussians, those that the next candidate begins with."""
-        return _SHRINK ** -(self.trial + 1)
-
-    @property
     def _interval(self) -> int:
         return max(_INTERVAL, round(_SHARE * self.steps / 100) * 100)
 
     @property
     def _trial(self) -> int:
-        """Steps of a candidate; too few to tell anything in a short run, which then has none."""
+        """Steps of a candidate."""
         return min(_TRIAL, self.steps // 4 // 100 * 100)
 
     def _after_first(self, gap: float, num_gaussians: int) -> Action:
         if gap <= _GAP:
+            self.why = f"views held back score within {gap:.1f} dB of those trained on"
             if self.steps > _LONG:
                 self.phase = "watch"
-                self.why = (
-                    f"views held back score within {gap:.1f} dB of those trained on; it goes on watching"
-                )
                 return "go on"
-            self.why = f"views held back score within {gap:.1f} dB of those trained on: nothing to change"
+            self.why += ": nothing to change"
             return self._join(_FIRST)
         self.why = f"views held back score {gap:.1f} dB below those trained on"
-        if self._trial < 2 * _FIRST:
+        if self._trial < 2 * _FIRST:  # too few to tell candidates apart
             self.limits[0], self.sh_degree = num_gaussians, 0
             self.why += (
                 f", so the {num_gaussians:,} Gaussians do not grow in number, and look alike from all sides"
@@ -215,41 +210,72 @@ class Guard:
         self.phase = "trials"
         return "go on"
 
-    def _after_trial(self, held: float) -> Action:
-        self.scores.append(held)
-        # The best candidate goes on; the steps of all others are lost.
-        affordable = (len(self.scores) + 1) * self._trial <= _BUDGET * self.steps - self.steps / 2
-        improved = len(self.scores) == 1 or held > max(self.scores[:-1]) + _BETTER
-        if improved and affordable:
-            return "next trial"
-        return "take trial"
+    def _after_trial(self, held: Sequence[float]) -> Action:
+        self.scores.append([*held])
+        if len(self.scores) < _CANDIDATES:
+            self.trial += 1
+            return "try next"
+        self.trial = fewest_as_good(self.scores)
+        means = ", ".join(f"1/{_SHRINK**i}: {statistics.fmean(s):.2f}" for i, s in enumerate(self.scores))
+        chosen = (
+            "all" if self.trial == 0 else f"1/{_SHRINK**self.trial}, and growth to {self.limit:,} at most"
+        )
+        self.why += (
+            f"; after {self._trial:,} steps shares of the Gaussians score {means} dB; chosen: {chosen}"
+        )
+        self.end = min(self.steps, int(_BUDGET * self.steps) - _CANDIDATES * self._trial)
+        if self.steps > _LONG:
+            self.phase = "watch"
+        else:
+            self._join(0)
+        return "begin again"
 
     def _after_watching(self, step: int, held: float) -> Action:
         if held > self.best[0] + _BETTER:
             self.best = held, step
-        fell = step - self.best[1] >= _PATIENCE * self._interval
-        if fell or (self.trial > 0 and step + self._interval + self._finish(step) > self.end):
-            return self._end_with_best()
-        if self.trial == 0 and step >= self.steps / 2:
+        if step - self.best[1] >= _PATIENCE * self._interval:
+            return self._end_with_best(step)
+        if step >= self.steps / 2:
             self.why += f"; they still get better at step {step:,}, so all views are trained on from there"
             return self._join(step)
         return "go on"
 
-    def _end_with_best(self) -> Action:
+    def _end_with_best(self, present: int) -> Action:
         score, step = self.best
-        self.phase, self.joined, self.end = "finish", step, step + self._finish(step)
-        self.why += (
-            f"; they score best at step {step:,} ({score:.2f} dB), so the run goes back to it and ends at step "
-            f"{self.end:,}"
-        )
+        self.why += f"; they score best at step {step:,} ({score:.2f} dB)"
+        if self.scores:
+            self._join(0)
+            spent = _CANDIDATES * self._trial + present
+            self.end = min(step, int(_BUDGET * self.steps) - spent)
+            self.why += f", so the run begins again with all views and ends after {self.end:,} steps"
+            return "begin again"
+        self.phase, self.joined = "finish", step
+        self.end = step + max(_FIRST, round(_FINISH * step / 100) * 100)
+        self.why += f", so the run goes back to it and ends at step {self.end:,}"
         return "finish"
-
-    def _finish(self, step: int) -> int:
-        return max(_FIRST, round(_FINISH * step / 100) * 100)
 
     def _join(self, step: int) -> Action:
         self.phase, self.joined = "done", step
         return "join"
+
+
+def fewest_as_good(scores: Sequence[Sequence[float]]) -> int:
+    """The last candidate that is as good as the best one, within a standard error of the difference.
+
+    The rule of one standard error (Breiman et al. 1984, *Classification and Regression Trees*, section 3.4.3), for
+    scores of the same views.
+
+    Args:
+        scores: of each candidate, from the largest to the smallest, for each view.
+    """
+    best = max(range(len(scores)), key=lambda index: statistics.fmean(scores[index]))
+
+    def as_good(index: int) -> bool:
+        worse = [b - s for b, s in zip(scores[best], scores[index], strict=True)]
+        error = statistics.stdev(worse) / len(worse) ** 0.5
+        return statistics.fmean(worse) <= error
+
+    return max(index for index in range(best, len(scores)) if index == best or as_good(index))
 
 
 def held_views(num_views: int) -> tuple[int, ...]:

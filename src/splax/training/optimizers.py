@@ -29,7 +29,7 @@ class LearningRates:
     A subclass with a further field, say ``features``, sets the rate of the Params of that name.
 
     Attributes:
-        means: at the start, per unit of scene extent.
+        means: at the start, per unit of the distance that is photographed; Kerbl et al. take the cameras' spread.
         means_final: at the end of the run, as a share of the one at the start; exponential in between.
         log_scales: of the log scales.
         quats: of the rotations.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,8 @@ from splax.training.optimizers import GAUSSIANS
 from splax.training.snapshot import Snapshot
 from splax.training.state import TrainState
 
-Score = Callable[[TrainState, Sequence[int]], float]
-"""Mean PSNR of training views as a state shows them, dB."""
+Score = Callable[[TrainState, Sequence[int]], list[float]]
+"""PSNR of training views as a state shows them, dB."""
 
 # Names of the states that a checkpoint holds besides the present one.
 START, BEST = "start", "best"
@@ -53,19 +54,24 @@ class Watcher:
         guard, step = self.guard, int(state.step)
         held = score(state, guard.held)
         trained = score(state, matching_views(guard.held, self._num_views))
-        action = guard.look(step, held, trained, state.num_alive)
-        if guard.is_best(step, held):
+        action = guard.look(step, held, statistics.fmean(trained), state.num_alive)
+        if guard.is_best(step):
             self._best = Snapshot.take(state)
-        if action == "next trial":
-            state = self._thinned_start()
-        elif action == "limit growth":
+        if action == "limit growth":
             state = without_bands(state, 0)
-        elif action == "take trial":
-            guard.take_trial(int(np.argmax(guard.scores)))
-            state = self._best_state()
+        elif action == "try next":
+            state = self._thinned_start()
+            guard.begin_trial(state.num_alive)
+        elif action == "begin again":
+            self._leave_out_bands(state if self._best is None else self._best.state(), score)
+            state = self._thinned_start()
         elif action == "finish":
-            state = self._with_best_bands(self._best_state(), score)
-        guard.lost += step - int(state.step)
+            assert self._best is not None
+            state = self._best.state()
+            self._leave_out_bands(state, score)
+        if guard.sh_degree is not None and guard.sh_degree < _degree_of(state):
+            state = without_bands(state, guard.sh_degree)
+        guard.lost += max(step - int(state.step), 0)
         if not guard.may_start_over:
             self._start = None
         self._hold_back()
@@ -88,25 +94,21 @@ class Watcher:
 
     def _thinned_start(self) -> TrainState:
         assert self._start is not None
-        state = thinned(self._start.state(), self.guard.next_share, self._seed)
-        self.guard.begin_trial(state.num_alive)
-        return state
+        state, share = self._start.state(), self.guard.share
+        return state if share == 1 else thinned(state, share, self._seed)
 
-    def _best_state(self) -> TrainState:
-        assert self._best is not None
-        return self._best.state()
+    def _leave_out_bands(self, state: TrainState, score: Score) -> None:
+        """Tells the guard of the bands of colour without which views held back score better."""
+        degree = _degree_of(state)
+        scores = [statistics.fmean(score(with_degree(state, d), self.guard.held)) for d in range(degree + 1)]
+        best = max(range(degree + 1), key=lambda d: scores[d])
+        if (gain := scores[best] - scores[degree]) > _BETTER:
+            self.guard.leave_out_bands(best, gain)
 
-    def _with_best_bands(self, state: TrainState, score: Score) -> TrainState:
-        """The state with as many bands of colour as score best on views held back."""
-        degree = int(state.rest[GAUSSIANS]["active_sh_degree"])
-        scores = [score(with_degree(state, d), self.guard.held) for d in range(degree + 1)]
-        best = int(np.argmax(scores))
-        gain = scores[best] - scores[degree]
-        if gain <= _BETTER:
-            return state
-        self.guard.sh_degree = best
-        self.guard.why += f"; colour of degree {best} scores {gain:.2f} dB more than {degree}"
-        return without_bands(state, best)
+
+def _degree_of(state: TrainState) -> int:
+    """The highest band of colour that may come into use."""
+    return int(state.rest[GAUSSIANS]["active_sh_degree"])
 
 
 def thinned(state: TrainState, share: float, seed: int) -> TrainState:

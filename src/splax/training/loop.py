@@ -1,0 +1,277 @@
+"""The host's side of a run: stretches of steps as compiled calls, refinements between them, and the guard's looks.
+
+Where a step cannot be made the compiled loop ends early; the host then mends the cause and goes on with the same
+step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from splax.corrections.base import Corrections
+from splax.data.scene import Scene
+from splax.model import SplatModel
+from splax.strategies.base import Strategy
+from splax.training.call_length import MAX_STEPS, CallLength
+from splax.training.config import TrainConfig
+from splax.training.errors import NonFiniteError
+from splax.training.feed import PhotoFeed
+from splax.training.health import find_problem, name_params
+from splax.training.isect_buffer import IsectBuffer
+from splax.training.memory import raise_if_out_of_memory, step_need
+from splax.training.programs import Programs
+from splax.training.progress import Progress, StepMetrics
+from splax.training.refinement import Refinement
+from splax.training.resume import settings_of
+from splax.training.rollback import Rollback
+from splax.training.snapshot import Snapshot
+from splax.training.state import TrainState, copied, init_state
+from splax.training.step import TrainStep
+from splax.training.stopwatch import Stopwatch
+from splax.training.targets import Photos
+from splax.training.watcher import Watcher
+
+
+class TrainingLoop:
+    """What a :class:`splax.Trainer` does to its state, step by step; it makes the parts named here."""
+
+    model: SplatModel
+    scene: Scene
+    config: TrainConfig
+    strategy: Strategy
+    optimizer: optax.GradientTransformation
+    history: list[Progress]
+    _feed: PhotoFeed
+    _corrections: Corrections
+    _isects: IsectBuffer
+    _stopwatch: Stopwatch
+    _rollback: Rollback
+    _watcher: Watcher
+    _state: TrainState
+    _distance: float
+    _seconds: float
+    _may_end_early = True
+
+    @property
+    def step(self) -> int:
+        """Steps made so far."""
+        return int(self._state.step)
+
+    @property
+    def end(self) -> int:
+        """The step at which the run ends: ``config.steps``, or an earlier one that the guard chose."""
+        return self._watcher.guard.end
+
+    def _start(self) -> TrainState:
+        """The state before the first step."""
+        corrections = self._corrections.init()
+        return init_state(self.model, self.optimizer, self.strategy, corrections, self.config.seed)
+
+    def _compile_with(self, step: TrainStep) -> None:
+        self._train_step = step
+        self._run = Programs(
+            step.run, static_argnames=("isect_capacity", "downscale"), donate_argnames="state"
+        )
+        self._called: set[int] = set()  # programs of these that ran, by id
+
+    def _refine_with(self, strategy: Strategy) -> None:
+        self._refine = Refinement(
+            strategy,
+            self.optimizer,
+            extent=self._distance,
+            growth=self.config.growth,
+            stopwatch=self._stopwatch,
+        )
+        self._refined: set[int] = set()  # numbers of rows in which a refinement ran
+
+    def _prepared_for(self, end: int) -> TrainState:
+        """The state with what the model holds and, at the start of a run, room for what the run will add."""
+        state = self._state.taken_from(self.model)
+        try:
+            return self._refine.prepared(state, max(end, self.config.steps))
+        except BaseException as error:
+            if self._state.is_broken:
+                # Rows are set aside before the first step only, so that nothing was learned yet.
+                self._state = self._start()
+            raise_if_out_of_memory(error, state.capacity)
+            raise
+
+    # --- the guard --------------------------------------------------------------------------------------------
+
+    def _look(self, end: int) -> None:
+        """Lets the guard look at views held back, and goes on with what it chose."""
+        with self._stopwatch.part("guard"):
+            limit = self._watcher.guard.limit
+            state = self._watcher.look(self._state, self._score)
+        if state is not self._state:
+            self._state = state
+            self._rollback.forget()
+            self._forget_later_records()
+        if self._watcher.guard.limit != limit:
+            self._refine_with(self._limited_strategy())
+        self._feed.plan(end)
+
+    def _limited_strategy(self) -> Strategy:
+        limit = self._watcher.guard.limit
+        return self.strategy if limit is None else self.strategy.limited_to(limit)
+
+    def _score(self, state: TrainState, views: Sequence[int]) -> list[float]:
+        """PSNR of training views as a state shows them, by the program that trains: none more is compiled."""
+        scores = []
+        while len(scores) < len(views):
+            photos, row = self._feed.take_view(views[len(scores)])
+            rows = np.full(MAX_STEPS, row, np.int32)
+            program = self._program(state, photos, self.config.resolution.factor(int(state.step)))
+            _, _, metrics = program(copied(state), photos, rows, np.int32(1))
+            if (needed := int(metrics.num_isects[0])) > self._isects.capacity:
+                self._isects.grow(needed)
+            else:
+                scores.append(float(metrics.psnr[0]))
+        return scores
+
+    # --- the host's side -----------------------------------------------------------------------------------
+
+    def _stretches(self, end: int) -> Iterator[Progress]:
+        """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
+        length = CallLength(self.config, self.strategy)
+        self._rollback.forget()
+        with self._stopwatch.part("compile"):  # mostly
+            self._isects.fit(self.model, self.scene.train)
+        while (step := self.step) < self._last_step(end):
+            next_look = self._watcher.guard.next_look(step)
+            if next_look == step:
+                self._look(end)
+                continue
+            with self._stopwatch.part("snapshots"):
+                self._rollback.keep_if_due(self._state)
+            photos, rows = self._take_photos(
+                step, length.steps(step, min(self._last_step(end), next_look or end))
+            )
+            done, metrics, seconds = self._call(photos, rows, self.config.resolution.factor(step))
+            problem = find_problem(metrics, done, self._isects.capacity, self._state.params)
+            if problem is not None:
+                at = step + problem.place
+                name = self._feed.view_at(at).name
+                self._go_back(f"at step {at}, view {name!r}: {problem.text}", spoiled=problem.spoiled)
+                continue
+            if done < MAX_STEPS and metrics.num_isects[done] > self._isects.capacity:
+                self._isects.grow(int(metrics.num_isects[done]))
+            if done == 0:
+                continue
+            step += done
+            self._isects.peak = max(self._isects.peak, int(metrics.num_isects[:done].max()))
+            rate = done / seconds
+            length.learn(rate)
+            if self.strategy.refines_after(step - 1) and self._watcher.guard.phase != "finish":
+                capacity = self._state.capacity
+                broken = self._refine_state()
+                if broken.any():
+                    params = name_params(broken, self._state.params)
+                    self._go_back(f"in the refinement after step {step - 1}: Params {params}", spoiled=False)
+                    continue
+                self._isects.follow(compiles=self._state.capacity > capacity)
+            yield Progress.of(metrics, step, done, self._state.num_alive, self._seconds, rate)
+
+    def _last_step(self, end: int) -> int:
+        """Where to stop on the way to step ``end``: the guard may end the run before."""
+        return min(end, self.end) if self._may_end_early and end <= self.config.steps else end
+
+    def _refine_state(self) -> np.ndarray:
+        """Refines, with more rows if there are too few; says which Params that would break, if it did not."""
+        while True:
+            is_known = self._state.capacity in self._refined
+            # Where memory runs out it does so at the first call of a program.
+            with contextlib.nullcontext() if is_known else self._not_lost():
+                self._state, outcome = self._refine(self._state)
+            self._refined.add(self._state.capacity)
+            if outcome.num_rows <= self._state.capacity:
+                outcome.check(self.step - 1)
+                return outcome.broken
+            # Nothing else holds the state of fewer rows: a growth takes the most memory of a run.
+            with self._not_lost():
+                self._state = self._refine.with_rows(self._state, outcome.num_rows)
+
+    @contextlib.contextmanager
+    def _not_lost(self) -> Iterator[None]:
+        """Brings the state back if what is done inside fails, and the state's memory had been given to it."""
+        with self._stopwatch.part("snapshots"):
+            kept = Snapshot.take(self._state)
+        try:
+            yield
+        except BaseException:
+            if self._state.is_broken:
+                self._state = kept.state()
+            raise
+
+    def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
+        """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
+        with self._stopwatch.part("photos"):
+            photos, rows = self._feed.take(step, num_steps)
+        for name, problem in self._feed.newly_unreadable().items():
+            warnings.warn(f"view {name!r} is left out of training: {problem}", stacklevel=4)
+        return photos, rows
+
+    def _program(self, state: TrainState, photos: Photos, downscale: int) -> Any:
+        """The compiled loop for a state of such shapes, and the present size of the buffer of pairs."""
+        args = state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0)
+        with self._stopwatch.part("compile"):
+            return self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
+
+    def _program_to_call(self, photos: Photos, downscale: int) -> Any:
+        """The same for the present state, which is kept on the host before the first call.
+
+        Raises:
+            OutOfMemoryError: at the first call, if there is not enough memory for it.
+        """
+        program = self._program(self._state, photos, downscale)
+        if id(program) not in self._called:
+            step_need(program, self._state, photos, self._state.capacity).check()
+            # Where the device fails all the same it does so at the first call, and takes the state with it.
+            with self._stopwatch.part("snapshots"):
+                self._rollback.keep(self._state)
+            self._called.add(id(program))
+        return program
+
+    def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
+        """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
+        program = self._program_to_call(photos, downscale)
+        padded = np.zeros(MAX_STEPS, np.int32)
+        padded[: len(rows)] = rows
+        started = time.perf_counter()
+        with self._stopwatch.part("steps"):
+            self._state, *told = program(self._state, photos, padded, np.int32(len(rows)))
+            done, metrics = jax.device_get(told)  # all on their way before the first is waited for
+        return int(done), metrics, time.perf_counter() - started
+
+    def _go_back(self, problem: str, *, spoiled: bool) -> None:
+        """Returns to the last snapshot, once in a run, to go on with smaller updates.
+
+        Raises:
+            NonFiniteError: if that was done before.
+        """
+        self._state, goes_on = self._rollback.go_back(self._state, spoiled=spoiled)
+        self._forget_later_records()
+        if not goes_on:
+            raise NonFiniteError(
+                f"not finite {problem}. The model holds the state of step {self.step}. Smaller learning rates, "
+                "or a look at that view, may help."
+            )
+        warnings.warn(
+            f"not finite {problem}. Going back to step {self.step}, with updates half as large from there on.",
+            stacklevel=5,
+        )
+
+    def _forget_later_records(self) -> None:
+        self.history = [entry for entry in self.history if entry.step <= self.step]
+
+    def _settings(self) -> dict[str, str]:
+        order = self._feed.order_of_all(self.config.steps)
+        return settings_of(self.config, self.strategy, self.model, self.scene.train, order)
