@@ -38,8 +38,8 @@ class View:
             ``image`` is on the scene's background already.
         points: surface points that the photo shows, float32 [P, 3], world coordinates; None: none are known.
         point_pixels: where the photo was found to show them, float32 [P, 2], x and y in pixels of ``image`` with
-            centres at +0.5; NaN where it is not known; None: unknown of all. A few may lie beside the image, which
-            undistortion has cropped.
+            centres at +0.5; NaN where it is not known; None: unknown of all. A few may lie outside the image, as
+            undistortion crops it.
 
     Raises:
         ValueError: if the image is not uint8 [H, W, 3], the camera, the mask, the depth or alpha is of another

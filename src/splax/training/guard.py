@@ -31,11 +31,12 @@ MIN_VIEWS = 8
 MIN_STEPS = 1000
 # Every how many-th view is held back, and how many at most.
 _EVERY, _MOST = 4, 6
-# When views are looked at first, and from then on: steps, or a share of the run if that is more.
-_FIRST, _INTERVAL, _SHARE = 500, 500, 0.05
-# dB between views trained on and views held back, at the first look, that are too many. Measured at step 500: 1.1
-# for a scene that bears every Gaussian it gets, 3.4 to 4.1 for one that does not (docs/quality.md).
-_GAP = 2.75
+# When views are looked at first, sooner in a short run, and from then on: steps, or a share of the run if that is
+# more.
+_FIRST, _SOONER, _INTERVAL, _SHARE = 1000, 500, 500, 0.05
+# dB between views trained on and views held back, at the first look, that are too many: test views of scenes that
+# bear every Gaussian they get are 1.4 to 1.6 dB below after 1,000 steps, those of king 7.4 (docs/quality.md).
+_GAP = 3.0
 # Candidates, the factor of Gaussians from one to the next, and most steps of one.
 _CANDIDATES, _SHRINK, _TRIAL = 3, 4, 1500
 # Growth that a thinned start is allowed.
@@ -125,7 +126,7 @@ class Guard:
     def next_look(self, step: int) -> int | None:
         """The number of steps at which views are looked at next, ``step`` itself if that is due; None: no more."""
         if self.phase == "first":
-            return _FIRST
+            return self._first
         if self.phase == "trials":
             return self._trial
         if self.phase == "watch":
@@ -183,6 +184,10 @@ class Guard:
             raise ValueError(f"the checkpoint is damaged: guard is {error}.") from error
 
     @property
+    def _first(self) -> int:
+        return _FIRST if self._trial >= _FIRST else _SOONER
+
+    @property
     def _interval(self) -> int:
         return max(_INTERVAL, round(_SHARE * self.steps / 100) * 100)
 
@@ -198,14 +203,14 @@ class Guard:
                 self.phase = "watch"
                 return "go on"
             self.why += ": nothing to change"
-            return self._join(_FIRST)
+            return self._join(self._first)
         self.why = f"views held back score {gap:.1f} dB below those trained on"
-        if self._trial < 2 * _FIRST:  # too few to tell candidates apart
+        if self._trial < _FIRST:  # too few to tell candidates apart
             self.limits[0], self.sh_degree = num_gaussians, 0
             self.why += (
                 f", so the {num_gaussians:,} Gaussians do not grow in number, and look alike from all sides"
             )
-            self._join(_FIRST)
+            self._join(self._first)
             return "limit growth"
         self.phase = "trials"
         return "go on"
@@ -250,7 +255,7 @@ class Guard:
             self.why += f", so the run begins again with all views and ends after {self.end:,} steps"
             return "begin again"
         self.phase, self.joined = "finish", step
-        self.end = step + max(_FIRST, round(_FINISH * step / 100) * 100)
+        self.end = step + max(_INTERVAL, round(_FINISH * step / 100) * 100)
         self.why += f", so the run goes back to it and ends at step {self.end:,}"
         return "finish"
 
