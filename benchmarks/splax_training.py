@@ -47,7 +47,11 @@ def train_splax(
         _model(start.prepared_for(strategy)),
         scene,
         TrainConfig(
-            steps=steps, seed=seed, progress=False, background="random" if random_background else None
+            steps=steps,
+            seed=seed,
+            progress=False,
+            background="random" if random_background else None,
+            guard=False,  # all of the steps, with all views, as the others make them
         ),
         strategy=_strategy(strategy, cap),
     )

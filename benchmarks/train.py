@@ -7,10 +7,11 @@
     python benchmarks/train.py --fixed-gaussians test_garden.npz --steps 500
 
 Prints a table in Markdown, a line after each run. Both methods have the settings of gsplat's examples, which are
-splax's defaults; both are scored by splax's PSNR and SSIM on the views held out. Clocks run while nothing is
-compiled or evaluated, and are read with the device idle. Peak memory is above what was in use before the run. JAX
-keeps it for the whole process only, so runs that need less than an earlier one get a bound. Every run of splax
-compiles anew; with JAX_COMPILATION_CACHE_DIR set only the first seed does.
+splax's defaults but for pruning by size and the unit of sizes and rates (docs/training.md), without the guard;
+both are scored by splax's PSNR and SSIM on the views held out. Clocks run while nothing is compiled or evaluated,
+and are read with the device idle. Peak memory is above what was in use before the run. JAX keeps it for the whole
+process only, so runs that need less than an earlier one get a bound. Every run of splax compiles anew; with
+JAX_COMPILATION_CACHE_DIR set only the first seed does.
 """
 
 import os
