@@ -36,7 +36,7 @@ _EVERY, _MOST = 4, 6
 _FIRST, _SOONER, _INTERVAL, _SHARE = 1000, 500, 500, 0.05
 # dB between views trained on and views held back, at the first look, that are too many: test views of scenes that
 # bear every Gaussian they get are 1.4 to 1.6 dB below after 1,000 steps, those of king 7.4 (docs/quality.md).
-_GAP = 3.0
+_GAP = 2.5
 # Candidates, the factor of Gaussians from one to the next, and most steps of one.
 _CANDIDATES, _SHRINK, _TRIAL = 3, 4, 1500
 # Growth that a thinned start is allowed.
