@@ -557,6 +557,7 @@ def test_a_run_with_all_recipe_options_scores_the_same_again(tmp_path):
         "bilateral_grid",
         "poses",
         "intrinsics",
+        "cameras",
     }
     assert (np.load(out / "corrections" / "intrinsics.npy") != 0).any()
     steps = [json.loads(line)["step"] for line in (out / "scores.jsonl").read_text().splitlines()]
