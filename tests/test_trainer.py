@@ -208,7 +208,7 @@ def test_evaluate_agrees_with_numpy(scene):
         assert view_psnr == pytest.approx(expected[-1], abs=1e-3)
     assert result["psnr"] == pytest.approx(np.mean(expected), abs=1e-3)
     assert trainer.evaluate(scene.train[:1])["views"] == 1
-    assert trainer.evaluate([]) == {"psnr": None, "ssim": None, "views": 0}
+    assert trainer.evaluate([]) == {"psnr": None, "ssim": None, "psnr_identity": None, "views": 0}
 
 
 def test_bands_of_spherical_harmonics_come_into_use_one_by_one(scene):
