@@ -43,9 +43,11 @@ class PhotoFeed:
         limit: bytes of device memory for photos; None for a share of what is free.
         depths: whether depth images and known points are brought along.
         tracks: whether known points are, and where photos show them.
+        shows_held: whether photos of views held back are shown all the same, for corrections to learn from.
 
     Attributes:
         cameras: those of all views, [V], as if of the size of the largest.
+        held: views from which the model does not learn at present, [V] bool.
         groups: the views by the size of their canvas; see :mod:`splax.training.groups`.
         streams: whether photos are sent as they are needed, since they do not fit.
         unreadable: what is wrong with views that cannot be decoded, by name; grows while training.
@@ -59,13 +61,16 @@ class PhotoFeed:
         limit: int | None = None,
         depths: bool = False,
         tracks: bool = False,
+        shows_held: bool = False,
     ) -> None:
         limit = free_bytes() if limit is None else limit
         self.groups = group_views([(view.camera.width, view.camera.height) for view in views])
         self.cameras = _stack([view.camera for view in views])
         self.unreadable: dict[str, str] = {}
         self._views, self._seed = views, seed
+        self.held = np.zeros(len(views), bool)
         self._held: tuple[tuple[int, ...], int | None] = ((), None)
+        self._shows_held = shows_held
         self._num_told = 0
         # One thread that prepares what comes next, and those that decode for it.
         self._background = ThreadPoolExecutor(1, "splax-feed")
@@ -87,14 +92,19 @@ class PhotoFeed:
         self._next: tuple[Stretch, Future[Photos]] | None = None
 
     def hold_back(self, views: tuple[int, ...], until: int | None) -> None:
-        """Shows no photo of some views before step ``until``, or ever if that is None; call :meth:`plan` then."""
+        """Holds some views back before step ``until``, which was reached, or for good if that is None.
+
+        Call :meth:`plan` then.
+        """
         if (views, until) != self._held:
             self._held, self._now, self._next = (views, until), None, None
+            self.held = np.zeros(len(self._views), bool)
+            self.held[list(views if until is None else ())] = True
 
     def order(self, end: int) -> Int[np.ndarray, " steps"]:
         """The view of each step before step ``end``."""
         views, until = self._held
-        if not views:
+        if not views or self._shows_held:
             return self.order_of_all(end)
         shown = [
             group._replace(views=tuple(v for v in group.views if v not in views)) for group in self.groups

@@ -1,12 +1,13 @@
 """Chooses, by training views that are held back, how many Gaussians the photos bear and how long training helps.
 
 Few photos can be reproduced by Gaussians that show nothing sensible from elsewhere. The guard keeps some training
-views back for a while and looks at them now and then:
+views back for a while and looks at them now and then. Corrections learn from all views all the while, so that
+views held back are looked at with poses and colours of their own; the Gaussians do not.
 
 1. After the first steps it compares the score of the views held back with that of views trained on. Where the two
    are close, as they are for most photos, a short run goes on with all views; a long one is watched further.
-2. Where they are far apart the photos do not determine so many Gaussians. All of them, a quarter and a sixteenth
-   are tried, each for as many steps, and the fewest that are as good as the best, within a standard error, are
+2. Where they are far apart the photos do not determine so many Gaussians. A quarter and a sixteenth of them are
+   tried too, each for as many steps, and the fewest that are as good as the best, within two standard errors, are
    taken. A short run then begins again with those and all views. A long one begins again and is watched.
 3. A run that is watched ends where views held back stop getting better. It goes back to the best state and trains
    on all views for a little while; after trials it begins again, with all views, and ends at the step of that
@@ -31,14 +32,16 @@ MIN_VIEWS = 8
 MIN_STEPS = 1000
 # Every how many-th view is held back, and how many at most.
 _EVERY, _MOST = 4, 6
-# When views are looked at first, sooner in a short run, and from then on: steps, or a share of the run if that is
-# more.
-_FIRST, _SOONER, _INTERVAL, _SHARE = 1000, 500, 500, 0.05
-# dB between views trained on and views held back, at the first look, that are too many: test views of scenes that
-# bear every Gaussian they get are 1.4 to 1.6 dB below after 1,000 steps, those of king 7.4 (docs/quality.md).
-_GAP = 2.5
-# Candidates, the factor of Gaussians from one to the next, and most steps of one.
-_CANDIDATES, _SHRINK, _TRIAL = 3, 4, 1500
+# Most steps of a candidate, a quarter of the run at most, after which views are first looked at; too few of them
+# tell candidates apart no more, and views are looked at after _SHORT_LOOK.
+_TRIAL, _MIN_TRIAL, _SHORT_LOOK = 1500, 1000, 500
+# How often views are looked at from then on: steps, or a share of the run if that is more.
+_INTERVAL, _SHARE = 500, 0.05
+# dB between views trained on and views held back, at the first look, that are too many: scenes that bear every
+# Gaussian they get show 0 to 2.8, king 6 to 9 (docs/quality.md).
+_GAP = 4.5
+# Candidates, and the factor of Gaussians from one to the next.
+_CANDIDATES, _SHRINK = 3, 4
 # Growth that a thinned start is allowed.
 _GROWTH = 1.25
 # All steps together, in steps of the run that was asked for.
@@ -147,7 +150,7 @@ class Guard:
         seen = {"trial": self.trial, "step": step, "held_back": mean, "trained": trained}
         self.looks.append({**seen, "gaussians": num_gaussians})
         if self.phase == "first":
-            return self._after_first(trained - mean, num_gaussians)
+            return self._after_first(trained - mean, held, num_gaussians)
         if self.phase == "trials":
             return self._after_trial(held)
         return self._after_watching(step, mean)
@@ -185,7 +188,7 @@ class Guard:
 
     @property
     def _first(self) -> int:
-        return _FIRST if self._trial >= _FIRST else _SOONER
+        return self._trial if self._trial >= _MIN_TRIAL else _SHORT_LOOK
 
     @property
     def _interval(self) -> int:
@@ -196,7 +199,7 @@ class Guard:
         """Steps of a candidate."""
         return min(_TRIAL, self.steps // 4 // 100 * 100)
 
-    def _after_first(self, gap: float, num_gaussians: int) -> Action:
+    def _after_first(self, gap: float, held: Sequence[float], num_gaussians: int) -> Action:
         if gap <= _GAP:
             self.why = f"views held back score within {gap:.1f} dB of those trained on"
             if self.steps > _LONG:
@@ -205,7 +208,7 @@ class Guard:
             self.why += ": nothing to change"
             return self._join(self._first)
         self.why = f"views held back score {gap:.1f} dB below those trained on"
-        if self._trial < _FIRST:  # too few to tell candidates apart
+        if self._trial < _MIN_TRIAL:
             self.limits[0], self.sh_degree = num_gaussians, 0
             self.why += (
                 f", so the {num_gaussians:,} Gaussians do not grow in number, and look alike from all sides"
@@ -213,7 +216,7 @@ class Guard:
             self._join(self._first)
             return "limit growth"
         self.phase = "trials"
-        return "go on"
+        return self._after_trial(held)
 
     def _after_trial(self, held: Sequence[float]) -> Action:
         self.scores.append([*held])
@@ -265,10 +268,11 @@ class Guard:
 
 
 def fewest_as_good(scores: Sequence[Sequence[float]]) -> int:
-    """The last candidate that is as good as the best one, within a standard error of the difference.
+    """The last candidate that is as good as the best one, within two standard errors of the difference.
 
     The rule of one standard error (Breiman et al. 1984, *Classification and Regression Trees*, section 3.4.3), for
-    scores of the same views.
+    scores of the same views. Two, since a run goes on for longer than its candidates, and the longer it trains the
+    fewer Gaussians its photos bear.
 
     Args:
         scores: of each candidate, from the largest to the smallest, for each view.
@@ -278,7 +282,7 @@ def fewest_as_good(scores: Sequence[Sequence[float]]) -> int:
     def as_good(index: int) -> bool:
         worse = [b - s for b, s in zip(scores[best], scores[index], strict=True)]
         error = statistics.stdev(worse) / len(worse) ** 0.5
-        return statistics.fmean(worse) <= error
+        return statistics.fmean(worse) <= 2 * error
 
     return max(index for index in range(best, len(scores)) if index == best or as_good(index))
 

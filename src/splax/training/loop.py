@@ -130,7 +130,7 @@ class TrainingLoop:
             photos, row = self._feed.take_view(views[len(scores)])
             rows = np.full(MAX_STEPS, row, np.int32)
             program = self._program(state, photos, self.config.resolution.factor(int(state.step)))
-            _, _, metrics = program(copied(state), photos, rows, np.int32(1))
+            _, _, metrics = program(copied(state), photos, rows, np.int32(1), self._feed.held)
             if (needed := int(metrics.num_isects[0])) > self._isects.capacity:
                 self._isects.grow(needed)
             else:
@@ -221,7 +221,7 @@ class TrainingLoop:
 
     def _program(self, state: TrainState, photos: Photos, downscale: int) -> Any:
         """The compiled loop for a state of such shapes, and the present size of the buffer of pairs."""
-        args = state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0)
+        args = state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0), self._feed.held
         with self._stopwatch.part("compile"):
             return self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
 
@@ -247,7 +247,7 @@ class TrainingLoop:
         padded[: len(rows)] = rows
         started = time.perf_counter()
         with self._stopwatch.part("steps"):
-            self._state, *told = program(self._state, photos, padded, np.int32(len(rows)))
+            self._state, *told = program(self._state, photos, padded, np.int32(len(rows)), self._feed.held)
             done, metrics = jax.device_get(told)  # all on their way before the first is waited for
         return int(done), metrics, time.perf_counter() - started
 

@@ -36,6 +36,8 @@ from splax.training.targets import Photos, on_background
 _BACKGROUND_STREAM = 0xBAC6
 # Sets what the strategy draws at every step apart from what it draws at refinements.
 _MOVE_STREAM = 0x307E
+# What changes at a step from which the model does not learn.
+_OF_EVERY_STEP = ("corrections", "step")
 
 
 def steps_per_check() -> int:
@@ -114,6 +116,7 @@ class TrainStep:
         photos: Photos,
         rows: Int[Array, " steps"],
         num_steps: Int[Array, ""],
+        held: Bool[Array, " views"],
         *,
         isect_capacity: int,
         downscale: int = 1,
@@ -125,6 +128,7 @@ class TrainStep:
             photos: what they compare with, all of one size.
             rows: of the photos, one for each step.
             num_steps: how many.
+            held: training views whose photos teach the corrections alone, not the model.
             isect_capacity: rows of the intersection buffer.
             downscale: pixels of a photo, per axis, to one that is compared.
 
@@ -142,7 +146,7 @@ class TrainStep:
             wanted = goes_on(carry)
             row = rows[done]
             photo = jax.tree.map(lambda x: x[row], photos)
-            state, made, now = self(state, photo, isect_capacity, downscale, wanted)
+            state, made, now = self(state, photo, isect_capacity, downscale, wanted, held[photo.views])
             place = jnp.where(wanted, done, len(rows))
             metrics = jax.tree.map(lambda all_, one: all_.at[place].set(one, mode="drop"), metrics, now)
             return state, done + made, jnp.where(wanted, made & now.finite, well), metrics
@@ -161,8 +165,12 @@ class TrainStep:
         isect_capacity: int,
         downscale: int = 1,
         wanted: Bool[Array, ""] | bool = True,
+        held: Bool[Array, ""] | bool = False,
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
-        """One step; the state is returned as it was, and False, if the step cannot be made or is not wanted."""
+        """One step; the state is returned as it was, and False, if the step cannot be made or is not wanted.
+
+        If ``held``, the corrections learn and the model does not.
+        """
         view, camera, (photo, mask, alpha, depth, points, pixels) = photos  # of one view
         background = self.background_at(state.step)
         target = photo.astype(jnp.float32) / 255
@@ -201,6 +209,7 @@ class TrainStep:
         finite = jnp.isfinite(loss) & ~broken.any()
         finite &= jnp.isfinite(optax.tree.norm(correction_grads, squared=True))
         made = finite & ~output.overflow & wanted
+        learns = made & ~jnp.asarray(held)
 
         def update() -> tuple[TrainState, Bool[Array, " params"]]:
             updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -222,13 +231,19 @@ class TrainStep:
         updated, broken_after = update()
         # A branch would wait for the host to read the condition, and copy the state; this is one more operand of
         # the arithmetic.
+        accepted = {name: made if name in _OF_EVERY_STEP else learns for name in TrainState._fields}
         state = jax.tree.map(
-            lambda new, old: old if new is old else jnp.where(made, new, old), updated, state
+            lambda accept, new, old: jax.tree.map(
+                lambda new, old: old if new is old else jnp.where(accept, new, old), new, old
+            ),
+            TrainState(**accepted),
+            updated,
+            state,
         )
         # A step that breaks a Param is not undone here, which would take another pass over the state: the Trainer
         # goes back to an earlier one.
-        finite &= ~(made & broken_after.any())
-        broken = jnp.where(made, broken_after, broken)
+        finite &= ~(learns & broken_after.any())
+        broken = jnp.where(learns, broken_after, broken)
         image = jnp.clip(output.image, 0, 1)
         return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite, broken)
 

@@ -114,7 +114,12 @@ class Trainer(TrainingLoop):
             corrections = tuple(correction.without_tracks() for correction in corrections)
         tracks = any(correction.uses_tracks for correction in corrections)
         self._feed = PhotoFeed(
-            scene.train, seed=config.seed, limit=config.photo_bytes, depths=depths, tracks=tracks
+            scene.train,
+            seed=config.seed,
+            limit=config.photo_bytes,
+            depths=depths,
+            tracks=tracks,
+            shows_held=bool(corrections),
         )
         self._corrections = Corrections(
             corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
