@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.constants import ALPHA_THRESHOLD, MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.intersection import tile_grid
-from splax.ops.projection import ALPHA_THRESHOLD, Projection
+from splax.ops.projection import Projection
 
 MAX_GAUSSIANS_PER_TILE = 500
 TILE_SIZE = 16

@@ -16,7 +16,7 @@ from training_result import Mark, Peak, Strategy, TrainingResult
 from training_start import Start
 
 from splax.data.scene import Scene, View
-from splax.metrics import SSIM_C1, SSIM_C2, SSIM_WINDOW
+from splax.ops.ssim import SSIM_C1, SSIM_C2, SSIM_WINDOW
 
 SH_DEGREE = 3
 SH_DEGREE_EVERY = 1000

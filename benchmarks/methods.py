@@ -11,7 +11,6 @@ from workloads import Params, Workload
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians
-from splax.ops.rasterization import Implementation
 from splax.rasterizer import TileRasterizer, round_capacity
 
 
@@ -33,9 +32,7 @@ class Method(NamedTuple):
     memory_bytes: int = 0
 
 
-def splax_method(
-    workload: Workload, implementation: Implementation, tile_size: int, memory_bytes: float
-) -> Method:
+def splax_method(workload: Workload, implementation: str, tile_size: int, memory_bytes: float) -> Method:
     """The XLA path as a training step uses it: under jit, with a buffer of fixed size."""
     camera = workload.camera
     gaussians = Gaussians(**_on_device(workload.params))

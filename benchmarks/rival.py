@@ -15,7 +15,7 @@ import numpy as np
 from garden import View
 from gpu_methods import cotangent
 
-from splax.ops.projection import NEAR_PLANE
+from splax.ops.constants import NEAR_PLANE
 
 _CHILD = pathlib.Path(__file__).with_name("rival_child.py")
 _LONGEST_REASON = 600

@@ -12,7 +12,7 @@ from workloads import Params, Workload
 from splax.gaussians import Gaussians
 from splax.ops.intersection import Intersections, TileLayout, intersect_tiles
 from splax.ops.projection import Projection
-from splax.ops.rasterization import rasterize_to_pixels
+from splax.ops.xla.backend import rasterize_to_pixels
 from splax.rasterizer import TileRasterizer, round_capacity
 
 
@@ -23,21 +23,20 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
     capacity = round_capacity(int(rasterizer.count_isects(Gaussians(**params), camera)))
     size = TileLayout(camera.width, camera.height, tile_size)
 
-    def project(params: Params) -> tuple[Projection, Array, Array]:
+    def project(params: Params) -> tuple[Projection, Array]:
         gaussians = Gaussians(**params).drawable()
-        return rasterizer.project(gaussians, camera), gaussians.colors(camera), gaussians.opacities
+        return rasterizer.project(gaussians, camera), gaussians.colors(camera)
 
     def project_and_back(params: Params, cotangent: Any) -> Any:
         return jax.vjp(project, params)[1](cotangent)
 
     def composite(splats: Any, isects: Intersections) -> Array:
-        projection, colors, opacities = splats
-        visible = (projection.radii > 0).all(axis=1)
+        projection, colors = splats
         return rasterize_to_pixels(
             projection.means2d,
             projection.conics,
-            jnp.where(visible[:, None], colors, 0),
-            jnp.where(visible, opacities, 0),
+            jnp.where(projection.visible[:, None], colors, 0),
+            projection.opacities,
             isects,
             size,
         )[0]

@@ -1,5 +1,6 @@
 """Functions that are traced where they are compiled do what they do elsewhere, and only there."""
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -10,9 +11,9 @@ import pytest
 from helpers import lowers_kernels, make_camera, make_gaussians
 
 import splax
-from splax import rasterizer
-from splax.ops import rasterization
+from splax.ops import backends, render
 from splax.ops.deferred import deferred
+from splax.ops.triton import backend
 
 
 class Line(NamedTuple):
@@ -125,7 +126,7 @@ def draw_and_learn(implementation, *, own_colors: bool):
 @pytest.mark.parametrize("own_colors", [True, False])
 def test_the_cpu_of_a_machine_with_a_gpu_draws_as_any_cpu(monkeypatch, own_colors):
     expected = draw_and_learn("xla_vjp", own_colors=own_colors)
-    monkeypatch.setattr(rasterization, "has_cuda", lambda: True)
+    monkeypatch.setattr(backend, "has_cuda", lambda: True)
     assert_same(draw_and_learn(None, own_colors=own_colors), expected, rtol=1e-5, atol=5e-5)
 
 
@@ -134,9 +135,11 @@ def test_what_is_compiled_for_a_gpu_is_not_traced_for_a_cpu(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("the path of other platforms was traced")
 
-    monkeypatch.setattr(rasterization, "has_cuda", lambda: True)
-    monkeypatch.setattr(rasterizer, "render_unfused", fail)
-    monkeypatch.setattr(rasterization, "_rasterize_xla", fail)
+    monkeypatch.setattr(backend, "has_cuda", lambda: True)
+    monkeypatch.setattr(render, "render_in_steps", fail)
+    for name in ("xla", "xla_vjp"):
+        plain = dataclasses.replace(backends.BACKENDS[name], rasterize=fail)
+        monkeypatch.setitem(backends.BACKENDS, name, plain)
     gaussians = splax.Gaussians(*(jnp.asarray(value) for value in make_gaussians(10).values()))
     draw = splax.TileRasterizer(8, isect_capacity=256)
 

@@ -106,7 +106,7 @@ def test_more_pairs_than_integers_are_reported_as_the_largest():
         conics=jnp.tile(jnp.array([1e-8, 0, 1e-8]), (num, 1)),
         depths=jnp.ones(num),
         radii=jnp.full((num, 2), 30_000.0),
-        compensations=jnp.ones(num),
+        opacities=jnp.ones(num),
     )
     assert count_isects(everywhere, width=4000, height=4000, tile_size=4) == 2**31 - 1
 

@@ -10,10 +10,10 @@ from helpers import make_camera, make_gaussians
 
 import splax
 from splax.gaussians import Gaussians
-from splax.ops import _rasterize_lanes
-from splax.ops._rasterize_lanes import composite_vjp
-from splax.ops._rasterize_xla import composite
 from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles
+from splax.ops.xla import vjp
+from splax.ops.xla.compositing import composite
+from splax.ops.xla.vjp import composite_vjp
 from splax.rasterizer import round_capacity
 
 
@@ -77,8 +77,8 @@ def test_the_image_and_its_gradient_are_those_of_the_plain_rasterizer(
 
 def test_lanes_take_tiles_one_after_another(monkeypatch):
     """Eight lanes for many more tiles, some of them empty, and lists that take many steps."""
-    monkeypatch.setattr(_rasterize_lanes, "_STEP_ELEMENTS", 1)
-    monkeypatch.setattr(_rasterize_lanes, "STEP_SIZE", 3)
+    monkeypatch.setattr(vjp, "_STEP_ELEMENTS", 1)
+    monkeypatch.setattr(vjp, "STEP_SIZE", 3)
     with jax.enable_x64(True):
         attributes, isects, layout = problem(100, 60, 44, 4)
         assert layout.num_tiles > 100 and (jnp.diff(isects.tile_offsets) == 0).any()

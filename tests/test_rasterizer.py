@@ -20,12 +20,12 @@ from scipy.spatial.transform import Rotation
 
 import splax
 from splax.gaussians import Gaussians
-from splax.ops import _rasterize_lanes, _rasterize_xla
+from splax.ops.backends import check_implementation
 from splax.ops.intersection import intersect_tiles
-from splax.ops.rasterization import Implementation, check_implementation
+from splax.ops.xla import compositing, vjp
 from splax.rasterizer import round_capacity
 
-IMPLEMENTATIONS: tuple[Implementation, ...] = ("xla", "xla_vjp")
+IMPLEMENTATIONS: tuple[str, ...] = ("xla", "xla_vjp")
 # One size and one buffer for most tests, so that they share compiled programs. No multiple of any tile.
 WIDTH, HEIGHT, NUM, CAPACITY = 45, 34, 60, 4096
 
@@ -263,7 +263,7 @@ def test_rows_that_are_not_finite_spread_to_no_gradient(implementation):
 # --- derivatives ---------------------------------------------------------------------------------------
 
 
-def small_problem(num: int, width: int, height: int, implementation: Implementation) -> tuple[dict, Callable]:
+def small_problem(num: int, width: int, height: int, implementation: str) -> tuple[dict, Callable]:
     """Every differentiable input in float64, and a scalar function of all outputs."""
     params = make_gaussians(num, sh_degree=1, scale=0.4, seed=3, dtype=np.float64)
     params["logit_opacities"][0] = 3.0
@@ -291,9 +291,9 @@ def small_problem(num: int, width: int, height: int, implementation: Implementat
 @pytest.fixture
 def small_groups(monkeypatch) -> None:
     """Composites little at once: less to compute in tiny images, and steps that depend on each other."""
-    monkeypatch.setattr(_rasterize_xla, "_GROUP_ELEMENTS", 1)
-    monkeypatch.setattr(_rasterize_lanes, "_STEP_ELEMENTS", 1)
-    monkeypatch.setattr(_rasterize_lanes, "STEP_SIZE", 4)
+    monkeypatch.setattr(compositing, "_GROUP_ELEMENTS", 1)
+    monkeypatch.setattr(vjp, "_STEP_ELEMENTS", 1)
+    monkeypatch.setattr(vjp, "STEP_SIZE", 4)
 
 
 def central_difference(function: Callable, x: jax.Array, step: float = 1e-6) -> np.ndarray:
@@ -370,7 +370,7 @@ def test_the_two_backward_passes_agree_on_long_lists():
         assert_gradients_close(fast[name], grad, rtol=2e-3, atol=1e-4, name=name)
 
 
-def view_loss(implementation: Implementation) -> Callable:
+def view_loss(implementation: str) -> Callable:
     """Loss and output of one view, with gradients of the Params and the camera."""
     graphdef, _, rest = nnx.split(gaussians(), nnx.Param, ...)
     draw = rasterizer(implementation=implementation)
@@ -524,7 +524,7 @@ def test_colours_and_background_must_fit():
 
 
 @pytest.mark.parametrize("implementation", ["xla", "xla_vjp"])
-def test_absolute_gradients_add_up_what_each_pixel_pulls(implementation: Implementation):
+def test_absolute_gradients_add_up_what_each_pixel_pulls(implementation: str):
     gaussians = splax.Gaussians.random(12, extent=1.0, sh_degree=0, rngs=nnx.Rngs(0))
     camera = splax.Camera.look_at((0, -4, 1), (0, 0, 0), fov_x=0.8, width=20, height=12)
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(12, 20, 3)), jnp.float32)

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from test_triton_project import JOB
 
+from splax.ops import backends
 from splax.ops.intersection import TileLayout, count_isects
 from splax.ops.parameters import Splats
 from splax.ops.projection import project_gaussians
-from splax.ops.rasterization import rasterize as rasterize_xla
 from splax.ops.triton import forward, tile_ranges
 from splax.ops.triton.forward import BUCKET_SIZE
 from splax.ops.triton.intersection import make_lists
@@ -63,9 +64,9 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
     )
 
     def draw_plainly(means2d, conics, opacities, colors, probe):
-        moved = projection._replace(means2d=means2d, conics=conics)
-        options = {"isect_capacity": capacity, "implementation": "xla_vjp", "probe": probe}
-        return rasterize_xla(moved, colors, opacities, SIZE, **options)[:2]
+        moved = projection._replace(means2d=means2d, conics=conics, opacities=opacities)
+        job = JOB._replace(layout=SIZE, isect_capacity=capacity)
+        return backends.rasterize(moved, colors, probe, job, "xla_vjp")[:2]
 
     def draw(means2d, conics, opacities, colors, probe):
         splats = Splats(means2d, conics, opacities, colors)
@@ -192,8 +193,9 @@ def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
         return drawn[0]
 
     def draw_plainly(opacities, colors):
-        options = {"isect_capacity": 2_000, "implementation": "xla_vjp"}
-        return rasterize_xla(projection, colors, opacities, SIZE, **options)[0]
+        job = JOB._replace(layout=SIZE, isect_capacity=2_000)
+        moved = projection._replace(opacities=opacities)
+        return backends.rasterize(moved, colors, None, job, "xla_vjp")[0]
 
     image, pull = jax.vjp(jax.jit(draw), opacities, colors)
     expected, pull_plainly = jax.vjp(jax.jit(draw_plainly), opacities, colors)

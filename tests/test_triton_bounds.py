@@ -1,18 +1,15 @@
 """Kernels stay within their arrays: a whole frame and its gradients, interpreted, with every access looked at."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import pytest
 from kernel_bounds import watched
-from test_triton_project import CAMERA, SETTINGS, SIZE, Parameters, jit_quickly, make_parameters
+from test_triton_project import CAMERA, JOB, SIZE, Parameters, jit_quickly, make_parameters
 
 from splax.ops.triton import render as triton
-from splax.ops.triton.tiling import Tiling
 from splax.ops.triton.warp import LANES, Warp, lanes, load, store
-from splax.rasterizer import splat
 
 INTERPRETED = Warp(interpret=True)
 FILES = (
@@ -38,17 +35,15 @@ FILES = (
     ids=["small tiles", "too little room", "fixed order"],
 )
 def test_a_frame_and_its_gradients_stay_within_their_arrays(tile_size, room, options):
-    settings = SETTINGS._replace(**options)
-    params, tiling = make_parameters(3, 3), Tiling(SIZE.width, SIZE.height, tile_size)
-    job = triton.Job(
-        settings, tiling, room, INTERPRETED, functools.partial(splat, size=SIZE, settings=settings)
-    )
+    params = make_parameters(3, 3)
+    layout = SIZE._replace(tile_size=tile_size)
+    job = JOB._replace(layout=layout, isect_capacity=room, **options)
 
     @jit_quickly
     def there_and_back(floats, offset):
         def draw(floats, offset):
             whole = params._replace(**dict(zip(Parameters._fields, floats, strict=False)))
-            rendered: Any = triton.render(whole, CAMERA.viewmat, CAMERA.K, offset, job)
+            rendered: Any = triton.render(whole, CAMERA, offset, job, INTERPRETED)
             return (rendered.channels, rendered.alpha, rendered.means2d), rendered.num_isects
 
         (drawn, pull, num_isects) = jax.vjp(draw, floats, offset, has_aux=True)

@@ -1,5 +1,6 @@
 """The kernels from stored parameters to rows and back, interpreted on a CPU, against the same in plain XLA."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,33 +12,39 @@ from flax import nnx
 from helpers import GAUSSIAN_PARAMS, lowers_kernels, make_camera, make_gaussians
 
 import splax
-from splax.ops import rasterization
+from splax.ops.ewa import EWA
 from splax.ops.intersection import TileLayout
+from splax.ops.job import Job
 from splax.ops.parameters import DrawSettings, Parameters, Splats
 from splax.ops.projection import Pinhole, half_extents, is_in_image, may_reach_image, project_columns
+from splax.ops.render import render_in_steps
+from splax.ops.shading import SphericalHarmonics
 from splax.ops.spherical_harmonics import SH_C0
+from splax.ops.splats import make_splats
+from splax.ops.triton import backend
 from splax.ops.triton import render as triton
 from splax.ops.triton.prepare import form_gradients, form_of, prepare
 from splax.ops.triton.project import project, project_gradients
 from splax.ops.triton.tiling import Form, Tiling
 from splax.ops.triton.warp import LANES, Warp
-from splax.rasterizer import has_kernels_for, render_unfused, splat
 
 NUM = 64
 ROOM = 1_000  # for pairs
 TILING = Tiling(width=24, height=20, tile_size=8)
 SIZE = TileLayout(*TILING)
 CAMERA = make_camera(TILING.width, TILING.height)
-SETTINGS = DrawSettings(
-    eps2d=0.3,
+JOB = Job(
+    layout=SIZE,
+    projection=EWA(),
+    shading=SphericalHarmonics(),
     near_plane=0.01,
     far_plane=1e10,
-    radius_clip=0.0,
-    antialiased=False,
     render_depth=True,
     absgrad=False,
     deterministic=False,
+    isect_capacity=ROOM,
 )
+SETTINGS = triton.settings_of(JOB)
 INTERPRETED = Warp(interpret=True)
 # What is compiled here runs once.
 jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -64,18 +71,11 @@ def make_parameters(sh_degree: int, active_degree: int) -> Parameters:
 
 def splats_of(params: Parameters, offset, settings: DrawSettings):
     """The splats, radii and depths that the separate steps of the rasterizer make."""
-    gaussians = splax.Gaussians(*params[:6], alive=params.alive)
-    gaussians.active_sh_degree[...] = params.active_sh_degree
-    gaussians = gaussians.drawable()
-    rasterizer = splax.TileRasterizer(TILING.tile_size, **settings._asdict())
-    projection = rasterizer.project(gaussians, CAMERA)
-    visible = (projection.radii > 0).all(axis=1)
-    opacities = gaussians.opacities * (projection.compensations if settings.antialiased else 1)
-    channels = gaussians.colors(CAMERA)
-    if settings.render_depth:
-        channels = jnp.concatenate([channels, projection.depths[:, None]], axis=1)
+    projection_of_settings = EWA(settings.eps2d, settings.radius_clip, settings.antialiased)
+    job = JOB._replace(projection=projection_of_settings, render_depth=settings.render_depth)
+    projection, channels = make_splats(params, CAMERA, None, job)
     means2d = projection.means2d if offset is None else projection.means2d + offset
-    splats = Splats(means2d, projection.conics, jnp.where(visible, opacities, 0), channels)
+    splats = Splats(means2d, projection.conics, projection.opacities, channels)
     return splats, projection.radii, projection.depths
 
 
@@ -218,13 +218,11 @@ def verify_triton_modules(monkeypatch):
 def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch):
     verify_triton_modules(monkeypatch)
     params = make_parameters(3, 3)
-    warp, view = Warp(interpret=False), (CAMERA.viewmat, CAMERA.K)
-
-    job = triton.Job(SETTINGS, TILING, ROOM, warp, functools.partial(splat, size=SIZE, settings=SETTINGS))
 
     def there_and_back(params, offset, v_channels):
         def draw(floats, offset):
-            rendered: Any = triton.render(Parameters(*floats, *params[6:]), *view, offset, job)
+            whole = Parameters(*floats, *params[6:])
+            rendered: Any = triton.render(whole, CAMERA, offset, JOB, Warp(interpret=False))
             return rendered.channels, rendered.alpha, rendered.means2d
 
         (_, alpha, _), pull = jax.vjp(draw, params[:6], offset)
@@ -240,28 +238,17 @@ def test_gradients_of_the_camera_equal_those_of_the_separate_steps(learned):
     params = make_parameters(0, 0)
     args = (CAMERA.viewmat, CAMERA.K)
     weights = jnp.asarray(np.random.default_rng(3).normal(size=(SIZE.height, SIZE.width, 4)), jnp.float32)
-    job = triton.Job(
-        SETTINGS, TILING, 1_000, INTERPRETED, functools.partial(splat, size=SIZE, settings=SETTINGS)
-    )
 
     def loss(rendered):
         return (rendered.channels * weights).sum() + (rendered.means2d * weights[0, 0, :2]).sum()
 
     def fused(viewmat, intrinsics):
-        return loss(triton.render(params, viewmat, intrinsics, None, job))
+        camera = dataclasses.replace(CAMERA, viewmat=viewmat, K=intrinsics)
+        return loss(triton.render(params, camera, None, JOB, INTERPRETED))
 
     def separate(viewmat, intrinsics):
-        return loss(
-            render_unfused(
-                params,
-                viewmat,
-                intrinsics,
-                None,
-                size=SIZE,
-                settings=SETTINGS,
-                isect_capacity=1_000,
-            )
-        )
+        camera = dataclasses.replace(CAMERA, viewmat=viewmat, K=intrinsics)
+        return loss(render_in_steps(params, camera, None, JOB, "xla_vjp"))
 
     gradients = jax.grad(fused, argnums=learned)(*args)
     for gradient, wanted in zip(gradients, jax.grad(separate, argnums=learned)(*args), strict=True):
@@ -275,14 +262,6 @@ class BrighterModel(splax.SplatModel):
         return gaussians.colors(camera) + 0.1
 
 
-class FainterGaussians(splax.Gaussians):
-    """Another opacity."""
-
-    @property
-    def opacities(self):
-        return 0.5 * super().opacities
-
-
 class TaggedGaussians(splax.Gaussians):
     """A Param more."""
 
@@ -291,17 +270,29 @@ class TaggedGaussians(splax.Gaussians):
         self.tags = nnx.Param(jnp.zeros(self.capacity))
 
 
-def test_only_what_nobody_overrides_is_drawn_by_kernels_alone(monkeypatch):
-    monkeypatch.setattr(rasterization, "has_cuda", lambda: True)
+def test_a_param_more_does_not_change_how_gaussians_are_drawn(monkeypatch):
+    monkeypatch.setattr(backend, "has_cuda", lambda: True)
     params = {name: jnp.asarray(value) for name, value in make_gaussians(8, sh_degree=1).items()}
     gaussians, rasterizer = splax.Gaussians(**params), splax.TileRasterizer(8, isect_capacity=64)
-    assert splax.SplatModel(gaussians, rasterizer)._has_kernels_for(CAMERA)
-    assert not BrighterModel(gaussians, rasterizer)._has_kernels_for(CAMERA)
-    for other in (FainterGaussians(**params), TaggedGaussians(**params)):
-        assert not has_kernels_for(rasterizer, other, CAMERA)
-    assert not has_kernels_for(splax.TileRasterizer(4, isect_capacity=64), gaussians, CAMERA)
-    assert not has_kernels_for(splax.TileRasterizer(8, "xla", 64), gaussians, CAMERA)
-    assert not has_kernels_for(splax.TileRasterizer(8), gaussians, CAMERA)
+    for base in (gaussians, TaggedGaussians(**params)):
+        assert (
+            rasterizer.explain(splax.SplatModel(base, rasterizer), CAMERA)
+            == "triton, from parameters to pixels."
+        )
+    explain = functools.partial(rasterizer.explain, camera=CAMERA)
+    assert "not by ColorsOfModel" in explain(BrighterModel(gaussians, rasterizer))
+    assert "give TileRasterizer an isect_capacity" in splax.TileRasterizer(8).explain(gaussians, CAMERA)
+    assert "triton draws tiles of" in splax.TileRasterizer(4, isect_capacity=64).explain(gaussians, CAMERA)
+    assert "xla was asked for" in splax.TileRasterizer(8, "xla", 64).explain(gaussians, CAMERA)
+
+
+def test_what_would_not_be_drawn_cannot_be_overridden():
+    with pytest.raises(TypeError, match="projection"):
+
+        class FainterGaussians(splax.Gaussians):
+            @property
+            def opacities(self):
+                return 0.5 * super().opacities
 
 
 # A tile of 32 pixels has four rows for each pair, in the backward pass, or adds four times.
@@ -335,7 +326,7 @@ def test_a_model_drawn_by_kernels_alone_looks_and_learns_the_same(
 
     expected = look_and_learn("xla_vjp")
     choose = jax.lax.platform_dependent
-    monkeypatch.setattr(rasterization, "has_cuda", lambda: True)
+    monkeypatch.setattr(backend, "has_cuda", lambda: True)
     monkeypatch.setattr(triton, "Warp", lambda interpret: INTERPRETED)
     monkeypatch.setattr(
         jax.lax, "platform_dependent", lambda *args, cuda, default: choose(*args, cpu=cuda, default=default)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax import ssim_gradient
+from splax.ops.triton.ssim import mean_and_gradients
+from splax.ops.triton.warp import Warp
 
 
 def make_images(shape):
@@ -17,10 +18,8 @@ def make_images(shape):
 
 
 def in_kernels(image, target, moving=(0, 1)):
-    rows = (x.reshape(*x.shape[:-2], -1) for x in (image, target))
-    value, gradients = ssim_gradient._in_kernels(
-        *rows, channels=image.shape[-1], moving=moving, interpret=True
-    )
+    x, y = (x.reshape(*x.shape[:-2], -1) for x in (image, target))
+    value, gradients = mean_and_gradients(x, y, image.shape[-1], moving, Warp(interpret=True))
     return value, [gradient.reshape(image.shape) for gradient in gradients]
 
 

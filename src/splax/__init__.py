@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from splax.metrics import psnr as psnr
     from splax.metrics import ssim as ssim
     from splax.model import SplatModel as SplatModel
+    from splax.ops.ewa import EWA as EWA
+    from splax.ops.shading import SphericalHarmonics as SphericalHarmonics
     from splax.perceptual import lpips as lpips
     from splax.processing.dataset import make_dataset as make_dataset
     from splax.rasterizer import RenderOutput as RenderOutput
@@ -66,6 +68,7 @@ _MODULES = {
     "CoarseToFine": "training.resolution",
     "Correction": "corrections.base",
     "DefaultStrategy": "strategies.default",
+    "EWA": "ops.ewa",
     "Exposure": "corrections.exposure",
     "Gaussians": "gaussians",
     "IntrinsicsRefinement": "corrections.intrinsics",
@@ -82,6 +85,7 @@ _MODULES = {
     "RenderOutput": "rasterizer",
     "Scene": "data.scene",
     "Sighting": "strategies.base",
+    "SphericalHarmonics": "ops.shading",
     "SplatModel": "model",
     "Start": "initialization.choice",
     "Strategy": "strategies.base",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,20 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from splax.cameras import Camera
 from splax.data.scene import Scene
 from splax.initialization.depth_source import DepthSource, default_depth
-from splax.ops.parameters import Parameters
 from splax.ops.projection import finite_rows
-from splax.ops.spherical_harmonics import check_sh_degree, eval_sh, num_sh_bases, rgb_to_sh0, sh_degree_of
+from splax.ops.shading import Shading, SphericalHarmonics
+from splax.ops.spherical_harmonics import check_sh_degree, num_sh_bases, rgb_to_sh0, sh_degree_of
 
 INITIAL_OPACITY = 0.1
 # Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).
 _MIN_SPACING = 1e-7**0.5
-# What a subclass may override to be drawn in another way.
-_DRAWN_BY = ("scales", "opacities", "renderable", "drawable", "colors")
+# Drawing reads the stored Params, so that overriding one of these would change nothing that is seen.
+_NOT_DRAWN_BY = {
+    "scales": "write a projection, TileRasterizer(projection=...), that reads other scales",
+    "opacities": "write a projection, TileRasterizer(projection=...), that reads other opacities",
+    "renderable": "set `alive` of the rows that are not to be drawn",
+    "drawable": "set `alive` of the rows that are not to be drawn",
+}
 
 
 # Not typing.Self: beartype checks methods one by one in the tests, and Self means nothing to it there.
@@ -53,10 +59,23 @@ class Gaussians(nnx.Module):
         shN: the other coefficients, Param [N, (degree + 1)^2 - 1, 3].
         alive: rows that exist, [N] bool.
         active_sh_degree: bands above it are left out of the colour; starts at the stored degree.
+        shading: how they get their colour where nothing else is said, of the class: spherical harmonics, or the
+            method ``colors`` of a subclass that has one.
 
     Raises:
         ValueError: on shapes other than these.
+        TypeError: for a subclass that overrides what drawing does not ask for.
     """
+
+    shading: ClassVar[Shading] = SphericalHarmonics()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "colors" in vars(cls):
+            cls.shading = ColorsOfGaussians()
+        for name, cure in _NOT_DRAWN_BY.items():
+            if name in vars(cls):
+                raise TypeError(f"{cls.__name__}.{name} would not change what is drawn; {cure}.")
 
     def __init__(
         self,
@@ -256,13 +275,9 @@ class Gaussians(nnx.Module):
         copy.alive[...] = mask
         return copy
 
-    def colors(self, camera: Camera) -> Float[Array, "n 3"]:
-        """RGB of each Gaussian as ``camera`` sees it, [N, 3], not below 0."""
-        means = self.means[...]
-        directions = means - camera.position
-        # A Gaussian at the camera's very centre has no direction (and is behind the near plane).
-        directions = jnp.where((directions != 0).any(axis=1, keepdims=True), directions, 1)
-        return eval_sh(self.sh0[...], self.shN[...], directions, self.active_sh_degree[...])
+    def colors(self, camera: Camera) -> Float[Array, "n c"]:
+        """RGB of each Gaussian as ``camera`` sees it, [N, 3], not below 0; a subclass may give other channels."""
+        return SphericalHarmonics()(self, camera)
 
     def take(self: GaussiansT, rows: Any) -> GaussiansT:
         """A copy that holds the given rows (indices or a mask, concrete), in that order."""
@@ -299,15 +314,16 @@ class Gaussians(nnx.Module):
         return nnx.merge(graphdef, jax.tree.map(function, params), jax.tree.map(lambda x: x, rest))
 
 
-def parameters_of(gaussians: Gaussians) -> Parameters:
-    """The stored arrays, as they are."""
-    return Parameters(**{name: getattr(gaussians, name)[...] for name in Parameters._fields})
+@dataclasses.dataclass(frozen=True)
+class ColorsOfGaussians:
+    """The channels that a subclass of Gaussians gives by its method ``colors``, as a shading."""
 
-
-def has_own_parts_only(gaussians: Gaussians) -> bool:
-    """Whether no subclass changes what is drawn or from what: overrides of methods, Params more or fewer."""
-    same = all(getattr(type(gaussians), name, None) is getattr(Gaussians, name) for name in _DRAWN_BY)
-    return same and set(nnx.state(gaussians, nnx.Param)) == set(Parameters._fields[:6])
+    def __call__(
+        self, gaussians: Any, camera: Any, *, view: Int[Array, ""] | int | None = None
+    ) -> Float[Array, "n c"]:
+        """``gaussians.colors(camera)``."""
+        del view
+        return gaussians.colors(camera)
 
 
 def neighbor_spacing(points: Float[np.ndarray, "n 3"], neighbors: int = 3) -> Float[np.ndarray, " n"]:

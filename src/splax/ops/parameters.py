@@ -32,7 +32,7 @@ class Parameters(NamedTuple):
 
 
 class DrawSettings(NamedTuple):
-    """Static settings of :class:`splax.TileRasterizer`, by the names they have there."""
+    """Settings of :class:`splax.TileRasterizer` and :class:`splax.EWA`, by those names, as kernels read them."""
 
     eps2d: float
     near_plane: float
@@ -78,9 +78,9 @@ class Rendered(NamedTuple):
     num_isects: Int[Array, ""]
 
     @classmethod
-    def shapes(cls, num: int, height: int, width: int, settings: DrawSettings) -> "Rendered":
+    def shapes(cls, num: int, height: int, width: int, *, render_depth: bool) -> "Rendered":
         """What renderings of ``num`` Gaussians in their own colours look like, as ``jax.ShapeDtypeStruct``."""
-        channels = 3 + settings.render_depth
+        channels = 3 + render_depth
 
         def floats(*shape: int) -> Any:
             return jax.ShapeDtypeStruct(shape, jnp.float32)

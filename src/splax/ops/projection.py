@@ -1,4 +1,4 @@
-"""EWA projection: 3D Gaussians to 2D Gaussians in pixels.
+"""3D Gaussians to 2D Gaussians in pixels: what every projection returns, and the formulas of EWA.
 
 Zwicker et al. 2001 (EWA splatting), Kerbl et al. 2023 (3DGS), with gsplat's off-centre aware clamp of the
 Jacobian. Every quantity is kept as separate [N] arrays (structure of arrays): XLA then fuses the whole stage
@@ -12,14 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-# Low-pass filter added to the 2D covariance, px^2 (3DGS; about one pixel wide).
-EPS2D = 0.3
-# A Gaussian fainter than this at a pixel does not touch it (3DGS: one step of an 8-bit image).
-ALPHA_THRESHOLD = 1 / 255
-# No Gaussian reaches beyond this many sigma: exp(-3.33^2 / 2) < 1/255 (gsplat).
-MAX_SIGMAS = 3.33
-NEAR_PLANE = 0.01
-FAR_PLANE = 1e10
+from splax.ops.constants import ALPHA_THRESHOLD, EPS2D, FAR_PLANE, MAX_SIGMAS, NEAR_PLANE
+
 # Sigma in pixels beyond which squares of squares overflow float32; such rows are culled.
 _MAX_SIGMA_PIXELS = 1e8
 
@@ -32,14 +26,19 @@ class Projection(NamedTuple):
         conics: inverse 2D covariances as (a, b, c) of [[a, b], [b, c]], [N, 3].
         depths: camera-space z, [N].
         radii: half width and height of the box that holds every touched pixel centre, [N, 2]; 0 where culled.
-        compensations: sqrt(det before / det after the low-pass filter), [N] (Yu et al. 2024, Mip-Splatting).
+        opacities: as they are drawn, [N]; of any value where culled.
     """
 
     means2d: Float[Array, "n 2"]
     conics: Float[Array, "n 3"]
     depths: Float[Array, " n"]
     radii: Float[Array, "n 2"]
-    compensations: Float[Array, " n"]
+    opacities: Float[Array, " n"]
+
+    @property
+    def visible(self) -> Bool[Array, " n"]:
+        """Rows that were not culled, [N]."""
+        return (self.radii > 0).all(axis=1)
 
 
 def finite_rows(*arrays: Float[Array, "n ..."]) -> Bool[Array, " n"]:
@@ -63,8 +62,9 @@ def project_gaussians(
     near_plane: float = NEAR_PLANE,
     far_plane: float = FAR_PLANE,
     radius_clip: float = 0.0,
+    antialiased: bool = False,
 ) -> Projection:
-    """Projects Gaussians into one camera.
+    """Projects Gaussians into one pinhole camera.
 
     Rows that are dead, not finite, of zero quaternion, outside the clip planes, fainter than 1/255, smaller
     than ``radius_clip`` or outside the image are culled: radii 0, and no gradient flows to them.
@@ -83,6 +83,7 @@ def project_gaussians(
         near_plane: least depth.
         far_plane: largest depth.
         radius_clip: cull Gaussians whose radius in pixels is not above this.
+        antialiased: whether opacities make up for what the low-pass filter adds.
     """
     view = Pinhole(list(viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height)
     valid = finite_rows(means, quats, scales, opacities) & (quats != 0).any(axis=1)
@@ -108,7 +109,7 @@ def project_gaussians(
         conics=jnp.stack(ellipses.conic, axis=-1),
         depths=ellipses.depth,
         radii=jnp.where(valid[:, None], jnp.stack(radii, axis=-1), 0),
-        compensations=ellipses.compensation,
+        opacities=opacities * ellipses.compensation if antialiased else opacities,
     )
 
 
@@ -146,7 +147,7 @@ class Ellipses(NamedTuple):
         depth: camera-space z.
         conic: a, b and c.
         variances: of x and y, px^2, after the low-pass filter.
-        compensation: see :class:`Projection`.
+        compensation: sqrt(det before / det after the low-pass filter) (Yu et al. 2024, Mip-Splatting).
     """
 
     x: jax.Array

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.triton.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
 from splax.ops.triton.intersection import TileLists
 from splax.ops.triton.sums import launch_sums

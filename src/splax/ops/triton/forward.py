@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from splax.ops._rasterize_xla import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.triton.footprint import reaches_box
 from splax.ops.triton.intersection import TileLists
 from splax.ops.triton.tile_ranges import BUCKET_SIZE, LONGER_THAN

@@ -10,11 +10,31 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from splax.ops.ssim import Ssim, SsimMaps, WindowMeans, compare
+from splax.ops.ssim import SSIM_C1, SSIM_C2, SSIM_TAPS, Ssim, SsimMaps, WindowMeans, compare
 from splax.ops.triton.warp import LANES, Warp, lanes, load, store, zeros
 
 # Rows that a program puts out; it reads ten more. Fewer give more programs.
 _STRIP = 24
+
+
+def mean_and_gradients(
+    x: jax.Array, y: jax.Array, channels: int, moving: tuple[int, ...], warp: Warp
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Mean SSIM of images [..., H, W C], and its gradients to those of the two that are named by number."""
+    ssim = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels)
+
+    def of_one(x: jax.Array, y: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
+        value, maps = similarity(x, y, ssim, warp)
+        gradients = []
+        for nth in moving:
+            one, other = (y, x) if nth else (x, y)
+            gradients.append(gradient(one, other, maps[nth], maps, ssim, warp))
+        return value, gradients
+
+    mapped = of_one
+    for _ in x.shape[:-2]:
+        mapped = jax.vmap(mapped)
+    return mapped(x, y)
 
 
 def similarity(x: jax.Array, y: jax.Array, ssim: Ssim, warp: Warp) -> tuple[jax.Array, SsimMaps]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from splax.ops.projection import ALPHA_THRESHOLD
+from splax.ops.constants import ALPHA_THRESHOLD
 from splax.ops.triton.warp import LANES, Warp, lanes
 
 # Bits of a pair that number the Gaussian; the four above them mark the subtiles it reaches.

@@ -9,7 +9,7 @@ vmap and their compositions all work, in float32 and float64.
 Compositing is that of Kerbl et al. 2023: front to back, alpha = min(0.999, opacity exp(-sigma)), skipped
 below 1/255; the Gaussian that would take T to 1e-4 or below ends the pixel and is left out.
 
-What is faster, and first order reverse mode only: :mod:`splax.ops._rasterize_lanes`.
+What is faster, and first order reverse mode only: :mod:`splax.ops.xla.vjp`.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from splax.ops.constants import ALPHA_THRESHOLD, MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.intersection import Intersections, TileLayout
-from splax.ops.projection import ALPHA_THRESHOLD
 
-# Alpha is clamped below 1, so that 1 / (1 - alpha) stays finite (gsplat 1.5.3).
-MAX_ALPHA = 0.999
-# A pixel is finished when its transmittance would fall to this or below (3DGS).
-MIN_TRANSMITTANCE = 1e-4
 # Gaussians per bucket. Longer buckets amortise per-bucket work, shorter ones pad less.
 BUCKET_SIZE = 32
 # Elements of one [BUCKET_SIZE, pixels, buckets] array: about what a core's second-level cache holds.

@@ -1,4 +1,4 @@
-"""The rasterizer for speed, in plain JAX: the image of :mod:`splax.ops._rasterize_xla`, sooner.
+"""The rasterizer for speed, in plain JAX: the image of :mod:`splax.ops.xla.compositing`, sooner.
 
 A fixed number of lanes work side by side, each on a tile. Every step composites the next :data:`STEP_SIZE`
 Gaussians of each lane's tile; a lane whose list has come to its end, or whose pixels are all finished, takes the
@@ -19,15 +19,9 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
-from splax.ops._rasterize_xla import (
-    MAX_ALPHA,
-    MIN_TRANSMITTANCE,
-    Entries,
-    gather_entries,
-    pixel_alphas,
-    pixel_centers,
-)
+from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.intersection import Intersections, TileLayout
+from splax.ops.xla.compositing import Entries, gather_entries, pixel_alphas, pixel_centers
 
 # Gaussians that a lane composites in one step. Longer steps overshoot the end of more lists and compile longer,
 # shorter ones repeat the work between steps more often.
@@ -62,7 +56,7 @@ def composite_vjp(
     isects: Intersections,
     layout: TileLayout,
 ) -> Float[Array, "tiles channels pixels"]:
-    """As :func:`splax.ops._rasterize_xla.composite`; first order reverse mode only."""
+    """As :func:`splax.ops.xla.compositing.composite`; first order reverse mode only."""
     return _composite_fwd(attributes, probe, isects, layout)[0]
 
 

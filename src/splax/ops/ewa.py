@@ -1,0 +1,85 @@
+"""The projection of 3DGS as an object, and what every other projection must be able to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from splax.ops.constants import EPS2D
+from splax.ops.parameters import Parameters
+from splax.ops.projection import Projection, project_gaussians
+
+
+@runtime_checkable
+class Projector(Protocol):
+    """How Gaussians become 2D Gaussians in pixels; hashable, since compiled programs depend on it.
+
+    Attributes:
+        params: names of the Params that it reads.
+    """
+
+    params: ClassVar[tuple[str, ...]]
+
+    def __call__(
+        self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
+    ) -> Projection:
+        """Projects Gaussians into one camera, in plain JAX.
+
+        Args:
+            gaussians: stored arrays; rows that are not alive must get radii of 0, and no gradient.
+            camera: a :class:`splax.Camera`.
+            near_plane: least camera-space z that is drawn, world units.
+            far_plane: largest one.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EWA:
+    """Elliptical weighted average (Zwicker et al. 2001), as in 3DGS: the camera is linearised at each centre.
+
+    Attributes:
+        eps2d: low-pass filter added to the projected covariance, px^2.
+        radius_clip: Gaussians whose radius is not above this are culled, px.
+        antialiased: scales opacity by what the low-pass filter adds (Yu et al. 2024, Mip-Splatting).
+
+    Raises:
+        ValueError: on a filter or radius below 0; when called, on a camera whose lens is no pinhole.
+
+    Example:
+        >>> import splax
+        >>> splax.TileRasterizer(projection=splax.EWA(antialiased=True)).projection.eps2d
+        0.3
+    """
+
+    params: ClassVar[tuple[str, ...]] = ("means", "quats", "log_scales", "logit_opacities")
+    eps2d: float = EPS2D
+    radius_clip: float = 0.0
+    antialiased: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("eps2d", "radius_clip"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"EWA {name} must be at least 0, got {getattr(self, name)!r}.")
+
+    def __call__(
+        self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
+    ) -> Projection:
+        """2D Gaussians in pixels of the camera; see :class:`Projector`."""
+        return project_gaussians(
+            gaussians.means,
+            gaussians.quats,
+            jnp.exp(gaussians.log_scales),
+            jax.nn.sigmoid(gaussians.logit_opacities),
+            camera.viewmat,
+            camera.K,
+            width=camera.width,
+            height=camera.height,
+            alive=gaussians.alive,
+            near_plane=near_plane,
+            far_plane=far_plane,
+            **dataclasses.asdict(self),
+        )

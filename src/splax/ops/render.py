@@ -1,0 +1,142 @@
+"""The renderer, from top to bottom: stored Gaussians and a camera to pixels.
+
+Rows are cleaned, projected and coloured (:mod:`splax.ops.splats`); a backend lists them for each tile and
+composites them. Where a backend has kernels for all of it, from stored parameters to pixels, it does that at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from splax.ops import backends
+from splax.ops.job import Job
+from splax.ops.parameters import Parameters, Rendered
+from splax.ops.projection import Projection
+from splax.ops.splats import make_splats
+
+
+def render(
+    params: Parameters,
+    camera: Any,
+    *,
+    colors: Float[Array, "n c"] | None,
+    offset: Float[Array, "n 2"] | None,
+    job: Job,
+    implementation: str | None,
+) -> tuple[Rendered, int]:
+    """Renders one camera.
+
+    Args:
+        params: stored Gaussians.
+        camera: a :class:`splax.Camera`.
+        colors: channels of each Gaussian; None: the job's shading makes them.
+        offset: added to the projected centres, pixels.
+        job: settings.
+        implementation: name of the backend; None: the fastest one of the platform that can.
+
+    Returns:
+        The pixels, and the room for pairs that there was.
+
+    Raises:
+        ValueError: under ``jit`` without a capacity, where ``deterministic`` cannot be promised, or where the
+            named backend cannot draw this.
+        NotImplementedError: if the named backend does not run here.
+    """
+    if colors is None and is_whole(params, camera, job, implementation):
+        return _render_whole(params, camera, offset, job=job, implementation=implementation), job.room
+    projection, channels = _make_splats(params, camera, colors, job=job)
+    if job.deterministic:
+        backends.check_deterministic(job, implementation, projection.means2d)
+    if job.isect_capacity is None:
+        job = job._replace(isect_capacity=_fit_capacity(projection, job, implementation))
+    return _composite(projection, channels, offset, job=job, implementation=implementation), job.room
+
+
+def is_whole(params: Parameters, camera: Any, job: Job, implementation: str | None) -> bool:
+    """Whether a backend goes from stored parameters to pixels in one go."""
+    return backends.obstacle_to_whole(params, camera, job, implementation)[1] is None
+
+
+def project(params: Parameters, camera: Any, job: Job) -> Projection:
+    """2D Gaussians alone; opacities are 0 in culled rows."""
+    return _project(params, camera, job=job)
+
+
+def count_isects(projection: Projection, job: Job, implementation: str | None) -> Int[Array, ""]:
+    """(tile, Gaussian) pairs of a view."""
+    return _count(jax.lax.stop_gradient(projection), job=job, implementation=implementation)
+
+
+def round_capacity(needed: int) -> int:
+    """The next size of a coarse grid (four per doubling), so that similar views share a compiled program.
+
+    Raises:
+        ValueError: if no buffer can be that large.
+    """
+    if needed >= 2**31 - 2**24:
+        raise ValueError(
+            f"the view has {needed} or more (tile, Gaussian) pairs, beyond what 32-bit indices can hold; use a "
+            "larger tile_size, a smaller image, or smaller Gaussians."
+        )
+    step = max(256, 1 << max(needed.bit_length() - 3, 0))
+    return max(1024, -(-needed // step) * step)
+
+
+@functools.partial(jax.jit, static_argnames=("job", "implementation"))
+def _render_whole(params, camera, offset, *, job, implementation):
+    def in_steps(params, camera, offset):
+        # Named, so that the kernels are not traced once more; only a GPU's sums differ from run to run.
+        return render_in_steps(params, camera, offset, job._replace(deterministic=False), "xla_vjp")
+
+    return backends.render_whole(params, camera, offset, job, implementation, in_steps)
+
+
+def render_in_steps(
+    params: Parameters, camera: Any, offset: Float[Array, "n 2"] | None, job: Job, implementation: str | None
+) -> Rendered:
+    """What a backend's ``render`` computes, in separate steps; for a job whose capacity is known."""
+    projection, channels = make_splats(params, camera, None, job)
+    return _composite(projection, channels, offset, job=job, implementation=implementation)
+
+
+@functools.partial(jax.jit, static_argnames="job")
+def _make_splats(params, camera, colors, *, job):
+    return make_splats(params, camera, colors, job)
+
+
+@functools.partial(jax.jit, static_argnames="job")
+def _project(params, camera, *, job):
+    return make_splats(params, camera, params.means[:, :0], job)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("job", "implementation"))
+def _count(projection, *, job, implementation):
+    return backends.count_pairs(projection, job, implementation)
+
+
+@functools.partial(jax.jit, static_argnames=("job", "implementation"))
+def _composite(projection, channels, offset, *, job, implementation):
+    probe = None
+    if offset is not None:
+        if job.absgrad:
+            probe, offset = offset, jax.lax.stop_gradient(offset)
+        projection = projection._replace(means2d=projection.means2d + offset)
+    image, alpha, num_isects = backends.rasterize(projection, channels, probe, job, implementation)
+    return Rendered(image, alpha, projection.means2d, projection.radii, num_isects)
+
+
+def _fit_capacity(projection: Projection, job: Job, implementation: str | None) -> int:
+    count = count_isects(projection, job, implementation)
+    try:
+        needed = int(count)
+    except jax.errors.ConcretizationTypeError as error:
+        raise ValueError(
+            "under jax.jit or jax.vmap shapes are static: use rasterizer.sized_for(gaussians, cameras), made "
+            "outside, or give TileRasterizer an isect_capacity; RenderOutput.overflow says whether it was too "
+            "small."
+        ) from error
+    return round_capacity(needed)

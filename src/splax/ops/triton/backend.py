@@ -1,0 +1,116 @@
+"""Kernels for NVIDIA GPUs, in Pallas Triton, as a backend; they are imported when they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from splax.ops.backend import Backend
+from splax.ops.ewa import EWA
+from splax.ops.intersection import saturating_sum
+from splax.ops.job import Job
+from splax.ops.parameters import Parameters, Rendered, Splats
+from splax.ops.platform import has_cuda
+from splax.ops.projection import Projection
+from splax.ops.shading import SphericalHarmonics
+
+TILE_SIZES = (8, 16, 32)
+# Gaussians that a kernel can number.
+_MAX_GAUSSIANS = 2**28
+# Elements of an array that a kernel can number.
+_MAX_ELEMENTS = 2**31
+
+
+def _missing() -> str | None:
+    if has_cuda():
+        return None
+    return (
+        "needs an NVIDIA GPU and a JAX installed for it (pip install 'jax[cuda13]'), but JAX sees only "
+        f"{jax.devices()}"
+    )
+
+
+def _obstacle(job: Job, arrays: Sequence[Array], camera: Any = None) -> str | None:
+    """Colours, in ``arrays``, may be of any type that float32 can hold; stored Gaussians of that alone."""
+    first, *others = arrays
+    if job.layout.tile_size not in TILE_SIZES:
+        return f"draws tiles of {TILE_SIZES} pixels, not {job.layout.tile_size}: pass one of these"
+    if camera is not None and (obstacle := _obstacle_of_parameters(job, arrays, camera)):
+        return obstacle
+    dtype = jnp.result_type(first, *others) if first.dtype == jnp.float32 else first.dtype
+    if dtype != jnp.float32:
+        return f"computes in float32, but the Gaussians are {dtype}: cast them"
+    if not 0 < first.shape[0] < _MAX_GAUSSIANS:
+        return f"draws 1 to {_MAX_GAUSSIANS - 1} Gaussians, got {first.shape[0]}"
+    return None
+
+
+def _obstacle_of_parameters(job: Job, arrays: Sequence[Array], camera: Any) -> str | None:
+    if type(job.projection) is not EWA:
+        return f"projects by EWA, not by {type(job.projection).__name__}: that runs in plain JAX"
+    if type(job.shading) is not SphericalHarmonics:
+        return f"colours by SphericalHarmonics, not by {type(job.shading).__name__}: that runs in plain JAX"
+    if job.isect_capacity is None:
+        return "needs to know the room for pairs: give TileRasterizer an isect_capacity, or use sized_for"
+    for array in (*arrays, *jax.tree.leaves(camera)):
+        if array.dtype != jnp.float32:
+            return f"computes in float32, but Gaussians or camera are {array.dtype}: cast them"
+    if (most := max(array.size for array in arrays)) >= _MAX_ELEMENTS:
+        return f"numbers {_MAX_ELEMENTS - 1} elements of a Param, got {most}: train fewer Gaussians"
+    return None
+
+
+def _rasterize(
+    job: Job, projection: Projection, channels: Float[Array, "n c"], probe: Array | None
+) -> tuple[Array, Array, Array]:
+    from splax.ops.triton import rasterize as triton
+
+    radii, depths = lax.stop_gradient((projection.radii, projection.depths))
+    splats = _splats_of(projection, channels)
+    tiling, warp = triton.Tiling(*job.layout), triton.Warp(interpret=False)
+    return triton.rasterize(splats, radii, depths, probe, tiling, job.room, warp, job.deterministic)
+
+
+def _count(job: Job, projection: Projection) -> Int[Array, ""]:
+    from splax.ops.triton import prepare
+
+    projection = lax.stop_gradient(projection)
+    splats = _splats_of(projection, projection.means2d[:, :0])
+    tiling, warp = prepare.Tiling(*job.layout), prepare.Warp(interpret=False)
+    return saturating_sum(prepare.prepare(splats, projection.radii, tiling, warp).counts)
+
+
+def _splats_of(projection: Projection, channels: Array) -> Splats:
+    opacities = projection.opacities.astype(jnp.float32)
+    return Splats(projection.means2d, projection.conics, opacities, channels.astype(jnp.float32))
+
+
+def _render(job: Job, params: Parameters, camera: Any, offset: Array | None) -> Rendered:
+    from splax.ops.triton import render as triton
+
+    return cast(Rendered, triton.render(params, camera, offset, job, triton.Warp(interpret=False)))
+
+
+def _ssim(
+    x: Array, y: Array, channels: int, moving: tuple[int, ...]
+) -> tuple[Float[Array, "*batch"], list[Array]]:
+    from splax.ops.triton import ssim as triton
+
+    return triton.mean_and_gradients(x, y, channels, moving, triton.Warp(interpret=False))
+
+
+TRITON = Backend(
+    obstacle=_obstacle,
+    missing=_missing,
+    rasterize=_rasterize,
+    count=_count,
+    render=_render,
+    ssim=_ssim,
+    platform="cuda",
+    keeps_order=True,
+)

@@ -1,0 +1,1 @@
+"""The rasterizer in plain JAX, for every platform."""
