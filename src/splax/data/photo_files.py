@@ -52,6 +52,7 @@ class Photo(NamedTuple):
         depth: the depth image's file.
         depth_unit: world units per stored number of ``depth``.
         seen: surface points that it shows, and where, in pixels of an image of ``size`` or else of its own.
+        time: when it was taken, in the unit of the dataset; None if the file does not say.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Photo(NamedTuple):
     depth: Path | None = None
     depth_unit: float = 1e-3
     seen: SeenPoints | None = None
+    time: float | None = None
 
 
 class OpenedPhoto(NamedTuple):
@@ -138,6 +140,7 @@ class PhotoReader:
             K=jnp.asarray(np.diag([width / size[0], height / size[1], 1.0]) @ K, jnp.float32),
             width=width,
             height=height,
+            time=photo.time,
         )
         pixels = None
         if photo.seen is not None:
