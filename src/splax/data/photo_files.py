@@ -27,7 +27,7 @@ from splax.data.images import (
     resize_nearest,
     seen_size,
 )
-from splax.data.lens import Lens, same_shape
+from splax.data.lens import ColmapLens, same_shape
 from splax.data.photo_view import Pixels
 from splax.data.tracks import SeenPoints
 
@@ -58,7 +58,7 @@ class Photo(NamedTuple):
     name: str
     path: Path
     viewmat: Float[np.ndarray, "4 4"]
-    lens: Callable[[int, int], Lens]
+    lens: Callable[[int, int], ColmapLens]
     label: str
     size: tuple[float, float] | None = None
     small: Path | None = None
@@ -85,7 +85,7 @@ class OpenedPhoto(NamedTuple):
     photo: Photo
     path: Path
     size: tuple[int, int]
-    lens: Lens
+    lens: ColmapLens
     camera: Camera
     has_alpha: bool
     point_pixels: Float32[np.ndarray, "points 2"] | None = None

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from splax.data.image_header import ImageError
 from splax.data.json_file import shorten
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 from splax.data.photo_files import OpenedPhoto, Photo, PhotoReader
 from splax.data.photo_view import PhotoView, PixelCache, Pixels
 from splax.data.points import Points
@@ -47,10 +47,10 @@ class Options(NamedTuple):
     cache_bytes: int = CACHE_BYTES
 
 
-def fixed_lens(camera: Lens, label: str) -> Callable[[int, int], Lens]:
+def fixed_lens(camera: ColmapLens, label: str) -> Callable[[int, int], ColmapLens]:
     """For :attr:`Photo.lens`: one camera, scaled to the image; its errors begin with ``label``."""
 
-    def lens(width: int, height: int) -> Lens:
+    def lens(width: int, height: int) -> ColmapLens:
         try:
             return camera.resized(width, height)
         except ValueError as error:
