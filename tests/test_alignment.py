@@ -1,11 +1,14 @@
 """Cameras that moved by a known similarity: it is found again, from what they see."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_camera
 from helpers import project as project_one
 from scipy.spatial.transform import Rotation
+from test_lenses import fisheye
 
 from splax.cameras import Camera
 from splax.corrections.alignment import (
@@ -60,6 +63,19 @@ def test_a_known_similarity_is_recovered(cameras):
     given, lenses = arrays(cameras)
     refined = KNOWN.move(given)
     found = fit_similarity(given, refined, lenses, seen_by(refined, lenses))
+    assert found is not None
+    np.testing.assert_allclose(found.matrix, KNOWN.matrix, atol=1e-6)
+
+
+def test_a_lens_that_is_no_pinhole_serves_as_well(cameras):
+    cameras = [dataclasses.replace(camera, lens=fisheye()) for camera in cameras]
+    given, lenses = arrays(cameras)
+    refined = KNOWN.move(given)
+    points = seen_by(refined, lenses, num=100)
+    np.testing.assert_allclose(
+        project(given, lenses, np.zeros((VIEWS, 3))), [c.project(jnp.zeros(3)) for c in cameras], rtol=1e-5
+    )
+    found = fit_similarity(given, refined, lenses, points)
     assert found is not None
     np.testing.assert_allclose(found.matrix, KNOWN.matrix, atol=1e-6)
 

@@ -116,7 +116,9 @@ def project(
     """Pixels of points; those of points that are not before the camera are somewhere far off."""
     local = np.einsum("...ij,...j->...i", viewmats[..., :3, :3], points) + viewmats[..., :3, 3]
     ahead = np.concatenate([local[..., :2], np.maximum(local[..., 2:], 1e-9)], axis=-1)
-    return np.asarray(lens.project(ahead))
+    # Fits take differences of these pixels, for which float32 is too coarse where a lens computes with jax.
+    with jax.enable_x64(True):
+        return np.asarray(lens.project(ahead))
 
 
 def lens_of(lenses: Lens, index: int | Int[np.ndarray, " n"]) -> Lens:
