@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_camera, write_image
+from test_trainer import DenseModel, make_dense_trainer, make_gaussians, params_of
 
 import splax
 from splax.data.scene import Scene, View, describe_scene
@@ -146,3 +147,48 @@ def test_corrections_keep_the_time():
         moved = correction.camera(correction.init(cameras), jnp.int32(0), camera)
         assert moved.time == camera.time
         np.testing.assert_allclose(moved.K, camera.K, rtol=1e-6)
+
+
+def test_a_time_changes_no_picture_by_itself():
+    scene = splax.make_demo_scene(num_train=2, num_test=0, width=24, height=16)
+    model = splax.SplatModel(make_gaussians(scene, 50), splax.TileRasterizer(8, isect_capacity=4096))
+    still = splax.Camera.stack([view.camera for view in scene.train])
+    moving = dataclasses.replace(still, time=jnp.array([0.0, 1.0]))
+    images = [jax.jit(jax.vmap(lambda camera: model(camera).image))(cameras) for cameras in (still, moving)]
+    np.testing.assert_allclose(images[1], images[0], atol=1e-6)
+    gradient = jax.grad(lambda camera: model(camera).image.sum())(jax.tree.map(lambda x: x[0], moving))
+    assert gradient.time == 0 and np.abs(gradient.K).max() > 0
+
+
+class Fading(DenseModel):
+    """Colours that go with time."""
+
+    def colors(self, gaussians, camera):
+        assert camera.time is not None
+        return super().colors(gaussians, camera) * camera.time
+
+
+class Dimmed(DenseModel):
+    """Colours as those of Fading at a time of 0.5."""
+
+    def colors(self, gaussians, camera):
+        return super().colors(gaussians, camera) * 0.5
+
+
+def at_time(views, time) -> list[View]:
+    return [dataclasses.replace(v, camera=dataclasses.replace(v.camera, time=time)) for v in views]
+
+
+def test_training_and_scores_give_the_model_the_time_of_each_view():
+    still = splax.make_demo_scene(num_train=4, num_test=1, width=32, height=24)
+    moving = dataclasses.replace(still, train=at_time(still.train, 0.5), test=at_time(still.test, 0.5))
+    trainers = [
+        make_dense_trainer(scene, model_cls=cls) for scene, cls in ((still, Dimmed), (moving, Fading))
+    ]
+    for trainer in trainers:
+        trainer.fit(6)
+    expected, actual = map(params_of, trainers)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    expected, actual = (trainer.evaluate() for trainer in trainers)
+    assert actual["psnr"] == pytest.approx(expected["psnr"], rel=1e-3)
