@@ -1,5 +1,8 @@
 """Cameras: known points land on known pixels, and cameras pass through JAX's transforms."""
 
+import dataclasses
+
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from jaxtyping import config
 
 from splax.cameras import Camera
+from splax.lenses import Pinhole
 
 
 def make_camera(position=(1.0, -2.0, 0.5), target=(0.2, 0.1, -0.3), width=40, height=30) -> Camera:
@@ -105,7 +109,7 @@ def test_gradients_reach_pose_and_intrinsics():
 
 def test_leaves_have_names():
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(make_camera())]
-    assert paths == [".viewmat", ".K"]
+    assert paths == [".viewmat", ".lens.K"]
     assert jax.tree.map(lambda leaf: None, make_camera()).viewmat is None  # any leaf is allowed inside JAX
 
 
@@ -124,6 +128,13 @@ def test_numpy_and_integers_become_float_arrays(unchecked):
         ({"height": -3}, "height must be a positive int.*-3"),
         ({"width": 4.0}, "width must be a positive int.*4.0"),
         ({"height": True}, "height must be a positive int.*True"),
+        ({"K": None}, r"needs a lens=splax.Pinhole\(K\), or K=; got neither"),
+        ({"K": jnp.zeros((2, 3, 3))}, r"one batch shape, got \(\) and \(2,\)"),
+        ({"K": None, "lens": jnp.eye(3)}, "lens must be a splax.Lens"),
+        (
+            {"time": jnp.zeros(2)},
+            r"time must be of the batch shape of viewmat, \(\), got \(2,\).*leave it None",
+        ),
     ],
 )
 def test_impossible_cameras(unchecked, change, reason):
@@ -154,3 +165,85 @@ def test_stack_of_unequal_cameras():
         Camera.stack([make_camera(), make_camera(width=41)])
     with pytest.raises(ValueError, match=r"got sizes \[\]"):
         Camera.stack([])
+
+
+# --- lens ----------------------------------------------------------------------------------------------
+
+
+def test_a_lens_and_K_are_two_spellings():
+    camera = make_camera()
+    other = Camera(viewmat=camera.viewmat, lens=Pinhole(camera.K), width=40, height=30)
+    assert jax.tree.structure(camera) == jax.tree.structure(other)
+    assert camera.K is camera.lens.K  # pyright: ignore[reportAttributeAccessIssue]
+    np.testing.assert_array_equal(camera.K, other.K)
+
+
+def test_replace_takes_K_as_well_as_a_lens():
+    camera = dataclasses.replace(make_camera(), time=0.5)
+    K = camera.K * 2
+    for changed in (dataclasses.replace(camera, K=K), dataclasses.replace(camera, lens=Pinhole(K))):
+        np.testing.assert_array_equal(changed.K, K)
+        np.testing.assert_array_equal(changed.viewmat, camera.viewmat)
+        assert changed.time == 0.5 and (changed.width, changed.height) == (40, 30)
+    traced = jax.jit(lambda c: dataclasses.replace(c, K=c.K * 2))(camera)
+    np.testing.assert_array_equal(traced.K, K)
+
+
+def test_project_is_that_of_opencv():
+    camera = dataclasses.replace(make_camera(), K=jnp.array([[31.0, 0, 19], [0, 37, 16], [0, 0, 1]]))
+    points = np.random.default_rng(0).uniform(-0.5, 0.5, (20, 3))
+    viewmat = np.asarray(camera.viewmat, np.float64)
+    expected = cv2.projectPoints(
+        points, cv2.Rodrigues(viewmat[:3, :3])[0], viewmat[:3, 3], np.asarray(camera.K, np.float64), None
+    )[0][:, 0]
+    np.testing.assert_allclose(camera.project(jnp.asarray(points, jnp.float32)), expected, rtol=1e-5)
+    exact = camera.to_numpy().project(points)
+    assert exact.dtype == np.float64
+    np.testing.assert_allclose(exact, expected, rtol=1e-7)  # OpenCV makes the float32 rotation exact
+    # Cameras of a batch project a point each.
+    batch = Camera.stack([camera] * 20)
+    np.testing.assert_allclose(batch.project(jnp.asarray(points, jnp.float32)), expected, rtol=1e-5)
+
+
+# --- time ----------------------------------------------------------------------------------------------
+
+
+def test_time_is_a_leaf_where_there_is_one():
+    camera = make_camera()
+    assert camera.time is None
+    moving = dataclasses.replace(camera, time=0.25)
+    assert moving.time is not None and moving.time.dtype == jnp.float32 and moving.time.shape == ()
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(moving)]
+    assert paths == [".viewmat", ".lens.K", ".time"]
+    assert dataclasses.replace(moving, time=None).time is None
+    assert moving.resize(20, 15).time == 0.25
+    assert dataclasses.replace(camera, time=3).time == 3.0
+    gradient = jax.grad(lambda c: jnp.sin(c.time) * c.position[0])(moving)
+    np.testing.assert_allclose(gradient.time, np.cos(0.25) * camera.position[0], rtol=1e-6)
+
+
+def test_cameras_with_a_time_are_stacked_and_mapped_over():
+    cameras = [dataclasses.replace(make_camera((1.0 + i, -2, 0.5)), time=i / 2) for i in range(3)]
+    batch = Camera.stack(cameras)
+    assert batch.time is not None
+    np.testing.assert_array_equal(batch.time, [0, 0.5, 1])
+    np.testing.assert_array_equal(jax.vmap(lambda c: 2 * c.time)(batch), [0, 1, 2])
+    assert jax.tree.map(lambda leaf: leaf[1], batch).time == 0.5
+    with pytest.raises(ValueError, match=r"a time in all cameras or in none, got 3 of 4.*time=None"):
+        Camera.stack([*cameras, make_camera()])
+
+
+def test_times_share_a_compiled_function():
+    traces = []
+
+    @jax.jit
+    def double(camera):
+        traces.append(camera.time)
+        return 2 * camera.time
+
+    # As a number, an array and one row of a batch.
+    batch = Camera.stack([dataclasses.replace(make_camera(), time=float(i)) for i in range(3)])
+    for time in (0.5, jnp.float32(0.5), np.float64(0.5)):
+        double(dataclasses.replace(make_camera(), time=time))
+    double(jax.tree.map(lambda leaf: leaf[1], batch))
+    assert len(traces) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from splax.data.distortion import MAX_TANGENT, Undistorter, inner_intrinsics
-from splax.data.lens import MODEL_NAMES, MODELS, Lens
+from splax.data.lens import MODEL_NAMES, MODELS, ColmapLens
 
 SIZE = (320, 240)
 # What cameras have; small enough not to fold over within the image.
@@ -29,9 +29,9 @@ COEFFICIENTS = {
 NAMES = list(MODELS)
 
 
-def make_lens(name: str, size=SIZE) -> Lens:
+def make_lens(name: str, size=SIZE) -> ColmapLens:
     focal = (260.0, 255.0)[: MODELS[name].num_focal]
-    return Lens(name, (*focal, 163.0, 117.0, *COEFFICIENTS.get(name, ())), *size)
+    return ColmapLens(name, (*focal, 163.0, 117.0, *COEFFICIENTS.get(name, ())), *size)
 
 
 @pytest.fixture(scope="module")
@@ -64,17 +64,17 @@ def test_undistort_inverts_distort(name):
 
 
 def test_zero_distortion_is_a_pinhole():
-    assert Lens("FULL_OPENCV", (100.0, 100.0, 50.0, 50.0, *[0.0] * 8), 100, 100).is_pinhole
-    assert Lens("FOV", (100.0, 100.0, 50.0, 50.0, 0.0), 100, 100).is_pinhole
-    assert Lens("EUCM", (100.0, 100.0, 50.0, 50.0, 0.0, 1.0), 100, 100).is_pinhole
+    assert ColmapLens("FULL_OPENCV", (100.0, 100.0, 50.0, 50.0, *[0.0] * 8), 100, 100).is_pinhole
+    assert ColmapLens("FOV", (100.0, 100.0, 50.0, 50.0, 0.0), 100, 100).is_pinhole
+    assert ColmapLens("EUCM", (100.0, 100.0, 50.0, 50.0, 0.0, 1.0), 100, 100).is_pinhole
 
 
 def test_what_the_lens_does_not_see_is_nan():
     # r - 30 r^3 never exceeds 0.0703; the fisheye puts 90 degrees at pi / 2.
     assert np.isnan(
-        Lens("SIMPLE_RADIAL", (1.0, 0.0, 0.0, -30.0), 9, 9).undistort(np.array([0.08, 0.0]))
+        ColmapLens("SIMPLE_RADIAL", (1.0, 0.0, 0.0, -30.0), 9, 9).undistort(np.array([0.08, 0.0]))
     ).all()
-    fisheye = Lens("FISHEYE", (1.0, 1.0, 0.0, 0.0), 9, 9)
+    fisheye = ColmapLens("FISHEYE", (1.0, 1.0, 0.0, 0.0), 9, 9)
     assert np.isnan(fisheye.undistort(np.array([1.6, 0.0]))).all()
     np.testing.assert_allclose(fisheye.undistort(np.array([0.0, 1.5])), [0, np.tan(1.5)], rtol=1e-9)
 
@@ -100,7 +100,7 @@ def test_resized_lens_scales_the_pixels(name, size):
 )
 def test_unusable_lenses_are_refused(lens, message):
     with pytest.raises(ValueError, match=message):
-        Lens(*lens)
+        ColmapLens(*lens)
 
 
 def test_another_shape_is_refused():
@@ -108,7 +108,7 @@ def test_another_shape_is_refused():
         make_lens("OPENCV").resized(240, 320)
 
 
-def draw_ramps(lens: Lens) -> np.ndarray:
+def draw_ramps(lens: ColmapLens) -> np.ndarray:
     """A photo whose red is x and green is y of the plane z = 1, as the lens shows it."""
     width, height = int(lens.width), int(lens.height)
     pixels = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
@@ -149,7 +149,7 @@ def test_masks_and_depths_go_where_the_image_goes(name):
 
 def test_wide_fisheye_is_cut_where_a_pinhole_would_stretch():
     # 180 degrees across the width: the pinhole keeps 70 degrees to each side.
-    lens = Lens("FISHEYE", (320 / np.pi, 320 / np.pi, 160.0, 120.0), 320, 240)
+    lens = ColmapLens("FISHEYE", (320 / np.pi, 320 / np.pi, 160.0, 120.0), 320, 240)
     K = inner_intrinsics(lens)
     np.testing.assert_allclose((0.5 - K[0, 2]) / K[0, 0], -MAX_TANGENT, rtol=1e-9)
     top = np.tan((119.5) * np.pi / 320)  # the middle of the top border limits the height
@@ -159,4 +159,4 @@ def test_wide_fisheye_is_cut_where_a_pinhole_would_stretch():
 @pytest.mark.parametrize("k", [-30.0, -3.0, 1e20])
 def test_folding_lenses_are_refused(k):
     with pytest.raises(ValueError, match=r"SIMPLE_RADIAL .* folds over inside the 320 x 240 image"):
-        Undistorter(Lens("SIMPLE_RADIAL", (260.0, 160.0, 120.0, k), 320, 240))
+        Undistorter(ColmapLens("SIMPLE_RADIAL", (260.0, 160.0, 120.0, k), 320, 240))

@@ -18,7 +18,7 @@ from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera
 from splax.corrections.tracks import ROBUST, reprojection_error
 from splax.data.distortion import inner_intrinsics, undistort_pixels
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 from splax.training.feed import PhotoFeed
 
 WIDTH, HEIGHT = 40, 32
@@ -53,7 +53,7 @@ def test_the_error_is_that_of_huber_in_shares_of_the_longer_side():
 @pytest.mark.parametrize("model", ["OPENCV", "PINHOLE", "OPENCV_FISHEYE"])
 def test_places_in_the_photo_go_through_the_lens_backwards(model):
     coefficients = {"PINHOLE": (), "OPENCV": (-0.1, 0.02, 0.001, -0.002)}.get(model, (0.05, 0.01, 0, 0))
-    lens = Lens(model, (60.0, 61, 33, 23, *coefficients), 64, 48)
+    lens = ColmapLens(model, (60.0, 61, 33, 23, *coefficients), 64, 48)
     K = lens.K if lens.is_pinhole else inner_intrinsics(lens)
     local = np.random.default_rng(0).uniform([-0.4, -0.3, 1], [0.4, 0.3, 1], (50, 3))
     found = undistort_pixels(lens, K, lens.project(local))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from splax.io.formats import save_splats as save_splats
     from splax.io.ply import load_ply as load_ply
     from splax.io.ply import save_ply as save_ply
+    from splax.lenses import Lens as Lens
+    from splax.lenses import Pinhole as Pinhole
     from splax.loader import load_dataset as load_dataset
     from splax.losses import photometric_loss as photometric_loss
     from splax.metrics import psnr as psnr
@@ -73,11 +75,13 @@ _MODULES = {
     "Gaussians": "gaussians",
     "IntrinsicsRefinement": "corrections.intrinsics",
     "LearningRates": "training.optimizers",
+    "Lens": "lenses",
     "MCMCStrategy": "strategies.mcmc",
     "MonocularDepth": "initialization.monocular",
     "NoGaussianError": "training.errors",
     "NonFiniteError": "training.errors",
     "OutOfMemoryError": "training.memory",
+    "Pinhole": "lenses",
     "PlaneSweep": "initialization.plane_sweep",
     "PoseRefinement": "corrections.poses",
     "Progress": "training.progress",

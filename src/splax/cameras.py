@@ -1,4 +1,4 @@
-"""Pinhole cameras.
+"""Cameras: a pose, a lens, an image size, and a time where there is one.
 
 Convention, everywhere in splax: OpenCV axes (+x right, +y down, +z forward); ``viewmat`` maps world to
 camera; ``K`` is in pixels; the centre of the top left pixel is at (0.5, 0.5). Files in other conventions
@@ -15,44 +15,74 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from splax.lenses import Lens, Pinhole, matrix_of
+
 
 @jax.tree_util.register_pytree_with_keys_class
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
 class Camera:
-    """A pinhole camera, or a batch of cameras of one size.
+    """A camera, or a batch of cameras of one size.
 
-    A pytree whose leaves are ``viewmat`` and ``K``: both can be differentiated, stacked and mapped over.
-    ``width`` and ``height`` are static, so cameras of one size share a compiled function.
+    A pytree whose leaves are ``viewmat``, the numbers of the lens and ``time``: all can be differentiated, stacked
+    and mapped over. ``width`` and ``height`` are static, so cameras of one size and one kind of lens share a
+    compiled function; those with a time and those without do not.
 
     Attributes:
         viewmat: world-to-camera transform, [..., 4, 4], last row (0, 0, 0, 1).
-        K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``.
+        lens: what maps points in front of the camera to pixels; see :class:`splax.Lens`.
         width: image width in pixels.
         height: image height in pixels.
-
-    Raises:
-        ValueError: on shapes other than these, or a size that is not positive.
+        time: when the image was taken, [...], in the unit of the dataset, such as seconds or a share of the film;
+            None if nothing moves, or it is not known.
     """
 
     viewmat: Float[Array, "*batch 4 4"]
-    K: Float[Array, "*batch 3 3"]
+    lens: Lens
     width: int
     height: int
+    time: Float[Array, "*batch"] | None
 
-    def __post_init__(self) -> None:
-        for name, size in (("viewmat", 4), ("K", 3)):
-            value = getattr(self, name)
-            if not isinstance(value, jax.Array):
-                value = jnp.asarray(value)
-                if not jnp.issubdtype(value.dtype, jnp.floating):
-                    value = value.astype(jnp.float32)
-                object.__setattr__(self, name, value)
-            if value.shape[-2:] != (size, size):
-                raise ValueError(f"Camera {name} must be [..., {size}, {size}], got shape {value.shape}.")
-        if self.viewmat.shape[:-2] != self.K.shape[:-2]:
+    def __init__(
+        self,
+        *,
+        viewmat: Float[Array, "*batch 4 4"],
+        K: Float[Array, "*batch 3 3"] | None = None,
+        width: int,
+        height: int,
+        lens: Lens | None = None,
+        time: Float[Array, "*batch"] | float | None = None,
+    ) -> None:
+        """Makes a camera of a lens, or of the ``K`` of a pinhole.
+
+        Args:
+            viewmat: world-to-camera transform, [..., 4, 4], last row (0, 0, 0, 1).
+            K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``. Beside a lens it takes
+                the place of the lens's own ``K``, so that ``dataclasses.replace(camera, K=K)`` does what it says.
+            width: image width in pixels.
+            height: image height in pixels.
+            lens: a lens; None for the pinhole of ``K``.
+            time: when the image was taken, [...], in any one unit; None if nothing moves, or it is not known.
+
+        Raises:
+            ValueError: on shapes other than these, a size that is not positive, or neither a lens nor ``K``.
+        """
+        viewmat = matrix_of("Camera viewmat", viewmat, 4)
+        values = {"viewmat": viewmat, "lens": _lens_of(lens, K), "width": width, "height": height}
+        values["time"] = None if time is None else _time_of(time, viewmat)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        batch = self.viewmat.shape[:-2]
+        if isinstance(self.lens, Pinhole) and self.lens.K.shape[:-2] != batch:
             raise ValueError(
-                "Camera viewmat and K must be of one batch shape, got "
-                f"{self.viewmat.shape[:-2]} and {self.K.shape[:-2]}."
+                f"Camera viewmat and K must be of one batch shape, got {batch} and {self.lens.K.shape[:-2]}."
+            )
+        if self.time is not None and self.time.shape != batch:
+            raise ValueError(
+                f"Camera time must be of the batch shape of viewmat, {batch}, got {self.time.shape}; "
+                "give each camera one time, or leave it None."
             )
         for name in ("width", "height"):
             value = getattr(self, name)
@@ -114,19 +144,56 @@ class Camera:
         """Joins cameras of one size into a batch, for ``jax.vmap`` or indexing.
 
         Raises:
-            ValueError: on no camera at all or on different image sizes.
+            ValueError: on no camera at all, different image sizes or kinds of lenses, or if only some have a time.
         """
-        sizes = {(c.width, c.height) for c in cameras}
-        if len(sizes) != 1:
-            raise ValueError(f"Camera.stack needs cameras of one size, got sizes {sorted(sizes)}.")
-        (width, height) = sizes.pop()
-        viewmat = jnp.stack([c.viewmat for c in cameras])
-        return cls(viewmat=viewmat, K=jnp.stack([c.K for c in cameras]), width=width, height=height)
+        check_alike(cameras)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *cameras)
 
     def resize(self, width: int, height: int) -> Camera:
-        """The same view on another pixel grid; ``K`` is scaled to match."""
-        scale = jnp.array([width / self.width, height / self.height, 1.0], self.K.dtype)
-        return dataclasses.replace(self, K=self.K * scale[:, None], width=width, height=height)
+        """The same view on another pixel grid; the lens is scaled to match."""
+        lens = self.lens.resize(width / self.width, height / self.height)
+        return dataclasses.replace(self, lens=lens, width=width, height=height)
+
+    def to_numpy(self) -> Camera:
+        """The same with numpy arrays in float64: :meth:`project` is exact then, and nothing is compiled."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self)
+
+    def to_camera_space(
+        self, points: Float[Array | np.ndarray, "*points 3"]
+    ) -> Float[Array | np.ndarray, "*points 3"]:
+        """Points of the world as the camera sees them: x right, y down, z forward.
+
+        Args:
+            points: world coordinates, [..., 3]; of a batch of cameras one point for each.
+        """
+        rotation, translation = self.viewmat[..., :3, :3], self.viewmat[..., :3, 3]
+        # Not a matrix product, whose precision may be low on a GPU.
+        return (rotation * points[..., None, :]).sum(axis=-1) + translation
+
+    def project(
+        self, points: Float[Array | np.ndarray, "*points 3"]
+    ) -> Float[Array | np.ndarray, "*points 2"]:
+        """Pixels that show points of the world, [..., 2].
+
+        Args:
+            points: world coordinates, [..., 3]; of a batch of cameras one point for each. The pixels of those that
+                the lens does not see, such as points behind it, mean nothing.
+        """
+        return self.lens.project(self.to_camera_space(points))
+
+    @property
+    def K(self) -> Float[Array, "*batch 3 3"]:
+        """Intrinsics in pixels, [..., 3, 3], of a camera whose lens is a :class:`splax.Pinhole`.
+
+        Raises:
+            ValueError: if it has another lens, which no ``K`` describes.
+        """
+        if not isinstance(self.lens, Pinhole):
+            raise ValueError(
+                f"Camera.K is that of a Pinhole, and this camera has a lens of {type(self.lens).__name__}. "
+                "Use camera.project for pixels, camera.resize for another size, camera.lens for its numbers."
+            )
+        return self.lens.K
 
     @property
     def position(self) -> Float[Array, "*batch 3"]:
@@ -143,14 +210,64 @@ class Camera:
         return jnp.concatenate([upper, self.viewmat[..., 3:, :]], axis=-2)
 
     def tree_flatten_with_keys(self):  # noqa: D102
-        key = jax.tree_util.GetAttrKey
-        children = ((key("viewmat"), self.viewmat), (key("K"), self.K))
+        names = ("viewmat", "lens", "time")
+        children = tuple((jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names)
         return children, (self.width, self.height)
 
     @classmethod
     def tree_unflatten(cls, aux, children) -> Camera:  # noqa: D102
-        # Past __post_init__: transforms rebuild cameras around tracers, specs and None.
+        # Past __init__: transforms rebuild cameras around tracers, specs and None.
         camera = object.__new__(cls)
-        for name, value in zip(("viewmat", "K", "width", "height"), (*children, *aux), strict=True):
+        names = ("viewmat", "lens", "time", "width", "height")
+        for name, value in zip(names, (*children, *aux), strict=True):
             object.__setattr__(camera, name, value)
         return camera
+
+
+def check_alike(cameras: Sequence[Camera]) -> None:
+    """Makes sure that cameras can be a batch.
+
+    Raises:
+        ValueError: on no camera at all, different image sizes or kinds of lenses, or if only some have a time.
+    """
+    sizes = {(camera.width, camera.height) for camera in cameras}
+    if len(sizes) != 1:
+        raise ValueError(f"Camera.stack needs cameras of one size, got sizes {sorted(sizes)}.")
+    if len({jax.tree.structure(camera.lens) for camera in cameras}) != 1:
+        kinds = sorted({type(camera.lens).__name__ for camera in cameras})
+        raise ValueError(
+            f"Camera.stack needs lenses of one kind, with equal static fields, got {', '.join(kinds)}; "
+            "stack the cameras of each kind by themselves."
+        )
+    timed = sum(camera.time is not None for camera in cameras)
+    if timed not in (0, len(cameras)):
+        raise ValueError(
+            f"Camera.stack needs a time in all cameras or in none, got {timed} of {len(cameras)} with one; "
+            "dataclasses.replace(camera, time=None) takes it out."
+        )
+
+
+def _lens_of(lens: Lens | None, K: Float[Array, "*batch 3 3"] | None) -> Lens:
+    """The lens that arguments of :class:`Camera` mean."""
+    if lens is None:
+        if K is None:
+            raise ValueError("Camera needs a lens=splax.Pinhole(K), or K=; got neither.")
+        return Pinhole(K)
+    if not isinstance(lens, Lens):
+        raise ValueError(f"Camera lens must be a splax.Lens, such as Pinhole(K), got {type(lens).__name__}.")
+    if K is None:
+        return lens
+    if not hasattr(lens, "K"):
+        raise ValueError(
+            f"Camera K takes the place of a lens's K, and {type(lens).__name__} has none; give lens= alone."
+        )
+    return dataclasses.replace(lens, K=K)  # pyright: ignore[reportArgumentType]
+
+
+def _time_of(
+    time: Float[Array, "*batch"] | float, viewmat: Float[Array, "*batch 4 4"]
+) -> Float[Array, "*batch"]:
+    """The time as a float array; in the type of ``viewmat`` if it is not one."""
+    if isinstance(time, jax.Array) and jnp.issubdtype(time.dtype, jnp.floating):
+        return time
+    return jnp.asarray(time, viewmat.dtype)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+import dataclasses
+
 import numpy as np
 
 from splax.cameras import Camera
@@ -13,7 +14,7 @@ def orbit(scene: Scene, num: int = 120) -> list[Camera]:
     """A circle round what the training cameras look at, at their mean height and median distance.
 
     Args:
-        scene: its training cameras give centre, upward direction, distance, size and intrinsics.
+        scene: its training cameras give centre, upward direction and distance; the first gives size, lens, time.
         num: cameras on the circle, evenly spaced.
 
     Raises:
@@ -41,7 +42,5 @@ def orbit(scene: Scene, num: int = 120) -> list[Camera]:
         camera = Camera.look_at(
             position, scene.center, up=up, fov_x=1.0, width=first.width, height=first.height
         )
-        cameras.append(
-            Camera(viewmat=camera.viewmat, K=jnp.asarray(first.K), width=first.width, height=first.height)
-        )
+        cameras.append(dataclasses.replace(first, viewmat=camera.viewmat))
     return cameras

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import least_squares
 from scipy.spatial.transform import Rotation
+
+from splax.lenses import Lens
 
 # Points that one view contributes, and of how many Gaussians they are sought: the most opaque ones.
 MAX_POINTS = 64
@@ -76,7 +79,7 @@ def visible_points(
     means: Float[np.ndarray, "n 3"],
     opacities: Float[np.ndarray, " n"],
     viewmats: Viewmats,
-    K: Float[np.ndarray, "views 3 3"],
+    lenses: Lens,
     sizes: Sequence[tuple[int, int]],
 ) -> list[Float[np.ndarray, "_ 3"]]:
     """Points that each camera sees: in its picture and before it, the most opaque ones first.
@@ -85,7 +88,7 @@ def visible_points(
         means: of Gaussians, world units.
         opacities: of the same.
         viewmats: world to camera.
-        K: intrinsics.
+        lenses: those of the cameras as a batch [V], with numpy arrays.
         sizes: width and height of each picture.
 
     Returns:
@@ -95,9 +98,9 @@ def visible_points(
     order = usable[np.argsort(-opacities[usable], kind="stable")[:_MAX_CANDIDATES]]
     candidates = means[order].astype(np.float64)
     found = []
-    for viewmat, intrinsics, size in zip(viewmats, K, sizes, strict=True):
+    for index, (viewmat, size) in enumerate(zip(viewmats, sizes, strict=True)):
         depth = candidates @ viewmat[2, :3] + viewmat[2, 3]
-        pixels = project(viewmat, intrinsics, candidates)
+        pixels = project(viewmat, lens_of(lenses, index), candidates)
         seen = (depth > _NEAR) & (pixels >= 0).all(axis=1) & (pixels < size).all(axis=1)
         if seen.any():
             seen &= depth > _NEAR_SHARE * np.median(depth[seen])
@@ -107,19 +110,26 @@ def visible_points(
 
 def project(
     viewmats: Float[np.ndarray, "*#n 4 4"],
-    K: Float[np.ndarray, "*#n 3 3"],
+    lens: Lens,
     points: Float[np.ndarray, "*n 3"],
 ) -> Float[np.ndarray, "*n 2"]:
     """Pixels of points; those of points that are not before the camera are somewhere far off."""
     local = np.einsum("...ij,...j->...i", viewmats[..., :3, :3], points) + viewmats[..., :3, 3]
-    plane = local / np.maximum(local[..., 2:], 1e-9)
-    return np.einsum("...ij,...j->...i", K[..., :2, :], plane)
+    ahead = np.concatenate([local[..., :2], np.maximum(local[..., 2:], 1e-9)], axis=-1)
+    # Fits take differences of these pixels, for which float32 is too coarse where a lens computes with jax.
+    with jax.enable_x64(True):
+        return np.asarray(lens.project(ahead))
+
+
+def lens_of(lenses: Lens, index: int | Int[np.ndarray, " n"]) -> Lens:
+    """One lens of a batch, or a batch of some, which may repeat."""
+    return jax.tree.map(lambda leaf: leaf[index], lenses)
 
 
 def fit_similarity(
     given: Viewmats,
     refined: Viewmats,
-    K: Float[np.ndarray, "views 3 3"],
+    lenses: Lens,
     points: Sequence[Float[np.ndarray, "_ 3"]],
 ) -> Similarity | None:
     """The similarity that takes given cameras to refined ones best, seven numbers.
@@ -130,7 +140,7 @@ def fit_similarity(
     Args:
         given: world to camera, as the dataset has them.
         refined: the same after refinement.
-        K: intrinsics.
+        lenses: those of the cameras as a batch [V], with numpy arrays.
         points: that each view sees, in the world of the refined cameras.
 
     Returns:
@@ -140,7 +150,8 @@ def fit_similarity(
         return None
     views = np.repeat(np.arange(len(points)), [len(seen) for seen in points])
     seen = np.concatenate([*points])
-    target = project(refined[views], K[views], seen)
+    lens = lens_of(lenses, views)
+    target = project(refined[views], lens, seen)
     centres = camera_centres(given)
     middle = centres.mean(axis=0)
     length = float(np.sqrt(((centres - middle) ** 2).sum(axis=1).mean())) or 1.0
@@ -152,7 +163,7 @@ def fit_similarity(
         return Similarity(rotation, middle + shift - scale * rotation @ middle, scale)
 
     def errors(numbers: Float[np.ndarray, " 7"]) -> Float[np.ndarray, " n"]:
-        return (project(similarity(numbers).move(given)[views], K[views], seen) - target).ravel()
+        return (project(similarity(numbers).move(given)[views], lens, seen) - target).ravel()
 
     return similarity(least_squares(errors, np.zeros(7), method="lm", xtol=1e-12, ftol=1e-12).x)
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from splax.corrections.alignment import (
     MIN_VIEWS,
     Similarity,
     fit_similarity,
+    lens_of,
     motions_between,
     move_viewmat,
     project,
@@ -22,6 +24,7 @@ from splax.corrections.alignment import (
 )
 from splax.corrections.base import Corrections
 from splax.corrections.neighbors import Neighborhood, Neighbors, describe_choice
+from splax.lenses import Lens
 
 
 class TrainingCameras(NamedTuple):
@@ -31,14 +34,14 @@ class TrainingCameras(NamedTuple):
         names: of the views.
         given: [V, 4, 4], as the dataset has them.
         refined: [V, 4, 4], as corrections move them.
-        K: intrinsics as corrected, [V, 3, 3].
+        lenses: as corrected, a batch [V].
         sizes: width and height of each.
     """
 
     names: list[str]
     given: Float[np.ndarray, "views 4 4"]
     refined: Float[np.ndarray, "views 4 4"]
-    K: Float[np.ndarray, "views 3 3"]
+    lenses: Lens
     sizes: list[tuple[int, int]]
 
     @classmethod
@@ -55,7 +58,7 @@ class TrainingCameras(NamedTuple):
             [*cameras],
             np.stack([np.asarray(camera.viewmat, np.float64) for camera in each]),
             np.stack([np.asarray(camera.viewmat, np.float64) for camera in moved]),
-            np.stack([np.asarray(camera.K, np.float64) for camera in moved]),
+            jax.tree.map(lambda *leaves: np.stack(leaves), *[camera.to_numpy().lens for camera in moved]),
             [(camera.width, camera.height) for camera in each],
         )
 
@@ -92,8 +95,8 @@ class CameraMotion(NamedTuple):
         """
         if (cameras.given == cameras.refined).all():
             return cls(None, None, "as given")
-        points = visible_points(means, opacities, cameras.refined, cameras.K, cameras.sizes)
-        similarity = fit_similarity(cameras.given, cameras.refined, cameras.K, points)
+        points = visible_points(means, opacities, cameras.refined, cameras.lenses, cameras.sizes)
+        similarity = fit_similarity(cameras.given, cameras.refined, cameras.lenses, points)
         if similarity is None:
             return cls(
                 None, None, f"as given, though cameras moved: fewer than {MIN_VIEWS} of them see Gaussians"
@@ -103,9 +106,9 @@ class CameraMotion(NamedTuple):
 
         def error(index: int, motion: Float[np.ndarray, " 6"]) -> float:
             """Squared, in pixels, of the points that a view sees."""
-            K, seen = cameras.K[index], points[index]
-            shown = project(move_viewmat(moved[index], motion), K, seen)
-            return float(((shown - project(cameras.refined[index], K, seen)) ** 2).sum())
+            lens, seen = lens_of(cameras.lenses, index), points[index]
+            shown = project(move_viewmat(moved[index], motion), lens, seen)
+            return float(((shown - project(cameras.refined[index], lens, seen)) ** 2).sum())
 
         views = range(len(points))
         by_neighbors = sum(error(v, neighborhood.without(v).average(residuals)[0]) for v in views)

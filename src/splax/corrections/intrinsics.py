@@ -46,7 +46,7 @@ class IntrinsicsRefinement(Correction):
 
     def init(self, cameras: Camera) -> Float[Array, "views 4"]:
         """``start`` for each."""
-        return jnp.tile(jnp.asarray(self.start, jnp.float32), (1 if self.shared else len(cameras.K), 1))
+        return jnp.tile(jnp.asarray(self.start, jnp.float32), (1 if self.shared else len(cameras.viewmat), 1))
 
     def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
         """Adam."""

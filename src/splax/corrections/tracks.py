@@ -27,13 +27,11 @@ def reprojection_error(
         pixels: of the same, centres at +0.5; NaN where it is not known.
     """
     known = jnp.isfinite(points).all(axis=-1) & jnp.isfinite(pixels).all(axis=-1)
-    # Neutral numbers where they are not used, or NaN would spread. Sums, not matrix products, whose precision may
-    # be low on a GPU.
-    local = (camera.viewmat[:3, :3] * jnp.where(known[:, None], points, 0)[:, None, :]).sum(axis=-1)
-    local += camera.viewmat[:3, 3]
+    # Neutral numbers where they are not used, or NaN would spread.
+    local = camera.to_camera_space(jnp.where(known[:, None], points, 0))
     known &= local[:, 2] > 0
     local = jnp.where(known[:, None], local, 1)
-    shown = (camera.K[:2] * (local / local[:, 2:])[:, None, :]).sum(axis=-1)
+    shown = camera.lens.project(local)
     offset = jnp.where(known[:, None], shown - pixels, 0) / max(camera.width, camera.height)
     squared = (offset * offset).sum(axis=-1)
     small = squared < ROBUST**2

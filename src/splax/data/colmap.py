@@ -6,7 +6,7 @@ from splax.data.colmap_model import ModelImage, find_model, is_model, read_camer
 from splax.data.image_files import find_mask, find_small, first_file, relative_path
 from splax.data.image_header import ImageError
 from splax.data.json_file import shorten
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 from splax.data.photo_files import Photo
 from splax.data.photos import LeftOut, Options, fixed_lens, read_scene
 from splax.data.scene import Scene
@@ -88,7 +88,7 @@ def _find_image(root: Path, name: PurePosixPath, options: Options) -> tuple[Path
     return first_file([root / "images" / name, root / name]), find_small(root, name, options.downscale)
 
 
-def _make_photo(image: ModelImage, camera: Lens, root: Path, label: str, options: Options) -> Photo:
+def _make_photo(image: ModelImage, camera: ColmapLens, root: Path, label: str, options: Options) -> Photo:
     name = relative_path(image.name)
     path, small = _find_image(root, name, options)
     path = path or small

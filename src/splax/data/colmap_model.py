@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from splax.data.json_file import shorten
-from splax.data.lens import MODEL_NAMES, MODELS, Lens
+from splax.data.lens import MODEL_NAMES, MODELS, ColmapLens
 from splax.data.points import Points, make_points
 
 # Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
@@ -75,7 +75,7 @@ def is_model(folder: Path) -> bool:
     return _find_file(folder, "cameras") is not None
 
 
-def read_cameras(folder: Path) -> dict[int, Lens]:
+def read_cameras(folder: Path) -> dict[int, ColmapLens]:
     """Cameras by id.
 
     Raises:
@@ -86,7 +86,7 @@ def read_cameras(folder: Path) -> dict[int, Lens]:
     cameras = {}
     for camera_id, model, width, height, params in rows:
         try:
-            cameras[camera_id] = Lens(model, params, width, height)
+            cameras[camera_id] = ColmapLens(model, params, width, height)
         except ValueError as error:
             raise ValueError(f"{path}: camera {camera_id}: {error}.") from error
     return cameras

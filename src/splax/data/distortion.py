@@ -7,7 +7,7 @@ borders. Masks and depth images go the same way.
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 
 # A pinhole stretches without end towards 90 degrees from its axis: wider lenses are cut at about 70.
 MAX_TANGENT = 2.75
@@ -28,7 +28,7 @@ class Undistorter:
 
     K: Float[np.ndarray, "3 3"]
 
-    def __init__(self, lens: Lens) -> None:
+    def __init__(self, lens: ColmapLens) -> None:
         """Prepares for photos of ``lens.width`` x ``lens.height`` pixels."""
         self.K = inner_intrinsics(lens)
         self._map = _pixel_map(lens, self.K)
@@ -57,7 +57,7 @@ class Undistorter:
         return np.asarray(undistorted, np.float32)
 
 
-def inner_intrinsics(lens: Lens) -> Float[np.ndarray, "3 3"]:
+def inner_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
     """Intrinsics whose image of the same size lies inside the photo, as large as possible.
 
     The centres of the photo's border pixels are undistorted; the largest upright rectangle between the
@@ -105,7 +105,7 @@ def inner_intrinsics(lens: Lens) -> Float[np.ndarray, "3 3"]:
 
 
 def undistort_pixels(
-    lens: Lens, K: Float[np.ndarray, "3 3"], pixels: Float[np.ndarray, "n 2"]
+    lens: ColmapLens, K: Float[np.ndarray, "3 3"], pixels: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, "n 2"]:
     """Where the undistorted image shows what the photo shows at these pixels; NaN where the lens cannot be undone.
 
@@ -121,7 +121,7 @@ def undistort_pixels(
 
 
 def _pixel_map(
-    lens: Lens, K: Float[np.ndarray, "3 3"]
+    lens: ColmapLens, K: Float[np.ndarray, "3 3"]
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
     """Where the photo shows what each pixel of the new image shows, as OpenCV counts pixels."""
     width, height = int(lens.width), int(lens.height)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from splax.data.json_file import read_number, shorten
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 
 # nerfstudio's and COLMAP's names, and the model that takes their coefficients here.
 CAMERA_MODELS = {
@@ -30,7 +30,9 @@ _COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 UNDISTORT_CURE = "Undistort the photos first (such as with COLMAP's image_undistorter) and use those."
 
 
-def read_lens(width: int, height: int, *, entry: dict[str, Any], meta: dict[str, Any], label: str) -> Lens:
+def read_lens(
+    width: int, height: int, *, entry: dict[str, Any], meta: dict[str, Any], label: str
+) -> ColmapLens:
     """The lens of one frame, for an image stored at ``width`` x ``height``.
 
     Args:
@@ -56,7 +58,7 @@ def read_lens(width: int, height: int, *, entry: dict[str, Any], meta: dict[str,
     cy = read_number(both, "cy", label, default=stated[1] / 2)
     model, coefficients = _distortion(both, label)
     try:
-        return Lens(model, (*focal, cx, cy, *coefficients), *stated).resized(width, height)
+        return ColmapLens(model, (*focal, cx, cy, *coefficients), *stated).resized(width, height)
     except ValueError as error:
         raise ValueError(f"{label}: {error}.") from error
 
@@ -75,7 +77,7 @@ def stated_size(both: Mapping[str, Any], label: str) -> tuple[float, float] | No
 
 
 def _distortion(both: Mapping[str, Any], label: str) -> tuple[str, tuple[float, ...]]:
-    """Model and coefficients, as :class:`Lens` wants them."""
+    """Model and coefficients, as :class:`ColmapLens` wants them."""
     name = both.get("camera_model") or "OPENCV"
     if name not in CAMERA_MODELS if isinstance(name, str) else True:
         raise ValueError(

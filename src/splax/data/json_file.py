@@ -40,13 +40,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return meta
 
 
-def read_number(source: Mapping[str, Any], key: str, label: str, *, default: float) -> float:
-    """A finite number of the file; ``default`` where the key is absent or null."""
+def read_number(source: Mapping[str, Any], key: str, label: str, *, default: float, cure: str = "") -> float:
+    """A finite number of the file; ``default`` where the key is absent or null.
+
+    Args:
+        source: what holds it.
+        key: its name there.
+        label: the file and the entry, for errors.
+        default: what stands for it.
+        cure: a sentence for the error about what to do.
+
+    Raises:
+        ValueError: if it is something else.
+    """
     value = source.get(key)
     if value is None:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
-        raise ValueError(f"{label}: {key} must be a finite number, got {shorten(value)}.")
+        raise ValueError(f"{label}: {key} must be a finite number, got {shorten(value)}. {cure}".rstrip())
     return float(value)
 
 

@@ -43,7 +43,7 @@ class LensModel(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lens:
+class ColmapLens:
     """A camera model with its numbers, for images of one size.
 
     Attributes:
@@ -139,7 +139,7 @@ class Lens:
             plane = points[..., :2] / points[..., 2:]
         return self.distort(plane) * np.array(self.focal) + self.K[:2, 2]
 
-    def resized(self, width: int, height: int) -> Lens:
+    def resized(self, width: int, height: int) -> ColmapLens:
         """The lens for the same images at another size.
 
         Raises:
@@ -157,7 +157,7 @@ class Lens:
         params = (K[0, 0] * scale_x, K[1, 1] * scale_y, K[0, 2] * scale_x, K[1, 2] * scale_y)
         params += self.coefficients
         params += (0.0,) * (MODELS[model].num_params - len(params))
-        return Lens(model, tuple(float(p) for p in params), width, height)
+        return ColmapLens(model, tuple(float(p) for p in params), width, height)
 
 
 def same_shape(size: tuple[float, float], other: tuple[float, float]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.image_files import find_mask, find_small, list_images
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 from splax.data.npy_file import read_npy
 from splax.data.photo_files import Photo
 from splax.data.photos import Options, fixed_lens, read_scene
@@ -74,9 +74,9 @@ def load_llff(poses_path: Path, options: Options) -> Scene:
     return read_scene(photos, options, source=poses_path, dataset_type="llff", left_out=[])
 
 
-def _lens(row: Float[np.ndarray, " numbers"], label: str) -> Lens:
+def _lens(row: Float[np.ndarray, " numbers"], label: str) -> ColmapLens:
     height, width, focal = row[4:15:5].tolist()
     try:
-        return Lens("SIMPLE_PINHOLE", (focal, width / 2, height / 2), width, height)
+        return ColmapLens("SIMPLE_PINHOLE", (focal, width / 2, height / 2), width, height)
     except ValueError as error:
         raise ValueError(f"{label}: {error}.") from error

@@ -27,7 +27,7 @@ from splax.data.images import (
     resize_nearest,
     seen_size,
 )
-from splax.data.lens import Lens, same_shape
+from splax.data.lens import ColmapLens, same_shape
 from splax.data.photo_view import Pixels
 from splax.data.tracks import SeenPoints
 
@@ -52,12 +52,13 @@ class Photo(NamedTuple):
         depth: the depth image's file.
         depth_unit: world units per stored number of ``depth``.
         seen: surface points that it shows, and where, in pixels of an image of ``size`` or else of its own.
+        time: when it was taken, in the unit of the dataset; None if the file does not say.
     """
 
     name: str
     path: Path
     viewmat: Float[np.ndarray, "4 4"]
-    lens: Callable[[int, int], Lens]
+    lens: Callable[[int, int], ColmapLens]
     label: str
     size: tuple[float, float] | None = None
     small: Path | None = None
@@ -65,6 +66,7 @@ class Photo(NamedTuple):
     depth: Path | None = None
     depth_unit: float = 1e-3
     seen: SeenPoints | None = None
+    time: float | None = None
 
 
 class OpenedPhoto(NamedTuple):
@@ -83,7 +85,7 @@ class OpenedPhoto(NamedTuple):
     photo: Photo
     path: Path
     size: tuple[int, int]
-    lens: Lens
+    lens: ColmapLens
     camera: Camera
     has_alpha: bool
     point_pixels: Float32[np.ndarray, "points 2"] | None = None
@@ -138,6 +140,7 @@ class PhotoReader:
             K=jnp.asarray(np.diag([width / size[0], height / size[1], 1.0]) @ K, jnp.float32),
             width=width,
             height=height,
+            time=photo.time,
         )
         pixels = None
         if photo.seen is not None:

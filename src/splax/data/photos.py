@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from splax.data.image_header import ImageError
 from splax.data.json_file import shorten
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 from splax.data.photo_files import OpenedPhoto, Photo, PhotoReader
 from splax.data.photo_view import PhotoView, PixelCache, Pixels
 from splax.data.points import Points
@@ -47,10 +47,10 @@ class Options(NamedTuple):
     cache_bytes: int = CACHE_BYTES
 
 
-def fixed_lens(camera: Lens, label: str) -> Callable[[int, int], Lens]:
+def fixed_lens(camera: ColmapLens, label: str) -> Callable[[int, int], ColmapLens]:
     """For :attr:`Photo.lens`: one camera, scaled to the image; its errors begin with ``label``."""
 
-    def lens(width: int, height: int) -> Lens:
+    def lens(width: int, height: int) -> ColmapLens:
         try:
             return camera.resized(width, height)
         except ValueError as error:
@@ -87,6 +87,7 @@ def read_scene(
     Raises:
         ValueError: if a lens is unusable, no image is usable, or ``downscale`` leaves no pixels.
     """
+    photos, test_photos, of_times = _with_times(photos, test_photos)
     total = len(photos) + len(test_photos or ()) + len(left_out)
     cache = PixelCache(options.cache_bytes)
     train = _read_views(photos, options, cache, left_out)
@@ -96,7 +97,7 @@ def read_scene(
             f"{source}: none of its {total} frames has a usable image. {_listed(left_out)} "
             f"Expected image files relative to {source.parent}, or in its images/ folder."
         )
-    notes = [f"{source}: {note}" for note in notes]
+    notes = [f"{source}: {note}" for note in (*notes, *of_times)]
     if left_out:
         notes.append(f"{source}: {len(left_out)} of {total} frames left out. {_listed(left_out)}")
     for note in notes:
@@ -115,6 +116,31 @@ def read_scene(
         dataset_type=dataset_type,
         applied_transform=applied_transform,
     )
+
+
+def _with_times(
+    photos: Sequence[Photo], test_photos: Sequence[Photo] | None
+) -> tuple[Sequence[Photo], Sequence[Photo] | None, list[str]]:
+    """The photos with a time each or all without, and what people should know of it."""
+    each = [*photos, *(test_photos or ())]
+    times = {photo.time for photo in each if photo.time is not None}
+    missing = [photo.name for photo in each if photo.time is None]
+    if times and missing:
+        photos = [photo._replace(time=None) for photo in photos]
+        if test_photos is not None:
+            test_photos = [photo._replace(time=None) for photo in test_photos]
+        note = (
+            f"{len(missing)} of {len(each)} frames state no time, such as {shorten(missing[0])}; "
+            "all times are ignored. Give each frame a time."
+        )
+        return photos, test_photos, [note]
+    if len({np.float32(time) for time in times}) < len(times):
+        note = (
+            f"times from {min(times):.17g} to {max(times):.17g} are so near to each other that some are equal in "
+            "float32; count them from the first frame."
+        )
+        return photos, test_photos, [note]
+    return photos, test_photos, []
 
 
 def _read_views(

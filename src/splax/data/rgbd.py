@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from splax.data.image_files import find_mask, list_images
 from splax.data.json_file import read_json, shorten
-from splax.data.lens import Lens
+from splax.data.lens import ColmapLens
 from splax.data.photo_files import Photo
 from splax.data.photos import LeftOut, Options, fixed_lens, read_scene
 from splax.data.poses import OPENCV, to_viewmat
@@ -176,7 +176,7 @@ def _read_table(path: Path) -> list[list[float]]:
     return rows
 
 
-def _read_intrinsics(root: Path) -> tuple[Lens, str]:
+def _read_intrinsics(root: Path) -> tuple[ColmapLens, str]:
     """The camera of Open3D's json file, and the file's name for errors."""
     for path in sorted(root.glob("*.json")):
         meta = read_json(path)
@@ -188,7 +188,7 @@ def _read_intrinsics(root: Path) -> tuple[Lens, str]:
             fx, _, _, skew, fy, _, cx, cy, _ = map(float, numbers[2])
             if skew != 0:
                 raise ValueError(f"skew is not supported, got {skew:g}")
-            return Lens("PINHOLE", (fx, fy, cx + 0.5, cy + 0.5), width, height), str(path)
+            return ColmapLens("PINHOLE", (fx, fy, cx + 0.5, cy + 0.5), width, height), str(path)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"{path} is no camera of Open3D: expected width, height and intrinsic_matrix of 9 numbers, column "

@@ -30,7 +30,7 @@ class View:
 
     Attributes:
         image: RGB, uint8, [H, W, 3].
-        camera: one camera (not a batch) of the same width and height.
+        camera: one camera (not a batch) of the same width and height; when the photo was taken is its ``time``.
         name: unique in its scene; the path below the image folder for photos, such as ``"0001.jpg"``.
         mask: true where the image is to be used, [H, W]; None: everywhere.
         depth: camera-space z in world units, float32 [H, W], 0 where unknown; None: unknown everywhere.
@@ -93,6 +93,11 @@ class View:
                 f"View {self.name!r}: point_pixels must be float32 [P, 2], one for each of the points, of which "
                 f"there are {num}, finite or NaN; got {pixels.dtype} {list(pixels.shape)}."
             )
+
+    @property
+    def time(self) -> float | None:
+        """When the photo was taken: ``camera.time``, in the unit of the dataset; None if it is not known."""
+        return None if self.camera.time is None else float(self.camera.time)
 
     @property
     def has_alpha(self) -> bool:
@@ -235,6 +240,7 @@ def describe_scene(scene: Scene) -> str:
         f"alpha     {_describe_alpha(sample)}{of_sample}",
         f"masks     {_describe_masks(sample)}{of_sample}",
         f"depth     {_describe_depth(sample)}{of_sample}",
+        *_describe_times(views),
         *(f"warning   {warning}" for warning in scene.warnings),
     ]
     return "\n".join(lines)
@@ -295,6 +301,11 @@ def _describe_depth(views: Sequence[View]) -> str:
         f"{len(depths)} of {len(views)} views, known for {share:.1%} of their pixels; "
         f"median {middle:.3g}, nearly all from {low:.3g} to {high:.3g}"
     )
+
+
+def _describe_times(views: Sequence[View]) -> list[str]:
+    times = {time for view in views if (time := view.time) is not None}
+    return [f"time      {min(times):g} to {max(times):g}, {len(times)} different"] if times else []
 
 
 def _camera_to_world(camera: Camera) -> Float[np.ndarray, "4 4"]:

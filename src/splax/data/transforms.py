@@ -7,9 +7,13 @@ are scaled to the stored image where the file's ``w`` and ``h`` differ from it. 
 the file: ``applied_transform``, which says how they came from COLMAP's, is needed only for points of a COLMAP
 model that lies beside the file; those of ``ply_file_path`` are in the file's own frame.
 
+A frame may state its ``time`` (D-NeRF, dynamic datasets of nerfstudio), a number in any unit. Unless all do,
+times are ignored with a warning.
+
 Errors and omissions name the file, the frame, what was found, and what to do.
 """
 
+import math
 import os
 from collections import ChainMap
 from collections.abc import Mapping
@@ -142,6 +146,7 @@ def _make_photo(
         mask=_named_file(root, entry, "mask_path") or find_mask(root, name),
         depth=_named_file(root, entry, "depth_file_path"),
         depth_unit=_depth_unit(both, label),
+        time=_time(entry, label),
     )
 
 
@@ -203,6 +208,13 @@ def _depth_unit(both: Mapping[str, Any], label: str) -> float:
     if not unit > 0:
         raise ValueError(f"{label}: depth_unit_scale_factor must be positive, got {unit:g}.")
     return unit
+
+
+def _time(entry: Mapping[str, Any], label: str) -> float | None:
+    """When the frame was taken, if it says so."""
+    cure = "Correct it, or take time out of all frames."
+    time = read_number(entry, "time", label, default=math.nan, cure=cure)
+    return None if math.isnan(time) else time
 
 
 def _viewmat(matrix: object, label: str) -> Float[np.ndarray, "4 4"]:

@@ -75,10 +75,10 @@ def _known_depth(scene: Scene) -> list[Known]:
 
 def _project(view: View, points: Float[np.ndarray, "n 3"]) -> Known:
     """Points in the frame; hidden ones are among them, which the fit must bear."""
-    viewmat, K = np.asarray(view.camera.viewmat, np.float64), np.asarray(view.camera.K, np.float64)
-    local = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    host = view.camera.to_numpy()
+    local = np.asarray(host.to_camera_space(points))
     local = local[local[:, 2] > 0]
-    pixels = (local @ K.T)[:, :2] / local[:, 2:] / (view.camera.width, view.camera.height)
+    pixels = np.asarray(host.lens.project(local)) / (host.width, host.height)
     inside = ((pixels >= 0) & (pixels < 1)).all(axis=1)
     return pixels[inside], local[inside, 2]
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from splax.cameras import Camera
 from splax.data.images import downscale_image
 from splax.data.scene import Scene, View
-from splax.initialization.small_photos import resized_K, small_size
+from splax.initialization.small_photos import small_size
 
 # Photos are taken from about the distance of what they show: half the side of the box for scenes with a
 # background, in units of the cameras' distance from what they look at.
@@ -35,10 +36,9 @@ class Box(NamedTuple):
 
 
 class _Silhouette(NamedTuple):
-    """A camera and where its photo shows something, [H, W]."""
+    """A camera, with numpy arrays, and where its photo shows something, [H, W]."""
 
-    viewmat: Float[np.ndarray, "4 4"]
-    K: Float[np.ndarray, "3 3"]
+    camera: Camera
     opaque: Bool[np.ndarray, "h w"]
 
 
@@ -103,18 +103,18 @@ def _silhouettes(scene: Scene) -> list[_Silhouette]:
         alpha = view.alpha
         if alpha is not None:
             size = small_size(view, _CARVER_PIXELS)
-            viewmat = np.asarray(view.camera.viewmat, np.float64)
-            found.append(_Silhouette(viewmat, resized_K(view, *size), downscale_image(alpha, *size) > 0))
+            camera = view.camera.resize(*size).to_numpy()
+            found.append(_Silhouette(camera, downscale_image(alpha, *size) > 0))
     return found
 
 
 def _is_opaque_or_unseen(silhouette: _Silhouette, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
     """False for points that lie in front of the camera where its photo is transparent."""
-    local = points @ silhouette.viewmat[:3, :3].T + silhouette.viewmat[:3, 3]
+    camera, opaque = silhouette
+    local = np.asarray(camera.to_camera_space(points))
     in_front = local[:, 2] > 0
-    x, y, z = (np.where(in_front[:, None], local, (0, 0, 1)) @ silhouette.K.T).T
-    height, width = silhouette.opaque.shape
-    column, row = x / z, y / z
+    column, row = np.asarray(camera.lens.project(np.where(in_front[:, None], local, (0, 0, 1)))).T
+    height, width = opaque.shape
     seen = in_front & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     index = np.where(seen, row, 0).astype(np.intp), np.where(seen, column, 0).astype(np.intp)
-    return ~seen | silhouette.opaque[index]
+    return ~seen | opaque[index]

@@ -46,11 +46,11 @@ def _median_depth(
     means: Float[np.ndarray, "n 3"], log_areas: Float[np.ndarray, " n"], camera: Camera
 ) -> float | None:
     """Median camera-space z of what lies in the picture, by area there; None if nothing does."""
-    viewmat, K = np.asarray(camera.viewmat, np.float64), np.asarray(camera.K, np.float64)
-    local = means @ viewmat[:3, :3].T + viewmat[:3, 3]
-    depths = local[:, 2]
-    pixels = (local @ K.T)[:, :2] / np.where(depths > 0, depths, np.inf)[:, None]
-    inside = (depths > 0) & ((pixels >= 0) & (pixels < (camera.width, camera.height))).all(axis=1)
+    host = camera.to_numpy()
+    local = np.asarray(host.to_camera_space(means))
+    depths, ahead = local[:, 2], local[:, 2] > 0
+    pixels = np.asarray(host.lens.project(np.where(ahead[:, None], local, 1)))
+    inside = ahead & ((pixels >= 0) & (pixels < (camera.width, camera.height))).all(axis=1)
     if not inside.any():
         return None
     order = np.argsort(depths[inside])

@@ -6,6 +6,7 @@ one stretch the photos of the next are decoded and sent. Steps and their order a
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from splax.cameras import Camera
+from splax.cameras import Camera, check_alike
 from splax.data.scene import View
 from splax.training.groups import Group, group_views, view_order
 from splax.training.targets import Photos, Targets
@@ -298,14 +299,16 @@ class _Loader:
 def _stack(cameras: Sequence[Camera], width: int = 1, height: int = 1) -> Camera:
     """Cameras as a batch with a canvas of at least this size; their photos fill the top left of it.
 
-    So ``K`` stays what it is. (Projection bounds the slant of Gaussians far outside of the image by its size: for
-    those a canvas differs a little from the photo.)
+    So the lens stays what it is. (Projection bounds the slant of Gaussians far outside of the image by its size:
+    for those a canvas differs a little from the photo.)
     """
-    return Camera(
-        viewmat=jnp.asarray(np.stack([np.asarray(camera.viewmat) for camera in cameras])),
-        K=jnp.asarray(np.stack([np.asarray(camera.K) for camera in cameras])),
-        width=max(width, *(camera.width for camera in cameras)),
-        height=max(height, *(camera.height for camera in cameras)),
+    width = max(width, *(camera.width for camera in cameras))
+    height = max(height, *(camera.height for camera in cameras))
+    same_size = [dataclasses.replace(camera, width=width, height=height) for camera in cameras]
+    check_alike(same_size)
+    # By numpy, which compiles nothing for each number of cameras.
+    return jax.tree.map(
+        lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves])), *same_size
     )
 
 

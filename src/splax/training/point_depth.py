@@ -31,14 +31,11 @@ def point_disparity_loss(
         mask: true where pixels count; everywhere if None.
     """
     real = jnp.isfinite(points).all(axis=-1)
-    # Sums, not matrix products, whose precision may be low on a GPU.
-    local = (camera.viewmat[:3, :3] * jnp.where(real[:, None], points, 0)[:, None, :]).sum(axis=-1)
-    local += camera.viewmat[:3, 3]
+    local = jnp.asarray(camera.to_camera_space(jnp.where(real[:, None], points, 0)))
     counts = real & (local[:, 2] > 0)
     # Neutral numbers where they are not used, or NaN would spread.
     local = jnp.where(counts[:, None], local, 1)
-    rays = local / local[:, 2:]
-    x, y = (camera.K[:2] * rays[:, None, :]).sum(axis=-1).T
+    x, y = jnp.asarray(camera.lens.project(local)).T
     counts &= (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
     x, y = jnp.where(counts, x, 0), jnp.where(counts, y, 0)
     if mask is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from splax.cameras import Camera
@@ -47,10 +46,9 @@ def shrink_camera(camera: Camera, factor: int) -> Camera:
     """The camera of an image whose blocks of pixels become one; what is left at the right and below is cut off."""
     if factor == 1:
         return camera
-    scale = jnp.array([1 / factor, 1 / factor, 1], camera.K.dtype)
     return dataclasses.replace(
         camera,
-        K=camera.K * scale[:, None],
+        lens=camera.lens.resize(1 / factor, 1 / factor),
         width=camera.width // factor,
         height=camera.height // factor,
     )

@@ -1,0 +1,126 @@
+"""Lenses: where on the image a camera shows a point that lies in front of it.
+
+:class:`Pinhole` is the one that readers of files give to cameras. Another one is a file with a subclass of
+:class:`Lens`, and a line in ``splax/__init__.py``.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+class Lens(abc.ABC):
+    """Base of all lenses: a frozen dataclass, whose fields are the leaves of a pytree.
+
+    A subclass adds its numbers as fields, [..., n] with the batch shape of its camera in front, and the two
+    methods. All fields can be differentiated, stacked and mapped over, but for those with
+    ``dataclasses.field(metadata={"static": True})``, which must be hashable and are compiled in.
+
+    Cameras share a compiled function if their lenses are of one class with equal static fields.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Makes a pytree of each subclass."""
+        super().__init_subclass__(**kwargs)
+        jax.tree_util.register_pytree_with_keys_class(cls)
+
+    @abc.abstractmethod
+    def project(
+        self, points: Float[Array | np.ndarray, "*points 3"]
+    ) -> Float[Array | np.ndarray, "*points 2"]:
+        """Pixels that show points.
+
+        It runs inside jit, is differentiated (twice at times), and has no matrix product in it, whose precision
+        may be low on a GPU. Written with operators alone it computes in float64 with numpy, see
+        :meth:`splax.Camera.to_numpy`.
+
+        Args:
+            points: positions in camera space, [..., 3]: x right, y down, z forward, world units. The pixels of
+                those that the lens does not see, such as points behind it, mean nothing, and may be NaN.
+
+        Returns:
+            x and y in pixels, [..., 2]; the centre of the top left pixel is at (0.5, 0.5).
+        """
+
+    @abc.abstractmethod
+    def resize(self, scale_x: float, scale_y: float) -> Lens:
+        """The same lens on another pixel grid.
+
+        Args:
+            scale_x: width of the new grid as a share of the old one's.
+            scale_y: height of the new grid as a share of the old one's.
+        """
+
+    def tree_flatten_with_keys(self):  # noqa: D102
+        fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
+        static = tuple(
+            (field.name, getattr(self, field.name)) for field in fields if field.metadata.get("static", False)
+        )
+        names = tuple(field.name for field in fields if not field.metadata.get("static", False))
+        children = tuple((jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names)
+        return children, (names, static)
+
+    @classmethod
+    def tree_unflatten(cls, aux, children) -> Lens:  # noqa: D102
+        # Past __post_init__: transforms rebuild lenses around tracers, specs and None.
+        lens = object.__new__(cls)
+        names, static = aux
+        for name, value in (*zip(names, children, strict=True), *static):
+            object.__setattr__(lens, name, value)
+        return lens
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pinhole(Lens):
+    """A lens that bends no ray.
+
+    Attributes:
+        K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``.
+
+    Raises:
+        ValueError: if ``K`` is of another shape.
+    """
+
+    K: Float[Array, "*batch 3 3"]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "K", matrix_of("Pinhole K", self.K, 3))
+
+    def project(
+        self, points: Float[Array | np.ndarray, "*points 3"]
+    ) -> Float[Array | np.ndarray, "*points 2"]:
+        """Pixels that show points in camera space; those of points behind it are mirrored."""
+        rays = points / points[..., 2:]
+        return (self.K[..., :2, :] * rays[..., None, :]).sum(axis=-1)
+
+    def resize(self, scale_x: float, scale_y: float) -> Pinhole:
+        """The same lens on another pixel grid; focal lengths and principal point are scaled."""
+        scale = jnp.array([scale_x, scale_y, 1.0], self.K.dtype)
+        return dataclasses.replace(self, K=self.K * scale[:, None])
+
+
+def matrix_of(name: str, value: Any, size: int) -> Float[Array, "*batch n n"]:
+    """A float array [..., size, size] of what a user gave.
+
+    Args:
+        name: what it is, for people.
+        value: array or nested sequence; numbers that are not floating become float32.
+        size: number of rows and columns.
+
+    Raises:
+        ValueError: if it is of another shape.
+    """
+    if not isinstance(value, jax.Array):
+        value = jnp.asarray(value)
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            value = value.astype(jnp.float32)
+    if value.shape[-2:] != (size, size):
+        raise ValueError(f"{name} must be [..., {size}, {size}], got shape {value.shape}.")
+    return value
