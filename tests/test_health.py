@@ -53,7 +53,7 @@ def run_away(scene, strategy, **config):
     """A trainer whose colours all move the same way, by the full learning rate at each step."""
 
     class Brighter(splax.Trainer):
-        def loss(self, model, output, target):
+        def loss(self, model, output, batch):
             return -model.gaussians.sh0[...].sum() + 0.0 * output.image.mean()
 
     trainer = make_dense_trainer(scene, cls=Brighter, strategy=strategy, **config)

@@ -134,7 +134,7 @@ def test_points_that_are_none_are_refused(scene):
 class DepthAlone(splax.Trainer):
     """The photos teach nothing."""
 
-    def loss(self, model, output, target):
+    def loss(self, model, output, batch):
         return jnp.zeros(())
 
 

@@ -37,7 +37,7 @@ class OpacityTrainer(splax.Trainer):
 
     wanted = 0.6
 
-    def loss(self, model, output, target):
+    def loss(self, model, output, batch):
         alive = model.gaussians.alive[...]
         mean = jnp.where(alive, model.gaussians.opacities, 0).sum() / alive.sum()
         return (mean - self.wanted) ** 2 + 0.0 * output.image.mean()

@@ -130,7 +130,7 @@ def test_pixels_come_with_the_photos_where_they_are_used(tracked):
 class TracksAlone(splax.Trainer):
     """The photos teach nothing."""
 
-    def loss(self, model, output, target):
+    def loss(self, model, output, batch):
         return jnp.zeros(())
 
 

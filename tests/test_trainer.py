@@ -36,7 +36,8 @@ class DenseModel(splax.SplatModel):
     Like the rasterizer it has a buffer, and it is harsher about it: on an overflow all of the picture is NaN.
     """
 
-    def __call__(self, camera, *, background=None, means2d_offset=None):
+    # As models were before there was `view`, which they need not take.
+    def __call__(self, camera, *, background=None, means2d_offset=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         gaussians = self.gaussians.drawable()
         projection = self.rasterizer.project(gaussians, camera)
         means2d = projection.means2d + (0 if means2d_offset is None else means2d_offset)
@@ -213,7 +214,7 @@ def test_evaluate_agrees_with_numpy(scene):
 
 def test_bands_of_spherical_harmonics_come_into_use_one_by_one(scene):
     class DegreeTrainer(splax.Trainer):
-        def loss(self, model, output, target):
+        def loss(self, model, output, batch):
             return model.gaussians.active_sh_degree[...] + 0.0 * output.image.mean()
 
     gaussians = make_gaussians(scene, sh_degree=2)
@@ -418,9 +419,9 @@ def spoil(kind: str, view) -> type[splax.Trainer]:
     spoiled = float((view.image / 255).mean())
 
     class Spoiled(splax.Trainer):
-        def loss(self, model, output, target):
-            loss = super().loss(model, output, target)
-            here = jnp.abs(target.mean() - spoiled) < 1e-5
+        def loss(self, model, output, batch):
+            loss = super().loss(model, output, batch)
+            here = jnp.abs(batch.image.mean() - spoiled) < 1e-5
             if kind == "loss":
                 return jnp.where(here, jnp.nan, loss)
             # Finite, but its derivative at 0 is infinite.
@@ -584,9 +585,9 @@ def test_views_of_very_different_sizes_have_a_program_each(scene, monkeypatch):
 
 def test_the_loss_of_a_subclass_sees_black_where_the_photo_is_masked(scene):
     class Watching(splax.Trainer):
-        def loss(self, model, output, target):
-            outside = output.image[HEIGHT:].sum() + output.image[:, WIDTH:].sum() + target[HEIGHT:].sum()
-            return jnp.abs(output.image - target).mean() + 1e6 * outside
+        def loss(self, model, output, batch):
+            outside = output.image[HEIGHT:].sum() + output.image[:, WIDTH:].sum() + batch.image[HEIGHT:].sum()
+            return jnp.abs(output.image - batch.image).mean() + 1e6 * outside
 
     scene = dataclasses.replace(with_masks(scene, 255), train=with_masks(scene, 255).train[:3])
     trainer = make_dense_trainer(scene, cls=Watching)

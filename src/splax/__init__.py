@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
     from splax.strategies.mcmc import MCMCStrategy as MCMCStrategy
+    from splax.training.batch import Batch as Batch
     from splax.training.checkpoints import Checkpoints as Checkpoints
     from splax.training.config import TrainConfig as TrainConfig
     from splax.training.errors import NoGaussianError as NoGaussianError
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Batch": "training.batch",
     "BilateralGrid": "corrections.bilateral_grid",
     "Camera": "cameras",
     "Checkpoints": "training.checkpoints",

@@ -32,6 +32,7 @@ from splax.run_folder import CHECKPOINTS, CONFIG, EVAL, POINT_CLOUD, RunFolder, 
 from splax.saved_options import DEMO, check_unchanged, read_options, read_sh_degree, save_options
 from splax.strategies.mcmc import prepare
 from splax.training.checkpoints import Checkpoints, can_save
+from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.config import TrainConfig
 from splax.training.errors import NoGaussianError, NonFiniteError
 from splax.training.evaluation import scores_line
@@ -127,10 +128,11 @@ def render(options: Render) -> int:
     trainer = _reload(folder, options.data)
     scene, held_out = trainer.scene, trainer.held_out()
     cameras = orbit(scene, options.frames)
+    renderer = ColorRenderer.of(trainer.model, scene.train[0].camera)
 
     def draw(appearance: Appearance) -> Any:
         background = jax.numpy.asarray(scene.background)
-        image = trainer.model(appearance.camera, background=background).image
+        image = color_of(renderer(trainer.model, appearance.camera, background))
         return jax.numpy.clip(held_out.image(appearance.params, image), 0, 1)
 
     for view in scene.test:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -23,6 +24,9 @@ class SplatModel(nnx.Module):
         shading: what makes the channels of each Gaussian: :class:`splax.SphericalHarmonics`, or an object called
             as ``shading(gaussians, camera, view=view)`` that returns [N, C]; the Params of an ``nnx.Module`` are
             trained and kept in checkpoints.
+
+    Raises:
+        ValueError: if a Param of the Gaussians has not one row per Gaussian.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class SplatModel(nnx.Module):
         rasterizer: TileRasterizer | None = None,
         shading: Shading | None = None,
     ) -> None:
+        _check_rows(gaussians)
         self.gaussians = gaussians
         self.rasterizer = TileRasterizer() if rasterizer is None else rasterizer
         self.shading = gaussians.shading if shading is None else shading
@@ -53,6 +58,17 @@ class SplatModel(nnx.Module):
         """What the rasterizer is given: the shading, or the method ``colors`` of a subclass that has one."""
         return self.shading
 
+    def color(self, output: RenderOutput) -> Float[Array, "h w 3"]:
+        """The colour of what was rendered: RGB, weighted with alpha as channels are, so black where nothing is.
+
+        By default the first three channels. Override it to decode features; training and scores then add
+        ``(1 - alpha) * background`` to what it returns, and apply corrections.
+
+        Args:
+            output: of this model, over no background.
+        """
+        return output.image[..., :3]
+
     def __call__(
         self,
         camera: Camera,
@@ -61,7 +77,15 @@ class SplatModel(nnx.Module):
         means2d_offset: Float[Array, "n 2"] | None = None,
         view: Int[Array, ""] | int | None = None,
     ) -> RenderOutput:
-        """Renders ``camera``; see :meth:`TileRasterizer.__call__`."""
+        """Renders ``camera``; see :meth:`TileRasterizer.__call__`.
+
+        Args:
+            camera: from where.
+            background: values behind everything, one for each channel; zeros if None.
+            means2d_offset: added to the projected centres, pixels.
+            view: number of the training view, for shadings and subclasses that learn something of each view; None
+                for a view that training does not see.
+        """
         return self.rasterizer(
             self.gaussians,
             camera,
@@ -88,3 +112,20 @@ class ColorsOfModel:
 
 def _colors_of_model(model: SplatModel) -> Shading:
     return ColorsOfModel(model)
+
+
+def _check_rows(gaussians: Gaussians) -> None:
+    """Names a Param that has not one row per Gaussian.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    num = gaussians.capacity
+    for path, param in nnx.to_flat_state(nnx.state(gaussians, nnx.Param)):
+        shape = jnp.shape(param[...])
+        if shape[:1] != (num,):
+            raise ValueError(
+                f"Param {'.'.join(map(str, path))} of {type(gaussians).__name__} has shape {shape}, expected "
+                f"({num}, ...): one row for each of the {num} Gaussians, dead ones too. A Param without rows, "
+                "such as a network's, belongs into the SplatModel."
+            )

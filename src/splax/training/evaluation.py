@@ -18,6 +18,7 @@ from splax.metrics import psnr, ssim
 from splax.model import SplatModel
 from splax.perceptual import Network, lpips
 from splax.rasterizer import RenderOutput
+from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.pose_alignment import STEPS, PoseAligner
 from splax.training.targets import on_background
 
@@ -139,6 +140,7 @@ def protocol(
 
 def evaluate_views(
     model: SplatModel,
+    render: ColorRenderer,
     views: Sequence[View],
     held_out: HeldOutViews,
     *,
@@ -152,6 +154,7 @@ def evaluate_views(
 
     Args:
         model: what to render.
+        render: how the model is called.
         views: of which cameras.
         held_out: how to draw them.
         old: what the photos were composited on, RGB.
@@ -165,7 +168,7 @@ def evaluate_views(
     """
 
     def draw(appearance: Appearance) -> Float[Array, "h w 3"]:
-        image = draw_whole(model, appearance.camera, background).image
+        image = color_of(draw_whole(model, render, appearance.camera, background))
         return jnp.clip(held_out.image(appearance.params, image), 0, 1)
 
     for view in views:
@@ -199,14 +202,16 @@ def evaluate_views(
         )
 
 
-def draw_whole(model: SplatModel, camera: Camera, background: Float[Array, " 3"]) -> RenderOutput:
+def draw_whole(
+    model: SplatModel, render: ColorRenderer, camera: Camera, background: Float[Array, " 3"]
+) -> RenderOutput:
     """A view, for which the rasterizer sizes its buffer itself where the given size is too small."""
-    output, rasterizer = model(camera, background=background), model.rasterizer
+    output, rasterizer = render(model, camera, background), model.rasterizer
     if rasterizer.isect_capacity is None or not bool(output.overflow):
         return output
     given, rasterizer.isect_capacity = rasterizer.isect_capacity, None
     try:
-        return model(camera, background=background)
+        return render(model, camera, background)
     finally:
         rasterizer.isect_capacity = given
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,12 +13,13 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from splax.cameras import Camera
 from splax.corrections.held_out import Appearance, HeldOutViews
 from splax.corrections.rigid import move_camera
 from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
-
-Loss = Callable[[SplatModel, RenderOutput, Float[Array, "h w 3"]], Float[Array, ""]]
+from splax.training.batch import Batch, Loss
+from splax.training.color_renderer import ColorRenderer, color_of, with_color
 
 STEPS = 100
 # Of Adam, radians a step and shares of the scene's extent, at the start; at the end this share of it. All steps
@@ -36,22 +37,26 @@ class PoseAligner:
     def __init__(
         self,
         model: SplatModel,
+        render: ColorRenderer,
         held_out: HeldOutViews,
         loss: Loss,
         background: Float[Array, " 3"],
         extent: float,
+        step: int,
     ) -> None:
         """Prepares.
 
         Args:
             model: what is drawn.
-            held_out: how.
-            loss: of the model, what it rendered, and the photo; what is made small.
+            render: how the model is called.
+            held_out: how views are drawn.
+            loss: of the model, what it rendered, and the view; what is made small.
             background: behind everything, RGB.
             extent: of the scene, world units.
+            step: steps that the model was trained for.
         """
-        self._model, self._held_out, self._loss = model, held_out, loss
-        self._background = background
+        self._model, self._render, self._held_out, self._loss = model, render, held_out, loss
+        self._background, self._step = background, step
         self._units = np.array([1, 1, 1, extent, extent, extent], np.float32)
         self._capacity = 0
         self._run = jax.jit(self._descend, static_argnames="capacity")
@@ -69,7 +74,7 @@ class PoseAligner:
             target: its photo in [0, 1].
             mask: true where pixels count; everywhere if None.
         """
-        num = int(self._model(appearance.camera, background=self._background).num_isects)
+        num = int(self._render(self._model, appearance.camera, self._background).num_isects)
         if self._capacity < 1.5 * num:  # the camera may come to see more
             self._capacity = 1 << int(np.ceil(np.log2(2 * num + 1)))
         _, variables = nnx.split(self._model)
@@ -89,18 +94,22 @@ class PoseAligner:
         model.rasterizer.isect_capacity = capacity
         target = target if mask is None else jnp.where(mask[..., None], target, 0)
 
-        def drawn(motion: Float[Array, " 6"]) -> RenderOutput:
+        def moved(motion: Float[Array, " 6"]) -> Camera:
             viewmat = move_camera(appearance.camera.viewmat, motion * self._units)
-            camera = dataclasses.replace(appearance.camera, viewmat=viewmat)
-            output = model(camera, background=self._background)
-            return output._replace(image=self._held_out.image(appearance.params, output.image))
+            return dataclasses.replace(appearance.camera, viewmat=viewmat)
+
+        def drawn(camera: Camera) -> RenderOutput:
+            output = self._render(model, camera, self._background)
+            return with_color(output, lambda color: self._held_out.image(appearance.params, color))
 
         def loss(motion: Float[Array, " 6"]) -> Float[Array, ""]:
-            output = drawn(motion)
+            camera = moved(motion)
+            output = drawn(camera)
             if mask is not None:
                 output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
             # One that does not fit into the buffer is no candidate.
-            return jnp.where(output.overflow, jnp.inf, self._loss(model, output, target))
+            batch = Batch(target, mask, None, camera, None, jnp.asarray(self._step, jnp.int32))
+            return jnp.where(output.overflow, jnp.inf, self._loss(model, output, batch))
 
         optimizer = optax.adam(optax.exponential_decay(_RATE, STEPS, _RATE_FINAL))
 
@@ -119,4 +128,4 @@ class PoseAligner:
         start = jnp.zeros(6, jnp.float32)
         carry = {"motion": start, "state": optimizer.init(start), "best": start, "loss": jnp.asarray(jnp.inf)}
         best = jax.lax.scan(step, carry, length=STEPS)[0]["best"]
-        return jnp.clip(drawn(best).image, 0, 1)
+        return jnp.clip(color_of(drawn(moved(best))), 0, 1)

@@ -7,7 +7,6 @@ gradient is not finite.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,8 +19,9 @@ from splax.corrections.base import Corrections, scaled
 from splax.data.scene import Scene
 from splax.metrics import psnr
 from splax.model import SplatModel
-from splax.rasterizer import RenderOutput
 from splax.strategies.base import Sighting, Strategy
+from splax.training.batch import Batch, Loss
+from splax.training.color_renderer import ColorRenderer, color_of, with_color
 from splax.training.config import TrainConfig
 from splax.training.depth_loss import disparity_loss, shrink_depth
 from splax.training.optimizers import GAUSSIANS, means_rate
@@ -48,16 +48,14 @@ def steps_per_check() -> int:
     return 5 if jax.default_backend() == "gpu" else 1
 
 
-Loss = Callable[[SplatModel, RenderOutput, Float[Array, "h w 3"]], Float[Array, ""]]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
     """What a step does, apart from the state it does it to.
 
     Attributes:
         model: whose structure and settings are used; its Params are those of the state.
-        loss: of the model, what it rendered, and the photo.
+        render: how the model is called.
+        loss: of the model, what it rendered, and the view.
         optimizer: of the model's Params.
         strategy: told of every step.
         corrections: applied to cameras and renderings.
@@ -70,6 +68,7 @@ class TrainStep:
     """
 
     model: SplatModel
+    render: ColorRenderer
     loss: Loss
     optimizer: optax.GradientTransformation
     strategy: Strategy
@@ -87,6 +86,7 @@ class TrainStep:
         scene: Scene,
         config: TrainConfig,
         model: SplatModel,
+        render: ColorRenderer,
         loss: Loss,
         optimizer: optax.GradientTransformation,
         strategy: Strategy,
@@ -98,6 +98,7 @@ class TrainStep:
         fixed = isinstance(config.background, tuple)
         return cls(
             model=model,
+            render=render,
             loss=loss,
             optimizer=optimizer,
             strategy=strategy,
@@ -179,26 +180,28 @@ class TrainStep:
         if mask is not None:
             mask = shrink_mask(mask, downscale)
             target = jnp.where(mask[..., None], target, 0)
+        if depth is not None:
+            depth = shrink_depth(depth, downscale)
 
         def objective(params, offset, corrections):
             model = self._model_at(state._replace(params=params), isect_capacity)
             corrected = self.corrections.camera(corrections, view, camera)
-            output = model(corrected, background=background, means2d_offset=offset)
-            output = output._replace(image=self.corrections.image(corrections, view, output.image))
+            output = self.render(model, corrected, background, view=view, means2d_offset=offset)
+            output = with_color(output, lambda color: self.corrections.image(corrections, view, color))
             if mask is not None:
                 output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
             penalty = self.strategy.penalty(params[GAUSSIANS], state.alive)
             penalty += self.corrections.penalty(corrections)
             penalty += self.config.regularizers(params[GAUSSIANS], state.alive)
-            if depth is not None:
-                known = shrink_depth(depth, downscale)
-                penalty += self.config.depth_weight * disparity_loss(output, known, self.extent, mask)
+            if depth is not None and self.config.depth_weight:
+                penalty += self.config.depth_weight * disparity_loss(output, depth, self.extent, mask)
             if points is not None and pixels is not None:
                 penalty += self.corrections.track_penalty(corrected, points, pixels / downscale)
             if points is not None and self.config.depth_weight:
                 error = point_disparity_loss(output, points, corrected, self.extent, mask)
                 penalty += self.config.depth_weight * error
-            return self.loss(model, output, target) + penalty, output
+            batch = Batch(target, mask, depth, corrected, view, state.step)
+            return self.loss(model, output, batch) + penalty, output
 
         offset = jnp.zeros((state.capacity, 2), target.dtype)
         with_grads = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
@@ -244,7 +247,7 @@ class TrainStep:
         # goes back to an earlier one.
         finite &= ~(learns & broken_after.any())
         broken = jnp.where(learns, broken_after, broken)
-        image = jnp.clip(output.image, 0, 1)
+        image = jnp.clip(color_of(output), 0, 1)
         return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite, broken)
 
     def background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:

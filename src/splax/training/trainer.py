@@ -28,7 +28,9 @@ from splax.perceptual import Network
 from splax.rasterizer import RenderOutput
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
+from splax.training.batch import Batch
 from splax.training.checkpoints import Checkpoints
+from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.config import TrainConfig
 from splax.training.depth_loss import uses_depth
 from splax.training.distance import photographed_distance
@@ -85,8 +87,8 @@ class Trainer(TrainingLoop):
             optimizer: any optax transformation; Adam with a rate per Param if None.
 
         Raises:
-            ValueError: on a model of no Gaussian alive, depth that is to be used but that there is none of, a
-                batch size beside an optimizer of your own, or a model that cannot keep what
+            ValueError: on a model of no Gaussian alive or of too few channels, depth that is to be used but that
+                there is none of, a batch size beside an optimizer of your own, or a model that cannot keep what
                 ``config.deterministic`` promises.
         """
         self.model = model
@@ -108,7 +110,11 @@ class Trainer(TrainingLoop):
                 "TrainConfig(deterministic=True) on a GPU needs a rasterizer that sums in a fixed order: "
                 "SplatModel(gaussians, TileRasterizer(deterministic=True))."
             )
-        depths = uses_depth(model, scene, config)
+        self._render = ColorRenderer.of(model, scene.train[0].camera)
+        own_loss = type(self).loss is not Trainer.loss  # which may look at depth
+        depths = uses_depth(model, scene, config) or (
+            own_loss and any(view.has_depth for view in scene.train)
+        )
         corrections = config.corrections
         if not any(view.point_pixels is not None for view in scene.train):
             corrections = tuple(correction.without_tracks() for correction in corrections)
@@ -144,7 +150,7 @@ class Trainer(TrainingLoop):
             batch_size=config.batch_size,
             decay_after=config.decay_after,
         )
-        parts = self.model, self.loss, self.optimizer, self.strategy, self._corrections
+        parts = self.model, self._render, self.loss, self.optimizer, self.strategy, self._corrections
         self._compile_with(TrainStep.in_scene(self.scene, config, *parts, distance))
         self._refine_with(self.strategy)
 
@@ -191,18 +197,18 @@ class Trainer(TrainingLoop):
         """Time spent in :meth:`fit` so far, compilation included."""
         return self._seconds
 
-    def loss(
-        self, model: SplatModel, output: RenderOutput, target: Float[Array, "h w 3"]
-    ) -> Float[Array, ""]:
+    def loss(self, model: SplatModel, output: RenderOutput, batch: Batch) -> Float[Array, ""]:
         """What is minimised. Override this; runs inside jit.
 
         Args:
-            model: as it is at this step, for regularizers.
-            output: the rendered view. Where the photo is masked its ``image`` is 0.
-            target: the photo in [0, 1], and 0 where it is masked.
+            model: as it is at this step, for regularizers and more renderings.
+            output: the rendered view. The first three channels of its ``image`` are the colour, over the
+                background and as the corrections leave it; features follow, untouched: the channels from the
+                fourth on, or all of the model's if it overrides ``color``. Where the photo is masked all are 0.
+            batch: the photo, ``batch.image``, and what is known of its view.
         """
         del model
-        return photometric_loss(output.image, target, ssim_weight=self.config.ssim_weight)
+        return photometric_loss(color_of(output), batch.image, ssim_weight=self.config.ssim_weight)
 
     def fit(
         self,
@@ -408,9 +414,12 @@ class Trainer(TrainingLoop):
         views = self.scene.test if views is None else views
         held_out = self.held_out(views) if held_out is None else held_out
         background = self._train_step.background
-        aligner = PoseAligner(self.model, held_out, self.loss, background, self.scene.extent)
+        aligner = PoseAligner(
+            self.model, self._render, held_out, self.loss, background, self.scene.extent, self.step
+        )
         scored = evaluate_views(
             self.model,
+            self._render,
             views,
             held_out,
             old=self._train_step.scene_background,

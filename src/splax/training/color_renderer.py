@@ -1,0 +1,129 @@
+"""How training and scores call a model, whatever it renders beside colour."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from splax.cameras import Camera
+from splax.model import SplatModel
+from splax.rasterizer import RenderOutput
+
+_RGB = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorRenderer:
+    """Calls a model so that its image begins with the colour over a background; its features follow.
+
+    The features are the channels beside the colour, over nothing: those from the fourth on, or all that are
+    rendered if the model has a method ``color`` of its own.
+
+    Attributes:
+        num_channels: that the model renders.
+        has_own_color: whether it says by itself what its colour is.
+        takes_view: whether it can be told the number of the training view.
+    """
+
+    num_channels: int
+    has_own_color: bool
+    takes_view: bool
+
+    @classmethod
+    def of(cls, model: SplatModel, camera: Camera) -> ColorRenderer:
+        """The one for a model, of which a rendering is traced, not computed.
+
+        Args:
+            model: any that can be called as a :class:`SplatModel` is; it may lack ``color`` and ``view``.
+            camera: of any view.
+
+        Raises:
+            ValueError: if the model's channels hold no colour.
+        """
+        parameters = inspect.signature(type(model).__call__).parameters.values()
+        takes_view = any(p.name == "view" or p.kind is p.VAR_KEYWORD for p in parameters)
+        has_own_color = getattr(type(model), "color", SplatModel.color) is not SplatModel.color
+        graphdef, state = nnx.split(model)
+
+        def shapes(state: Any, camera: Camera) -> tuple[Array, Array]:
+            model = nnx.merge(graphdef, state)
+            model.rasterizer.isect_capacity = model.rasterizer.isect_capacity or 1
+            renderer = cls(_RGB, has_own_color, takes_view)
+            output = renderer._call(model, camera, None)
+            return output.image, model.color(output) if has_own_color else output.image
+
+        image, color = jax.eval_shape(shapes, state, camera)
+        num_channels = image.shape[-1]
+        if has_own_color and color.shape != (*image.shape[:2], _RGB):
+            raise ValueError(
+                f"{type(model).__name__}.color returned shape {color.shape} for an image of shape {image.shape}, "
+                f"expected {(*image.shape[:2], _RGB)}: RGB for each pixel."
+            )
+        if not has_own_color and num_channels < _RGB:
+            raise ValueError(
+                f"the model renders {num_channels} channels, and photos are compared with the first three. Return "
+                "3 or more from SplatModel.colors, or override SplatModel.color to make RGB of what is rendered."
+            )
+        return cls(num_channels, has_own_color, takes_view)
+
+    def __call__(
+        self,
+        model: SplatModel,
+        camera: Camera,
+        background: Float[Array, " 3"],
+        *,
+        view: Int[Array, ""] | None = None,
+        means2d_offset: Float[Array, "n 2"] | None = None,
+    ) -> RenderOutput:
+        """A rendering whose image is colour, then features, [H, W, 3 + F].
+
+        Args:
+            model: the one that this was made for, in any state.
+            camera: the view.
+            background: colour behind everything, RGB.
+            view: number of the training view; None for a view that training does not see.
+            means2d_offset: as of :meth:`SplatModel.__call__`.
+        """
+        if not self.has_own_color:
+            if self.num_channels > _RGB:
+                background = jnp.pad(background, (0, self.num_channels - _RGB))
+            return self._call(model, camera, background, view, means2d_offset)
+        output = self._call(model, camera, None, view, means2d_offset)
+        color = model.color(output) + (1 - output.alpha)[..., None] * background
+        return output._replace(image=jnp.concatenate([color, output.image], axis=-1))
+
+    def _call(
+        self,
+        model: SplatModel,
+        camera: Camera,
+        background: Float[Array, " c"] | None,
+        view: Int[Array, ""] | None = None,
+        means2d_offset: Float[Array, "n 2"] | None = None,
+    ) -> RenderOutput:
+        options = {"view": view} if self.takes_view else {}
+        return model(camera, background=background, means2d_offset=means2d_offset, **options)
+
+
+def color_of(output: RenderOutput) -> Float[Array, "h w 3"]:
+    """The colour that a :class:`ColorRenderer` rendered."""
+    return output.image[..., :_RGB]
+
+
+def with_color(
+    output: RenderOutput, change: Callable[[Float[Array, "h w 3"]], Float[Array, "h w 3"]]
+) -> RenderOutput:
+    """The same rendering in another colour; features stay what they are.
+
+    Args:
+        output: a rendering by a :class:`ColorRenderer`.
+        change: from its colour to another.
+    """
+    features = output.image[..., _RGB:]
+    return output._replace(image=jnp.concatenate([change(color_of(output)), features], axis=-1))
