@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from splax.corrections.held_out import Appearance
@@ -193,7 +194,13 @@ def process(options: Process) -> int:
 
 def info(options: Info) -> int:
     """Prints what a dataset holds."""
-    _say(describe_scene(load_scene(dataclasses.asdict(options))))
+    scene = load_scene(dataclasses.asdict(options))
+    _say(describe_scene(scene))
+    # One Gaussian stands for those of a start: types and the view's size count.
+    gaussian = Gaussians.from_points(np.zeros((1, 3)))
+    camera = next(view.camera for view in (*scene.train, *scene.test))
+    rasterizer = TileRasterizer(default_tile_size(), isect_capacity=1)
+    _say(f"drawn by  {rasterizer.explain(gaussian, camera)}")
     return 0
 
 
@@ -239,6 +246,7 @@ def _train(trainer: Trainer, folder: RunFolder, options: Train | Demo) -> int:
         f"Training {int(trainer.model.gaussians.num_alive):,} Gaussians for {options.steps:,} steps on "
         f"{device_name()}."
     )
+    _say(f"Drawn by {trainer.explain()}")
     _say_memory(trainer)
     if not trainer.guard_report["held"]:
         _say(f"Guard {trainer.guard_report['why']}.")

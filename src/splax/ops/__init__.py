@@ -1,1 +1,1 @@
-"""The renderer's stages: arrays in, arrays out. Imports nothing of splax but itself."""
+"""The renderer's stages: arrays in, arrays out. Imports nothing of splax but itself and the lenses."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from splax.lenses import Pinhole
 from splax.ops.constants import EPS2D
 from splax.ops.parameters import Parameters
 from splax.ops.projection import Projection, project_gaussians
@@ -69,13 +70,18 @@ class EWA:
         self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
     ) -> Projection:
         """2D Gaussians in pixels of the camera; see :class:`Projector`."""
+        if not isinstance(camera.lens, Pinhole):
+            raise ValueError(
+                f"EWA projects through a Pinhole, got a camera with {type(camera.lens).__name__}; give "
+                "TileRasterizer a projection that asks the lens, or undistort the photos."
+            )
         return project_gaussians(
             gaussians.means,
             gaussians.quats,
             jnp.exp(gaussians.log_scales),
             jax.nn.sigmoid(gaussians.logit_opacities),
             camera.viewmat,
-            camera.K,
+            camera.lens.K,
             width=camera.width,
             height=camera.height,
             alive=gaussians.alive,

@@ -7,6 +7,7 @@ what comes back; see :mod:`splax.training.loop`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 import warnings
@@ -153,6 +154,12 @@ class Trainer(TrainingLoop):
         parts = self.model, self._render, self.loss, self.optimizer, self.strategy, self._corrections
         self._compile_with(TrainStep.in_scene(self.scene, config, *parts, distance))
         self._refine_with(self.strategy)
+
+    def explain(self) -> str:
+        """Which backend draws the steps of training, and what keeps it from a faster one, as a sentence."""
+        rasterizer = copy.copy(self.model.rasterizer)
+        rasterizer.isect_capacity = self._isects.capacity or 1  # steps are compiled with some room for pairs
+        return rasterizer.explain(self.model, self.scene.train[0].camera)
 
     @property
     def guard_report(self) -> dict[str, Any]:

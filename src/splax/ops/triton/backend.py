@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from splax.lenses import Pinhole
 from splax.ops.backend import Backend
 from splax.ops.ewa import EWA
 from splax.ops.intersection import saturating_sum
@@ -55,6 +56,8 @@ def _obstacle_of_parameters(job: Job, arrays: Sequence[Array], camera: Any) -> s
         return f"projects by EWA, not by {type(job.projection).__name__}: that runs in plain JAX"
     if type(job.shading) is not SphericalHarmonics:
         return f"colours by SphericalHarmonics, not by {type(job.shading).__name__}: that runs in plain JAX"
+    if not isinstance(camera.lens, Pinhole):
+        return f"draws what a Pinhole sees, not a {type(camera.lens).__name__}: that runs in plain JAX"
     if job.isect_capacity is None:
         return "needs to know the room for pairs: give TileRasterizer an isect_capacity, or use sized_for"
     for array in (*arrays, *jax.tree.leaves(camera)):

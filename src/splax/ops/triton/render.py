@@ -48,7 +48,7 @@ def _render(params, camera, offset, *, job, warp):
 
 
 def _project(params, camera, offset, job, warp):
-    return project(params, camera.viewmat, camera.K, offset, settings_of(job), Tiling(*job.layout), warp)
+    return project(params, camera.viewmat, camera.lens.K, offset, settings_of(job), Tiling(*job.layout), warp)
 
 
 def settings_of(job: Job) -> DrawSettings:
@@ -111,7 +111,7 @@ def _differentiate(job, warp, saved, v_channels, v_alpha, v_means2d):
     v_params, v_offset = project_gradients(
         params,
         camera.viewmat,
-        camera.K,
+        camera.lens.K,
         drawn.lists.counts,
         color_slopes,
         rows,
