@@ -9,10 +9,11 @@ import pytest
 from jax.experimental import pallas as pl
 from test_triton_project import JOB
 
+import splax
 from splax.ops import backends
 from splax.ops.intersection import TileLayout, count_isects
 from splax.ops.parameters import Splats
-from splax.ops.projection import project_gaussians
+from splax.ops.projection import Ellipsoids, project_gaussians
 from splax.ops.triton import forward, tile_ranges
 from splax.ops.triton.forward import BUCKET_SIZE
 from splax.ops.triton.intersection import make_lists
@@ -34,15 +35,16 @@ def project(num: int = 900):
     rng = np.random.default_rng(0)
     means = rng.normal(loc=(0, 0, 4), size=(num, 3))
     means[:5, 2] = -1
-    intrinsics = np.array([[24, 0, 12], [0, 24, 9], [0, 0, 1]])
+    K = jnp.array([[24.0, 0, 12], [0, 24, 9], [0, 0, 1]])
+    camera = splax.Camera(viewmat=jnp.eye(4), K=K, width=SIZE.width, height=SIZE.height)
     arrays = (
         means,
         rng.normal(size=(num, 4)),
         0.05 * rng.uniform(0.2, 3, (num, 3)),
         rng.uniform(0.05, 1, num),
     )
-    arrays = tuple(jnp.asarray(x, jnp.float32) for x in (*arrays, np.eye(4), intrinsics))
-    projection = project_gaussians(*arrays, width=SIZE.width, height=SIZE.height)
+    arrays = tuple(jnp.asarray(x, jnp.float32) for x in arrays)
+    projection = project_gaussians(Ellipsoids(*arrays), camera)
     visible = (projection.radii > 0).all(axis=1)
     colors = jnp.asarray(rng.uniform(size=(num, 3)), jnp.float32)
     return projection, jnp.where(visible, arrays[3], 0), jnp.where(visible[:, None], colors, 0)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from splax.lenses import Pinhole
 from splax.ops.constants import EPS2D
 from splax.ops.parameters import Parameters
-from splax.ops.projection import Projection, project_gaussians
+from splax.ops.projection import Ellipsoids, Projection, project_gaussians
 
 
 @runtime_checkable
@@ -75,17 +75,12 @@ class EWA:
                 f"EWA projects through a Pinhole, got a camera with {type(camera.lens).__name__}; give "
                 "TileRasterizer a projection that asks the lens, or undistort the photos."
             )
-        return project_gaussians(
+        ellipsoids = Ellipsoids(
             gaussians.means,
             gaussians.quats,
             jnp.exp(gaussians.log_scales),
             jax.nn.sigmoid(gaussians.logit_opacities),
-            camera.viewmat,
-            camera.lens.K,
-            width=camera.width,
-            height=camera.height,
-            alive=gaussians.alive,
-            near_plane=near_plane,
-            far_plane=far_plane,
-            **dataclasses.asdict(self),
+            gaussians.alive,
         )
+        settings = dataclasses.asdict(self)
+        return project_gaussians(ellipsoids, camera, near_plane=near_plane, far_plane=far_plane, **settings)

@@ -5,6 +5,8 @@ Jacobian. Every quantity is kept as separate [N] arrays (structure of arrays): X
 into a few passes over memory, where small matrices per Gaussian would be stored and reloaded.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -47,17 +49,28 @@ def finite_rows(*arrays: Float[Array, "n ..."]) -> Bool[Array, " n"]:
     return jnp.stack(rows).all(axis=0)
 
 
+class Ellipsoids(NamedTuple):
+    """3D Gaussians as they are projected.
+
+    Attributes:
+        means: centres in the world, [N, 3].
+        quats: rotations wxyz, of any length but zero, [N, 4].
+        scales: standard deviations in world units (activated), [N, 3].
+        opacities: in (0, 1) (activated), [N].
+        alive: rows that exist, [N]; all if None.
+    """
+
+    means: Float[Array, "n 3"]
+    quats: Float[Array, "n 4"]
+    scales: Float[Array, "n 3"]
+    opacities: Float[Array, " n"]
+    alive: Bool[Array, " n"] | None = None
+
+
 def project_gaussians(
-    means: Float[Array, "n 3"],
-    quats: Float[Array, "n 4"],
-    scales: Float[Array, "n 3"],
-    opacities: Float[Array, " n"],
-    viewmat: Float[Array, "4 4"],
-    K: Float[Array, "3 3"],
+    ellipsoids: Ellipsoids,
+    camera: Any,
     *,
-    width: int,
-    height: int,
-    alive: Bool[Array, " n"] | None = None,
     eps2d: float = EPS2D,
     near_plane: float = NEAR_PLANE,
     far_plane: float = FAR_PLANE,
@@ -70,35 +83,22 @@ def project_gaussians(
     than ``radius_clip`` or outside the image are culled: radii 0, and no gradient flows to them.
 
     Args:
-        means: centres in the world.
-        quats: rotations wxyz, of any length but zero.
-        scales: standard deviations in world units (activated).
-        opacities: in (0, 1) (activated).
-        viewmat: world-to-camera.
-        K: intrinsics in pixels.
-        width: image width in pixels.
-        height: image height in pixels.
-        alive: rows that exist; all if None.
+        ellipsoids: the Gaussians.
+        camera: a :class:`splax.Camera` whose lens is a pinhole.
         eps2d: low-pass filter, px^2.
         near_plane: least depth.
         far_plane: largest depth.
         radius_clip: cull Gaussians whose radius in pixels is not above this.
         antialiased: whether opacities make up for what the low-pass filter adds.
     """
-    view = Pinhole(list(viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], width, height)
+    view = pinhole_of(camera)
+    means, quats, scales, opacities, alive = ellipsoids
     valid = finite_rows(means, quats, scales, opacities) & (quats != 0).any(axis=1)
     depths = transform_row(view.rows[2], _columns(means))
     valid &= is_projectable(depths, scales.max(axis=1), opacities, view, near_plane, far_plane)
     if alive is not None:
         valid &= alive
-
-    # Invalid rows are replaced before any arithmetic, so neither values nor gradients can be NaN.
-    inside = jax.lax.stop_gradient(point_on_axis(viewmat))
-    means = jnp.where(valid[:, None], means, inside)
-    quats = jnp.where(valid[:, None], quats, jnp.array([1, 0, 0, 0], quats.dtype))
-    scales = jnp.where(valid[:, None], scales, 1)
-    opacities = jnp.where(valid, opacities, 1)
-
+    means, quats, scales, opacities = _neutral_where_not(valid, ellipsoids, camera.viewmat)
     # Normalised before they are split: on a CPU the gradient is then eight times as fast.
     quats = quats * jax.lax.rsqrt((quats * quats).sum(axis=1, keepdims=True))
     ellipses = project_columns(_columns(means), list(quats.T), _columns(scales), view, eps2d)
@@ -111,6 +111,24 @@ def project_gaussians(
         radii=jnp.where(valid[:, None], jnp.stack(radii, axis=-1), 0),
         opacities=opacities * ellipses.compensation if antialiased else opacities,
     )
+
+
+def _neutral_where_not(valid: Bool[Array, " n"], ellipsoids: Ellipsoids, viewmat: Float[Array, "4 4"]):
+    """Invalid rows are replaced before any arithmetic, so neither values nor gradients can be NaN."""
+    means, quats, scales, opacities, _ = ellipsoids
+    inside = jax.lax.stop_gradient(point_on_axis(viewmat))
+    return (
+        jnp.where(valid[:, None], means, inside),
+        jnp.where(valid[:, None], quats, jnp.array([1, 0, 0, 0], quats.dtype)),
+        jnp.where(valid[:, None], scales, 1),
+        jnp.where(valid, opacities, 1),
+    )
+
+
+def pinhole_of(camera: Any) -> Pinhole:
+    """The numbers of a :class:`splax.Camera` whose lens is a pinhole."""
+    K = camera.lens.K
+    return Pinhole(list(camera.viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], camera.width, camera.height)
 
 
 class Pinhole(NamedTuple):
@@ -220,7 +238,7 @@ def may_reach_image(means, largest_scale, view: Pinhole, eps2d: float):
     return in_x & in_y, center
 
 
-def point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, "3"]:
+def point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, 3]:
     """A point one unit in front of the camera."""
     offset = jnp.array([0, 0, 1], viewmat.dtype) - viewmat[:3, 3]
     return (viewmat[:3, :3] * offset[:, None]).sum(axis=0)

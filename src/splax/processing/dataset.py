@@ -79,17 +79,8 @@ def make_dataset(
         else:
             _copy_photos(source, folder)
         sizes = {path.name: _size(path) for path in list_images(images)}
-        if len(sizes) < MIN_REGISTERED:
-            raise ValueError(
-                f"{source} has {len(sizes)} usable {'frames' if is_video else 'photos'}; cameras can be estimated "
-                f"from {MIN_REGISTERED} or more, which show the same things from several places."
-            )
-        num_sizes = len(set(sizes.values()))
-        if one_camera and num_sizes > 1:
-            raise ValueError(
-                f"{source}: photos of one camera at one zoom are of one size, these are of {num_sizes}; "
-                "leave one_camera to be found out."
-            )
+        _check_number(source, len(sizes))
+        one_camera = _is_one_camera(source, len(set(sizes.values())), one_camera)
         (folder / _MODEL).mkdir(parents=True)
         scratch = folder / "scratch"
         scratch.mkdir()
@@ -99,7 +90,7 @@ def make_dataset(
             folder / _MODEL,
             scratch,
             is_video=is_video,
-            one_camera=num_sizes == 1 if one_camera is None else one_camera,
+            one_camera=one_camera,
             max_size=max_size,
             progress=progress,
         )
@@ -109,6 +100,24 @@ def make_dataset(
         report = {"source": str(source.absolute()), "photos": len(sizes), **model._asdict()}
         (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     return Report(out, len(sizes), model)
+
+
+def _check_number(source: Path, num: int) -> None:
+    if num < MIN_REGISTERED:
+        raise ValueError(
+            f"{source} has {num} usable {'frames' if source.is_file() else 'photos'}; cameras can be estimated "
+            f"from {MIN_REGISTERED} or more, which show the same things from several places."
+        )
+
+
+def _is_one_camera(source: Path, num_sizes: int, wanted: bool | None) -> bool:
+    """Whether photos of so many sizes are taken for those of one camera."""
+    if wanted and num_sizes > 1:
+        raise ValueError(
+            f"{source}: photos of one camera at one zoom are of one size, these are of {num_sizes}; "
+            "leave one_camera to be found out."
+        )
+    return num_sizes == 1 if wanted is None else wanted
 
 
 def _check_options(source: Path, out: Path, num_frames: int, min_registered: float, max_size: int) -> None:

@@ -107,10 +107,14 @@ def estimate_cameras(
             lambda: len(registered),
             **shared,
         )
+    return _write_largest(models, model)
+
+
+def _write_largest(models: Sequence[Any], folder: Path) -> Model | None:
     if not models:
         return None
     best = max(models, key=lambda found: (found.num_reg_images(), found.num_points3D()))
-    best.write_binary(model)
+    best.write_binary(folder)
     return Model(
         best.num_reg_images(), best.num_points3D(), best.compute_mean_reprojection_error(), len(models)
     )

@@ -179,10 +179,7 @@ def evaluate_views(
             continue
         appearance = held_out.of(view.name, view.camera)
         image = draw(appearance)
-        target = jnp.asarray(photo, image.dtype) / 255
-        alpha = jnp.asarray(view.alpha) if view.has_alpha and view.alpha is not None else None
-        target = on_background(target, alpha, old, background)
-        mask = jnp.asarray(view.mask) if view.has_mask else None
+        target, mask = _target(view, jnp.asarray(photo, image.dtype) / 255, old, background)
         shown = (image, target) if mask is None else (image * mask[..., None], target * mask[..., None])
         scores = _score(image, target, mask)
         yield ViewScores(
@@ -200,6 +197,14 @@ def evaluate_views(
             if aligner is None
             else {"psnr": float(psnr(aligner.image(appearance, target, mask), target, mask))},
         )
+
+
+def _target(
+    view: View, photo: Float[Array, "h w 3"], old: Float[Array, " 3"], background: Float[Array, " 3"]
+) -> tuple[Float[Array, "h w 3"], Bool[Array, "h w"] | None]:
+    """The photo on a background, and the pixels that count."""
+    alpha = jnp.asarray(view.alpha) if view.has_alpha and view.alpha is not None else None
+    return on_background(photo, alpha, old, background), jnp.asarray(view.mask) if view.has_mask else None
 
 
 def draw_whole(

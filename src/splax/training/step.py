@@ -7,7 +7,7 @@ gradient is not finite.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,12 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from splax.cameras import Camera
 from splax.corrections.base import Corrections, scaled
 from splax.data.scene import Scene
 from splax.metrics import psnr
 from splax.model import SplatModel
+from splax.rasterizer import RenderOutput
 from splax.strategies.base import Sighting, Strategy
 from splax.training.batch import Batch, Loss
 from splax.training.color_renderer import ColorRenderer, color_of, with_color
@@ -46,6 +48,30 @@ def steps_per_check() -> int:
     To read a condition a GPU's host waits until the device is idle, and a loop of known length has none.
     """
     return 5 if jax.default_backend() == "gpu" else 1
+
+
+class Shown(NamedTuple):
+    """One photo as a step sees it; see :class:`splax.training.targets.Targets`.
+
+    Attributes:
+        view: number of the training view.
+        camera: that took it, of the size of the step.
+        background: what lies behind everything, RGB.
+        target: the photo on that background, [H, W, 3]; 0 where masked.
+        mask: pixels that count.
+        depth: camera-space z.
+        points: surface points that the photo shows.
+        pixels: where it shows them, in pixels of this size.
+    """
+
+    view: Int[Array, ""]
+    camera: Camera
+    background: Float[Array, " 3"]
+    target: Float[Array, "h w 3"]
+    mask: Bool[Array, "h w"] | None
+    depth: Float[Array, "h w"] | None
+    points: Float[Array, "points 3"] | None
+    pixels: Float[Array, "points 2"] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,33 +108,28 @@ class TrainStep:
 
     @classmethod
     def in_scene(
-        cls,
-        scene: Scene,
-        config: TrainConfig,
-        model: SplatModel,
-        render: ColorRenderer,
-        loss: Loss,
-        optimizer: optax.GradientTransformation,
-        strategy: Strategy,
-        corrections: Corrections,
-        distance: float,
+        cls, scene: Scene, config: TrainConfig, distance: float, *, model: SplatModel, **parts: Any
     ) -> TrainStep:
-        """The step of a run that starts with a model in a scene; see the attributes."""
+        """The step of a run that starts in a scene.
+
+        Args:
+            scene: what is photographed.
+            config: settings.
+            distance: from which it is photographed, world units.
+            model: as the run starts.
+            **parts: ``render``, ``loss``, ``optimizer``, ``strategy`` and ``corrections``; see the attributes.
+        """
         scene_background = jnp.asarray(scene.background, jnp.float32)
         fixed = isinstance(config.background, tuple)
         return cls(
             model=model,
-            render=render,
-            loss=loss,
-            optimizer=optimizer,
-            strategy=strategy,
-            corrections=corrections,
             config=config,
             scene_background=scene_background,
             background=jnp.asarray(config.background) if fixed else scene_background,
             first_sh_degree=used_sh_degree(model.gaussians),
             extent=scene.extent,
             means_rate=means_rate(config.learning_rates, distance, config.steps),
+            **parts,
         )
 
     def run(
@@ -172,8 +193,35 @@ class TrainStep:
 
         If ``held``, the corrections learn and the model does not.
         """
+        shown = self._show(photos, state.step, downscale)
+
+        def objective(params, offset, corrections):
+            learning = state._replace(params=params)
+            return self._loss(learning, offset, corrections, shown, isect_capacity)
+
+        offset = jnp.zeros((state.capacity, 2), shown.target.dtype)
+        with_grads = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
+        (loss, output), grads = with_grads(state.params, offset, state.corrections.params)
+        # Squares: finite ones are what Adam needs.
+        broken = jnp.array([~jnp.isfinite(jnp.square(g).sum()) for g in jax.tree.leaves(grads[0])], bool)
+        finite = jnp.isfinite(loss) & ~broken.any()
+        finite &= jnp.isfinite(optax.tree.norm(grads[2], squared=True))
+        made = finite & ~output.overflow & wanted
+        learns = made & ~jnp.asarray(held)
+        updated = self._update(state, grads, output.radii, shown.camera)
+        broken_after = newly_broken(state.params, updated.params)
+        state = _accept(state, updated, made, learns)
+        # A step that breaks a Param is not undone here, which would take another pass over the state: the Trainer
+        # goes back to an earlier one.
+        finite &= ~(learns & broken_after.any())
+        broken = jnp.where(learns, broken_after, broken)
+        score = psnr(jnp.clip(color_of(output), 0, 1), shown.target, shown.mask)
+        return state, made, StepMetrics(loss, score, output.num_isects, finite, broken)
+
+    def _show(self, photos: Photos, step: Int[Array, ""], downscale: int) -> Shown:
+        """What a step compares with, at the step's size and on its background."""
         view, camera, (photo, mask, alpha, depth, points, pixels) = photos  # of one view
-        background = self.background_at(state.step)
+        background = self.background_at(step)
         target = photo.astype(jnp.float32) / 255
         target = on_background(target, alpha, self.scene_background, background)
         target, camera = shrink_image(target, downscale), shrink_camera(camera, downscale)
@@ -182,73 +230,58 @@ class TrainStep:
             target = jnp.where(mask[..., None], target, 0)
         if depth is not None:
             depth = shrink_depth(depth, downscale)
+        if pixels is not None:
+            pixels = pixels / downscale
+        return Shown(view, camera, background, target, mask, depth, points, pixels)
 
-        def objective(params, offset, corrections):
-            model = self._model_at(state._replace(params=params), isect_capacity)
-            corrected = self.corrections.camera(corrections, view, camera)
-            output = self.render(model, corrected, background, view=view, means2d_offset=offset)
-            output = with_color(output, lambda color: self.corrections.image(corrections, view, color))
-            if mask is not None:
-                output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
-            penalty = self.strategy.penalty(params[GAUSSIANS], state.alive)
-            penalty += self.corrections.penalty(corrections)
-            penalty += self.config.regularizers(params[GAUSSIANS], state.alive)
-            if depth is not None and self.config.depth_weight:
-                penalty += self.config.depth_weight * disparity_loss(output, depth, self.extent, mask)
-            if points is not None and pixels is not None:
-                penalty += self.corrections.track_penalty(corrected, points, pixels / downscale)
-            if points is not None and self.config.depth_weight:
-                error = point_disparity_loss(output, points, corrected, self.extent, mask)
-                penalty += self.config.depth_weight * error
-            batch = Batch(target, mask, depth, corrected, view, state.step)
-            return self.loss(model, output, batch) + penalty, output
+    def _loss(
+        self, state: TrainState, offset: Array, corrections: dict[str, Any], shown: Shown, isect_capacity: int
+    ) -> tuple[Float[Array, ""], RenderOutput]:
+        """The loss of a state with all that is added to it, and what was rendered."""
+        model = self._model_at(state, isect_capacity)
+        camera, mask = self.corrections.camera(corrections, shown.view, shown.camera), shown.mask
+        output = self.render(model, camera, shown.background, view=shown.view, means2d_offset=offset)
+        output = with_color(output, lambda color: self.corrections.image(corrections, shown.view, color))
+        if mask is not None:
+            output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
+        batch = Batch(shown.target, mask, shown.depth, camera, shown.view, state.step)
+        return self.loss(model, output, batch) + self._penalty(
+            state, output, corrections, batch, shown
+        ), output
 
-        offset = jnp.zeros((state.capacity, 2), target.dtype)
-        with_grads = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
-        (loss, output), all_grads = with_grads(state.params, offset, state.corrections.params)
-        grads, grad2d, correction_grads = all_grads
-        # Squares: finite ones are what Adam needs.
-        broken = jnp.array([~jnp.isfinite(jnp.square(g).sum()) for g in jax.tree.leaves(grads)], bool)
-        finite = jnp.isfinite(loss) & ~broken.any()
-        finite &= jnp.isfinite(optax.tree.norm(correction_grads, squared=True))
-        made = finite & ~output.overflow & wanted
-        learns = made & ~jnp.asarray(held)
+    def _penalty(
+        self, state: TrainState, output: RenderOutput, corrections: dict[str, Any], batch: Batch, shown: Shown
+    ) -> Float[Array, ""]:
+        """What strategy, corrections, regularizers, depth and tracks add to the loss."""
+        gaussians, weight, points = state.params[GAUSSIANS], self.config.depth_weight, shown.points
+        penalty = self.strategy.penalty(gaussians, state.alive)
+        penalty += self.corrections.penalty(corrections)
+        penalty += self.config.regularizers(gaussians, state.alive)
+        if batch.depth is not None and weight:
+            penalty += weight * disparity_loss(output, batch.depth, self.extent, batch.mask)
+        if points is not None and shown.pixels is not None:
+            penalty += self.corrections.track_penalty(batch.camera, points, shown.pixels)
+        if points is not None and weight:
+            error = point_disparity_loss(output, points, batch.camera, self.extent, batch.mask)
+            penalty += weight * error
+        return penalty
 
-        def update() -> tuple[TrainState, Bool[Array, " params"]]:
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-            params: Any = optax.apply_updates(state.params, scaled(updates, state.step_scale))
-            key = jax.random.fold_in(jax.random.fold_in(state.key, _MOVE_STREAM), state.step)
-            rate = jnp.asarray(self.means_rate(state.step))
-            moved = self.strategy.move(params[GAUSSIANS], state.alive, rate, key)
-            sighting = Sighting(grad2d, output.radii, camera.width, camera.height)
-            params = params | {GAUSSIANS: moved}
-            updated = state._replace(
-                params=params,
-                opt_state=opt_state,
-                strategy_state=self.strategy.update(state.strategy_state, sighting),
-                corrections=self.corrections.update(state.corrections, correction_grads, state.step_scale),
-                step=state.step + 1,
-            )
-            return updated, newly_broken(state.params, params)
-
-        updated, broken_after = update()
-        # A branch would wait for the host to read the condition, and copy the state; this is one more operand of
-        # the arithmetic.
-        accepted = {name: made if name in _OF_EVERY_STEP else learns for name in TrainState._fields}
-        state = jax.tree.map(
-            lambda accept, new, old: jax.tree.map(
-                lambda new, old: old if new is old else jnp.where(accept, new, old), new, old
-            ),
-            TrainState(**accepted),
-            updated,
-            state,
+    def _update(self, state: TrainState, grads: Any, radii: Array, camera: Camera) -> TrainState:
+        """The state after a step with these gradients: of Params, of the centres in pixels, of corrections."""
+        of_params, grad2d, of_corrections = grads
+        updates, opt_state = self.optimizer.update(of_params, state.opt_state, state.params)
+        params: Any = optax.apply_updates(state.params, scaled(updates, state.step_scale))
+        key = jax.random.fold_in(jax.random.fold_in(state.key, _MOVE_STREAM), state.step)
+        rate = jnp.asarray(self.means_rate(state.step))
+        moved = self.strategy.move(params[GAUSSIANS], state.alive, rate, key)
+        sighting = Sighting(grad2d, radii, camera.width, camera.height)
+        return state._replace(
+            params=params | {GAUSSIANS: moved},
+            opt_state=opt_state,
+            strategy_state=self.strategy.update(state.strategy_state, sighting),
+            corrections=self.corrections.update(state.corrections, of_corrections, state.step_scale),
+            step=state.step + 1,
         )
-        # A step that breaks a Param is not undone here, which would take another pass over the state: the Trainer
-        # goes back to an earlier one.
-        finite &= ~(learns & broken_after.any())
-        broken = jnp.where(learns, broken_after, broken)
-        image = jnp.clip(color_of(output), 0, 1)
-        return state, made, StepMetrics(loss, psnr(image, target, mask), output.num_isects, finite, broken)
 
     def background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:
         """What lies behind everything at a step of training."""
@@ -267,3 +300,18 @@ class TrainStep:
             degree = jnp.minimum(bands, model.gaussians.active_sh_degree[...])
             model.gaussians.active_sh_degree[...] = degree.astype(jnp.int32)
         return model
+
+
+def _accept(
+    state: TrainState, updated: TrainState, made: Bool[Array, ""], learns: Bool[Array, ""]
+) -> TrainState:
+    """The updated state as far as the step was made, and the model learns from it."""
+
+    # A branch would wait for the host to read the condition, and copy the state; this is one more operand of the
+    # arithmetic.
+    def choose(name: str) -> Any:
+        accept = made if name in _OF_EVERY_STEP else learns
+        parts = getattr(updated, name), getattr(state, name)
+        return jax.tree.map(lambda new, old: old if new is old else jnp.where(accept, new, old), *parts)
+
+    return TrainState(**{name: choose(name) for name in TrainState._fields})

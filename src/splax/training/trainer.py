@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from splax.corrections.base import Corrections
+from splax.corrections.base import Correction, Corrections
 from splax.corrections.held_out import HeldOutViews
 from splax.data.scene import Scene, View
 from splax.losses import photometric_loss
@@ -98,22 +98,26 @@ class Trainer(TrainingLoop):
         self.strategy = DefaultStrategy() if strategy is None else strategy
         self._own_optimizer = optimizer
         self.history: list[Progress] = []
-        if optimizer is not None and config.batch_size > 1:
-            raise ValueError(
-                f"batch_size {config.batch_size} is for the optimizer that the Trainer makes. Wrap your own, "
-                f"optax.MultiSteps(optimizer, {config.batch_size}).gradient_transformation(), and leave batch_size"
-                " at 1."
-            )
-        if int(model.gaussians.num_alive) == 0:
-            raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
-        if config.deterministic and jax.default_backend() == "gpu" and not model.rasterizer.deterministic:
-            raise ValueError(
-                "TrainConfig(deterministic=True) on a GPU needs a rasterizer that sums in a fixed order: "
-                "SplatModel(gaussians, TileRasterizer(deterministic=True))."
-            )
+        _check(model, config, optimizer)
         self._render = ColorRenderer.of(model, scene.train[0].camera)
+        corrections = self._load_photos()
+        self._corrections = Corrections(
+            corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
+        )
+        self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
+        self._seconds = 0.0
+        self._stopwatch = Stopwatch()
+        self._measure_by(photographed_distance(model.gaussians, scene.train, fallback=scene.extent))
+        self._state = self._start()
+        self._rollback = Rollback()
+        guard = Guard.of_run(config.guard, len(scene.train), config.steps)
+        self._watcher = Watcher(guard, self._feed, len(scene.train), config.seed)
+
+    def _load_photos(self) -> tuple[Correction, ...]:
+        """Prepares photos, with depth and tracks if the run looks at them; returns the corrections to learn."""
+        scene, config = self.scene, self.config
         own_loss = type(self).loss is not Trainer.loss  # which may look at depth
-        depths = uses_depth(model, scene, config) or (
+        depths = uses_depth(self.model, scene, config) or (
             own_loss and any(view.has_depth for view in scene.train)
         )
         corrections = config.corrections
@@ -128,17 +132,7 @@ class Trainer(TrainingLoop):
             tracks=tracks,
             shows_held=bool(corrections),
         )
-        self._corrections = Corrections(
-            corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
-        )
-        self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
-        self._seconds = 0.0
-        self._stopwatch = Stopwatch()
-        self._measure_by(photographed_distance(model.gaussians, scene.train, fallback=scene.extent))
-        self._state = self._start()
-        self._rollback = Rollback()
-        guard = Guard.of_run(config.guard, len(scene.train), config.steps)
-        self._watcher = Watcher(guard, self._feed, len(scene.train), config.seed)
+        return corrections
 
     def _measure_by(self, distance: float) -> None:
         """Makes optimizer, step and refinement for a scene photographed from this distance, world units."""
@@ -151,8 +145,18 @@ class Trainer(TrainingLoop):
             batch_size=config.batch_size,
             decay_after=config.decay_after,
         )
-        parts = self.model, self._render, self.loss, self.optimizer, self.strategy, self._corrections
-        self._compile_with(TrainStep.in_scene(self.scene, config, *parts, distance))
+        step = TrainStep.in_scene(
+            self.scene,
+            config,
+            distance,
+            model=self.model,
+            render=self._render,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            strategy=self.strategy,
+            corrections=self._corrections,
+        )
+        self._compile_with(step)
         self._refine_with(self.strategy)
 
     def explain(self) -> str:
@@ -262,13 +266,7 @@ class Trainer(TrainingLoop):
                     progress = progress._replace(seconds=self._seconds)
                     self.history.append(progress)
                     bar.show(progress)
-                    if callbacks:
-                        self._state.give_to(self.model)
-                    with self._stopwatch.part("callbacks"):
-                        for report in on_progress:
-                            report(progress)
-                        for callback in callbacks:
-                            callback(self, progress)
+                    self._report(progress, callbacks, on_progress)
                     if interrupted.is_set():
                         raise KeyboardInterrupt
                     if checkpoints is not None and checkpoints.due:
@@ -285,6 +283,20 @@ class Trainer(TrainingLoop):
         if profile:
             print(self.describe_profile())
         return self.model
+
+    def _report(
+        self,
+        progress: Progress,
+        callbacks: Sequence[Callable[[Trainer, Progress], None]],
+        on_progress: Sequence[Callable[[Progress], None]],
+    ) -> None:
+        if callbacks:
+            self._state.give_to(self.model)
+        with self._stopwatch.part("callbacks"):
+            for report in on_progress:
+                report(progress)
+            for callback in callbacks:
+                callback(self, progress)
 
     def save(self, checkpoints: Checkpoints) -> None:
         """Saves the run as it is, unless that was done at this step or a later one.
@@ -436,3 +448,20 @@ class Trainer(TrainingLoop):
             aligner=aligner if pose_align else None,
         )
         return self._stopwatch.each("evaluate", scored)
+
+
+def _check(model: SplatModel, config: TrainConfig, optimizer: optax.GradientTransformation | None) -> None:
+    """Raises the errors of a Trainer that its settings cause."""
+    if optimizer is not None and config.batch_size > 1:
+        raise ValueError(
+            f"batch_size {config.batch_size} is for the optimizer that the Trainer makes. Wrap your own, "
+            f"optax.MultiSteps(optimizer, {config.batch_size}).gradient_transformation(), and leave batch_size"
+            " at 1."
+        )
+    if int(model.gaussians.num_alive) == 0:
+        raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
+    if config.deterministic and jax.default_backend() == "gpu" and not model.rasterizer.deterministic:
+        raise ValueError(
+            "TrainConfig(deterministic=True) on a GPU needs a rasterizer that sums in a fixed order: "
+            "SplatModel(gaussians, TileRasterizer(deterministic=True))."
+        )
