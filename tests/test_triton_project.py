@@ -24,7 +24,7 @@ from splax.ops.splats import make_splats
 from splax.ops.triton import backend
 from splax.ops.triton import render as triton
 from splax.ops.triton.prepare import form_gradients, form_of, prepare
-from splax.ops.triton.project import project, project_gradients
+from splax.ops.triton.project import SumsOfPixels, project, project_gradients
 from splax.ops.triton.tiling import Form, Tiling
 from splax.ops.triton.warp import LANES, Warp
 
@@ -110,14 +110,12 @@ def both(request):
 
     @jit_quickly
     def fused(params, offset):
-        projected = project(params, CAMERA.viewmat, CAMERA.K, offset, settings, TILING, INTERPRETED)
-        view, counts = (CAMERA.viewmat, CAMERA.K), projected.prepared.counts
+        projected = project(params, CAMERA, offset, settings, TILING, INTERPRETED)
+        counts = projected.prepared.counts
         first = jnp.cumsum(counts) - counts
         rows = rows_with_sums(sums, counts, first)
-        slopes = projected.color_slopes
-        grads, v_offset = project_gradients(
-            params, *view, counts, slopes, (rows,), first, v_means2d, settings, TILING, INTERPRETED
-        )
+        summed = SumsOfPixels(counts, projected.color_slopes, (rows,), first, v_means2d)
+        grads, v_offset = project_gradients(params, CAMERA, summed, settings, TILING, INTERPRETED)
         return projected, (*grads[:6], v_offset)
 
     @jit_quickly
@@ -164,7 +162,7 @@ def test_warps_that_see_nothing_write_what_the_separate_steps_do():
     # Half of the rows, which are a warp of their own, to the right of the image.
     means = params.means + 10 * right * (np.arange(NUM) >= LANES)[:, None]
     params = params._replace(means=means)
-    projected = project(params, CAMERA.viewmat, CAMERA.K, None, SETTINGS, TILING, INTERPRETED)
+    projected = project(params, CAMERA, None, SETTINGS, TILING, INTERPRETED)
     splats, radii, _ = splats_of(params, None, SETTINGS)
     assert (radii[:LANES] > 0).any() and not (radii[LANES:] > 0).any()
     np.testing.assert_allclose(projected.radii, radii, rtol=1e-5)

@@ -16,6 +16,8 @@ from jaxtyping import Int
 from splax.data.json_file import shorten
 from splax.data.scene import View
 from splax.model import SplatModel
+from splax.ops.ewa import EWA
+from splax.rasterizer import TileRasterizer
 from splax.strategies.base import Strategy
 from splax.training.checkpoints import Checkpoints
 from splax.training.config import TrainConfig
@@ -75,16 +77,19 @@ class Position(NamedTuple):
 
 # Settings that do not change what is trained.
 _FREE = {"progress", "photo_bytes"}
-_RASTERIZER = (
-    "tile_size",
-    "implementation",
-    "eps2d",
-    "near_plane",
-    "far_plane",
-    "radius_clip",
-    "antialiased",
-    "deterministic",
-)
+
+
+def _describe(rasterizer: TileRasterizer) -> str:
+    """Settings of a rasterizer that change what is trained, in the words of the first checkpoints."""
+    projection = rasterizer.projection
+    settings = {name: getattr(rasterizer, name) for name in ("tile_size", "implementation")}
+    settings["eps2d"] = getattr(projection, "eps2d", None)
+    settings |= {name: getattr(rasterizer, name) for name in ("near_plane", "far_plane")}
+    settings["radius_clip"] = getattr(projection, "radius_clip", None)
+    settings |= {name: getattr(rasterizer, name) for name in ("antialiased", "deterministic")}
+    if type(projection) is not EWA:
+        settings["projection"] = projection
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
 
 def settings_of(
@@ -108,7 +113,7 @@ def settings_of(
     return {
         **{name: repr(value) for name, value in fields.items() if name not in _FREE},
         "strategy": repr(strategy),
-        "rasterizer": ", ".join(f"{name}={getattr(model.rasterizer, name)!r}" for name in _RASTERIZER),
+        "rasterizer": _describe(model.rasterizer),
         "views": f"{len(views)} views, {zlib.crc32(names.encode()):08x}",
         "order of views": f"{zlib.crc32(order.tobytes()):08x}",
     }

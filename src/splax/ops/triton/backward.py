@@ -9,10 +9,12 @@ Where lists have slots, sums are to have a fixed order: each pair then writes a 
 Gaussian lie side by side, and they are summed last.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,51 @@ class Drawn(NamedTuple):
     checkpoints: Checkpoints
     image: jax.Array
     alpha: jax.Array
+
+
+class _Refs(NamedTuple):
+    """References to what the kernel reads, flat, and writes.
+
+    Attributes:
+        ids: Gaussian of each pair, see :class:`TileLists`; so are ``offsets`` and ``order``.
+        offsets: first pair of each tile.
+        order: tiles, those of long lists first.
+        attributes: see :class:`Drawn`.
+        states: of pixels; see :class:`Checkpoints`, as are ``owner``, ``starts`` and ``walked``.
+        owner: tile of each checkpoint.
+        starts: first checkpoint of each tile.
+        walked: pairs that the forward pass reached.
+        image: as drawn.
+        v_image: its cotangent.
+        alpha: as drawn; None if its cotangent is zero.
+        v_alpha: its cotangent.
+        slots: of each pair; None if sums are not in a fixed order.
+        out: sums of Gaussians, or rows of pairs.
+    """
+
+    ids: Any
+    offsets: Any
+    order: Any
+    attributes: Any
+    states: Any
+    owner: Any
+    starts: Any
+    walked: Any
+    image: Any
+    v_image: Any
+    alpha: Any
+    v_alpha: Any
+    slots: Any
+    out: Any
+
+    @classmethod
+    def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_slots: bool) -> _Refs:
+        """The references in their order, with None for those that are not there."""
+        *given, out = refs
+        always, others = given[:10], list(given[10:])
+        alphas = (others.pop(0), others.pop(0)) if with_alpha else (None, None)
+        numbers = *always, *alphas, others.pop(0) if with_slots else None, out
+        return cls(*numbers)  # pyright: ignore[reportCallIssue]: as many as there are fields
 
 
 def pair_gradients(
@@ -106,24 +153,26 @@ def pair_gradients(
     def everywhere(flag):
         return full(flag.astype(jnp.int32)) != 0
 
-    def kernel(ids, offsets, order, attributes, states, owner, starts, walked, image, v_image, *refs):
-        *alphas, slots, out = refs if lists.slots is not None else (*refs[:-1], None, refs[-1])
+    def kernel(*refs):
+        ref = _Refs.of(refs, with_alpha=v_alpha is not None, with_slots=lists.slots is not None)
         block, program = pl.program_id(0), pl.program_id(1)
         # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
         checkpoint = jnp.minimum(program, num_checkpoints - 1)
         resumes = program < num_checkpoints
 
-        @pl.when(~resumes | (checkpoint < starts[tiling.num_tiles]))
+        @pl.when(~resumes | (checkpoint < ref.starts[tiling.num_tiles]))
         def _():
-            tile = jnp.where(resumes, owner[checkpoint], order[jnp.maximum(program - num_checkpoints, 0)])
-            nth = jnp.where(resumes, checkpoint - starts[tile] + 1, 0)
-            begin = offsets[tile] + nth * BUCKET_SIZE
-            end = jnp.minimum(begin + BUCKET_SIZE, offsets[tile + 1])
+            tile = jnp.where(
+                resumes, ref.owner[checkpoint], ref.order[jnp.maximum(program - num_checkpoints, 0)]
+            )
+            nth = jnp.where(resumes, checkpoint - ref.starts[tile] + 1, 0)
+            begin = ref.offsets[tile] + nth * BUCKET_SIZE
+            end = jnp.minimum(begin + BUCKET_SIZE, ref.offsets[tile + 1])
 
             def read(part):
                 subtile = block * parts + part
                 nth = 2 * (tile * tiling.subtiles + subtile)
-                closes = [offsets[tile] + walked[nth + half] for half in range(2)]
+                closes = [ref.offsets[tile] + ref.walked[nth + half] for half in range(2)]
                 region = Region(tile, subtile)
                 read_columns = [read_column(lines, closes) for lines in lines_of(region, tiling)]
                 return (
@@ -144,25 +193,25 @@ def pair_gradients(
                 reached = everywhere(begin < closes)
                 inside, stored = line.inside & reached, everywhere(resumes) & reached
 
-                def at_pixel(ref, q):
-                    return load(ref, line.image * total_channels + q, inside)
+                def at_pixel(array, q):
+                    return load(array, line.image * total_channels + q, inside)
 
-                v, shown = ([at_pixel(ref, q) for q in channels] for ref in (v_image, image))
-                v_a = load(alphas[1], line.image, inside) if alphas else zeros()
-                behind = v_a * load(alphas[0], line.image, inside) if alphas else zeros()
+                v, shown = ([at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image))
+                v_a = zeros() if ref.v_alpha is None else load(ref.v_alpha, line.image, inside)
+                behind = zeros() if ref.alpha is None else v_a * load(ref.alpha, line.image, inside)
                 state = checkpoint * state_size + line.tile
-                at_start = load(states, state, stored)
+                at_start = load(ref.states, state, stored)
                 transmittance = jnp.where(everywhere(resumes), at_start, jnp.where(inside, 1.0, 0.0))
                 # All that the pixel shows times its cotangent, less what is in front.
                 behind -= v_a * (1 - transmittance)
                 for q, v_q, value in zip(channels, v, shown, strict=True):
-                    in_front = load(states, state + (1 + q - first_drawn) * tiling.num_pixels, stored)
+                    in_front = load(ref.states, state + (1 + q - first_drawn) * tiling.num_pixels, stored)
                     behind += v_q * (value - in_front)
                 # Of finished pixels the sign counts; they are divided by like others.
                 return v_a, *v, jnp.where(transmittance > 0, transmittance, -1.0), behind
 
             which, once = lanes_of_sums(width)
-            sum_columns = out.columns(which) if lists.slots is None else None
+            sum_columns = ref.out.columns(which) if lists.slots is None else None
             read_parts = [read(part) for part in range(parts)]
             columns_and_cotangents = [(columns, cotangents) for _, columns, cotangents, _ in read_parts]
 
@@ -179,8 +228,8 @@ def pair_gradients(
                 """Writes the row of a pair, or adds it to its Gaussian's."""
                 total = warp.sum_each(values)
                 if lists.slots is None:
-                    return out.add(packed & ID_MASK, sum_columns, total, once)
-                store(out, (slot * tiling.blocks + block) * width + which, total, which < width)
+                    return ref.out.add(packed & ID_MASK, sum_columns, total, once)
+                store(ref.out, (slot * tiling.blocks + block) * width + which, total, which < width)
                 return full(0)
 
             closes = [read_part[0] for read_part in read_parts]
@@ -209,14 +258,14 @@ def pair_gradients(
                 first, *carry = carry
                 pair, still_open = first + lanes(), open_parts(first)
                 exists = pair < end
-                slot = full(0) if lists.slots is None else load(slots, pair, exists)
-                place = (load(ids, pair, exists) & ID_MASK) * stride
+                slot = full(0) if lists.slots is None else load(ref.slots, pair, exists)
+                place = (load(ref.ids, pair, exists) & ID_MASK) * stride
                 columns = (*range(FORM), *(FORM + q for q in channels))
-                held = [load(attributes, place + q, exists) for q in columns]
+                held = [load(ref.attributes, place + q, exists) for q in columns]
 
                 def one(k, carry):
                     # Loaded again, as a scalar: what a branch depends on cannot come from a lane.
-                    packed = ids[first + k]
+                    packed = ref.ids[first + k]
                     reached = (packed >> (ID_BITS + block * parts)) & still_open
 
                     def take(carry):
@@ -236,13 +285,13 @@ def pair_gradients(
             def clear(first):
                 """Pairs behind finished pixels add nothing."""
                 pair = first + lanes()
-                row = (load(slots, pair, pair < end) * tiling.blocks + block) * width
+                row = (load(ref.slots, pair, pair < end) * tiling.blocks + block) * width
                 for q in range(width):
-                    store(out, row + q, zeros(), pair < end)
+                    store(ref.out, row + q, zeros(), pair < end)
                 return first + LANES
 
             if lists.slots is None:
-                out.finish(done)
+                ref.out.finish(done)
             else:
                 lax.while_loop(lambda first: first < end, clear, first)
 

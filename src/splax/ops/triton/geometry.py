@@ -1,7 +1,7 @@
 """What a lane computes of its Gaussian, from stored parameters to a 2D form and a direction."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,20 +39,50 @@ class View(NamedTuple):
     inside: list[jax.Array]
 
 
-def inputs(params: Parameters, viewmat: jax.Array, intrinsics: jax.Array) -> list[jax.Array]:
-    """Flat arrays of what both kernels read; the camera's numbers lie as :func:`read_view` reads them."""
+class Stored(NamedTuple):
+    """What both kernels read, as flat arrays; inside a kernel, references to them.
+
+    Attributes:
+        means: [N * 3].
+        quats: [N * 4].
+        log_scales: [N * 3].
+        logits: of the opacities, [N].
+        sh0: [N * 3].
+        shN: [N * K * 3]; of any content if K is 0.
+        alive: [N].
+        active_degree: of the colour, [1].
+        camera: its numbers as :func:`read_view` reads them.
+        table: see :func:`basis_table`.
+    """
+
+    means: Any
+    quats: Any
+    log_scales: Any
+    logits: Any
+    sh0: Any
+    shN: Any
+    alive: Any
+    active_degree: Any
+    camera: Any
+    table: Any
+
+
+def stored_arrays(params: Parameters, camera: Any) -> Stored:
+    """What both kernels read of Gaussians and a pinhole camera."""
+    viewmat, intrinsics = camera.viewmat, camera.lens.K
     position = -(viewmat[:3, :3] * viewmat[:3, 3:]).sum(axis=0)
     pinhole = jnp.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
-    camera = jnp.concatenate([viewmat[:3].reshape(-1), pinhole, position, point_on_axis(viewmat)])
+    numbers = jnp.concatenate([viewmat[:3].reshape(-1), pinhole, position, point_on_axis(viewmat)])
     # Kernels take no empty arrays; in place of one comes another, which is not read.
     shN = params.shN if params.shN.size else params.sh0
     floats = (*params[:5], shN)
     degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
-    return [*(x.reshape(-1) for x in floats), params.alive, degree, camera, basis_table()]
+    flat = [x.reshape(-1) for x in floats]
+    return Stored(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
 
 
 def read_view(camera, tiling: Tiling) -> View:
-    """The camera, from the last but one of :func:`inputs`."""
+    """The camera, from ``Stored.camera``."""
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
@@ -60,14 +90,13 @@ def read_view(camera, tiling: Tiling) -> View:
     return View(pinhole, numbers[16:19], numbers[19:])
 
 
-def read_geometry(refs, gaussian, mask) -> Geometry:
-    """The geometry, from the first four of :func:`inputs`."""
-    means, quats, log_scales, logits = refs
+def read_geometry(stored: Stored, gaussian, mask) -> Geometry:
+    """The geometry of the lanes' Gaussians."""
     return Geometry(
-        read_columns(means, gaussian, 3, mask),
-        read_columns(quats, gaussian, 4, mask),
-        read_columns(log_scales, gaussian, 3, mask),
-        load(logits, gaussian, mask),
+        read_columns(stored.means, gaussian, 3, mask),
+        read_columns(stored.quats, gaussian, 4, mask),
+        read_columns(stored.log_scales, gaussian, 3, mask),
+        load(stored.logits, gaussian, mask),
     )
 
 

@@ -5,7 +5,7 @@ basis function is the product of two polynomials (:data:`SH_FACTORS`), whose coe
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,21 +99,34 @@ def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, wa
     return _sum_all(terms_of, jnp.max(wanted) * (_GROUP // _AT_ONCE), warp)
 
 
+class Coefficients(NamedTuple):
+    """References to coefficients of all bands but the first, and to their gradients.
+
+    Attributes:
+        values: flat [N, K, 3].
+        gradients: the same, written.
+        num: N.
+        num_bases: K.
+    """
+
+    values: Any
+    gradients: Any
+    num: int
+    num_bases: int
+
+
 def harmonics_gradients(
-    shN, v_shN, num_bases: int, basis: Basis, direction, v_color, base, wanted, num: int, warp: Warp
+    shN: Coefficients, basis: Basis, direction, v_color, base, wanted, warp: Warp
 ) -> list[jax.Array]:
     """Writes the gradients of all coefficients; returns those of the directions.
 
     Args:
-        shN: flat [N, K, 3].
-        v_shN: the same, written.
-        num_bases: K.
+        shN: the coefficients.
         basis: of the lanes.
         direction: unit vectors from the camera to the lanes' Gaussians.
         v_color: cotangents of their colours, three; 0 where not drawn.
         base: Gaussian of lane 0.
         wanted: lanes whose direction needs a gradient.
-        num: N.
         warp: the lanes.
     """
     wanted = wanted.astype(jnp.int32)
@@ -123,12 +136,12 @@ def harmonics_gradients(
         at = [warp.from_lane(value, owner) for value in direction]
         v = [warp.from_lane(value, owner) for value in v_color]
         value_of_basis, slopes = basis.with_slopes(*at, warp=warp)
-        places, exists = _places(base + owner, num_bases)
+        places, exists = _places(base + owner, shN.num_bases)
         read = exists & (warp.from_lane(wanted, owner) != 0)
         v_basis = zeros()
         for place, v_q in zip(places, v, strict=True):
-            v_basis = warp.fma(v_q, load(shN, place, read), v_basis)
-            store(v_shN, place, value_of_basis * v_q, exists & (base + owner < num))
+            v_basis = warp.fma(v_q, load(shN.values, place, read), v_basis)
+            store(shN.gradients, place, value_of_basis * v_q, exists & (base + owner < shN.num))
         return [v_basis * slope for slope in slopes]
 
     return _sum_all(terms_of, _GROUP // _AT_ONCE, warp)

@@ -16,7 +16,7 @@ from splax.ops.triton.backward import Drawn, pair_gradients
 from splax.ops.triton.forward import draw
 from splax.ops.triton.intersection import make_lists
 from splax.ops.triton.prepare import splat_gradients
-from splax.ops.triton.project import project, project_gradients, start_of_sums
+from splax.ops.triton.project import SumsOfPixels, project, project_gradients, start_of_sums
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
 from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.triton.warp import Warp
@@ -48,7 +48,7 @@ def _render(params, camera, offset, *, job, warp):
 
 
 def _project(params, camera, offset, job, warp):
-    return project(params, camera.viewmat, camera.lens.K, offset, settings_of(job), Tiling(*job.layout), warp)
+    return project(params, camera, offset, settings_of(job), Tiling(*job.layout), warp)
 
 
 def settings_of(job: Job) -> DrawSettings:
@@ -110,13 +110,8 @@ def _differentiate(job, warp, saved, v_channels, v_alpha, v_means2d):
     rows = pair_gradients(drawn, v_channels, v_alpha, channels, tiling, warp, start=start, absolute=absolute)
     v_params, v_offset = project_gradients(
         params,
-        camera.viewmat,
-        camera.lens.K,
-        drawn.lists.counts,
-        color_slopes,
-        rows,
-        drawn.lists.first,
-        v_means2d,
+        camera,
+        SumsOfPixels(drawn.lists.counts, color_slopes, rows, drawn.lists.first, v_means2d),
         settings_of(job),
         tiling,
         warp,
