@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from splax.metrics import SSIM_C1, SSIM_C2, SSIM_TAPS, SSIM_WINDOW, check_windows, filter_windows
-from splax.ops.platform import has_cuda
+from splax.ops.platform import has_cuda, has_pallas_triton
 from splax.ops.ssim import Ssim, WindowMeans, compare
 
 _MARGIN = SSIM_WINDOW - 1
@@ -66,7 +66,8 @@ def _value_and_gradients(
 ) -> tuple[Float[Array, "*batch"], list[Rows]]:
     """Mean SSIM, and its gradients to those of the two images that are named by number."""
     plain = functools.partial(_in_plain_jax, channels=channels, moving=moving)
-    if not (moving and has_cuda() and x.dtype == y.dtype == jnp.float32):
+    kernels_fit = moving and x.dtype == y.dtype == jnp.float32
+    if not (kernels_fit and has_cuda() and has_pallas_triton()):
         return plain(x, y)
     kernels = functools.partial(_in_kernels, channels=channels, moving=moving)
     return jax.lax.platform_dependent(x, y, cuda=kernels, default=plain)
