@@ -79,7 +79,9 @@ def _differentiate_again(channels, moving, primals, tangents):
     return jax.jvp(functools.partial(_in_plain_jax, channels=channels, moving=moving), primals, tangents)
 
 
-def _in_plain_jax(x, y, *, channels, moving):
+def _in_plain_jax(
+    x: Rows, y: Rows, *, channels: int, moving: tuple[int, ...]
+) -> tuple[Float[Array, "*batch"], list[Rows]]:
     ssim = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels)
     means = WindowMeans(*_blur(jnp.stack([x, y, x * x + y * y, x * y]), channels))
     value, maps = compare(means, ssim)
