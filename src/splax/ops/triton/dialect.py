@@ -10,7 +10,7 @@ import sys
 
 try:
     from jaxlib.triton import dialect
-except ImportError:
+except ImportError:  # see backend.py
     dialect = None
 
 _NAME = "jaxlib.mlir.dialects.tt"
