@@ -16,7 +16,10 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from kernel_bounds import watched
+from no_skips import pytest_make_collect_report as pytest_make_collect_report
+from no_skips import pytest_runtest_makereport as pytest_runtest_makereport
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
@@ -58,6 +61,14 @@ def _watch_kernels(request: pytest.FixtureRequest, _forget_compiled_programs: No
     with watched() as accesses:
         yield
     assert not accesses.outside, "kernels left their arrays: " + "; ".join(sorted(accesses.outside))
+
+
+@pytest.fixture
+def abstract_gpu() -> Iterator[None]:
+    """A GPU to lower kernels for: from jax 0.11 on, Pallas asks which one, and there need not be any."""
+    device = AbstractDevice(device_kind="NVIDIA H100", num_cores=None, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        yield
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import cv2
-import jax
 import numpy as np
-import pytest
 from jaxtyping import ArrayLike, Bool
 
 from splax.cameras import Camera
@@ -16,11 +14,6 @@ from splax.data.scene import View
 
 GOLDENS = pathlib.Path(__file__).with_name("goldens")
 GAUSSIAN_PARAMS = ("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")
-
-lowers_kernels = pytest.mark.skipif(
-    jax.__version_info__ >= (0, 11) and jax.default_backend() != "gpu",
-    reason="jax 0.11 lowers Triton kernels only where it sees a GPU",
-)
 
 
 def make_gaussians(

@@ -20,6 +20,7 @@ from helpers import (
     golden_names,
     load_golden,
 )
+from jax.typing import DTypeLike
 
 from splax.cameras import Camera
 from splax.gaussians import Gaussians
@@ -61,7 +62,7 @@ def render_view(inputs: dict, view: int, size: tuple[int, int], rasterizer: Tile
     return make_model(inputs, rasterizer)(camera, background=inputs["background"])
 
 
-def inputs_of(golden: dict, dtype: type = jnp.float32) -> dict:
+def inputs_of(golden: dict, dtype: DTypeLike = jnp.float32) -> dict:
     return {name: jnp.asarray(golden[name], dtype) for name in INPUTS if name in golden}
 
 
@@ -70,7 +71,11 @@ def size_of(golden: dict) -> tuple[int, int]:
 
 
 def gradients_of(
-    golden: dict, *, tile_size: int = 16, implementation: str = "xla", dtype: type = jnp.float32
+    golden: dict,
+    *,
+    tile_size: int = 16,
+    implementation: str = "xla",
+    dtype: DTypeLike = jnp.float32,
 ) -> dict[str, np.ndarray]:
     """Gradients of the golden's loss with respect to every input."""
     inputs, size = inputs_of(golden, dtype), size_of(golden)
@@ -108,7 +113,7 @@ def assert_forward_close(
     *,
     tile_size: int,
     atol: dict,
-    dtype: type = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     implementation: str = "xla",
 ) -> None:
     inputs, size = inputs_of(golden, dtype), size_of(golden)

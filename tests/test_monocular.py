@@ -112,6 +112,7 @@ def test_missing_transformers_name_the_cure(ramp, monkeypatch):
         MonocularDepth("some/model")(ramp)
 
 
+@pytest.mark.depth
 @needs_transformers
 @pytest.mark.filterwarnings("ignore")  # of torch and transformers, which are not ours
 def test_a_model_in_a_folder(ramp, tmp_path):
@@ -123,6 +124,7 @@ def test_a_model_in_a_folder(ramp, tmp_path):
     list(MonocularDepth(tmp_path)(ramp))  # its random depth may fit or not
 
 
+@pytest.mark.depth
 @needs_transformers
 @pytest.mark.filterwarnings("ignore")
 def test_pickled_weights_are_refused(tmp_path):
@@ -135,6 +137,7 @@ def test_pickled_weights_are_refused(tmp_path):
         load_predictor(str(tmp_path))
 
 
+@pytest.mark.depth
 @needs_transformers
 @pytest.mark.filterwarnings("ignore")
 def test_a_folder_without_a_model(tmp_path):

@@ -164,8 +164,9 @@ def test_the_number_of_rows_does_not_matter():
     )
     np.testing.assert_array_equal(large.alive[:-37], small.alive)
     assert not large.alive[-37:].any()
+    # But for last bits: another number of rows is cut into vectors in another way.
     for name, value in small_params.items():
-        np.testing.assert_array_equal(large_params[name][:-37], value)
+        np.testing.assert_allclose(large_params[name][:-37], value, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
 def test_too_few_rows_are_reported_and_growing_cures_it():

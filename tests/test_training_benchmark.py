@@ -144,6 +144,7 @@ def test_fixed_gaussians_start_near_what_was_rendered(train, monkeypatch, tmp_pa
     assert 20 < line.psnr < 60
 
 
+@pytest.mark.oracle
 def test_gsplat_is_trained_on_the_same_similarity(train):
     torch = pytest.importorskip("torch")
     pytest.importorskip("gsplat")

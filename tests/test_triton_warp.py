@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import lowers_kernels
 
 from splax.ops.triton.footprint import reaches_box, tile_spans
 from splax.ops.triton.intersection import ranks_of_slots
@@ -29,8 +28,7 @@ def warp(request) -> Warp:
     return Warp(interpret=request.param == "interpreted")
 
 
-@lowers_kernels
-def test_no_operation_looks_for_a_dialect_in_vain(monkeypatch):
+def test_no_operation_looks_for_a_dialect_in_vain(monkeypatch, abstract_gpu):
     """Each one did, three times; see splax.ops.triton.dialect."""
     searched = []
 

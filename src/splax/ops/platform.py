@@ -1,6 +1,7 @@
 """What the machine has."""
 
 import functools
+import importlib
 
 import jax
 
@@ -9,3 +10,13 @@ import jax
 def has_cuda() -> bool:
     """Whether JAX's default device is an NVIDIA GPU."""
     return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
+
+
+@functools.cache
+def has_pallas_triton() -> bool:
+    """Whether JAX still has what the kernels are written for."""
+    try:
+        importlib.import_module("jax.experimental.pallas.triton")
+    except ImportError:
+        return False
+    return True

@@ -16,7 +16,7 @@ from splax.ops.ewa import EWA
 from splax.ops.intersection import saturating_sum
 from splax.ops.job import Job
 from splax.ops.parameters import Parameters, Rendered, Splats
-from splax.ops.platform import has_cuda
+from splax.ops.platform import has_cuda, has_pallas_triton
 from splax.ops.projection import Projection
 from splax.ops.shading import SphericalHarmonics
 
@@ -28,12 +28,14 @@ _MAX_ELEMENTS = 2**31
 
 
 def _missing() -> str | None:
-    if has_cuda():
-        return None
-    return (
-        "needs an NVIDIA GPU and a JAX installed for it (pip install 'jax[cuda13]'), but JAX sees only "
-        f"{jax.devices()}"
-    )
+    if not has_cuda():
+        return (
+            "needs an NVIDIA GPU and a JAX installed for it (pip install 'jax[cuda13]'), but JAX sees only "
+            f"{jax.devices()}"
+        )
+    if not has_pallas_triton():
+        return f"needs Pallas Triton, which jax {jax.__version__} lacks (pip install 'jax>=0.10,<0.13')"
+    return None
 
 
 def _obstacle(job: Job, arrays: Sequence[Array], camera: Any = None) -> str | None:

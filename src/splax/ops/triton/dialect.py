@@ -8,12 +8,15 @@ path for each of four thousand operations, a third of the time to lower an image
 import importlib.util
 import sys
 
-from jaxlib.triton import dialect
+try:
+    from jaxlib.triton import dialect
+except ImportError:  # see pallas_triton.py
+    dialect = None
 
 _NAME = "jaxlib.mlir.dialects.tt"
 
 
 def register() -> None:
     """Has Triton's dialect found under the name that is asked for, where nothing else is."""
-    if _NAME not in sys.modules and importlib.util.find_spec(_NAME) is None:
+    if dialect is not None and _NAME not in sys.modules and importlib.util.find_spec(_NAME) is None:
         sys.modules[_NAME] = dialect

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from splax.ops.triton import dialect
+from splax.ops.triton.pallas_triton import plgpu
 
 LANES = 32
 _ALL = "0xffffffff"
