@@ -20,7 +20,6 @@ from scipy.spatial.transform import Rotation
 
 import splax
 from splax.gaussians import Gaussians
-from splax.ops.backends import check_implementation
 from splax.ops.intersection import intersect_tiles
 from splax.ops.xla import compositing, vjp
 from splax.rasterizer import round_capacity
@@ -511,9 +510,8 @@ def test_settings_that_do_not_exist_are_refused(options, message):
 
 
 def test_an_unknown_implementation_is_refused():
-    # Not through TileRasterizer: beartype, which only tests have, would refuse the name before splax does.
-    with pytest.raises(ValueError, match=r"implementation must be one of 'xla'.*or None, got 'cuda'"):
-        check_implementation("cuda")
+    with pytest.raises(ValueError, match=r"implementation must be one of .*'xla' or None, got 'cuda'"):
+        splax.TileRasterizer(implementation="cuda")
 
 
 def test_colours_and_background_must_fit():

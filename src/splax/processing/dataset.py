@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -73,17 +73,15 @@ def make_dataset(
     with _whole_folder(out) as folder:
         images = folder / "images"
         images.mkdir()
-        is_video = source.is_file()
-        if is_video:
+        if is_video := source.is_file():
             write_sharp_frames(source, images, num_frames, progress=progress)
         else:
             _copy_photos(source, folder)
         sizes = {path.name: _size(path) for path in list_images(images)}
-        _check_number(source, len(sizes))
-        one_camera = _is_one_camera(source, len(set(sizes.values())), one_camera)
-        (folder / _MODEL).mkdir(parents=True)
+        one_camera = _is_one_camera(source, list(sizes.values()), one_camera)
         scratch = folder / "scratch"
-        scratch.mkdir()
+        for made in (folder / _MODEL, scratch):
+            made.mkdir(parents=True)
         model = estimate_cameras(
             images,
             list(sizes),
@@ -110,8 +108,14 @@ def _check_number(source: Path, num: int) -> None:
         )
 
 
-def _is_one_camera(source: Path, num_sizes: int, wanted: bool | None) -> bool:
-    """Whether photos of so many sizes are taken for those of one camera."""
+def _is_one_camera(source: Path, sizes: Sequence[tuple[int, int]], wanted: bool | None) -> bool:
+    """Whether photos of these sizes are taken for those of one camera.
+
+    Raises:
+        ValueError: if there are too few, or they cannot be of one camera although that is wanted.
+    """
+    _check_number(source, len(sizes))
+    num_sizes = len(set(sizes))
     if wanted and num_sizes > 1:
         raise ValueError(
             f"{source}: photos of one camera at one zoom are of one size, these are of {num_sizes}; "

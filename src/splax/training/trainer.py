@@ -251,12 +251,7 @@ class Trainer(TrainingLoop):
             KeyboardInterrupt: after Ctrl-C or SIGTERM, once the steps under way are done.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
-        end = self.end if steps is None else self.step + steps
-        # Who asks for more after the guard has ended the run gets it.
-        self._may_end_early = self.step < self.end
-        self._state = self._prepared_for(end)
-        self._watcher.begin(self._state)
-        self._feed.plan(end)
+        end = self._begin(steps)
         started, before = time.perf_counter(), self._seconds
         bar = ProgressBar(self.step, end, self.config.progress)
         with self._stopwatch.part("host"), deferred_interrupt() as interrupted, bar:
@@ -283,6 +278,16 @@ class Trainer(TrainingLoop):
         if profile:
             print(self.describe_profile())
         return self.model
+
+    def _begin(self, steps: int | None) -> int:
+        """Prepares for some more steps; returns the step to train up to."""
+        end = self.end if steps is None else self.step + steps
+        # Who asks for more after the guard has ended the run gets it.
+        self._may_end_early = self.step < self.end
+        self._state = self._prepared_for(end)
+        self._watcher.begin(self._state)
+        self._feed.plan(end)
+        return end
 
     def _report(
         self,

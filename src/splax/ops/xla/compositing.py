@@ -62,8 +62,7 @@ def composite(
 
     Args:
         attributes: one column a Gaussian: mean x and y, conic a, b, c, opacity, then the channels.
-        probe: has no value of its own. Its gradient is that of the means, with absolute values of what each
-            pixel adds (Ye et al. 2024, AbsGS).
+        probe: see :class:`splax.ops.backend.Backend` (Ye et al. 2024, AbsGS).
         isects: lists of the tiles.
         layout: static sizes.
 
