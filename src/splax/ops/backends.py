@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from splax.ops.backend import Backend
 from splax.ops.deferred import deferred
 from splax.ops.job import Job
-from splax.ops.parameters import Parameters, Rendered
+from splax.ops.parameters import Parameters
 from splax.ops.projection import Projection
 from splax.ops.triton.backend import TRITON
 from splax.ops.xla.backend import XLA, XLA_VJP
@@ -110,34 +110,28 @@ def explain(params: Parameters, camera: Any, job: Job, implementation: str | Non
     return f"{name}, in separate steps: {faster}."
 
 
-def render_whole(
-    params: Parameters,
-    camera: Any,
-    offset: Float[Array, "n 2"] | None,
-    job: Job,
-    implementation: str | None,
-    in_steps: Callable[[Parameters, Any, Float[Array, "n 2"] | None], Rendered],
-) -> Rendered:
-    """Stored Gaussians to pixels in one go, where :func:`obstacle_to_whole` found no obstacle.
+def by_platform(
+    backend: Backend,
+    function: Callable[..., Any],
+    elsewhere: Callable[..., Any],
+    shapes: Any,
+    args: tuple[Any, ...],
+) -> Any:
+    """Calls a function of a backend on its platform, and the same in plain JAX on any other.
+
+    The platform is that of the arrays, which is known when the program is compiled.
 
     Args:
-        params: stored Gaussians.
-        camera: a :class:`splax.Camera`.
-        offset: added to the centres, pixels.
-        job: settings.
-        implementation: name of the backend; None lets the platform that the arrays are on decide.
-        in_steps: the same function of the first three in separate steps, for other platforms.
+        backend: whose platform counts.
+        function: of the backend.
+        elsewhere: the other function.
+        shapes: what both return.
+        args: of both.
     """
-    name, _ = obstacle_to_whole(params, camera, job, implementation)
-    backend = BACKENDS[name]
-    assert backend.render is not None
-    whole = functools.partial(backend.render, job)
-    if implementation is not None or backend.platform is None:
-        return whole(params, camera, offset)
-    num, layout = params.means.shape[0], job.layout
-    shapes = Rendered.shapes(num, layout.height, layout.width, render_depth=job.render_depth)
-    branches = {backend.platform: whole}
-    return lax.platform_dependent(params, camera, offset, **branches, default=deferred(in_steps, shapes))
+    if backend.platform is None:
+        return function(*args)
+    branches = {backend.platform: function}
+    return lax.platform_dependent(*args, **branches, default=deferred(elsewhere, shapes))
 
 
 def mean_ssim(
@@ -218,11 +212,8 @@ def _call(
     if implementation is not None:
         return function(_named(implementation, obstacle))(*args)
     usable = [b for b in BACKENDS.values() if b.missing() is None and obstacle(b) is None]
-    best, plain = usable[0], next(b for b in usable if b.platform is None)
-    if best.platform is None:
-        return function(best)(*args)
-    branches = {best.platform: function(best)}
-    return lax.platform_dependent(*args, **branches, default=deferred(function(plain), shapes))
+    plain = next(b for b in usable if b.platform is None)
+    return by_platform(usable[0], function(usable[0]), function(plain), shapes, args)
 
 
 def _named(name: str, obstacle: Callable[[Backend], str | None]) -> Backend:

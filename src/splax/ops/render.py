@@ -88,11 +88,19 @@ def round_capacity(needed: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("job", "implementation"))
 def _render_whole(params, camera, offset, *, job, implementation):
+    backend = backends.BACKENDS[backends.obstacle_to_whole(params, camera, job, implementation)[0]]
+    assert backend.render is not None
+    whole, args = functools.partial(backend.render, job), (params, camera, offset)
+    if implementation is not None:
+        return whole(*args)
+
     def in_steps(params, camera, offset):
         # Named, so that the kernels are not traced once more; only a GPU's sums differ from run to run.
         return render_in_steps(params, camera, offset, job._replace(deterministic=False), "xla_vjp")
 
-    return backends.render_whole(params, camera, offset, job, implementation, in_steps)
+    height, width = job.layout.height, job.layout.width
+    shapes = Rendered.shapes(params.means.shape[0], height, width, render_depth=job.render_depth)
+    return backends.by_platform(backend, whole, in_steps, shapes, args)
 
 
 def render_in_steps(
