@@ -9,7 +9,7 @@ backward pass to start from.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,40 +103,63 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
     return image, alphas[0], Checkpoints(list(states), owner, lists.checkpoint_starts, walked)
 
 
+class _Given(NamedTuple):
+    """What the kernel reads, flat: see :class:`TileLists`, and attributes of each Gaussian."""
+
+    ids: Any
+    offsets: Any
+    starts: Any
+    order: Any
+    num_long: Any
+    attributes: Any
+
+
+_NUM_GIVEN = len(_Given._fields)
+
+
+class _Written(NamedTuple):
+    """References to what the kernel writes, flat; the last three, of :class:`Checkpoints`, if it saves states."""
+
+    image: Any
+    alpha: Any
+    states: Any = None
+    owner: Any = None
+    walked: Any = None
+
+
 def _draw(lists, attributes, channels, tiling, warp, save):
     """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
     stride, num_channels = attributes.shape[1], len(channels)
     columns = (*range(FORM), *(FORM + q for q in channels))
     state_size, most_long = (1 + num_channels) * tiling.num_pixels, most_long_lists(lists, tiling)
 
-    def kernel(ids, offsets, starts, order, num_long, *refs):
-        def draw_region(region):
-            draw_pixels(region, ids, offsets, starts, *refs)
+    def kernel(*refs):
+        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
+        draw_region = functools.partial(draw_pixels, given, out)
+        _find_region(draw_region, given.order, given.num_long if most_long else None, tiling)
 
-        _find_region(draw_region, order, num_long if most_long else None, tiling)
-
-    def draw_pixels(region, ids, offsets, starts, attributes, image, alpha_out, *saved):
+    def draw_pixels(given, out, region):
         tile, subtile, half = region
-        begin, end = offsets[tile], offsets[tile + 1]
+        begin, end = given.offsets[tile], given.offsets[tile + 1]
         pixels = _Pixels.of(region, tiling)
         # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
         # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
         reads_ahead = half is not None
 
         def ids_at(first):
-            return load(ids, first + lanes(), first + lanes() < end)
+            return load(given.ids, first + lanes(), first + lanes() < end)
 
         def reaches_subtile(packed):
             return ((packed >> (ID_BITS + subtile)) & 1) != 0
 
         def attributes_of(packed):
             place = (packed & ID_MASK) * stride
-            return [load(attributes, place + q, reaches_subtile(packed)) for q in columns]
+            return [load(given.attributes, place + q, reaches_subtile(packed)) for q in columns]
 
         def walk(carry):
             first, packed, after, values, state = carry
             if save:
-                _store_state(saved[0], state, pixels, first - begin, starts[tile], state_size, tiling)
+                _store_state(out.states, state, pixels, first - begin, given.starts[tile], state_size, tiling)
             values_after = attributes_of(after) if reads_ahead else []
             values = values if reads_ahead else attributes_of(packed)
             then = ids_at(first + 2 * LANES)
@@ -157,16 +180,15 @@ def _draw(lists, attributes, channels, tiling, warp, save):
         start = begin, packed, after, values, pixels.empty(num_channels)
         first, *_, state = lax.while_loop(unfinished, walk, start)
         for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
-            store(alpha_out, column.image, 1 - jnp.abs(transmittance), column.inside)
+            store(out.alpha, column.image, 1 - jnp.abs(transmittance), column.inside)
             for q, value in enumerate(color):
-                store(image, column.image * num_channels + q, value, column.inside)
+                store(out.image, column.image * num_channels + q, value, column.inside)
         if save:
-            _, owner, walked = saved
             nth = 2 * (tile * tiling.subtiles + subtile)
             for place in (nth, nth + 1) if half is None else (nth + half,):
-                walked[place] = first - begin
+                out.walked[place] = first - begin
             is_first = (subtile == 0) if half is None else (subtile == 0) & (half == 0)
-            pl.when(is_first)(lambda: _name_checkpoints(owner, tile, starts))
+            pl.when(is_first)(lambda: _name_checkpoints(out.owner, tile, given.starts))
 
     num_pixels, capacity = tiling.width * tiling.height, lists.ids.shape[0]
     shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
@@ -179,12 +201,14 @@ def _draw(lists, attributes, channels, tiling, warp, save):
         kernel,
         (tiling.num_tiles * tiling.subtiles + most_long * tiling.subtiles,),
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],
-        lists.ids,
-        lists.offsets,
-        lists.checkpoint_starts,
-        lists.order,
-        lists.num_long,
-        attributes.reshape(-1),
+        *_Given(
+            lists.ids,
+            lists.offsets,
+            lists.checkpoint_starts,
+            lists.order,
+            lists.num_long,
+            attributes.reshape(-1),
+        ),
     )
     shape = (tiling.height, tiling.width)
     return image.reshape(*shape, num_channels), alpha.reshape(shape), saved

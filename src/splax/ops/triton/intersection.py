@@ -4,7 +4,7 @@ Only tiles that the ellipse of a Gaussian reaches are listed, not the whole box 
 the number of its Gaussian, one bit for each subtile that the ellipse reaches.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,35 @@ def make_lists(
     return TileLists(ids, slots, *ranges, first, counts, num_isects)
 
 
+class _Given(NamedTuple):
+    """What the kernel reads, flat.
+
+    Attributes:
+        ends: slot behind the last pair of each rank.
+        order: Gaussian of each rank.
+        num_ranks: how many there are, [1].
+        attributes: see :class:`Prepared`, as are ``boxes``.
+        boxes: tiles of each Gaussian, packed.
+    """
+
+    ends: Any
+    order: Any
+    num_ranks: Any
+    attributes: Any
+    boxes: Any
+
+
+_NUM_GIVEN = len(_Given._fields)
+
+
+class _Written(NamedTuple):
+    """References to what the kernel writes for each slot: its tile, its pair and, if wanted, its number."""
+
+    tiles: Any
+    ids: Any
+    numbers: Any = None
+
+
 def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
     """Tile, id and, if wanted, number of each slot; beyond the last pair the tile is the one behind the last."""
     most_ranks, stride = ranks.rows.shape[0], prepared.attributes.shape[1]
@@ -101,14 +130,16 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
     key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
     slots = LANES * _SLOTS_PER_LANE
 
-    def kernel(ends, order, num_ranks, attributes, boxes, tiles, ids, *numbers):
-        last_rank = num_ranks[0] - 1
+    def kernel(*refs):
+        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
+        ends = given.ends
+        last_rank = given.num_ranks[0] - 1
         total = jnp.where(last_rank >= 0, ends[jnp.maximum(last_rank, 0)], 0)
         base = pl.program_id(0) * slots
 
         def write_none(step, _):
             slot = base + step * LANES + lanes()
-            store(tiles, slot, full(tiling.num_tiles).astype(key), slot < capacity)
+            store(out.tiles, slot, full(tiling.num_tiles).astype(key), slot < capacity)
             return 0
 
         def write(step, at):
@@ -116,9 +147,9 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
             slot = first_slot + lanes()
             exists = slot < total
             (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, warp, *at)
-            gaussian = load(order, rank)
-            form = Form(*(load(attributes, gaussian * stride + q) for q in range(FORM)))
-            left, top, columns, rows = unpack_box(*(load(boxes, gaussian * 2 + q) for q in range(2)))
+            gaussian = load(given.order, rank)
+            form = Form(*(load(given.attributes, gaussian * stride + q) for q in range(FORM)))
+            left, top, columns, rows = unpack_box(*(load(given.boxes, gaussian * 2 + q) for q in range(2)))
             bottom, span_of = top + rows, tile_spans(form, left, columns, tiling, warp)
 
             def down(carry):
@@ -141,13 +172,13 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
             # A pair of no subtile stays in a list, so that the backward pass writes its row too.
             bits = jnp.where(found, _subtile_bits(form, column, row, tiling, warp), 0)
             tile = jnp.where(exists, row * tiling.columns + column, tiling.num_tiles)
-            store(tiles, slot, tile.astype(key), slot < capacity)
-            store(ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
+            store(out.tiles, slot, tile.astype(key), slot < capacity)
+            store(out.ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
             return at
 
         @pl.when(base < total)
         def _():
-            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, num_ranks[0])
+            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, given.num_ranks[0])
             # Ends that wrapped around may have none: whatever is written then, it is from where there is a rank.
             first_rank = jnp.minimum(first_rank, last_rank)
             begin = load(ends, jnp.maximum(first_rank - 1, 0), first_rank > 0)
@@ -160,10 +191,10 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
         # A program that runs anyway: XLA would start a slow one for them.
         for step in range(_SLOTS_PER_LANE if numbered else 0):
             slot = base + step * LANES + lanes()
-            store(numbers[0], slot, slot, slot < capacity)
+            store(out.numbers, slot, slot, slot < capacity)
 
     shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
-    args = (ends, *ranks, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
+    args = _Given(ends, ranks.rows, ranks.num, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
 
