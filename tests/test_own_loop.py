@@ -71,7 +71,7 @@ def test_nnx_optimizer_and_nnx_jit_work_too(scene):
 
 def test_jit_without_a_capacity_says_what_to_do(scene):
     model = make_model(scene)
-    with pytest.raises(ValueError, match=r"under jax.jit .*isect_capacity.*count_isects"):
+    with pytest.raises(ValueError, match=r"under jax.jit .*sized_for.*isect_capacity"):
         nnx.jit(lambda model, camera: model(camera).image)(model, scene.train[0].camera)
 
 
