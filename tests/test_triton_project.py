@@ -287,6 +287,12 @@ def test_a_param_more_does_not_change_how_gaussians_are_drawn(monkeypatch):
 def test_what_would_not_be_drawn_cannot_be_overridden():
     with pytest.raises(TypeError, match="projection"):
 
+        class ShiftedRasterizer(splax.TileRasterizer):
+            def project(self, gaussians, camera):
+                return super().project(gaussians, camera)
+
+    with pytest.raises(TypeError, match="projection"):
+
         class FainterGaussians(splax.Gaussians):
             @property
             def opacities(self):

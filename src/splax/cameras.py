@@ -29,7 +29,7 @@ class Camera:
 
     Attributes:
         viewmat: world-to-camera transform, [..., 4, 4], last row (0, 0, 0, 1).
-        lens: what maps points in front of the camera to pixels; see :class:`splax.Lens`.
+        lens: map from points in front of the camera to pixels; see :class:`splax.Lens`.
         width: image width in pixels.
         height: image height in pixels.
         time: when the image was taken, [...], in the unit of the dataset, such as seconds or a share of the film;

@@ -59,8 +59,8 @@ class Gaussians(nnx.Module):
         shN: the other coefficients, Param [N, (degree + 1)^2 - 1, 3].
         alive: rows that exist, [N] bool.
         active_sh_degree: bands above it are left out of the colour; starts at the stored degree.
-        shading: how they get their colour where nothing else is said, of the class: spherical harmonics, or the
-            method ``colors`` of a subclass that has one.
+        shading: object of the class that colours them where a model names none: spherical harmonics, or the method
+            ``colors`` of a subclass that has one.
 
     Raises:
         ValueError: on shapes other than these.

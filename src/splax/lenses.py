@@ -110,7 +110,7 @@ def matrix_of(name: str, value: Any, size: int) -> Float[Array, "*batch n n"]:
     """A float array [..., size, size] of what a user gave.
 
     Args:
-        name: what it is, for people.
+        name: name of the array, for people.
         value: array or nested sequence; numbers that are not floating become float32.
         size: number of rows and columns.
 

@@ -43,7 +43,7 @@ class SplatModel(nnx.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "colors" in vars(cls):
-            cls.shading_of_all = _colors_of_model  # pyright: ignore[reportAttributeAccessIssue]
+            cls.drawn_shading = _colors_of_model  # pyright: ignore[reportAttributeAccessIssue]
 
     def colors(self, gaussians: Gaussians, camera: Camera) -> Float[Array, "n c"]:
         """Channels of each Gaussian as ``camera`` sees it, [N, C]; a subclass may override this.
@@ -54,7 +54,7 @@ class SplatModel(nnx.Module):
         """
         return self.shading(gaussians, camera)
 
-    def shading_of_all(self) -> Shading:
+    def drawn_shading(self) -> Shading:
         """What the rasterizer is given: the shading, or the method ``colors`` of a subclass that has one."""
         return self.shading
 
@@ -89,7 +89,7 @@ class SplatModel(nnx.Module):
         return self.rasterizer(
             self.gaussians,
             camera,
-            shading=self.shading_of_all(),
+            shading=self.drawn_shading(),
             view=view,
             background=background,
             means2d_offset=means2d_offset,

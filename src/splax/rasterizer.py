@@ -108,7 +108,16 @@ class TileRasterizer(nnx.Module):
         ValueError: on a tile size, implementation or capacity that does not exist, or ``antialiased`` with a
             projection that is not.
         NotImplementedError: when called, if the implementation that was named does not run on this platform.
+        TypeError: for a subclass that overrides ``project``, which drawing does not call.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "project" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__}.project would not change what is drawn; write a projection, "
+                "TileRasterizer(projection=...)."
+            )
 
     def __init__(
         self,
@@ -249,7 +258,7 @@ class TileRasterizer(nnx.Module):
             'xla, in separate steps: xla was asked for.'
         """
         gaussians = getattr(model, "gaussians", model)
-        shading = model.shading_of_all() if hasattr(model, "shading_of_all") else gaussians.shading
+        shading = model.drawn_shading() if hasattr(model, "drawn_shading") else gaussians.shading
         return backends.explain(
             parameters_of(gaussians), camera, self._job(camera, shading), self.implementation
         )

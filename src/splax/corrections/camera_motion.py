@@ -34,7 +34,7 @@ class TrainingCameras(NamedTuple):
         names: of the views.
         given: [V, 4, 4], as the dataset has them.
         refined: [V, 4, 4], as corrections move them.
-        lenses: as corrected, a batch [V].
+        lenses: the corrected lenses, a batch [V].
         sizes: width and height of each.
     """
 

@@ -44,10 +44,10 @@ def read_number(source: Mapping[str, Any], key: str, label: str, *, default: flo
     """A finite number of the file; ``default`` where the key is absent or null.
 
     Args:
-        source: what holds it.
+        source: mapping that holds the number.
         key: its name there.
         label: the file and the entry, for errors.
-        default: what stands for it.
+        default: number where the file has none.
         cure: a sentence for the error about what to do.
 
     Raises:

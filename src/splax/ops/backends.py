@@ -153,7 +153,7 @@ def mean_ssim(
     def of(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda x, y: function(x, y, channels, moving)
 
-    # Kernels are for gradients, in float32; the value alone is as fast without.
+    # Kernels are for gradients, in float32.
     if best.platform is None or not moving or not x.dtype == y.dtype == jnp.float32:
         return of(plain)(x, y)
     return lax.platform_dependent(x, y, **{best.platform: of(best.ssim)}, default=of(plain))

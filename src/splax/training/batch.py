@@ -1,4 +1,4 @@
-"""What a loss is told of a step beside the model and its rendering."""
+"""What a loss is given of a step, apart from the model and its rendering."""
 
 from __future__ import annotations
 

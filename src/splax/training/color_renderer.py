@@ -1,4 +1,4 @@
-"""How training and scores call a model, whatever it renders beside colour."""
+"""How training and scores call a model, whatever else than colour it renders."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _RGB = 3
 class ColorRenderer:
     """Calls a model so that its image begins with the colour over a background; its features follow.
 
-    The features are the channels beside the colour, over nothing: those from the fourth on, or all that are
+    The features are the channels that are not the colour, over nothing: those from the fourth on, or all that are
     rendered if the model has a method ``color`` of its own.
 
     Attributes:
         num_channels: that the model renders.
         has_own_color: whether it says by itself what its colour is.
-        takes_view: whether it can be told the number of the training view.
+        takes_view: whether it can be given the number of the training view.
     """
 
     num_channels: int

@@ -32,8 +32,8 @@ MIN_VIEWS = 8
 MIN_STEPS = 1000
 # Every how many-th view is held back, and how many at most.
 _EVERY, _MOST = 4, 6
-# Most steps of a candidate, a quarter of the run at most, after which views are first looked at; too few of them
-# tell candidates apart no more, and views are looked at after _SHORT_LOOK.
+# Most steps of a candidate, a quarter of the run at most, after which views are first looked at. Fewer steps than
+# _MIN_TRIAL do not show which candidate is better: views are then looked at after _SHORT_LOOK, and none is tried.
 _TRIAL, _MIN_TRIAL, _SHORT_LOOK = 1500, 1000, 500
 # How often views are looked at from then on: steps, or a share of the run if that is more.
 _INTERVAL, _SHARE = 500, 0.05
