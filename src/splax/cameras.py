@@ -56,7 +56,7 @@ class Camera:
 
         Args:
             viewmat: world-to-camera transform, [..., 4, 4], last row (0, 0, 0, 1).
-            K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``. Beside a lens it takes
+            K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``. With a lens it takes
                 the place of the lens's own ``K``, so that ``dataclasses.replace(camera, K=K)`` does what it says.
             width: image width in pixels.
             height: image height in pixels.
