@@ -13,7 +13,7 @@ import numpy as np
 from training_start import Start
 
 from splax.cameras import Camera
-from splax.data.scene import Scene, View
+from splax.scene import Scene, View
 
 _START = ("means", "quats", "scales", "opacities", "sh")
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from splax.cameras import Camera
-from splax.data.scene import Scene, View
+from splax.scene import Scene, View
 
 LOWEST_GAIN, HIGHEST_GAIN = 0.6, 1.4
 TURN = np.radians(1.0)

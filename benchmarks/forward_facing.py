@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 
 from splax.cameras import Camera
 from splax.data.raytracer import GAMMA, Lighting, Solid, render
-from splax.data.scene import Scene, View, split_views
 from splax.data.shapes import Box, Sphere, Vectors
 from splax.data.synthetic import LAMP, SAMPLES, demo_lighting, make_noise
+from splax.scene import Scene, View, split_views
 
 FOV_X = np.radians(60)
 LAMP_AT = (-2.0, 6.0, 8.6)

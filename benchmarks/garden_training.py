@@ -7,8 +7,8 @@ import numpy as np
 from garden import Row, View, make_view
 from training_start import Start
 
+from splax import scene as scenes
 from splax.cameras import Camera
-from splax.data import scene as scenes
 from splax.rasterizer import TileRasterizer
 
 # Standard deviations: of positions in scales, of log scales, and of the colour's first coefficient.

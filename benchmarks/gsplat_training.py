@@ -15,8 +15,8 @@ import torch  # pyright: ignore[reportMissingImports]
 from training_result import Mark, Peak, Strategy, TrainingResult
 from training_start import Start
 
-from splax.data.scene import Scene, View
 from splax.ops.ssim import SSIM_C1, SSIM_C2, SSIM_WINDOW
+from splax.scene import Scene, View
 
 SH_DEGREE = 3
 SH_DEGREE_EVERY = 1000

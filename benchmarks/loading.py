@@ -23,7 +23,7 @@ from many_photos import write_photos
 from PIL import Image
 
 from splax.data.colmap_model import read_cameras, read_images, read_points
-from splax.loader import load_dataset
+from splax.data.formats import load_dataset
 
 
 @dataclasses.dataclass(frozen=True)

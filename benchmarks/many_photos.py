@@ -18,8 +18,8 @@ import jax
 import numpy as np
 import tyro
 
-from splax.loader import load_dataset
-from splax.training.feed import PhotoFeed
+from splax.data.formats import load_dataset
+from splax.training.photos.loader import PhotoFeed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,9 +31,9 @@ from quality_rows import Key, Rows
 from quality_run import run_gsplat, run_splax
 from quality_table import format_table, name_options
 
-from splax.options import Train
-from splax.program_cache import keep_programs
-from splax.training_setup import check_options
+from splax.cli.compilation_cache import keep_programs
+from splax.cli.options import Train
+from splax.cli.setup import check_options
 
 GSPLAT = "gsplat"
 # Options of `splax train` that this program sets.

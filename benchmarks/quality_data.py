@@ -19,12 +19,12 @@ from forward_facing import make_forward_scene
 from quality_rows import safe_name
 
 from splax.cameras import Camera
-from splax.data.scene import Scene, View
+from splax.cli.options import Train
+from splax.cli.setup import start_of
+from splax.data.formats import load_dataset
 from splax.gaussians import Gaussians
-from splax.initialization.choice import Start
-from splax.loader import load_dataset
-from splax.options import Train
-from splax.training_setup import start_of
+from splax.scene import Scene, View
+from splax.training.start import Start
 
 # Stands for the synthetic set in place of a path.
 FORWARD = "forward"

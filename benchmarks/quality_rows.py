@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from splax.io.files import write_whole
+from splax.files.atomic import write_whole
 
 _LONGEST_NAME = 100
 

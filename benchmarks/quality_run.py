@@ -14,14 +14,14 @@ from pose_error import pose_error
 from quality_data import Photos
 
 from splax.cameras import Camera
-from splax.color_correction import color_correct
-from splax.data.scene import View
-from splax.initialization.choice import Start
-from splax.metrics import psnr
-from splax.options import Train
+from splax.cli.options import Train
+from splax.cli.setup import make_trainer
+from splax.metrics.color_correction import color_correct
+from splax.metrics.image import psnr
+from splax.scene import View
 from splax.strategies.mcmc import prepare
+from splax.training.start import Start
 from splax.training.trainer import Trainer
-from splax.training_setup import make_trainer
 
 # Training views that are scored.
 MOST_SEEN = 8

@@ -7,9 +7,9 @@ import jax
 from training_result import Mark, Peak, Strategy, TrainingResult
 from training_start import Start
 
-from splax.data.scene import Scene
 from splax.model import SplatModel
 from splax.rasterizer import TileRasterizer
+from splax.scene import Scene
 from splax.strategies import base
 from splax.strategies.default import DefaultStrategy
 from splax.strategies.mcmc import MCMCStrategy

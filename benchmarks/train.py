@@ -37,7 +37,7 @@ from splax_training import train_splax
 from training_result import Peak, Strategy, TrainingResult, score
 from training_start import Start, auto_start, random_start
 
-from splax.data.scene import Scene
+from splax.scene import Scene
 
 HEADER = (
     *("data", "method", "strategy", "steps", "seed", "steps/s", "ms per step", "run, s"),
@@ -141,7 +141,7 @@ def main(options: Options) -> list[Run]:
 def _read(data: pathlib.Path, options: Options) -> tuple[Scene, Start]:
     if data.suffix == ".npz":
         return load_arrays(data)
-    from splax.loader import load_dataset
+    from splax.data.formats import load_dataset
 
     scene = load_dataset(data, downscale=options.downscale, white_background=options.white_background)
     return scene, auto_start(scene) if options.init == "auto" else random_start(scene, options.num_points)

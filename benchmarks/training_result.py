@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from splax.data.scene import View
-from splax.metrics import psnr, ssim
+from splax.metrics.image import psnr, ssim
+from splax.scene import View
 
 Strategy = Literal["default", "mcmc", "none"]
 

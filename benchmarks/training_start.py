@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from splax.data.scene import Scene
 from splax.gaussians import Gaussians, neighbor_spacing
 from splax.ops.spherical_harmonics import SH_C0
+from splax.scene import Scene
 
 SH_BASES = 16
 INITIAL_OPACITY = 0.1
@@ -79,7 +79,7 @@ def random_start(scene: Scene, num: int, seed: int = 0) -> Start:
 
 def auto_start(scene: Scene, seed: int = 0) -> Start:
     """What ``splax train`` starts from by default; needs OpenCV and scipy."""
-    from splax.initialization.choice import choose_start
+    from splax.training.start import choose_start
 
     return Start.of(choose_start(scene, seed=seed).gaussians)
 

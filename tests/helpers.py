@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool
 
 from splax.cameras import Camera
-from splax.data.scene import View
+from splax.scene import View
 
 GOLDENS = pathlib.Path(__file__).with_name("goldens")
 GAUSSIAN_PARAMS = ("means", "quats", "log_scales", "logit_opacities", "sh0", "shN")

@@ -13,7 +13,7 @@ from test_trainer import ADAM, DenseModel, make_dense_trainer, make_gaussians, p
 import splax
 from splax.training.batch import NotAnArrayError
 from splax.training.color_renderer import ColorRenderer
-from splax.training.groups import group_views, view_order
+from splax.training.photos.canvases import group_views, view_order
 
 NUM, FEATURES = 60, 16
 WIDTH, HEIGHT = 32, 24

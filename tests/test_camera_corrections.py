@@ -14,7 +14,7 @@ import splax
 from splax.corrections.intrinsics import IntrinsicsRefinement
 from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera, rotation
-from splax.io.images import to_uint8
+from splax.reports.images import to_uint8
 
 VIEWS = 8
 

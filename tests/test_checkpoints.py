@@ -16,8 +16,8 @@ import pytest
 from test_trainer import make_dense_trainer, make_gaussians, params_of
 
 import splax
-from splax.training.checkpoints import Checkpoints
-from splax.training.snapshot import array_shapes, to_arrays, to_state
+from splax.training.recovery.checkpoints import Checkpoints
+from splax.training.recovery.snapshot import array_shapes, to_arrays, to_state
 
 pytest.importorskip("orbax.checkpoint", reason="checkpoints need orbax-checkpoint")
 
@@ -169,7 +169,7 @@ def test_settings_out_of_range(tmp_path, options):
 WRITER = """
 import sys
 import numpy as np
-from splax.training.checkpoints import Checkpoints
+from splax.training.recovery.checkpoints import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])
 for step in range(int(sys.argv[2]), 1_000_000):
     noise = np.random.default_rng(step).random(1_000_000)

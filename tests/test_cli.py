@@ -17,10 +17,12 @@ from helpers import write_image, write_transforms
 from test_colmap import write_dataset
 
 import splax
-from splax import cli, commands, training_setup
-from splax.options import Train
-from splax.run_folder import RunFolder, picture_name
-from splax.training import memory
+from splax.cli import commands
+from splax.cli import main as cli
+from splax.cli import setup as training_setup
+from splax.cli.options import Train
+from splax.cli.run_folder import RunFolder, picture_name
+from splax.training.runtime import memory
 
 WIDTH, HEIGHT, STEPS = 32, 24, 20
 FAST = ["--steps", str(STEPS), "--num-gaussians", "150", "--sh-degree", "1", "--checkpoint-every", "0"]
@@ -458,7 +460,7 @@ def test_left_out_frames_are_a_warning(editable, tmp_path, capsys):
     with pytest.warns(UserWarning, match="2 of 8 frames left out"):
         splax.load_dataset(editable)
     result = subprocess.run(
-        [sys.executable, "-m", "splax.cli", "info", str(editable)],
+        [sys.executable, "-m", "splax.cli.main", "info", str(editable)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -492,7 +494,7 @@ def test_the_parser_exits_with_2(arguments, word, capsys):
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["convert", "--help"]])
 def test_help_is_quick_and_does_without_jax(arguments):
     code = (
-        "import sys; from splax.cli import main\n"
+        "import sys; from splax.cli.main import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print('jax' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     )

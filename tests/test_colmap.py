@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from helpers import project, write_image
 
+from splax.cli.describe import describe_scene
 from splax.data.colmap_model import MAX_SEEN, find_model, read_cameras, read_images, read_points
-from splax.data.scene import View, describe_scene
-from splax.loader import load_dataset
+from splax.data.formats import load_dataset
+from splax.scene import View
 
 WIDTH, HEIGHT = 64, 48
 PINHOLE = (1, "PINHOLE", WIDTH, HEIGHT, (100.0, 110.0, 32.0, 24.0))

@@ -11,7 +11,7 @@ from jaxtyping import config
 
 import splax
 from splax import color_correct, psnr
-from splax.run_folder import RunFolder
+from splax.cli.run_folder import RunFolder
 
 AFFINE = np.array([[0.7, 0.1, 0.05, 0.02], [0.02, 0.6, 0.1, 0.1], [-0.1, 0.05, 0.8, 0.12]])
 

@@ -12,7 +12,7 @@ from helpers import make_camera, make_gaussians
 
 import splax
 from splax.ops import backends, render
-from splax.ops.deferred import deferred
+from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.triton import backend
 
 

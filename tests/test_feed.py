@@ -12,12 +12,13 @@ from helpers import make_camera, write_transforms
 from test_trainer import DenseModel
 
 import splax
-from splax.data.photo_view import PixelCache, Pixels
-from splax.data.scene import View, describe_scene
-from splax.loader import load_dataset
-from splax.training import feed as feed_module
-from splax.training.feed import PhotoFeed
-from splax.training.groups import MAX_CANVAS, MAX_GROUPS, RUN_LENGTH, group_views, view_order
+from splax.cli.describe import describe_scene
+from splax.data.formats import load_dataset
+from splax.data.lazy_view import PixelCache, Pixels
+from splax.scene import View
+from splax.training.photos import loader as feed_module
+from splax.training.photos.canvases import MAX_CANVAS, MAX_GROUPS, RUN_LENGTH, group_views, view_order
+from splax.training.photos.loader import PhotoFeed
 
 # --- groups ------------------------------------------------------------------------------------------
 
@@ -130,7 +131,7 @@ def dataset(tmp_path) -> Path:
 @pytest.fixture
 def decodes(monkeypatch) -> list[str]:
     """Names of the photos in the order in which they are decoded."""
-    from splax.data.photo_files import PhotoReader
+    from splax.data.photo_reader import PhotoReader
 
     names, decode = [], PhotoReader.decode
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from helpers import project, write_image
 
-from splax.data.scene import describe_scene
-from splax.loader import FORMATS, load_dataset
+from splax.cli.describe import describe_scene
+from splax.data.formats import FORMATS, load_dataset
 
 SIZE = (64, 48)
 

@@ -6,11 +6,11 @@ from helpers import make_camera, project
 from test_plane_sweep import photograph, true_depth
 
 import splax
-from splax.data.scene import Scene, View
 from splax.data.synthetic import demo_camera
 from splax.initialization.back_projection import back_project
 from splax.initialization.depth_source import DepthError
 from splax.initialization.voxels import contract, merge_points
+from splax.scene import Scene, View
 
 WIDTH, HEIGHT = 40, 32
 

@@ -14,12 +14,12 @@ from helpers import write_image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from splax.data.image_files import relative_path
-from splax.data.image_header import ImageError
+from splax.cli.run_folder import RunFolder
+from splax.data.formats import load_dataset
+from splax.data.layout import relative_path
 from splax.data.points import read_ply_points
+from splax.files.image_header import ImageError
 from splax.io.formats import read_splats
-from splax.loader import load_dataset
-from splax.run_folder import RunFolder
 
 # Each costs a few milliseconds; the same ones every time.
 quick = settings(

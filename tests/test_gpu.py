@@ -7,10 +7,10 @@ import pytest
 from flax import nnx
 
 import splax
-from splax.ops.triton.depth_sort import front_to_back
-from splax.ops.triton.warp import Warp
-from splax.ssim_gradient import mean_ssim
-from splax.training.checkpoints import Checkpoints
+from splax.losses.ssim import mean_ssim
+from splax.ops.triton.binning.depth_sort import front_to_back
+from splax.ops.triton.lanes.warp import Warp
+from splax.training.recovery.checkpoints import Checkpoints
 from splax.training.refinement import moving_and_staying
 
 pytestmark = pytest.mark.gpu

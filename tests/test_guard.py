@@ -11,9 +11,9 @@ from test_trainer import make_dense_trainer, make_gaussians, params_of
 
 import splax
 from splax.training import guard as guarding
-from splax.training.checkpoints import Checkpoints
 from splax.training.guard import Guard, fewest_as_good, held_views, matching_views
-from splax.training.snapshot import to_arrays
+from splax.training.recovery.checkpoints import Checkpoints
+from splax.training.recovery.snapshot import to_arrays
 from splax.training.watcher import thinned, with_degree, without_bands
 
 

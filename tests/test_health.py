@@ -10,11 +10,11 @@ import pytest
 from test_trainer import make_dense_trainer, params_of
 
 import splax
-from splax.training import memory as memory_module
 from splax.training import refinement
 from splax.training import step as training_step
-from splax.training.memory import MemoryNeed
-from splax.training.room import Room
+from splax.training.runtime import memory as memory_module
+from splax.training.runtime.device_policy import Room
+from splax.training.runtime.memory import MemoryNeed
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from flax import nnx
 from helpers import write_transforms
 
 import splax
-from splax import cli
+from splax.cli import main as cli
+from splax.cli.run_folder import RunFolder
 from splax.corrections.alignment import Similarity, motions_between
 from splax.corrections.base import Correction
 from splax.corrections.bilateral_grid import BilateralGrid
@@ -19,8 +20,7 @@ from splax.corrections.exposure import Exposure, apply_affine
 from splax.corrections.intrinsics import IntrinsicsRefinement
 from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera
-from splax.io.images import to_uint8
-from splax.run_folder import RunFolder
+from splax.reports.images import to_uint8
 from splax.training.evaluation import scores_line
 
 VIEWS, WIDTH, HEIGHT = 8, 32, 24

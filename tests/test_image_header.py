@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from splax.data.image_header import ImageError, ImageHeader, parse_header, read_header
-from splax.data.images import read_image
+from splax.data.decode import read_image
+from splax.files.image_header import ImageError, ImageHeader, parse_header, read_header
 
 # Noise, so that the files are larger than what is read of them at once.
 IMAGE = np.random.default_rng(0).integers(0, 256, (300, 400, 4), np.uint8)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.io.images import save_curve, save_png, save_video, side_by_side, to_uint8
-from splax.io.plots import plot_curve
+from splax.reports.images import save_curve, save_png, save_video, side_by_side, to_uint8
+from splax.reports.plots import plot_curve
 
 
 def make_image(height=20, width=30, seed=0) -> np.ndarray:

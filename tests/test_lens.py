@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from splax.data.colmap_lens import MODEL_NAMES, MODELS, ColmapLens
 from splax.data.distortion import MAX_TANGENT, Undistorter, inner_intrinsics
-from splax.data.lens import MODEL_NAMES, MODELS, ColmapLens
 
 SIZE = (320, 240)
 # What cameras have; small enough not to fold over within the image.

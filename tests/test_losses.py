@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from splax.losses import dssim, l1, photometric_loss
-from splax.metrics import ssim
+from splax.losses.photometric import dssim, l1, photometric_loss
+from splax.metrics.image import ssim
 
 
 def make_images(shape=(14, 13, 3), dtype: type = np.float32) -> tuple[jax.Array, jax.Array]:

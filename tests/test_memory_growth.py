@@ -12,7 +12,7 @@ from flax import nnx
 from test_trainer import make_dense_trainer, make_gaussians
 
 import splax
-from splax.training import rollback
+from splax.training.recovery import rollback
 
 STATM = Path("/proc/self/statm")
 # Phases of warm-up, of the run, and of which the least is taken.

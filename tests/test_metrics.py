@@ -10,7 +10,7 @@ import pytest
 import skimage.metrics
 from jaxtyping import config
 
-from splax.metrics import psnr, ssim
+from splax.metrics.image import psnr, ssim
 
 
 def make_images(

@@ -10,11 +10,11 @@ from helpers import make_camera
 from test_plane_sweep import photograph, true_depth
 
 import splax
-from splax.data.scene import Scene, View
 from splax.data.synthetic import demo_camera
 from splax.initialization.alignment import align_scale_shift
 from splax.initialization.depth_source import DepthError
 from splax.initialization.monocular import MonocularDepth, load_predictor
+from splax.scene import Scene, View
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None or importlib.util.find_spec("torch") is None,

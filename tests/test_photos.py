@@ -12,13 +12,13 @@ import pytest
 from helpers import project, write_image
 from test_colmap import write_text
 
-from splax.data.exif import orientation, turn
-from splax.data.image_header import ImageError
-from splax.data.images import downscale_mask, read_depth, read_image, read_mask, resize_nearest
-from splax.data.npy_file import read_npy
+from splax.cli.describe import describe_scene
+from splax.data.decode import downscale_mask, read_depth, read_image, read_mask, resize_nearest
+from splax.data.formats import load_dataset
 from splax.data.points import read_ply_points
-from splax.data.scene import describe_scene
-from splax.loader import load_dataset
+from splax.files.exif import orientation, turn
+from splax.files.image_header import ImageError
+from splax.files.npy import read_npy
 
 WIDTH, HEIGHT = 64, 48
 IDENTITY = np.eye(4).tolist()

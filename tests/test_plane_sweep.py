@@ -14,12 +14,12 @@ from jaxtyping import Float
 import splax
 from splax.cameras import Camera
 from splax.data.raytracer import render, trace
-from splax.data.scene import Scene, View
 from splax.data.synthetic import demo_camera, demo_lighting, demo_solids
 from splax.initialization.depth_source import DepthError
 from splax.initialization.neighbors import choose_neighbors, focus_depths
 from splax.initialization.plane_sweep import PlaneSweep
 from splax.initialization.small_photos import shrink_photos
+from splax.scene import Scene, View
 
 WIDTH, HEIGHT = 112, 84
 

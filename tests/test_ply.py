@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from helpers import GAUSSIAN_PARAMS, make_gaussians
 
+from splax.files import ply as ply_format
+from splax.files.atomic import atomic_write, write_whole
 from splax.gaussians import Gaussians
-from splax.io import ply_format
-from splax.io.files import atomic_write, write_whole
 from splax.io.formats import save_splats
 from splax.io.ply import load_ply, save_ply
 

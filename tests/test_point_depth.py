@@ -11,10 +11,10 @@ from helpers import make_camera, project
 from test_recipe import output_of
 
 import splax
-from splax.training.depth_loss import rendered_disparity
-from splax.training.feed import PhotoFeed
-from splax.training.point_depth import point_disparity_loss
-from splax.training.resolution import shrink_camera
+from splax.losses.depth import rendered_disparity
+from splax.losses.point_depth import point_disparity_loss
+from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.resolution import shrink_camera
 
 WIDTH, HEIGHT = 40, 32
 compiled_loss = jax.jit(point_disparity_loss, static_argnums=3)

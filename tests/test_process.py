@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from helpers import write_image
 
-from splax import cli
-from splax.loader import load_dataset
-from splax.processing import dataset as dataset_module
-from splax.processing import structure
-from splax.processing.dataset import make_dataset
-from splax.processing.frames import count_frames, sharp_frames, sharpness, write_sharp_frames
-from splax.processing.progress import run_with_bar
-from splax.processing.structure import Model
+from splax.capture import dataset as dataset_module
+from splax.capture import structure
+from splax.capture.dataset import make_dataset
+from splax.capture.frames import count_frames, sharp_frames, sharpness, write_sharp_frames
+from splax.capture.progress import run_with_bar
+from splax.capture.structure import Model
+from splax.cli import main as cli
+from splax.data.formats import load_dataset
 
 # --- frames ------------------------------------------------------------------------------------------
 

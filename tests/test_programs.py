@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from splax.training.programs import compile_program
+from splax.training.runtime.compiled import compile_program
 
 
 class Lowered:

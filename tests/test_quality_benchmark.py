@@ -15,8 +15,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from splax.cameras import Camera
-from splax.data.scene import Scene, View
 from splax.rasterizer import TileRasterizer
+from splax.scene import Scene, View
 
 TINY = "--init random --num-gaussians 40 --strategy none"
 

@@ -5,8 +5,8 @@ import pytest
 from helpers import make_camera, project
 
 import splax
-from splax.data.scene import Scene, View
 from splax.initialization.random_start import random_box, random_points
+from splax.scene import Scene, View
 
 SIZE = 48
 

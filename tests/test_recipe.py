@@ -13,11 +13,11 @@ from test_trainer import make_dense_trainer
 from test_trainer import make_gaussians as make_dense_gaussians
 
 import splax
-from splax.io.images import to_uint8
-from splax.training.checkpoints import Checkpoints
-from splax.training.depth_loss import disparity_loss, shrink_depth
+from splax.losses.depth import disparity_loss, shrink_depth
+from splax.reports.images import to_uint8
 from splax.training.optimizers import make_optimizer
-from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
+from splax.training.photos.resolution import shrink_camera, shrink_image, shrink_mask
+from splax.training.recovery.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from helpers import write_transforms
 from test_cli import run
 
 import splax
-from splax.saved_options import check_unchanged, read_options, save_options
-from splax.training.checkpoints import Checkpoints
+from splax.cli.run_config import check_unchanged, read_options, save_options
+from splax.training.recovery.checkpoints import Checkpoints
 
 pytest.importorskip("orbax.checkpoint", reason="checkpoints need orbax-checkpoint")
 
@@ -52,7 +52,7 @@ def whole(data, tmp_path_factory) -> Path:
 def killed(data, tmp_path_factory) -> Path:
     """The folder of the same run in a process of its own, killed while it wrote one checkpoint after another."""
     out = tmp_path_factory.mktemp("runs") / "killed"
-    command = [sys.executable, "-m", "splax.cli", "train", data, "--out", out, *OPTIONS]
+    command = [sys.executable, "-m", "splax.cli.main", "train", data, "--out", out, *OPTIONS]
     command = [str(part) for part in command] + ["--checkpoint-every", "0.001"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 300
@@ -149,7 +149,7 @@ def test_other_options_than_those_it_began_with_are_refused(data, stopped, capsy
 
 
 def test_options_are_read_as_they_were_written(data):
-    from splax.options import Demo, Train
+    from splax.cli.options import Demo, Train
 
     for options in (Train(data=data, steps=5, exposure=True, max_gaussians=7), Demo(steps=3, seed=2)):
         config = json.loads(json.dumps(save_options(options), default=str))

@@ -5,8 +5,8 @@ import pytest
 from jaxtyping import config
 
 from splax.cameras import Camera
-from splax.data.bounds import scene_bounds
-from splax.data.scene import Scene, View, describe_scene, split_views
+from splax.cli.describe import describe_scene
+from splax.scene import Scene, View, scene_bounds, split_views
 
 
 def make_view(name: str, position=(3.0, 0.0, 0.0), target=(0.0, 0.0, 0.0), width=8, height=6) -> View:

@@ -25,8 +25,8 @@ from test_splat_files import (
     zip_folder,
 )
 
+from splax.files.limits import check_expansion
 from splax.io.formats import read_splats
-from splax.io.untrusted import check_expansion
 
 MIB = 1 << 20
 

@@ -12,11 +12,11 @@ from helpers import make_camera, make_gaussians, write_transforms
 from test_cli import run
 
 import splax
-from splax.data.scene import Scene, View
-from splax.initialization.choice import FEW_POINTS
+from splax.cli.options import Demo
+from splax.cli.setup import start_of_demo
 from splax.initialization.depth_source import DepthError
-from splax.options import Demo
-from splax.training_setup import start_of_demo
+from splax.scene import Scene, View
+from splax.training.start import FEW_POINTS
 
 WIDTH, HEIGHT = 40, 32
 
@@ -216,7 +216,7 @@ def test_a_number_that_is_not_used_is_said(data, tmp_path, capsys):
 def test_mcmc_prepares_what_was_not_trained(data, tmp_path, monkeypatch):
     """New Gaussians on a point cloud, too; those of a splat file are left as they are."""
     prepared = []
-    monkeypatch.setattr("splax.commands.prepare", prepared.append)
+    monkeypatch.setattr("splax.cli.commands.prepare", prepared.append)
     write_point_cloud(tmp_path / "points.ply")
     options = ["--strategy", "mcmc", *FAST]
     assert run("train", data, "--out", tmp_path / "first", "--init", tmp_path / "points.ply", *options) == 0

@@ -5,9 +5,9 @@ import pytest
 
 from splax.cameras import Camera
 from splax.data.raytracer import Lighting, Solid, occluded, render, trace
-from splax.data.scene import Scene
 from splax.data.shapes import Box, Disc, Sphere
 from splax.data.synthetic import TABLE_RADIUS, demo_camera, demo_lighting, demo_solids, make_demo_scene
+from splax.scene import Scene
 
 RED = (1.0, 0.0, 0.0)
 

@@ -14,10 +14,11 @@ from helpers import make_camera, write_image
 from test_trainer import DenseModel, make_dense_trainer, make_gaussians, params_of
 
 import splax
-from splax.data.scene import Scene, View, describe_scene
-from splax.loader import load_dataset
-from splax.training.feed import PhotoFeed
-from splax.training.resolution import shrink_camera
+from splax.cli.describe import describe_scene
+from splax.data.formats import load_dataset
+from splax.scene import Scene, View
+from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.resolution import shrink_camera
 
 IDENTITY = np.eye(4).tolist()
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from splax.ops.triton.tracing import traced_once
+from splax.ops.jax_internals.traced_once import traced_once
 
 
 def test_a_function_with_a_backward_pass_of_its_own_is_traced_once():

@@ -17,9 +17,9 @@ import splax
 from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera
 from splax.corrections.tracks import ROBUST, reprojection_error
+from splax.data.colmap_lens import ColmapLens
 from splax.data.distortion import inner_intrinsics, undistort_pixels
-from splax.data.lens import ColmapLens
-from splax.training.feed import PhotoFeed
+from splax.training.photos.loader import PhotoFeed
 
 WIDTH, HEIGHT = 40, 32
 

@@ -14,13 +14,15 @@ import pytest
 from flax import nnx
 
 import splax
-from splax.training import call_length, isect_buffer, refinement
+from splax.training import refinement
 from splax.training import step as training_step
-from splax.training.groups import group_views, view_order
-from splax.training.interrupt import deferred_interrupt
-from splax.training.isect_buffer import IsectBuffer
+from splax.training.photos.canvases import group_views, view_order
 from splax.training.progress import StepMetrics
-from splax.training.room import Room
+from splax.training.runtime import isect_buffer
+from splax.training.runtime import steps_per_call as call_length
+from splax.training.runtime.device_policy import Room
+from splax.training.runtime.interrupt import deferred_interrupt
+from splax.training.runtime.isect_buffer import IsectBuffer
 from splax.training.schedules import used_sh_degree
 from splax.training.step import TrainStep
 

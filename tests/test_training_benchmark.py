@@ -11,10 +11,10 @@ import pytest
 from helpers import write_garden
 
 from splax.cameras import Camera
-from splax.data.scene import Scene, View
 from splax.gaussians import neighbor_spacing
-from splax.metrics import ssim
+from splax.metrics.image import ssim
 from splax.rasterizer import TileRasterizer
+from splax.scene import Scene, View
 
 
 @pytest.fixture

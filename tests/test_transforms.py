@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from helpers import project, write_image
 
-from splax.data.scene import describe_scene
-from splax.loader import load_dataset
+from splax.cli.describe import describe_scene
+from splax.data.formats import load_dataset
 
 WIDTH, HEIGHT = 64, 48
 GLOBALS = {"w": float(WIDTH), "h": float(HEIGHT), "fl_x": 100.0, "fl_y": 100.0, "cx": 32.0, "cy": 24.0}

@@ -12,17 +12,18 @@ from test_triton_project import JOB
 import splax
 from splax.ops import backends
 from splax.ops.intersection import TileLayout, count_isects
-from splax.ops.parameters import Splats
 from splax.ops.projection import Ellipsoids, project_gaussians
-from splax.ops.triton import forward, tile_ranges
-from splax.ops.triton.forward import BUCKET_SIZE
-from splax.ops.triton.intersection import make_lists
-from splax.ops.triton.prepare import Prepared, prepare
+from splax.ops.triton.binning import tile_ranges
+from splax.ops.triton.binning.pack import Prepared, prepare
+from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.blending import forward
+from splax.ops.triton.blending.forward import BUCKET_SIZE
+from splax.ops.triton.lanes.row_io import store_rows, sum_rows
+from splax.ops.triton.lanes.search import lower_bounds, shared_lower_bound
+from splax.ops.triton.lanes.warp import LANES, Warp, lanes, lanes_of_sums, load, store
 from splax.ops.triton.rasterize import rasterize
-from splax.ops.triton.rows import store_rows, sum_rows
-from splax.ops.triton.search import lower_bounds, shared_lower_bound
 from splax.ops.triton.tiling import Tiling
-from splax.ops.triton.warp import LANES, Warp, lanes, lanes_of_sums, load, store
+from splax.ops.types import Splats
 
 INTERPRETED = Warp(interpret=True)
 SIZE = TileLayout(width=24, height=20, tile_size=16)

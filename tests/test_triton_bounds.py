@@ -9,7 +9,7 @@ from kernel_bounds import watched
 from test_triton_project import CAMERA, JOB, SIZE, Parameters, jit_quickly, make_parameters
 
 from splax.ops.triton import render as triton
-from splax.ops.triton.warp import LANES, Warp, lanes, load, store
+from splax.ops.triton.lanes.warp import LANES, Warp, lanes, load, store
 
 INTERPRETED = Warp(interpret=True)
 FILES = (

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.triton import depth_sort, radix_sort
-from splax.ops.triton.depth_sort import front_to_back, front_to_back_in_jax
-from splax.ops.triton.intersection import make_lists
-from splax.ops.triton.prepare import Prepared
-from splax.ops.triton.spans import Spans
+from splax.ops.triton.binning import depth_sort, radix_sort
+from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
+from splax.ops.triton.binning.pack import Prepared
+from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.lanes.warp import Warp
+from splax.ops.triton.lanes.work_partition import Spans
 from splax.ops.triton.tiling import ID_MASK, Tiling
-from splax.ops.triton.warp import Warp
 
 INTERPRETED = Warp(interpret=True)
 GROUP = Spans(1, 1, radix_sort._STEPS).group

@@ -15,7 +15,6 @@ import splax
 from splax.ops.ewa import EWA
 from splax.ops.intersection import TileLayout
 from splax.ops.job import Job
-from splax.ops.parameters import DrawSettings, Parameters, Splats
 from splax.ops.projection import Pinhole, half_extents, is_in_image, may_reach_image, project_columns
 from splax.ops.render import render_in_steps
 from splax.ops.shading import SphericalHarmonics
@@ -23,10 +22,11 @@ from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.splats import make_splats
 from splax.ops.triton import backend
 from splax.ops.triton import render as triton
-from splax.ops.triton.prepare import form_gradients, form_of, prepare
-from splax.ops.triton.project import SumsOfPixels, project, project_gradients
+from splax.ops.triton.binning.pack import form_gradients, form_of, prepare
+from splax.ops.triton.lanes.warp import LANES, Warp
+from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
 from splax.ops.triton.tiling import Form, Tiling
-from splax.ops.triton.warp import LANES, Warp
+from splax.ops.types import DrawSettings, Parameters, Splats
 
 NUM = 64
 ROOM = 1_000  # for pairs

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from splax.ops.intersection import saturating_sum
-from splax.ops.triton import block_sums
-from splax.ops.triton.depth_sort import Ranks
-from splax.ops.triton.slots import BLOCK, number_slots
-from splax.ops.triton.warp import Warp
+from splax.ops.triton.binning.depth_sort import Ranks
+from splax.ops.triton.binning.pair_offsets import BLOCK, number_slots
+from splax.ops.triton.lanes import block_sums
+from splax.ops.triton.lanes.warp import Warp
 
 INTERPRETED = Warp(interpret=True)
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.triton import sorts
-from splax.ops.triton.sorts import stable_sort
+from splax.ops.triton.binning import stable_sort as sorts
+from splax.ops.triton.binning.stable_sort import stable_sort
 
 WAYS = {"as one": {}, "twice": {"_KEYS": 20}, "written out": {"_KEYS": 20, "_FEW": 0}}
 WAYS["loop"] = WAYS["written out"] | {"_MOST_SORTS": 2}

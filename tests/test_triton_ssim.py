@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.ssim import mean_and_gradients
-from splax.ops.triton.warp import Warp
 
 
 def make_images(shape):

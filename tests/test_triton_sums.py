@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.experimental import pallas as pl
 
-from splax.ops.triton import sums
-from splax.ops.triton.sums import launch_sums, zeros_where
-from splax.ops.triton.warp import LANES, Warp, full, lanes, load
+from splax.ops.triton.lanes import atomic_sums as sums
+from splax.ops.triton.lanes.atomic_sums import launch_sums, zeros_where
+from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load
 
 INTERPRETED = Warp(interpret=True)
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.triton import block_sums
-from splax.ops.triton.tile_ranges import BLOCK, BUCKET_SIZE, LONGER_THAN, tile_ranges
-from splax.ops.triton.warp import LANES, Warp, lanes, store
+from splax.ops.triton.binning.tile_ranges import BLOCK, BUCKET_SIZE, LONGER_THAN, tile_ranges
+from splax.ops.triton.lanes import block_sums
+from splax.ops.triton.lanes.warp import LANES, Warp, lanes, store
 
 INTERPRETED = Warp(interpret=True)
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.triton.footprint import reaches_box, tile_spans
-from splax.ops.triton.intersection import ranks_of_slots
+from splax.ops.triton.binning.tile_lists import ranks_of_slots
+from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
+from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, stack, store
 from splax.ops.triton.tiling import (
     LOG2_THRESHOLD,
     Form,
@@ -20,7 +21,6 @@ from splax.ops.triton.tiling import (
     lines_of,
     polynomial_around,
 )
-from splax.ops.triton.warp import LANES, Warp, full, lanes, load, nth_bits, stack, store
 
 
 @pytest.fixture(params=["interpreted", pytest.param("compiled", marks=pytest.mark.gpu)])
@@ -29,7 +29,7 @@ def warp(request) -> Warp:
 
 
 def test_no_operation_looks_for_a_dialect_in_vain(monkeypatch, abstract_gpu):
-    """Each one did, three times; see splax.ops.triton.dialect."""
+    """Each one did, three times; see splax.ops.jax_internals.triton_dialect."""
     searched = []
 
     class Witness(importlib.abc.MetaPathFinder):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import pytest
 from packaging.requirements import Requirement
 
-from splax import ssim_gradient
-from splax.ops.platform import has_pallas_triton
+from splax.losses import ssim as ssim_gradient
+from splax.ops.jax_internals.platform import has_pallas_triton
 from splax.ops.triton import backend
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
@@ -41,13 +41,13 @@ def test_every_module_is_imported_and_kernels_name_the_cure(module):
         import importlib, pkgutil
         import jax, jax.numpy as jnp
         import splax, splax.ops.triton as triton
-        from splax.ops import platform
+        from splax.ops.jax_internals import platform
 
         for each in pkgutil.walk_packages(splax.__path__, "splax."):
             importlib.import_module(each.name)
         assert not platform.has_pallas_triton()
 
-        from splax.ops.triton.warp import Warp, lanes, load, store
+        from splax.ops.triton.lanes.warp import Warp, lanes, load, store
 
         def copy(x, out):
             store(out, lanes(), load(x, lanes()))

@@ -10,8 +10,8 @@ from helpers import write_transforms
 from test_colmap import write_text
 
 import splax
-from splax import cli
-from splax.loader import load_dataset
+from splax.cli import main as cli
+from splax.data.formats import load_dataset
 
 # As nerfstudio: (x, y, z) of COLMAP becomes (x, z, -y); and moved, so that a forgotten inverse shows.
 APPLIED = [[1.0, 0.0, 0.0, 0.25], [0.0, 0.0, 1.0, -2.0], [0.0, -1.0, 0.0, 7.0]]

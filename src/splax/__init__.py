@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from splax.cameras import Camera as Camera
-    from splax.color_correction import color_correct as color_correct
+    from splax.capture.dataset import make_dataset as make_dataset
     from splax.corrections.base import Correction as Correction
     from splax.corrections.bilateral_grid import BilateralGrid as BilateralGrid
     from splax.corrections.exposure import Exposure as Exposure
     from splax.corrections.intrinsics import IntrinsicsRefinement as IntrinsicsRefinement
     from splax.corrections.poses import PoseRefinement as PoseRefinement
-    from splax.data.scene import Scene as Scene
-    from splax.data.scene import View as View
+    from splax.data.formats import load_dataset as load_dataset
     from splax.data.synthetic import make_demo_scene as make_demo_scene
     from splax.gaussians import Gaussians as Gaussians
-    from splax.initialization.choice import Start as Start
-    from splax.initialization.choice import choose_start as choose_start
     from splax.initialization.monocular import MonocularDepth as MonocularDepth
     from splax.initialization.plane_sweep import PlaneSweep as PlaneSweep
     from splax.io.formats import load_splats as load_splats
@@ -33,32 +30,35 @@ if TYPE_CHECKING:
     from splax.io.ply import save_ply as save_ply
     from splax.lenses import Lens as Lens
     from splax.lenses import Pinhole as Pinhole
-    from splax.loader import load_dataset as load_dataset
-    from splax.losses import photometric_loss as photometric_loss
-    from splax.metrics import psnr as psnr
-    from splax.metrics import ssim as ssim
+    from splax.losses.photometric import photometric_loss as photometric_loss
+    from splax.losses.regularizers import Regularizers as Regularizers
+    from splax.metrics.color_correction import color_correct as color_correct
+    from splax.metrics.image import psnr as psnr
+    from splax.metrics.image import ssim as ssim
+    from splax.metrics.lpips import lpips as lpips
     from splax.model import SplatModel as SplatModel
     from splax.ops.ewa import EWA as EWA
     from splax.ops.shading import SphericalHarmonics as SphericalHarmonics
-    from splax.perceptual import lpips as lpips
-    from splax.processing.dataset import make_dataset as make_dataset
     from splax.rasterizer import RenderOutput as RenderOutput
     from splax.rasterizer import TileRasterizer as TileRasterizer
+    from splax.scene import Scene as Scene
+    from splax.scene import View as View
     from splax.strategies.base import Sighting as Sighting
     from splax.strategies.base import Strategy as Strategy
     from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
     from splax.strategies.mcmc import MCMCStrategy as MCMCStrategy
     from splax.training.batch import Batch as Batch
-    from splax.training.checkpoints import Checkpoints as Checkpoints
     from splax.training.config import TrainConfig as TrainConfig
     from splax.training.errors import NoGaussianError as NoGaussianError
     from splax.training.errors import NonFiniteError as NonFiniteError
-    from splax.training.memory import OutOfMemoryError as OutOfMemoryError
     from splax.training.optimizers import LearningRates as LearningRates
+    from splax.training.photos.resolution import CoarseToFine as CoarseToFine
     from splax.training.progress import Progress as Progress
-    from splax.training.regularizers import Regularizers as Regularizers
-    from splax.training.resolution import CoarseToFine as CoarseToFine
+    from splax.training.recovery.checkpoints import Checkpoints as Checkpoints
+    from splax.training.runtime.memory import OutOfMemoryError as OutOfMemoryError
+    from splax.training.start import Start as Start
+    from splax.training.start import choose_start as choose_start
     from splax.training.trainer import Trainer as Trainer
     from splax.trajectories import orbit as orbit
 
@@ -68,8 +68,8 @@ _MODULES = {
     "Batch": "training.batch",
     "BilateralGrid": "corrections.bilateral_grid",
     "Camera": "cameras",
-    "Checkpoints": "training.checkpoints",
-    "CoarseToFine": "training.resolution",
+    "Checkpoints": "training.recovery.checkpoints",
+    "CoarseToFine": "training.photos.resolution",
     "Correction": "corrections.base",
     "DefaultStrategy": "strategies.default",
     "EWA": "ops.ewa",
@@ -82,38 +82,38 @@ _MODULES = {
     "MonocularDepth": "initialization.monocular",
     "NoGaussianError": "training.errors",
     "NonFiniteError": "training.errors",
-    "OutOfMemoryError": "training.memory",
+    "OutOfMemoryError": "training.runtime.memory",
     "Pinhole": "lenses",
     "PlaneSweep": "initialization.plane_sweep",
     "PoseRefinement": "corrections.poses",
     "Progress": "training.progress",
-    "Regularizers": "training.regularizers",
+    "Regularizers": "losses.regularizers",
     "RenderOutput": "rasterizer",
-    "Scene": "data.scene",
+    "Scene": "scene",
     "Sighting": "strategies.base",
     "SphericalHarmonics": "ops.shading",
     "SplatModel": "model",
-    "Start": "initialization.choice",
+    "Start": "training.start",
     "Strategy": "strategies.base",
     "Surgery": "strategies.base",
     "TileRasterizer": "rasterizer",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
-    "View": "data.scene",
-    "choose_start": "initialization.choice",
-    "color_correct": "color_correction",
-    "load_dataset": "loader",
+    "View": "scene",
+    "choose_start": "training.start",
+    "color_correct": "metrics.color_correction",
+    "load_dataset": "data.formats",
     "load_ply": "io.ply",
     "load_splats": "io.formats",
-    "lpips": "perceptual",
-    "make_dataset": "processing.dataset",
+    "lpips": "metrics.lpips",
+    "make_dataset": "capture.dataset",
     "make_demo_scene": "data.synthetic",
     "orbit": "trajectories",
-    "photometric_loss": "losses",
-    "psnr": "metrics",
+    "photometric_loss": "losses.photometric",
+    "psnr": "metrics.image",
     "save_ply": "io.ply",
     "save_splats": "io.formats",
-    "ssim": "metrics",
+    "ssim": "metrics.image",
 }
 
 

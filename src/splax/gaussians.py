@@ -13,11 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from splax.cameras import Camera
-from splax.data.scene import Scene
-from splax.initialization.depth_source import DepthSource, default_depth
+from splax.initialization.default_depth import default_depth
+from splax.initialization.depth_source import DepthSource
 from splax.ops.projection import finite_rows
 from splax.ops.shading import Shading, SphericalHarmonics
 from splax.ops.spherical_harmonics import check_sh_degree, num_sh_bases, rgb_to_sh0, sh_degree_of
+from splax.scene import Scene
 
 INITIAL_OPACITY = 0.1
 # Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).

@@ -18,10 +18,10 @@ from splax.ops.constants import FAR_PLANE, NEAR_PLANE
 from splax.ops.ewa import EWA, Projector
 from splax.ops.intersection import TileLayout
 from splax.ops.job import Job
-from splax.ops.parameters import Parameters, Rendered
 from splax.ops.projection import Projection
 from splax.ops.render import count_isects, project, render, round_capacity
 from splax.ops.shading import Shading, reads_stored_only
+from splax.ops.types import Parameters, Rendered
 
 TILE_SIZES = (4, 8, 16, 32)
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from splax.cameras import Camera
-from splax.data.scene import Scene
+from splax.scene import Scene
 
 
 def orbit(scene: Scene, num: int = 120) -> list[Camera]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from splax.data.image_header import ImageError
+from splax.files.image_header import ImageError
 
 SECONDS = 30  # on a machine that may be busy; the slowest are told
 # A file may unpack to 64 MiB (photos: 128 MiB) or 128 times its size; floats and copies of that take more.

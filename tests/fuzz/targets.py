@@ -24,15 +24,16 @@ from test_splat_files import (
 )
 
 from fuzz.mutations import damage_bytes, damage_header, damage_json, damage_text
+from splax.cli.describe import describe_scene
+from splax.cli.run_config import read_options, read_sh_degree
 from splax.data.colmap_model import read_cameras, read_images, read_points
-from splax.data.image_header import read_header
-from splax.data.images import read_depth, read_image, read_mask
-from splax.data.json_file import read_json
+from splax.data.decode import read_depth, read_image, read_mask
+from splax.data.formats import load_dataset
 from splax.data.points import read_ply_points
-from splax.data.scene import Scene, describe_scene
+from splax.files.image_header import read_header
+from splax.files.json import read_json
 from splax.io.formats import read_splats
-from splax.loader import load_dataset
-from splax.saved_options import read_options, read_sh_degree
+from splax.scene import Scene
 
 Damage = Callable[[bytes, random.Random], bytes]
 MIB = 1 << 20

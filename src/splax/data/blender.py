@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from splax.data.photo_files import Photo
-from splax.data.photos import LeftOut, Options, read_scene
-from splax.data.scene import Scene
+from splax.data.photo_reader import Photo
+from splax.data.scene_builder import LeftOut, Options, read_scene
 from splax.data.transforms import read_frames
+from splax.scene import Scene
 
 TRAIN = "transforms_train.json"
 # The split that scores are reported on comes first; the other one is left alone.

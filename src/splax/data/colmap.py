@@ -2,15 +2,15 @@
 
 from pathlib import Path, PurePosixPath
 
+from splax.data.colmap_lens import ColmapLens
 from splax.data.colmap_model import ModelImage, find_model, is_model, read_cameras, read_images, read_points
-from splax.data.image_files import find_mask, find_small, first_file, relative_path
-from splax.data.image_header import ImageError
-from splax.data.json_file import shorten
-from splax.data.lens import ColmapLens
-from splax.data.photo_files import Photo
-from splax.data.photos import LeftOut, Options, fixed_lens, read_scene
-from splax.data.scene import Scene
+from splax.data.layout import find_mask, find_small, first_file, relative_path
+from splax.data.photo_reader import Photo
+from splax.data.scene_builder import LeftOut, Options, fixed_lens, read_scene
 from splax.data.tracks import points_seen
+from splax.files.image_header import ImageError
+from splax.files.json import shorten
+from splax.scene import Scene
 
 _TRIED = 20  # images that are looked for to find the dataset's folder
 

@@ -20,9 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64
 
-from splax.data.json_file import shorten
-from splax.data.lens import MODEL_NAMES, MODELS, ColmapLens
+from splax.data.colmap_lens import MODEL_NAMES, MODELS, ColmapLens
 from splax.data.points import Points, make_points
+from splax.files.json import shorten
 
 # Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
 FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")

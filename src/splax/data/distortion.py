@@ -7,7 +7,7 @@ borders. Masks and depth images go the same way.
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from splax.data.lens import ColmapLens
+from splax.data.colmap_lens import ColmapLens
 
 # A pinhole stretches without end towards 90 degrees from its axis: wider lenses are cut at about 70.
 MAX_TANGENT = 2.75

@@ -10,8 +10,8 @@ from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
-from splax.data.json_file import read_number, shorten
-from splax.data.lens import ColmapLens
+from splax.data.colmap_lens import ColmapLens
+from splax.files.json import read_number, shorten
 
 # nerfstudio's and COLMAP's names, and the model that takes their coefficients here.
 CAMERA_MODELS = {

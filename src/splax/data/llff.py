@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Float
 
-from splax.data.image_files import find_mask, find_small, list_images
-from splax.data.lens import ColmapLens
-from splax.data.npy_file import read_npy
-from splax.data.photo_files import Photo
-from splax.data.photos import Options, fixed_lens, read_scene
+from splax.data.colmap_lens import ColmapLens
+from splax.data.layout import find_mask, find_small, list_images
+from splax.data.photo_reader import Photo
 from splax.data.poses import LLFF, to_viewmat
-from splax.data.scene import Scene
+from splax.data.scene_builder import Options, fixed_lens, read_scene
+from splax.files.npy import read_npy
+from splax.scene import Scene
 
 NAME = "poses_bounds.npy"
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from splax.io.ply_format import read_header, read_rows
+from splax.files.ply import read_header, read_rows
 
 
 class Points(NamedTuple):

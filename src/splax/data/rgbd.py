@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from splax.data.image_files import find_mask, list_images
-from splax.data.json_file import read_json, shorten
-from splax.data.lens import ColmapLens
-from splax.data.photo_files import Photo
-from splax.data.photos import LeftOut, Options, fixed_lens, read_scene
+from splax.data.colmap_lens import ColmapLens
+from splax.data.layout import find_mask, list_images
+from splax.data.photo_reader import Photo
 from splax.data.poses import OPENCV, to_viewmat
-from splax.data.scene import Scene
+from splax.data.scene_builder import LeftOut, Options, fixed_lens, read_scene
+from splax.files.json import read_json, shorten
+from splax.scene import Scene
 
 COLOR_FOLDERS = ("color", "rgb", "image")
 DEPTH_FOLDER = "depth"

@@ -13,8 +13,8 @@ from jaxtyping import Float
 
 from splax.cameras import Camera
 from splax.data.raytracer import GAMMA, Lighting, Solid, render
-from splax.data.scene import Scene, View
 from splax.data.shapes import Box, Disc, Scalars, Sphere, Vectors
+from splax.scene import Scene, View
 
 BACKGROUND = (0.0, 0.0, 0.0)
 SAMPLES = 2  # subpixels per pixel and axis

@@ -25,15 +25,15 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_model import find_model, read_points
-from splax.data.image_files import find_mask, find_small, first_file, relative_path
-from splax.data.image_header import ImageError
 from splax.data.intrinsics import read_lens, stated_size
-from splax.data.json_file import read_json, read_number, shorten
-from splax.data.photo_files import Photo
-from splax.data.photos import LeftOut, Options, read_scene
+from splax.data.layout import find_mask, find_small, first_file, relative_path
+from splax.data.photo_reader import Photo
 from splax.data.points import Points, make_points, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
-from splax.data.scene import Scene
+from splax.data.scene_builder import LeftOut, Options, read_scene
+from splax.files.image_header import ImageError
+from splax.files.json import read_json, read_number, shorten
+from splax.scene import Scene
 
 NAME = "transforms.json"
 # Of nerfstudio: depth images are in millimetres, unless the file says otherwise.

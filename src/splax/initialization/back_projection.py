@@ -9,13 +9,13 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from splax.data.images import downscale_image, resize_nearest
-from splax.data.lens import same_shape
+from splax.data.colmap_lens import same_shape
+from splax.data.decode import downscale_image, resize_nearest
 from splax.data.points import Points
-from splax.data.scene import Scene, View
 from splax.initialization.depth_source import DepthError, DepthSource
 from splax.initialization.small_photos import resized_K, usable_pixels
 from splax.initialization.voxels import merge_points
+from splax.scene import Scene, View
 
 # Points that are kept before they are merged: all views together get so many pixels.
 _MAX_PIXELS = 2_000_000

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float32
 
-from splax.data.scene import Scene
+from splax.scene import Scene
 
 
 class DepthError(ValueError):
@@ -30,12 +30,3 @@ def stored_depth(scene: Scene) -> Iterable[Float32[np.ndarray, "h w"] | None]:
 def has_depth(scene: Scene) -> bool:
     """Whether the dataset came with depth images."""
     return any(view.has_depth for view in scene.train)
-
-
-def default_depth(scene: Scene) -> DepthSource:
-    """The dataset's depth images; a plane sweep where it has none."""
-    if has_depth(scene):
-        return stored_depth
-    from splax.initialization.plane_sweep import PlaneSweep
-
-    return PlaneSweep()

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from splax.data.scene import Scene, View
 from splax.initialization.alignment import align_scale_shift
 from splax.initialization.depth_source import DepthError
 from splax.initialization.plane_sweep import PlaneSweep
+from splax.scene import Scene, View
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 # Models of transformers that say depth, not inverse depth.

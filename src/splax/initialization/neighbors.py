@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from splax.data.scene import Scene
 from splax.initialization.small_photos import SmallPhotos
+from splax.scene import Scene
 
 # The angle under which two cameras should see a point, and how fast others get worse, below and above (degrees).
 # MVSNet (Yao et al. 2018, section 4.1) has 5, 1 and 10.

@@ -22,11 +22,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 from tqdm import tqdm
 
-from splax.data.scene import Scene
 from splax.initialization.consistency import count_support
 from splax.initialization.depth_source import DepthError
 from splax.initialization.neighbors import choose_neighbors, focus_depths
 from splax.initialization.small_photos import SmallPhotos, Warps, pixel_centers, shrink_photos, warps_between
+from splax.scene import Scene
 
 # The first sweep: pixels, planes, and the relative error of depth up to which two photos agree.
 _COARSE_PIXELS, _COARSE_PLANES, _COARSE_TOLERANCE = 6_000, 128, 0.05

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from splax.cameras import Camera
-from splax.data.images import downscale_image
-from splax.data.scene import Scene, View
+from splax.data.decode import downscale_image
 from splax.initialization.small_photos import small_size
+from splax.scene import Scene, View
 
 # Photos are taken from about the distance of what they show: half the side of the box for scenes with a
 # background, in units of the cameras' distance from what they look at.

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
-from splax.data.images import downscale_image, downscale_mask
-from splax.data.scene import View
+from splax.data.decode import downscale_image, downscale_mask
+from splax.scene import View
 
 # Alpha, of 255, from which a pixel belongs to a surface: at soft edges two colours are mixed.
 OPAQUE = 250

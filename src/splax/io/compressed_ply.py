@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32, UInt32
 
-from splax.io.ply_format import Block, Element, Header, antialiased_comments, read_rows, write_elements
+from splax.files.ply import Block, Element, Header, antialiased_comments, read_rows, write_elements
 from splax.io.quantization import (
     from_smallest_three,
     logit,

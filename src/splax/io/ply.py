@@ -14,9 +14,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from splax.gaussians import Gaussians
-from splax.io.compressed_ply import is_compressed, unpack
-from splax.io.ply_format import (
+from splax.files.limits import check_regular
+from splax.files.ply import (
     Block,
     Header,
     antialiased_comments,
@@ -28,9 +27,10 @@ from splax.io.ply_format import (
     use_rows,
     write_elements,
 )
+from splax.gaussians import Gaussians
+from splax.io.compressed_ply import is_compressed, unpack
 from splax.io.splat_arrays import SplatArrays, accepted_params, empty_array, from_gaussians
 from splax.io.splat_files import load_with, write_with
-from splax.io.untrusted import check_regular
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, num_sh_bases
 
 G = TypeVar("G", bound=Gaussians)

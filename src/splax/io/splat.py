@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from splax.files.limits import read_regular
 from splax.io.quantization import logit, rgb_to_sh0, sh0_to_rgb, sigmoid, to_bytes, unit_quats
 from splax.io.splat_arrays import SplatArrays, extras_left_out
-from splax.io.untrusted import read_regular
 
 _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 

@@ -9,8 +9,8 @@ from typing import BinaryIO, TypeAlias, TypeVar
 import numpy as np
 from jaxtyping import Bool
 
+from splax.files.atomic import atomic_write
 from splax.gaussians import Gaussians
-from splax.io.files import atomic_write
 from splax.io.splat_arrays import SplatArrays, to_gaussians
 
 G = TypeVar("G", bound=Gaussians)

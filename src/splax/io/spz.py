@@ -13,11 +13,11 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from splax.files.limits import read_regular
 from splax.io.axes import flip_axes
 from splax.io.quantization import from_smallest_three, logit, sigmoid, smallest_three, to_bytes, unit_quats
 from splax.io.splat_arrays import SplatArrays, extras_left_out
 from splax.io.spz_streams import Header, read_streams, write_streams
-from splax.io.untrusted import read_regular
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, num_sh_bases
 
 VERSIONS = (2, 3, 4)

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from splax.io.ply_format import shorten
-from splax.io.untrusted import check_expansion
+from splax.files.limits import check_expansion
+from splax.files.ply import shorten
 
 MAX_DEGREE = 4
 _MAGIC, _GZIP = b"NGSP", b"\x1f\x8b"

@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Int
 
 from splax.ops.job import Job
-from splax.ops.parameters import Parameters, Rendered
 from splax.ops.projection import Projection
+from splax.ops.types import Parameters, Rendered
 
 
 @runtime_checkable

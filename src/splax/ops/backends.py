@@ -12,11 +12,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from splax.ops.backend import Backend
-from splax.ops.deferred import deferred
+from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.job import Job
-from splax.ops.parameters import Parameters
 from splax.ops.projection import Projection
 from splax.ops.triton.backend import TRITON
+from splax.ops.types import Parameters
 from splax.ops.xla.backend import XLA, XLA_VJP
 
 BACKENDS: dict[str, Backend] = {"triton": TRITON, "xla_vjp": XLA_VJP, "xla": XLA}

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from splax.lenses import Pinhole
 from splax.ops.constants import EPS2D
-from splax.ops.parameters import Parameters
 from splax.ops.projection import Ellipsoids, Projection, project_gaussians
+from splax.ops.types import Parameters
 
 
 @runtime_checkable

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from splax.ops import backends
 from splax.ops.job import Job
-from splax.ops.parameters import Parameters, Rendered
 from splax.ops.projection import Projection
 from splax.ops.splats import make_splats
+from splax.ops.types import Parameters, Rendered
 
 
 def render(

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol, TypeGuard, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from splax.ops.parameters import Parameters
 from splax.ops.spherical_harmonics import eval_sh
+from splax.ops.types import Parameters
 
 
 @runtime_checkable

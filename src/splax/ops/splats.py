@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from splax.ops.job import Job
-from splax.ops.parameters import Parameters
 from splax.ops.projection import Projection, finite_rows
+from splax.ops.types import Parameters
 
 
 def make_splats(

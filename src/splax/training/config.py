@@ -7,9 +7,9 @@ import math
 from typing import Literal
 
 from splax.corrections.base import Correction
+from splax.losses.regularizers import Regularizers
 from splax.training.optimizers import LearningRates
-from splax.training.regularizers import Regularizers
-from splax.training.resolution import CoarseToFine
+from splax.training.photos.resolution import CoarseToFine
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.cameras import Camera
-from splax.data.scene import View
 from splax.gaussians import Gaussians
+from splax.scene import View
 
 # Views and Gaussians that are looked at; more do not change a median.
 _MAX_VIEWS = 32

@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from splax.cameras import Camera
-from splax.color_correction import color_correct as correct_colors
 from splax.corrections.held_out import Appearance, HeldOutViews
-from splax.data.scene import View
-from splax.metrics import psnr, ssim
+from splax.metrics.color_correction import color_correct as correct_colors
+from splax.metrics.image import psnr, ssim
+from splax.metrics.lpips import Network, lpips
 from splax.model import SplatModel
-from splax.perceptual import Network, lpips
 from splax.rasterizer import RenderOutput
+from splax.scene import View
 from splax.training.color_renderer import ColorRenderer, color_of
+from splax.training.photos.targets import on_background
 from splax.training.pose_alignment import STEPS, PoseAligner
-from splax.training.targets import on_background
 
 _NETWORKS = {"alex": "AlexNet", "vgg": "VGG16"}
 

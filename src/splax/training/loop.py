@@ -17,26 +17,26 @@ import numpy as np
 import optax
 
 from splax.corrections.base import Corrections
-from splax.data.scene import Scene
 from splax.model import SplatModel
+from splax.scene import Scene
 from splax.strategies.base import Strategy
-from splax.training.call_length import MAX_STEPS, CallLength
 from splax.training.config import TrainConfig
 from splax.training.errors import NonFiniteError
-from splax.training.feed import PhotoFeed
-from splax.training.health import find_problem, name_params
-from splax.training.isect_buffer import IsectBuffer
-from splax.training.memory import raise_if_out_of_memory, step_need
-from splax.training.programs import Programs
+from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.targets import Photos
 from splax.training.progress import Progress, StepMetrics
+from splax.training.recovery.nonfinite import find_problem, name_params
+from splax.training.recovery.resume import settings_of
+from splax.training.recovery.rollback import Rollback
+from splax.training.recovery.snapshot import Snapshot
 from splax.training.refinement import Refinement
-from splax.training.resume import settings_of
-from splax.training.rollback import Rollback
-from splax.training.snapshot import Snapshot
+from splax.training.runtime.compiled import Programs
+from splax.training.runtime.isect_buffer import IsectBuffer
+from splax.training.runtime.memory import raise_if_out_of_memory, step_need
+from splax.training.runtime.steps_per_call import MAX_STEPS, CallLength
+from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState, copied, init_state
 from splax.training.step import TrainStep
-from splax.training.stopwatch import Stopwatch
-from splax.training.targets import Photos
 from splax.training.watcher import Watcher
 
 

@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Int
 
 from splax.strategies.base import Strategy
 from splax.training.errors import NoGaussianError
-from splax.training.parts import InParts, in_turn
-from splax.training.programs import Programs
-from splax.training.room import Room, room_of_device
+from splax.training.runtime.compiled import Programs
+from splax.training.runtime.device_policy import Room, room_of_device
+from splax.training.runtime.leafwise import InParts, in_turn
+from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState, grow, plan, refine
-from splax.training.stopwatch import Stopwatch
 
 # Fields of a TrainState that a refinement may change.
 _MOVING = ("params", "rest", "opt_state", "strategy_state")

@@ -17,22 +17,22 @@ from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
 from splax.corrections.base import Corrections, scaled
-from splax.data.scene import Scene
-from splax.metrics import psnr
+from splax.losses.depth import disparity_loss, shrink_depth
+from splax.losses.point_depth import point_disparity_loss
+from splax.metrics.image import psnr
 from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
+from splax.scene import Scene
 from splax.strategies.base import Sighting, Strategy
 from splax.training.batch import Batch, Loss
 from splax.training.color_renderer import ColorRenderer, color_of, with_color
 from splax.training.config import TrainConfig
-from splax.training.depth_loss import disparity_loss, shrink_depth
 from splax.training.optimizers import GAUSSIANS, means_rate
-from splax.training.point_depth import point_disparity_loss
+from splax.training.photos.resolution import shrink_camera, shrink_image, shrink_mask
+from splax.training.photos.targets import Photos, on_background
 from splax.training.progress import StepMetrics
-from splax.training.resolution import shrink_camera, shrink_image, shrink_mask
 from splax.training.schedules import used_sh_degree
 from splax.training.state import TrainState, newly_broken
-from splax.training.targets import Photos, on_background
 
 # Sets the random backgrounds apart from other uses of the seed.
 _BACKGROUND_STREAM = 0xBAC6
@@ -51,7 +51,7 @@ def steps_per_check() -> int:
 
 
 class Shown(NamedTuple):
-    """One photo as a step sees it; see :class:`splax.training.targets.Targets`.
+    """One photo as a step sees it; see :class:`splax.training.photos.targets.Targets`.
 
     Attributes:
         view: number of the training view.

@@ -22,35 +22,35 @@ from jaxtyping import Array, Float
 
 from splax.corrections.base import Correction, Corrections
 from splax.corrections.held_out import HeldOutViews
-from splax.data.scene import Scene, View
-from splax.losses import photometric_loss
+from splax.losses.photometric import photometric_loss
+from splax.metrics.lpips import Network
 from splax.model import SplatModel
-from splax.perceptual import Network
 from splax.rasterizer import RenderOutput
+from splax.scene import Scene, View
 from splax.strategies.base import Strategy
 from splax.strategies.default import DefaultStrategy
 from splax.training.batch import Batch
-from splax.training.checkpoints import Checkpoints
+from splax.training.checks import check_settings, uses_depth
 from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.config import TrainConfig
-from splax.training.depth_loss import uses_depth
 from splax.training.distance import photographed_distance
 from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
-from splax.training.feed import PhotoFeed
 from splax.training.guard import Guard
-from splax.training.interrupt import deferred_interrupt
-from splax.training.isect_buffer import IsectBuffer
 from splax.training.loop import TrainingLoop
-from splax.training.memory import MemoryNeed, raise_if_out_of_memory, step_need
 from splax.training.optimizers import make_optimizer
+from splax.training.photos.loader import PhotoFeed
 from splax.training.pose_alignment import PoseAligner
 from splax.training.progress import Progress, ProgressBar
-from splax.training.resume import Position, load_run, with_kept
-from splax.training.rollback import Rollback
-from splax.training.snapshot import to_arrays
+from splax.training.recovery.checkpoints import Checkpoints
+from splax.training.recovery.resume import Position, load_run, with_kept
+from splax.training.recovery.rollback import Rollback
+from splax.training.recovery.snapshot import to_arrays
+from splax.training.runtime.interrupt import deferred_interrupt
+from splax.training.runtime.isect_buffer import IsectBuffer
+from splax.training.runtime.memory import MemoryNeed, raise_if_out_of_memory, step_need
+from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState
 from splax.training.step import TrainStep
-from splax.training.stopwatch import Stopwatch
 from splax.training.watcher import Watcher
 
 
@@ -98,7 +98,7 @@ class Trainer(TrainingLoop):
         self.strategy = DefaultStrategy() if strategy is None else strategy
         self._own_optimizer = optimizer
         self.history: list[Progress] = []
-        _check(model, config, optimizer)
+        check_settings(model, config, optimizer)
         self._render = ColorRenderer.of(model, scene.train[0].camera)
         corrections = self._load_photos()
         self._corrections = Corrections(
@@ -453,20 +453,3 @@ class Trainer(TrainingLoop):
             aligner=aligner if pose_align else None,
         )
         return self._stopwatch.each("evaluate", scored)
-
-
-def _check(model: SplatModel, config: TrainConfig, optimizer: optax.GradientTransformation | None) -> None:
-    """Raises the errors of a Trainer that its settings cause."""
-    if optimizer is not None and config.batch_size > 1:
-        raise ValueError(
-            f"batch_size {config.batch_size} is for the optimizer that the Trainer makes. Wrap your own, "
-            f"optax.MultiSteps(optimizer, {config.batch_size}).gradient_transformation(), and leave batch_size"
-            " at 1."
-        )
-    if int(model.gaussians.num_alive) == 0:
-        raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
-    if config.deterministic and jax.default_backend() == "gpu" and not model.rasterizer.deterministic:
-        raise ValueError(
-            "TrainConfig(deterministic=True) on a GPU needs a rasterizer that sums in a fixed order: "
-            "SplatModel(gaussians, TileRasterizer(deterministic=True))."
-        )

@@ -12,10 +12,10 @@ import numpy as np
 
 from splax.gaussians import neighbor_spacing
 from splax.ops.spherical_harmonics import num_sh_bases
-from splax.training.feed import PhotoFeed
 from splax.training.guard import Guard, matching_views
 from splax.training.optimizers import GAUSSIANS
-from splax.training.snapshot import Snapshot
+from splax.training.photos.loader import PhotoFeed
+from splax.training.recovery.snapshot import Snapshot
 from splax.training.state import TrainState
 
 Score = Callable[[TrainState, Sequence[int]], list[float]]

@@ -14,11 +14,11 @@ from splax.lenses import Pinhole
 from splax.ops.backend import Backend
 from splax.ops.ewa import EWA
 from splax.ops.intersection import saturating_sum
+from splax.ops.jax_internals.platform import has_cuda, has_pallas_triton
 from splax.ops.job import Job
-from splax.ops.parameters import Parameters, Rendered, Splats
-from splax.ops.platform import has_cuda, has_pallas_triton
 from splax.ops.projection import Projection
 from splax.ops.shading import SphericalHarmonics
+from splax.ops.types import Parameters, Rendered, Splats
 
 TILE_SIZES = (8, 16, 32)
 # Gaussians that a kernel can number.
@@ -82,7 +82,7 @@ def _rasterize(
 
 
 def _count(job: Job, projection: Projection) -> Int[Array, ""]:
-    from splax.ops.triton import prepare
+    from splax.ops.triton.binning import pack as prepare
 
     projection = lax.stop_gradient(projection)
     splats = _splats_of(projection, projection.means2d[:, :0])

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from splax.ops.parameters import Splats
-from splax.ops.triton.backward import CHANNELS_PER_PASS, Drawn, pair_gradients
-from splax.ops.triton.forward import draw
-from splax.ops.triton.intersection import TileLists, make_lists
-from splax.ops.triton.prepare import Prepared, prepare, splat_gradients
-from splax.ops.triton.rows import sum_rows
+from splax.ops.triton.binning.pack import Prepared, prepare, splat_gradients
+from splax.ops.triton.binning.tile_lists import TileLists, make_lists
+from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, Drawn, pair_gradients
+from splax.ops.triton.blending.forward import draw
+from splax.ops.triton.lanes.row_io import sum_rows
+from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.tiling import FORM, Tiling
-from splax.ops.triton.warp import Warp
+from splax.ops.types import Splats
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
-from splax.ops.deferred import deferred
 from splax.ops.ewa import EWA
+from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.job import Job
-from splax.ops.parameters import DrawSettings, Parameters, Rendered, Splats
 from splax.ops.splats import make_splats
-from splax.ops.triton.backward import Drawn, pair_gradients
-from splax.ops.triton.forward import draw
-from splax.ops.triton.intersection import make_lists
-from splax.ops.triton.prepare import splat_gradients
-from splax.ops.triton.project import SumsOfPixels, project, project_gradients, start_of_sums
+from splax.ops.triton.binning.pack import splat_gradients
+from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.blending.backward import Drawn, pair_gradients
+from splax.ops.triton.blending.forward import draw
+from splax.ops.triton.lanes.warp import Warp
+from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients, start_of_sums
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
 from splax.ops.triton.tiling import FORM, Tiling
-from splax.ops.triton.warp import Warp
+from splax.ops.types import DrawSettings, Parameters, Rendered, Splats
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

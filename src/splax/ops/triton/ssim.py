@@ -11,7 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.ssim import SSIM_C1, SSIM_C2, SSIM_TAPS, Ssim, SsimMaps, WindowMeans, compare
-from splax.ops.triton.warp import LANES, Warp, lanes, load, store, zeros
+from splax.ops.triton.lanes.warp import LANES, Warp, lanes, load, store, zeros
 
 # Rows that a program puts out; it reads ten more. Fewer give more programs.
 _STRIP = 24

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from splax.ops.constants import ALPHA_THRESHOLD
-from splax.ops.triton.warp import LANES, Warp, lanes
+from splax.ops.triton.lanes.warp import LANES, Warp, lanes
 
 # Bits of a pair that number the Gaussian; the four above them mark the subtiles it reaches.
 ID_BITS = 28

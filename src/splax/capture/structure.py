@@ -1,0 +1,207 @@
+"""Where photos were taken: structure from motion with COLMAP (Schönberger and Frahm 2016), on the CPU."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from splax.capture.progress import run_with_bar
+
+# More do not match better, and matching takes the square of it.
+_MAX_FEATURES = 4096
+# Photos that are matched at once: how fine the bar is.
+_BLOCK = 10
+# Frames of a longer video are not compared with all others, but with those before and after.
+_MAX_EXHAUSTIVE_FRAMES = 150
+_OVERLAP = 20
+
+
+class Model(NamedTuple):
+    """What structure from motion found.
+
+    Attributes:
+        num_images: registered, that is with a camera.
+        num_points: points in space.
+        error: mean distance of a point from where it was seen, in pixels.
+        num_models: parts that the photos fell into; the others are not kept.
+    """
+
+    num_images: int
+    num_points: int
+    error: float
+    num_models: int
+
+
+def require_pycolmap() -> Any:
+    """The module.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise ImportError(
+            "Cameras are estimated with pycolmap: pip install pycolmap, or with splax: pip install -e '.[sfm]'."
+        ) from error
+    return pycolmap
+
+
+def estimate_cameras(
+    images: Path,
+    names: Sequence[str],
+    model: Path,
+    scratch: Path,
+    *,
+    is_video: bool,
+    one_camera: bool,
+    max_size: int,
+    progress: bool | None = None,
+) -> Model | None:
+    """Estimates cameras and points, and writes the largest model.
+
+    Args:
+        images: folder of the photos.
+        names: of those to use.
+        model: folder to write cameras, images and points3D to, as .bin; it must exist.
+        scratch: folder for COLMAP's database; it must exist.
+        is_video: the photos are frames, in order of time.
+        one_camera: all were taken by one camera at one zoom, and have one size.
+        max_size: longer side, in pixels, at which features are looked for.
+        progress: whether to show bars; None: if standard error is a terminal.
+
+    Returns:
+        What was found, or None if no two photos go together.
+
+    Raises:
+        ImportError: if pycolmap is not installed.
+    """
+    pycolmap = require_pycolmap()
+    database = scratch / "database.db"
+    token = pycolmap.CancellationToken()
+    shared = {"cancel": token.cancel, "show": progress}
+    with _quiet(pycolmap):
+        run_with_bar(
+            "Features",
+            len(names),
+            lambda: _extract(pycolmap, database, images, names, one_camera, max_size, token),
+            lambda: _count(database, "descriptors"),
+            **shared,
+        )
+        sequential = is_video and len(names) > _MAX_EXHAUSTIVE_FRAMES
+        run_with_bar(
+            "Matches",
+            None if sequential else len(names) * (len(names) - 1) // 2,
+            lambda: _match(pycolmap, database, sequential, token),
+            lambda: _count(database, "two_view_geometries"),
+            **shared,
+        )
+        registered: list[int] = []
+        models = run_with_bar(
+            "Cameras",
+            None,
+            lambda: _map(pycolmap, database, images, scratch, registered, token),
+            lambda: len(registered),
+            **shared,
+        )
+    return _write_largest(models, model)
+
+
+def _write_largest(models: Sequence[Any], folder: Path) -> Model | None:
+    if not models:
+        return None
+    best = max(models, key=lambda found: (found.num_reg_images(), found.num_points3D()))
+    best.write_binary(folder)
+    return Model(
+        best.num_reg_images(), best.num_points3D(), best.compute_mean_reprojection_error(), len(models)
+    )
+
+
+def _extract(
+    pycolmap: Any,
+    database: Path,
+    images: Path,
+    names: Sequence[str],
+    one_camera: bool,
+    max_size: int,
+    token: Any,
+) -> None:
+    reader = pycolmap.ImageReaderOptions()
+    # A photo alone does not decide as many numbers as all photos of a camera do.
+    reader.camera_model = "OPENCV" if one_camera else "SIMPLE_RADIAL"
+    extraction = pycolmap.FeatureExtractionOptions()
+    extraction.max_image_size = max_size
+    extraction.sift.max_num_features = _MAX_FEATURES
+    extraction.use_gpu = False
+    pycolmap.extract_features(
+        database,
+        images,
+        image_names=list(names),
+        camera_mode=pycolmap.CameraMode.SINGLE if one_camera else pycolmap.CameraMode.AUTO,
+        reader_options=reader,
+        extraction_options=extraction,
+        device=pycolmap.Device.cpu,
+        cancellation_token=token,
+    )
+
+
+def _match(pycolmap: Any, database: Path, sequential: bool, token: Any) -> None:
+    device = pycolmap.Device.cpu
+    if sequential:
+        pairing = pycolmap.SequentialPairingOptions()
+        pairing.overlap = _OVERLAP
+        pairing.quadratic_overlap = True
+        pycolmap.match_sequential(database, pairing_options=pairing, device=device, cancellation_token=token)
+    else:
+        pairing = pycolmap.ExhaustivePairingOptions()
+        pairing.block_size = _BLOCK
+        pycolmap.match_exhaustive(database, pairing_options=pairing, device=device, cancellation_token=token)
+
+
+def _map(
+    pycolmap: Any, database: Path, images: Path, scratch: Path, registered: list[int], token: Any
+) -> list[Any]:
+    options = pycolmap.IncrementalPipelineOptions()
+    options.min_model_size = 3
+    options.random_seed = 0
+    folder = scratch / "models"
+    folder.mkdir()
+
+    def one_more() -> None:
+        registered.append(1)
+
+    models = pycolmap.incremental_mapping(
+        database,
+        images,
+        folder,
+        options=options,
+        initial_image_pair_callback=one_more,
+        next_image_callback=one_more,
+        cancellation_token=token,
+    )
+    return list(models.values())
+
+
+def _count(database: Path, table: str) -> int:
+    """Rows of a table that COLMAP may be writing to; 0 if that cannot be told now."""
+    # Immutable: without any lock, for which COLMAP does not wait but dies. What is read may make no sense.
+    uri = f"{database.absolute().as_uri()}?immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as reader:
+            return int(reader.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+@contextmanager
+def _quiet(pycolmap: Any) -> Iterator[None]:
+    """Without COLMAP's hundreds of lines on standard error."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before

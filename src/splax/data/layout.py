@@ -1,0 +1,66 @@
+"""Where a dataset keeps the image, the smaller copy and the mask of a view.
+
+Names in files are not trusted: none leads out of the dataset's folder.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from splax.files.image_header import ImageError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".PNG", ".JPG", ".JPEG")
+VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp")
+
+
+def relative_path(name: str) -> PurePosixPath:
+    """A name from a file as a path below the dataset's folder.
+
+    Raises:
+        ImageError: if it is absolute, leads out of the folder, or is the folder itself.
+    """
+    relative = PurePosixPath(posixpath.normpath(name.replace("\\", "/")))
+    outside = relative.is_absolute() or PureWindowsPath(relative).drive or relative.parts[:1] == ("..",)
+    if outside or "\0" in name:
+        raise ImageError("leads out of the dataset's folder; names must be relative to it")
+    if not relative.name:  # with an extension added, it would be a file beside the folder
+        raise ImageError("names no file")
+    return relative
+
+
+def first_file(candidates: Iterable[Path], extensions: tuple[str, ...] = ("", *EXTENSIONS)) -> Path | None:
+    """The first candidate that is a file, with any of the extensions added."""
+    for candidate in candidates:
+        for extension in extensions:
+            path = candidate.parent / f"{candidate.name}{extension}"
+            if os.path.isfile(path):
+                return path
+    return None
+
+
+def find_mask(root: Path, name: PurePosixPath) -> Path | None:
+    """The mask in the folder ``masks`` for the image ``name`` below ``images``.
+
+    Its name is the image's, with another extension, or with one added (``a.jpg.png``, as COLMAP has it).
+    """
+    if not os.path.isdir(root / "masks"):  # the usual case, and sparing of many names to try
+        return None
+    path = root / "masks" / name
+    return first_file([path, path.with_suffix("")])
+
+
+def find_small(root: Path, name: PurePosixPath, downscale: float) -> Path | None:
+    """The copy of an image in ``images_2``, ``images_4`` ... for a whole ``downscale`` above 1."""
+    if downscale == 1 or downscale != int(downscale):
+        return None
+    path = root / f"images_{int(downscale)}" / name
+    return first_file([path, path.with_suffix("")])
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images in a folder, by name."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in EXTENSIONS and path.is_file())
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}.") from error

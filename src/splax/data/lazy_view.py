@@ -1,0 +1,147 @@
+"""Views whose photos stay on disk until they are looked at.
+
+A dataset may be far larger than memory. What was decoded last is kept in a cache of bounded size.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from splax.cameras import Camera
+from splax.scene import View
+
+
+class Pixels(NamedTuple):
+    """What one photo holds, all of one size; see :class:`splax.View`."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    alpha: UInt8[np.ndarray, "h w"] | None
+    mask: Bool[np.ndarray, "h w"] | None
+    depth: Float32[np.ndarray, "h w"] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that they take."""
+        return sum(values.nbytes for values in self if values is not None)
+
+    def apply(self, image: Callable, mask: Callable, depth: Callable) -> Pixels:
+        """Each part through the function for it; ``image`` is for alpha as well."""
+        return Pixels(
+            image(self.image),
+            None if self.alpha is None else image(self.alpha),
+            None if self.mask is None else mask(self.mask),
+            None if self.depth is None else depth(self.depth),
+        )
+
+
+class PixelCache:
+    """Keeps what was used last, up to a number of bytes. May be used by several threads.
+
+    Attributes:
+        limit: bytes that are kept; something larger than it is not kept at all.
+        nbytes: bytes kept now.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.nbytes = 0
+        self._entries: OrderedDict[Hashable, Pixels] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Pixels]) -> Pixels:
+        """What is kept for ``key``, or else what ``make`` makes."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        pixels = make()
+        with self._lock:
+            if key not in self._entries and pixels.nbytes <= self.limit:
+                self._entries[key] = pixels
+                self.nbytes += pixels.nbytes
+            while self.nbytes > self.limit:
+                self.nbytes -= self._entries.popitem(last=False)[1].nbytes
+        return pixels
+
+
+class PhotoView(View):
+    """A view whose pixels are decoded when they are asked for, and again when the cache has let go of them.
+
+    ``dataclasses.replace`` makes a :class:`splax.View` of it, which holds its pixels.
+    """
+
+    _source: Callable[[], Pixels]
+    _transparent: bool
+    _masked: bool
+    _deep: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A plain view: this is what ``dataclasses.replace`` calls."""
+        return View(*args, **kwargs)
+
+    @classmethod
+    def on_disk(
+        cls,
+        camera: Camera,
+        name: str,
+        source: Callable[[], Pixels],
+        *,
+        has_alpha: bool,
+        has_mask: bool,
+        has_depth: bool,
+        points: Float32[np.ndarray, "points 3"] | None = None,
+        point_pixels: Float32[np.ndarray, "points 2"] | None = None,
+    ) -> PhotoView:
+        """Makes one.
+
+        Args:
+            camera: of the size that the pixels will have.
+            name: of the view.
+            source: returns the pixels, raises ValueError if they cannot be had.
+            has_alpha: whether some pixels may be transparent.
+            has_mask: whether there is a mask.
+            has_depth: whether there is a depth image.
+            points: surface points that it shows.
+            point_pixels: where it shows them.
+        """
+        view = object.__new__(cls)
+        attributes = {"camera": camera, "name": name, "points": points, "point_pixels": point_pixels}
+        attributes |= {"_source": source, "_transparent": has_alpha}
+        view.__dict__.update(attributes, _masked=has_mask, _deep=has_depth)
+        return view
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether some pixels may be transparent, without decoding them."""
+        return self._transparent
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask, without decoding it."""
+        return self._masked
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether there is a depth image, without decoding it."""
+        return self._deep
+
+    def __getattribute__(self, name: str) -> Any:
+        """Attributes of :class:`splax.View`; the pixels come from the source."""
+        if name in Pixels._fields:
+            return getattr(self._source(), name)
+        return super().__getattribute__(name)
+
+    def __repr__(self) -> str:
+        size = f"{self.camera.width} x {self.camera.height}"
+        return f"PhotoView({self.name!r}, {size})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are plain views."""
+        pixels = self.image, self.camera, self.name, self.mask, self.depth, self.alpha
+        return View, (*pixels, self.points, self.point_pixels)

@@ -1,0 +1,218 @@
+"""From posed photos on disk to a Scene; what readers of all formats share.
+
+A reader finds out where photos lie and which cameras took them. Here they become views; photos that cannot be
+used are left out, and named.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from splax.data.colmap_lens import ColmapLens
+from splax.data.lazy_view import PhotoView, PixelCache, Pixels
+from splax.data.photo_reader import OpenedPhoto, Photo, PhotoReader
+from splax.data.points import Points
+from splax.files.image_header import ImageError
+from splax.files.json import shorten
+from splax.scene import Scene, View, split_views
+
+# Decoded photos that are kept in memory.
+CACHE_BYTES = 2 << 30
+MAX_LISTED = 40
+
+# An image as its file has it, and why it is left out.
+LeftOut = list[tuple[str, str]]
+
+
+class Options(NamedTuple):
+    """How photos are read.
+
+    Attributes:
+        downscale: factor >= 1 by which images are made smaller, by area.
+        test_every: every how many-th view, by sorted name, is held out for testing; 0 for none. Formats with
+            test views of their own ignore it.
+        white_background: composite transparent images on white instead of black.
+        cache_bytes: of decoded photos that are kept in memory.
+    """
+
+    downscale: float = 1
+    test_every: int = 8
+    white_background: bool = False
+    cache_bytes: int = CACHE_BYTES
+
+
+def fixed_lens(camera: ColmapLens, label: str) -> Callable[[int, int], ColmapLens]:
+    """For :attr:`Photo.lens`: one camera, scaled to the image; its errors begin with ``label``."""
+
+    def lens(width: int, height: int) -> ColmapLens:
+        try:
+            return camera.resized(width, height)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}.") from error
+
+    return lens
+
+
+def read_scene(
+    photos: Sequence[Photo],
+    options: Options,
+    *,
+    source: Path,
+    dataset_type: str,
+    left_out: LeftOut,
+    test_photos: Sequence[Photo] | None = None,
+    points: Points | None = None,
+    applied_transform: Float[np.ndarray, "4 4"] | None = None,
+    notes: Sequence[str] = (),
+) -> Scene:
+    """Reads photos and makes a Scene of them.
+
+    Args:
+        photos: all of them, or those for training if ``test_photos`` is given.
+        options: how to read them.
+        source: the file that describes the dataset; named in errors.
+        dataset_type: name of the format.
+        left_out: what the reader has left out already; images that cannot be used are added.
+        test_photos: those held out, where the dataset says so itself.
+        points: known surface points.
+        applied_transform: see :class:`splax.Scene`.
+        notes: further things that people should know.
+
+    Raises:
+        ValueError: if a lens is unusable, no image is usable, or ``downscale`` leaves no pixels.
+    """
+    photos, test_photos, of_times = _with_times(photos, test_photos)
+    total = len(photos) + len(test_photos or ()) + len(left_out)
+    cache = PixelCache(options.cache_bytes)
+    train = _read_views(photos, options, cache, left_out)
+    test = _read_views(test_photos or (), options, cache, left_out)
+    if not train:
+        raise ValueError(
+            f"{source}: none of its {total} frames has a usable image. {_listed(left_out)} "
+            f"Expected image files relative to {source.parent}, or in its images/ folder."
+        )
+    notes = [f"{source}: {note}" for note in (*notes, *of_times)]
+    if left_out:
+        notes.append(f"{source}: {len(left_out)} of {total} frames left out. {_listed(left_out)}")
+    for note in notes:
+        warnings.warn(note, stacklevel=4)
+    if test_photos is None:
+        train, test = split_views(train, options.test_every)
+    background = (1.0, 1.0, 1.0) if options.white_background else (0.0, 0.0, 0.0)
+    return Scene(
+        train,
+        test,
+        points=None if points is None else points.positions,
+        point_colors=None if points is None else points.colors,
+        warnings=tuple(notes),
+        source=str(source),
+        background=background,
+        dataset_type=dataset_type,
+        applied_transform=applied_transform,
+    )
+
+
+def _with_times(
+    photos: Sequence[Photo], test_photos: Sequence[Photo] | None
+) -> tuple[Sequence[Photo], Sequence[Photo] | None, list[str]]:
+    """The photos with a time each or all without, and what people should know of it."""
+    each = [*photos, *(test_photos or ())]
+    times = {photo.time for photo in each if photo.time is not None}
+    missing = [photo.name for photo in each if photo.time is None]
+    if times and missing:
+        photos = [photo._replace(time=None) for photo in photos]
+        if test_photos is not None:
+            test_photos = [photo._replace(time=None) for photo in test_photos]
+        note = (
+            f"{len(missing)} of {len(each)} frames state no time, such as {shorten(missing[0])}; "
+            "all times are ignored. Give each frame a time."
+        )
+        return photos, test_photos, [note]
+    if len({np.float32(time) for time in times}) < len(times):
+        note = (
+            f"times from {min(times):.17g} to {max(times):.17g} are so near to each other that some are equal in "
+            "float32; count them from the first frame."
+        )
+        return photos, test_photos, [note]
+    return photos, test_photos, []
+
+
+def _read_views(
+    photos: Sequence[Photo], options: Options, cache: PixelCache, left_out: LeftOut
+) -> list[View]:
+    """Views of the photos that can be used.
+
+    If all their pixels fit into the cache they are decoded now, otherwise only their headers are read.
+    """
+    reader = PhotoReader(options.downscale, options.white_background)
+
+    def decode(opened: OpenedPhoto) -> Pixels:
+        return cache.get(opened.photo.name, lambda: reader.decode(opened))
+
+    # OpenCV lets go of the interpreter lock; a few threads keep memory for decoding small.
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        opened = [photo for _, photo in _usable(pool, reader.open, photos, photos, left_out)]
+        if cache.nbytes + sum(photo.nbytes for photo in opened) <= cache.limit:
+            names = [photo.photo for photo in opened]
+            opened = [photo for photo, _ in _usable(pool, decode, opened, names, left_out)]
+    return [_make_view(photo, decode) for photo in opened]
+
+
+def _usable(
+    pool: ThreadPoolExecutor,
+    read: Callable[[Any], Any],
+    items: Sequence[Any],
+    photos: Sequence[Photo],
+    left_out: LeftOut,
+) -> list[tuple[Any, Any]]:
+    """Each item with what is read of it; an item of which nothing can be read is left out."""
+
+    def attempt(item: Any) -> Any:
+        try:
+            return read(item)
+        except ImageError as error:
+            return error
+
+    results = list(zip(items, photos, pool.map(attempt, items), strict=True))
+    left_out += [(photo.name, str(result)) for _, photo, result in results if isinstance(result, ImageError)]
+    return [(item, result) for item, _, result in results if not isinstance(result, ImageError)]
+
+
+def _make_view(opened: OpenedPhoto, decode: Callable[[OpenedPhoto], Pixels]) -> View:
+    photo = opened.photo
+
+    def source() -> Pixels:
+        try:
+            return decode(opened)
+        except ImageError as error:
+            raise ValueError(f"{opened.path}: the photo {error}. Replace it, or take it out.") from error
+
+    return PhotoView.on_disk(
+        opened.camera,
+        photo.name,
+        source,
+        has_alpha=opened.has_alpha,
+        has_mask=photo.mask is not None,
+        has_depth=photo.depth is not None,
+        points=None if photo.seen is None else photo.seen.positions,
+        point_pixels=opened.point_pixels,
+    )
+
+
+def _listed(left_out: LeftOut) -> str:
+    """Reasons with the files they hold for, on one line."""
+    reasons: dict[str, list[str]] = {}
+    for file_path, reason in left_out:
+        reasons.setdefault(reason, []).append(file_path)
+    parts = []
+    for reason, files in reasons.items():
+        listed = ", ".join(shorten(file).strip("'") for file in files[:MAX_LISTED])
+        more = f" and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
+        parts.append(f"{reason}: {listed}{more}")
+    return "; ".join(parts) + "."

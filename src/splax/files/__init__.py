@@ -1,0 +1,1 @@
+"""Containers that strangers send: bounded in size before anything is allocated, and never unpickled."""

@@ -1,0 +1,67 @@
+"""SSIM for training: the value of :func:`splax.metrics.image.ssim` and its gradient, written out.
+
+The gradient is computed together with the value, so nothing but the gradient itself is kept. Backends have a
+function for the two.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from splax.metrics.image import check_windows
+from splax.ops import backends
+from splax.ops.xla.ssim import Rows, mean_and_gradients
+
+
+@jax.custom_jvp
+def mean_ssim(
+    image: Float[Array, "*batch h w c"], target: Float[Array, "*batch h w c"]
+) -> Float[Array, "*batch"]:
+    """:func:`splax.metrics.image.ssim` without a mask, with a gradient that is quick in reverse mode.
+
+    Forward mode and higher derivatives work as well.
+
+    Raises:
+        ValueError: as :func:`splax.metrics.image.ssim`.
+    """
+    return _value_and_gradients(*_rows_of(image, target), image.shape[-1], ())[0]
+
+
+def _mean_ssim_jvp(primals, tangents):
+    image, target = primals
+    rows, change = _rows_of(image, target), jnp.zeros(image.shape[:-3], image.dtype)
+    # The target is a photo as a rule, and then the second gradient is not computed.
+    moving = tuple(nth for nth, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero))
+    value, gradients = _value_and_gradients(*rows, image.shape[-1], moving)
+    for nth, gradient in zip(moving, gradients, strict=True):
+        change += (gradient * tangents[nth].reshape(gradient.shape)).sum(axis=(-2, -1))
+    return value, change
+
+
+mean_ssim.defjvp(_mean_ssim_jvp, symbolic_zeros=True)
+
+
+def _rows_of(image: Array, target: Array) -> tuple[Rows, Rows]:
+    check_windows(image, target)
+    shape = (*image.shape[:-2], -1)
+    return image.reshape(shape), target.reshape(shape)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _value_and_gradients(
+    x: Rows, y: Rows, channels: int, moving: tuple[int, ...]
+) -> tuple[Float[Array, "*batch"], list[Rows]]:
+    """Mean SSIM, and its gradients to those of the two images that are named by number."""
+    return backends.mean_ssim(x, y, channels, moving)
+
+
+@_value_and_gradients.defjvp
+def _differentiate_again(channels, moving, primals, tangents):
+    # Kernels are for the first order.
+    plain = functools.partial(mean_and_gradients, channels=channels, moving=moving)
+    return jax.jvp(plain, primals, tangents)

@@ -1,0 +1,1 @@
+"""How well a rendering agrees with a photo."""

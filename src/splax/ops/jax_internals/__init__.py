@@ -1,0 +1,1 @@
+"""All that splax uses of JAX beyond its public interface, in one place."""

@@ -1,0 +1,1 @@
+"""Which tiles a projected Gaussian reaches, and the list of each tile, front to back."""

@@ -1,0 +1,156 @@
+"""One pass over the projected Gaussians: their rows as the other kernels read them, and the tiles they reach.
+
+XLA would interleave separate arrays into rows at a tenth of the memory's speed.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops.triton.binning.tile_tests import tile_spans
+from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
+from splax.ops.triton.tiling import FORM, Form, Tiling
+from splax.ops.types import Splats
+
+_LN2 = math.log(2)
+_LEAST_OPACITY = 1e-10
+# What 16 bits can number.
+MOST_TILES_A_SIDE = 2**16 - 1
+
+
+class Prepared(NamedTuple):
+    """What kernels read of each Gaussian.
+
+    Attributes:
+        attributes: a :class:`Form`, then the channels, [N, 6 + C].
+        boxes: the box of tiles around it, see :func:`pack_box`, [N, 2].
+        counts: tiles of the box that the ellipse reaches, [N]; 0 where culled.
+    """
+
+    attributes: jax.Array
+    boxes: jax.Array
+    counts: jax.Array
+
+
+def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Prepared:
+    """Packs Gaussians and finds their tiles; rows of ``radii`` 0, [N, 2], reach none."""
+    num, num_channels = splats.channels.shape
+    width = FORM + num_channels
+
+    def kernel(means2d, conics, opacities, channels, radii, attributes, boxes, counts):
+        gaussian = pl.program_id(0) * LANES + lanes()
+        exists = gaussian < num
+
+        def columns_of(ref, count):
+            return [load(ref, gaussian * count + q, exists) for q in range(count)]
+
+        x, y = columns_of(means2d, 2)
+        conic_a, conic_b, conic_c = columns_of(conics, 3)
+        form = form_of(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
+        for q, value in enumerate((*form, *columns_of(channels, num_channels))):
+            store(attributes, gaussian * width + q, value, exists)
+        box, count = tiles_of(form, columns_of(radii, 2), tiling, warp)
+        for q, value in enumerate(pack_box(box)):
+            store(boxes, gaussian * 2 + q, value, exists)
+        store(counts, gaussian, count, exists)
+
+    shapes = [
+        jax.ShapeDtypeStruct((num * width,), jnp.float32),
+        jax.ShapeDtypeStruct((num * 2,), jnp.int32),
+        jax.ShapeDtypeStruct((num,), jnp.int32),
+    ]
+    args = [x.reshape(-1) for x in (*splats, radii)]
+    if num_channels == 0:
+        args[3] = args[2]  # kernels take no empty arrays; this one is not read
+    attributes, boxes, counts = warp.launch("prepare", kernel, (-(-num // LANES),), shapes, *args)
+    return Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
+
+
+def form_of(x, y, conic, opacity) -> Form:
+    """The :class:`Form` of Gaussians with these centres, conics and opacities."""
+    a, b, c = conic
+    top = jnp.log2(jnp.maximum(opacity, _LEAST_OPACITY))
+    return Form(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
+
+
+def tiles_of(form: Form, radii, tiling: Tiling, warp: Warp):
+    """Box of tiles (left, top, columns, rows) within the radii, and how many of it the ellipse reaches."""
+    radius_x, radius_y = radii
+    visible = (radius_x > 0) & (radius_y > 0)
+    left, columns = _tiles_between(form.mean_x, radius_x, tiling.columns, tiling.tile_size)
+    top, rows = _tiles_between(form.mean_y, radius_y, tiling.rows, tiling.tile_size)
+    rows = jnp.where(visible, rows, 0)
+
+    span = tile_spans(form, left, columns, tiling, warp)
+
+    def add(i, count):
+        return count + jnp.where(i < rows, span(top + i)[1], 0)
+
+    return (left, top, columns, rows), lax.fori_loop(0, jnp.max(rows), add, full(0))
+
+
+def pack_box(box):
+    """Left, top, columns and rows in two integers, for up to :data:`MOST_TILES_A_SIDE`."""
+    left, top, columns, rows = box
+    return left | (columns << 16), top | (rows << 16)
+
+
+def unpack_box(horizontal, vertical):
+    """The inverse of :func:`pack_box`."""
+    return horizontal & 0xFFFF, vertical & 0xFFFF, (horizontal >> 16) & 0xFFFF, (vertical >> 16) & 0xFFFF
+
+
+def form_gradients(form: Form, moments) -> Form:
+    """Cotangents of a :class:`Form` from the six moments that the backward pass sums over pixels."""
+    s, sx, sy, sxx, sxy, syy = moments
+    v_x, v_y = -(2 * form.a * sx + form.b * sy), -(form.b * sx + 2 * form.c * sy)
+    return Form(*(_LN2 * v for v in (v_x, v_y, sxx, sxy, syy, s)))
+
+
+def _tiles_between(mean, radius, tiles, tile_size):
+    """First tile of the image within a radius, and how many there are."""
+    first = jnp.clip(jnp.floor((mean - radius) / tile_size), 0, tiles).astype(jnp.int32)
+    end = jnp.clip(jnp.floor((mean + radius) / tile_size) + 1, 0, tiles).astype(jnp.int32)
+    return first, jnp.maximum(end - first, 0)
+
+
+def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splats:
+    """Gradients of :class:`Splats` from the sums over pixels, [6 + C, N]."""
+    num, width = attributes.shape
+    num_channels = width - FORM
+
+    def kernel(sums, attributes, v_means2d, v_conics, v_opacities, v_channels):
+        gaussian = pl.program_id(0) * LANES + lanes()
+        exists = gaussian < num
+        moments = [load(sums, q * num + gaussian, exists) for q in range(FORM)]
+        form = Form(*(load(attributes, gaussian * width + q, exists) for q in range(FORM)))
+        v_form = form_gradients(form, moments)
+        store(v_means2d, gaussian * 2, v_form.mean_x, exists)
+        store(v_means2d, gaussian * 2 + 1, v_form.mean_y, exists)
+        # The derivatives of `form_of`.
+        v_conic = (-0.5 / _LN2 * v_form.a, -1 / _LN2 * v_form.b, -0.5 / _LN2 * v_form.c)
+        for q, value in enumerate(v_conic):
+            store(v_conics, gaussian * 3 + q, value, exists)
+        v_opacity = v_form.top / (_LN2 * jnp.exp2(form.top))
+        store(
+            v_opacities,
+            gaussian,
+            jnp.where(form.top > math.log2(_LEAST_OPACITY) + 1e-3, v_opacity, 0),
+            exists,
+        )
+        values = [load(sums, q * num + gaussian, exists) for q in range(FORM, width)]
+        for q, value in enumerate(values):
+            store(v_channels, gaussian * num_channels + q, value, exists)
+
+    sizes = (num * 2, num * 3, num, max(num * num_channels, 1))
+    shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
+    args = (sums.reshape(-1), attributes.reshape(-1))
+    v_means2d, v_conics, v_opacities, v_channels = warp.launch(
+        "splat_gradients", kernel, (-(-num // LANES),), shapes, *args
+    )
+    v_channels = v_channels[: num * num_channels].reshape(num, num_channels)
+    return Splats(v_means2d.reshape(num, 2), v_conics.reshape(num, 3), v_opacities, v_channels)

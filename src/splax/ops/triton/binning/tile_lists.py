@@ -1,0 +1,238 @@
+"""Tile lists: the two sorts of :mod:`splax.ops.intersection`, the first of them and all between them in kernels.
+
+Only tiles that the ellipse of a Gaussian reaches are listed, not the whole box around it. A pair carries, above
+the number of its Gaussian, one bit for each subtile that the ellipse reaches.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops.intersection import saturating_sum
+from splax.ops.jax_internals.traced_once import traced_once
+from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
+from splax.ops.triton.binning.pack import MOST_TILES_A_SIDE, Prepared, unpack_box
+from splax.ops.triton.binning.pair_offsets import number_slots
+from splax.ops.triton.binning.stable_sort import stable_sort
+from splax.ops.triton.binning.tile_ranges import tile_ranges
+from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
+from splax.ops.triton.lanes.search import shared_lower_bound
+from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
+from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
+
+_SLOTS_PER_LANE = 4
+
+
+class TileLists(NamedTuple):
+    """(tile, Gaussian) pairs, sorted by tile and within a tile by depth.
+
+    A pair's slot is its place before the tile sort, where the pairs of one Gaussian lie side by side.
+
+    Attributes:
+        ids: subtile bits above the number of the Gaussian, [M] int32.
+        slots: slot of each pair, [M]; None if they were not asked for.
+        offsets, order, checkpoint_starts, num_long: see :class:`TileRanges`.
+        first: first slot of each Gaussian, [N], 0 where it has none; None without slots.
+        counts: pairs of each Gaussian, [N].
+        num_isects: pairs there are; above M the lists are incomplete.
+    """
+
+    ids: jax.Array
+    slots: jax.Array | None
+    offsets: jax.Array
+    order: jax.Array
+    checkpoint_starts: jax.Array
+    num_long: jax.Array
+    first: jax.Array | None
+    counts: jax.Array
+    num_isects: jax.Array
+
+
+@traced_once("tiling", "capacity", "warp", "with_slots")
+def make_lists(
+    prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp, *, with_slots: bool
+) -> TileLists:
+    """Lists of all tiles, front to back; equal depths in the order of the rows.
+
+    Args:
+        prepared: the Gaussians.
+        depths: camera-space z, [N]; positive where something is drawn.
+        tiling: static sizes.
+        capacity: room for pairs.
+        warp: how kernels run.
+        with_slots: whether the slot of each pair is needed.
+
+    Raises:
+        ValueError: if the image has more tiles a side than a box can hold.
+    """
+    if max(tiling.columns, tiling.rows) > MOST_TILES_A_SIDE:
+        raise ValueError(
+            f"an image of {tiling.width} x {tiling.height} pixels has more than {MOST_TILES_A_SIDE:,} tiles of "
+            f"{tiling.tile_size} a side; use a larger tile_size, a smaller image or implementation='xla_vjp'."
+        )
+    counts = prepared.counts
+    # What is drawn has a pair at least, so that more than there is room for need not be sorted.
+    if warp.interpret:
+        ranks = front_to_back_in_jax(counts, depths, capacity)
+    else:
+        ranks = front_to_back(counts, depths, capacity, warp)
+    ends, total, first = number_slots(counts, ranks, warp, with_first=with_slots)
+    tiles, ids, *numbers = _emit(ends, ranks, prepared, tiling, capacity, warp, with_slots)
+    slots = None
+    bound = tiling.num_tiles + 1
+    if with_slots:
+        tiles, slots = stable_sort(tiles, numbers[0], bound)
+        ids = ids[slots]
+    else:
+        tiles, ids = stable_sort(tiles, ids, bound)
+    ranges = tile_ranges(tiles, tiling.num_tiles, warp)
+    # Where there are fewer ranks than Gaussians, some of these may have pairs that no rank has.
+    num_isects = total if ranks.rows.shape == counts.shape else saturating_sum(counts)
+    return TileLists(ids, slots, *ranges, first, counts, num_isects)
+
+
+class _Given(NamedTuple):
+    """What the kernel reads, flat.
+
+    Attributes:
+        ends: slot behind the last pair of each rank.
+        order: Gaussian of each rank.
+        num_ranks: how many there are, [1].
+        attributes: see :class:`Prepared`, as are ``boxes``.
+        boxes: tiles of each Gaussian, packed.
+    """
+
+    ends: Any
+    order: Any
+    num_ranks: Any
+    attributes: Any
+    boxes: Any
+
+
+_NUM_GIVEN = len(_Given._fields)
+
+
+class _Written(NamedTuple):
+    """References to what the kernel writes for each slot: its tile, its pair and, if wanted, its number."""
+
+    tiles: Any
+    ids: Any
+    numbers: Any = None
+
+
+def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
+    """Tile, id and, if wanted, number of each slot; beyond the last pair the tile is the one behind the last."""
+    most_ranks, stride = ranks.rows.shape[0], prepared.attributes.shape[1]
+    # 16-bit keys sort twice as fast.
+    key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
+    slots = LANES * _SLOTS_PER_LANE
+
+    def kernel(*refs):
+        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
+        ends = given.ends
+        last_rank = given.num_ranks[0] - 1
+        total = jnp.where(last_rank >= 0, ends[jnp.maximum(last_rank, 0)], 0)
+        base = pl.program_id(0) * slots
+
+        def write_none(step, _):
+            slot = base + step * LANES + lanes()
+            store(out.tiles, slot, full(tiling.num_tiles).astype(key), slot < capacity)
+            return 0
+
+        def write(step, at):
+            first_slot = base + step * LANES
+            slot = first_slot + lanes()
+            exists = slot < total
+            (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, warp, *at)
+            gaussian = load(given.order, rank)
+            form = Form(*(load(given.attributes, gaussian * stride + q) for q in range(FORM)))
+            left, top, columns, rows = unpack_box(*(load(given.boxes, gaussian * 2 + q) for q in range(2)))
+            bottom, span_of = top + rows, tile_spans(form, left, columns, tiling, warp)
+
+            def down(carry):
+                row, nth, _, span = carry
+                passed = (nth >= span) & (row < bottom)
+                nth, row = jnp.where(passed, nth - span, nth), jnp.where(passed, row + 1, row)
+                return (row, nth, *span_of(row))
+
+            nth = slot - first
+            start = (top, nth, *span_of(top))
+            row, nth, column, span = lax.while_loop(
+                lambda carry: (
+                    jnp.max((exists & (carry[1] >= carry[3]) & (carry[0] < bottom)).astype(jnp.int32)) > 0
+                ),
+                down,
+                start,
+            )
+            found = (nth < span) & (row < bottom)
+            column, row = jnp.minimum(column + nth, tiling.columns - 1), jnp.minimum(row, tiling.rows - 1)
+            # A pair of no subtile stays in a list, so that the backward pass writes its row too.
+            bits = jnp.where(found, _subtile_bits(form, column, row, tiling, warp), 0)
+            tile = jnp.where(exists, row * tiling.columns + column, tiling.num_tiles)
+            store(out.tiles, slot, tile.astype(key), slot < capacity)
+            store(out.ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
+            return at
+
+        @pl.when(base < total)
+        def _():
+            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, given.num_ranks[0])
+            # Ends that wrapped around may have none: whatever is written then, it is from where there is a rank.
+            first_rank = jnp.minimum(first_rank, last_rank)
+            begin = load(ends, jnp.maximum(first_rank - 1, 0), first_rank > 0)
+            lax.fori_loop(0, _SLOTS_PER_LANE, write, (first_rank, begin))
+
+        @pl.when(base >= total)
+        def _():
+            lax.fori_loop(0, _SLOTS_PER_LANE, write_none, 0)
+
+        # A program that runs anyway: XLA would start a slow one for them.
+        for step in range(_SLOTS_PER_LANE if numbered else 0):
+            slot = base + step * LANES + lanes()
+            store(out.numbers, slot, slot, slot < capacity)
+
+    shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
+    args = _Given(ends, ranks.rows, ranks.num, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
+    return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
+
+
+def ranks_of_slots(ends, first_slot, last_rank, warp: Warp, first_rank, begin):
+    """The rank of each of the next 32 slots and its first slot, and the same of the one behind them, in all lanes.
+
+    Every rank has a slot, so that 32 of them lie in no more ranks, whose ends the lanes have.
+
+    Args:
+        ends: slot behind the last one of each rank.
+        first_slot: of the 32.
+        last_rank: there is.
+        warp: the lanes.
+        first_rank: rank of the first slot, in all lanes.
+        begin: its first slot, likewise.
+    """
+    nth = first_rank + lanes()
+    exists = nth < last_rank
+    end = load(ends, nth, exists)
+    behind = end - first_slot
+
+    def rank_after(num):
+        """The rank so many behind the first, and where it begins: where the one before it ends."""
+        from_before = warp.from_lane(end, jnp.maximum(num - 1, 0))
+        return first_rank + num, jnp.where(num > 0, from_before, begin)
+
+    # A bit for each of these slots with which a rank begins.
+    starts = warp.union(jnp.where(exists & (behind > 0) & (behind < LANES), 1 << (behind & (LANES - 1)), 0))
+    up_to_own = starts & ((2 << lanes()) - 1)
+    ended = exists & (behind <= LANES)
+    return rank_after(lax.population_count(up_to_own)), rank_after(lax.population_count(warp.ballot(ended)))
+
+
+def _subtile_bits(form, column, row, tiling, warp):
+    side, size = tiling.subtile, tiling.tile_size
+    bits = full(0)
+    for subtile in range(tiling.subtiles):
+        x = column * size + (subtile % (size // side)) * side
+        y = row * size + (subtile // (size // side)) * side
+        bits |= reaches_box(form, x, y, side, side, warp).astype(jnp.int32) << subtile
+    return bits

@@ -1,0 +1,346 @@
+"""Gradients of the Gaussians' rows: one warp a bucket of a tile, eight pixels a lane.
+
+A warp starts from the stored state of its bucket and walks it in the order of the forward pass: what comes behind
+a Gaussian is the pixel's total less the running sum (no divisions by small numbers, no second order of walking).
+It leaves a subtile where the forward pass left it.
+
+The pixels' contributions to a Gaussian are summed within the warp and added to the Gaussian's row by atomics.
+Where lists have slots, sums are to have a fixed order: each pair then writes a row of its own, the rows of one
+Gaussian lie side by side, and they are summed last.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.triton.binning.tile_lists import TileLists
+from splax.ops.triton.blending.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
+from splax.ops.triton.lanes.atomic_sums import launch_sums
+from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
+from splax.ops.triton.tiling import (
+    FORM,
+    ID_BITS,
+    ID_MASK,
+    LOG2_THRESHOLD,
+    Form,
+    Region,
+    Tiling,
+    columns_of,
+    lines_of,
+)
+
+_LN2 = math.log(2)
+_LOG2_MAX_ALPHA = math.log2(MAX_ALPHA)
+# Channels that one pass differentiates; more take several passes.
+CHANNELS_PER_PASS = 8
+
+
+class Drawn(NamedTuple):
+    """An image, and what its backward pass needs.
+
+    Attributes:
+        attributes: of each Gaussian, :class:`Form` and channels, [N, 6 + C].
+        lists: pairs of each tile, with slots if sums are to have a fixed order.
+        checkpoints: states of pixels.
+        image: channels, [H, W, C].
+        alpha: [H, W].
+    """
+
+    attributes: jax.Array
+    lists: TileLists
+    checkpoints: Checkpoints
+    image: jax.Array
+    alpha: jax.Array
+
+
+class _Refs(NamedTuple):
+    """References to what the kernel reads, flat, and writes.
+
+    Attributes:
+        ids: Gaussian of each pair, see :class:`TileLists`; so are ``offsets`` and ``order``.
+        offsets: first pair of each tile.
+        order: tiles, those of long lists first.
+        attributes: see :class:`Drawn`.
+        states: of pixels; see :class:`Checkpoints`, as are ``owner``, ``starts`` and ``walked``.
+        owner: tile of each checkpoint.
+        starts: first checkpoint of each tile.
+        walked: pairs that the forward pass reached.
+        image: as drawn.
+        v_image: its cotangent.
+        alpha: as drawn; None if its cotangent is zero.
+        v_alpha: its cotangent.
+        slots: of each pair; None if sums are not in a fixed order.
+        out: sums of Gaussians, or rows of pairs.
+    """
+
+    ids: Any
+    offsets: Any
+    order: Any
+    attributes: Any
+    states: Any
+    owner: Any
+    starts: Any
+    walked: Any
+    image: Any
+    v_image: Any
+    alpha: Any
+    v_alpha: Any
+    slots: Any
+    out: Any
+
+    @classmethod
+    def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_slots: bool) -> _Refs:
+        """The references in their order, with None for those that are not there."""
+        *given, out = refs
+        always, others = given[:10], list(given[10:])
+        alphas = (others.pop(0), others.pop(0)) if with_alpha else (None, None)
+        numbers = *always, *alphas, others.pop(0) if with_slots else None, out
+        return cls(*numbers)  # pyright: ignore[reportCallIssue]: as many as there are fields
+
+
+def pair_gradients(
+    drawn: Drawn,
+    v_image: jax.Array,
+    v_alpha: jax.Array | None,
+    channels: range,
+    tiling: Tiling,
+    warp: Warp,
+    *,
+    start: Sequence[jax.Array] | None = None,
+    absolute: bool = False,
+) -> tuple[jax.Array, ...]:
+    """Sums over the pixels of each Gaussian, [N, 6 + channels]; of each pair alone where lists have slots.
+
+    The latter are [M * blocks, 6 + channels] by slot; slots without a pair hold anything. The former are added to
+    ``start`` if it is given, and lie in as many arrays as it does.
+
+    Six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d alpha, then weight
+    times cotangent for each channel. Contributions of several sets of channels add up.
+
+    Args:
+        drawn: from the forward pass.
+        v_image: cotangent of the image.
+        v_alpha: cotangent of alpha; None counts as zero.
+        channels: which of the channels to differentiate.
+        tiling: static sizes.
+        warp: how kernels run.
+        start: zeros in the rows that are drawn; arrays whose columns, taken together, are those of the sums and
+            perhaps more.
+        absolute: adds two columns, the gradients of the centre's x and y, with absolute values of what each pixel
+            adds.
+    """
+    attributes, lists, checkpoints, image, alpha = drawn
+    stride, total_channels = attributes.shape[1], image.shape[-1]
+    parts = tiling.subtiles // tiling.blocks
+    drawn_with = channels.start // channels_per_draw(tiling)  # the pass that drew these channels
+    first_drawn = drawn_with * channels_per_draw(tiling)
+    num_drawn = min(channels_per_draw(tiling), total_channels - first_drawn)
+    state_size = (1 + num_drawn) * tiling.num_pixels
+    num_checkpoints = checkpoints.tile.shape[0]
+    width = FORM + len(channels) + 2 * absolute
+    if start is None:
+        start = (jnp.zeros((attributes.shape[0], width)),)
+
+    def everywhere(flag):
+        return full(flag.astype(jnp.int32)) != 0
+
+    def kernel(*refs):
+        ref = _Refs.of(refs, with_alpha=v_alpha is not None, with_slots=lists.slots is not None)
+        block, program = pl.program_id(0), pl.program_id(1)
+        # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
+        checkpoint = jnp.minimum(program, num_checkpoints - 1)
+        resumes = program < num_checkpoints
+
+        @pl.when(~resumes | (checkpoint < ref.starts[tiling.num_tiles]))
+        def _():
+            tile = jnp.where(
+                resumes, ref.owner[checkpoint], ref.order[jnp.maximum(program - num_checkpoints, 0)]
+            )
+            nth = jnp.where(resumes, checkpoint - ref.starts[tile] + 1, 0)
+            begin = ref.offsets[tile] + nth * BUCKET_SIZE
+            end = jnp.minimum(begin + BUCKET_SIZE, ref.offsets[tile + 1])
+
+            def read(part):
+                subtile = block * parts + part
+                nth = 2 * (tile * tiling.subtiles + subtile)
+                closes = [ref.offsets[tile] + ref.walked[nth + half] for half in range(2)]
+                region = Region(tile, subtile)
+                read_columns = [read_column(lines, closes) for lines in lines_of(region, tiling)]
+                return (
+                    jnp.maximum(*closes),
+                    columns_of(region, tiling),
+                    *map(list, zip(*read_columns, strict=True)),
+                )
+
+            def read_column(lines, closes):
+                """Cotangents of alpha and channels; transmittance, and what comes behind times its cotangent."""
+                closes = [closes[nth // (tiling.lines // 2)] for nth in range(tiling.lines)]
+                numbers = zip(*map(read_line, lines, closes), strict=True)
+                v_alpha, *v_channels, transmittance, behind = map(stack, numbers)
+                return (v_alpha, v_channels), (transmittance, behind)
+
+            def read_line(line, closes):
+                # Behind the last pair that was reached nothing is read.
+                reached = everywhere(begin < closes)
+                inside, stored = line.inside & reached, everywhere(resumes) & reached
+
+                def at_pixel(array, q):
+                    return load(array, line.image * total_channels + q, inside)
+
+                v, shown = ([at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image))
+                v_a = zeros() if ref.v_alpha is None else load(ref.v_alpha, line.image, inside)
+                behind = zeros() if ref.alpha is None else v_a * load(ref.alpha, line.image, inside)
+                state = checkpoint * state_size + line.tile
+                at_start = load(ref.states, state, stored)
+                transmittance = jnp.where(everywhere(resumes), at_start, jnp.where(inside, 1.0, 0.0))
+                # All that the pixel shows times its cotangent, less what is in front.
+                behind -= v_a * (1 - transmittance)
+                for q, v_q, value in zip(channels, v, shown, strict=True):
+                    in_front = load(ref.states, state + (1 + q - first_drawn) * tiling.num_pixels, stored)
+                    behind += v_q * (value - in_front)
+                # Of finished pixels the sign counts; they are divided by like others.
+                return v_a, *v, jnp.where(transmittance > 0, transmittance, -1.0), behind
+
+            which, once = lanes_of_sums(width)
+            sum_columns = ref.out.columns(which) if lists.slots is None else None
+            read_parts = [read(part) for part in range(parts)]
+            columns_and_cotangents = [(columns, cotangents) for _, columns, cotangents, _ in read_parts]
+
+            def differentiate(part, form, values, carry):
+                """Walks the pixels of a subtile past one Gaussian, adding to its sums."""
+                (columns, cotangents), (state, sums) = columns_and_cotangents[part], carry
+                after = []
+                for column, v, pixels in zip(columns, cotangents, state, strict=True):
+                    pixels, sums = _pass_column(column, v, pixels, (form, values), sums, absolute, warp)
+                    after.append(pixels)
+                return after, sums
+
+            def put(slot, packed, values):
+                """Writes the row of a pair, or adds it to its Gaussian's."""
+                total = warp.sum_each(values)
+                if lists.slots is None:
+                    return ref.out.add(packed & ID_MASK, sum_columns, total, once)
+                store(ref.out, (slot * tiling.blocks + block) * width + which, total, which < width)
+                return full(0)
+
+            closes = [read_part[0] for read_part in read_parts]
+
+            def open_parts(first):
+                """Bits of the parts with pixels that the forward pass had not finished at a pair."""
+                bits = [(first < place).astype(jnp.int32) << part for part, place in enumerate(closes)]
+                return functools.reduce(jnp.bitwise_or, bits)
+
+            def step(packed, reached, slot, values, carry):
+                states, done = carry
+                form, values = Form(*values[:FORM]), values[FORM:]
+                # The last ones are not summed over the rows of a column before the end.
+                sums = [zeros()] * (FORM - 1), [zeros(tiling.lines)] * (width - FORM + 1)
+                after = []
+                for part in range(parts):
+                    change = functools.partial(differentiate, part, form, values)
+                    reaches = (reached >> part) & 1 != 0
+                    state, sums = lax.cond(reaches, change, lambda carry: carry, (states[part], sums))
+                    after.append(state)
+                of_lanes, of_pixels = sums
+                put_here = put(slot, packed, [*of_lanes, *(value.sum(axis=0) for value in of_pixels)])
+                return after, done | put_here
+
+            def walk(carry):
+                first, *carry = carry
+                pair, still_open = first + lanes(), open_parts(first)
+                exists = pair < end
+                slot = full(0) if lists.slots is None else load(ref.slots, pair, exists)
+                place = (load(ref.ids, pair, exists) & ID_MASK) * stride
+                columns = (*range(FORM), *(FORM + q for q in channels))
+                held = [load(ref.attributes, place + q, exists) for q in columns]
+
+                def one(k, carry):
+                    # Loaded again, as a scalar: what a branch depends on cannot come from a lane.
+                    packed = ref.ids[first + k]
+                    reached = (packed >> (ID_BITS + block * parts)) & still_open
+
+                    def take(carry):
+                        values = [warp.from_lane(value, full(k)) for value in held]
+                        return step(packed, reached, warp.from_lane(slot, full(k)), values, carry)
+
+                    if lists.slots is not None:
+                        return take(carry)  # every pair writes a row
+                    return lax.cond(reached != 0, take, lambda carry: carry, carry)
+
+                return first + LANES, *lax.fori_loop(0, jnp.minimum(end - first, LANES), one, tuple(carry))
+
+            last = jnp.minimum(end, functools.reduce(jnp.maximum, closes))
+            start = begin, [state for *_, state in read_parts], full(0)
+            first, _, done = lax.while_loop(lambda carry: carry[0] < last, walk, start)
+
+            def clear(first):
+                """Pairs behind finished pixels add nothing."""
+                pair = first + lanes()
+                row = (load(ref.slots, pair, pair < end) * tiling.blocks + block) * width
+                for q in range(width):
+                    store(ref.out, row + q, zeros(), pair < end)
+                return first + LANES
+
+            if lists.slots is None:
+                ref.out.finish(done)
+            else:
+                lax.while_loop(lambda first: first < end, clear, first)
+
+    args = (lists.ids, lists.offsets, lists.order, attributes.reshape(-1), checkpoints.states[drawn_with])
+    args += checkpoints[1:]
+    args += (*(x.reshape(-1) for x in (image, v_image)),)
+    args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))
+    grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
+    if lists.slots is None:
+        return launch_sums("pair_gradients", kernel, grid, start, warp, *args)
+    shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
+    out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
+    return (out.reshape(-1, width),)
+
+
+def _pass_column(column, cotangents, state, gaussian, sums, absolute, warp):
+    """Walks a column of pixels past one Gaussian.
+
+    Args:
+        column: the pixels.
+        cotangents: of alpha and of the channels.
+        state: transmittance, negative where a pixel is finished, and what comes behind times its cotangent.
+        gaussian: its form and its channels.
+        sums: of lanes: s, sx, sy, sxx and sxy; of pixels: syy, the channels' and, with ``absolute``, two pulls.
+        absolute: whether to sum the sizes of the pulls on the centre.
+        warp: how kernels run.
+
+    Returns:
+        State and sums after it.
+    """
+    (v_alpha, v), (transmittance, behind), (form, values), fma = cotangents, state, gaussian, warp.fma
+    (s, sx, sy, sxx, sxy), (syy, *others) = sums
+    v_values, pulls = others[: len(v)], others[len(v) :]
+    dx, dy = column.x - form.mean_x, column.y - form.mean_y
+    slope_x, cross = form.a * dx, form.b * dx
+    power = fma(fma(form.c, dy, cross), dy, fma(slope_x, dx, form.top))
+    left = warp.cover(power, transmittance, threshold=LOG2_THRESHOLD, most=MAX_ALPHA, least=MIN_TRANSMITTANCE)
+    weight = warp.difference_of_sizes(transmittance, left)
+    g = functools.reduce(lambda g, pair: fma(*pair, g), zip(v, values, strict=True), v_alpha)
+    behind = fma(-weight, g, behind)
+    # alpha d loss / d alpha: what it adds by itself less what it takes from all behind it.
+    v_power = weight * fma(-behind, warp.reciprocal(jnp.abs(left)), g)
+    v_power = jnp.where(power < _LOG2_MAX_ALPHA, v_power, 0)
+    v_y = v_power * dy
+    line, line_y, syy = v_power.sum(axis=0), v_y.sum(axis=0), fma(v_y, dy, syy)
+    v_values = [fma(weight, v_q, u) for u, v_q in zip(v_values, v, strict=True)]
+    if absolute:
+        slopes = (2 * slope_x + form.b * dy, cross + 2 * form.c * dy)
+        pulls = [pull + jnp.abs(_LN2 * v_power * slope) for pull, slope in zip(pulls, slopes, strict=True)]
+    v_x = line * dx
+    of_lanes = [s + line, sx + v_x, sy + line_y, fma(v_x, dx, sxx), fma(line_y, dx, sxy)]
+    return (left, behind), (of_lanes, [syy, *v_values, *pulls])

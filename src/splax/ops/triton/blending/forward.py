@@ -1,0 +1,316 @@
+"""Draws tiles: one warp a subtile, two pixels a lane; where lists are long, two warps a subtile.
+
+A warp reads its tile's list 32 pairs at a time. Lanes vote which of them reach its pixels, and load those, one
+each; then the warp blends them, passing the values from their lane to all others. (Loading them one after the
+other takes 1.4 to 1.7 times as long.) A list cannot be cut, since what lies in front decides what is seen of the
+rest, so that the longest lists would end last, when nothing runs beside them: warps that draw half a subtile each
+are through with theirs sooner. Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for the
+backward pass to start from.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.triton.binning.tile_lists import TileLists
+from splax.ops.triton.binning.tile_ranges import BUCKET_SIZE, LONGER_THAN
+from splax.ops.triton.binning.tile_tests import reaches_box
+from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, store, zeros
+from splax.ops.triton.tiling import (
+    FORM,
+    ID_BITS,
+    ID_MASK,
+    LOG2_THRESHOLD,
+    Column,
+    Form,
+    Region,
+    Tiling,
+    columns_of,
+    polynomial_around,
+)
+
+# Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
+_UNROLL = 4
+# log2 of an alpha that is below the threshold at every pixel.
+_NOWHERE = -1e30
+# Numbers that a lane keeps of its pixels' channels, a multiple of 64; more channels than fit are drawn in several
+# passes, since kernels whose registers spill are slow, to compile most of all.
+_CHANNELS_PER_LANE = 64
+
+
+class Checkpoints(NamedTuple):
+    """States of pixels between buckets; the first bucket of a tile starts from nothing and has none.
+
+    Attributes:
+        states: for each pass its channels' states: transmittance (0 where finished) and channels, [checkpoints,
+            1 + C, pixels of a tile], flat.
+        tile: tile of each checkpoint, [checkpoints].
+        starts: first checkpoint of each tile, [T + 1].
+        walked: pairs that the upper and the lower half of each subtile went through, before all pixels that a warp
+            drew were finished, [T * subtiles * 2].
+    """
+
+    states: list[jax.Array]
+    tile: jax.Array
+    starts: jax.Array
+    walked: jax.Array
+
+
+def num_checkpoints(capacity: int) -> int:
+    """Checkpoints that ``capacity`` pairs can need."""
+    return max(1, capacity // BUCKET_SIZE)
+
+
+def most_long_lists(lists: TileLists, tiling: Tiling) -> int:
+    """More tiles than that cannot be among the :attr:`TileLists.num_long`."""
+    return min(tiling.num_tiles, lists.ids.shape[0] // (LONGER_THAN[0] + 1))
+
+
+def channels_per_draw(tiling: Tiling) -> int:
+    """Channels of one pass of :func:`draw`."""
+    return _CHANNELS_PER_LANE * LANES // tiling.subtile**2
+
+
+def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *, save: bool):
+    """Composites all tiles.
+
+    Args:
+        lists: pairs of each tile.
+        attributes: :class:`Form` and channels of each Gaussian, [N, 6 + C].
+        tiling: static sizes.
+        warp: how kernels run.
+        save: whether to store checkpoints.
+
+    Returns:
+        Channels [H, W, C], alpha [H, W], and the checkpoints or None.
+    """
+    num_channels, most = attributes.shape[1] - FORM, channels_per_draw(tiling)
+    passes = [
+        _draw(lists, attributes, range(first, min(first + most, num_channels)), tiling, warp, save)
+        # An image without channels still has an alpha.
+        for first in range(0, max(num_channels, 1), most)
+    ]
+    images, alphas, saved = zip(*passes, strict=True)
+    image = images[0] if len(images) == 1 else jnp.concatenate(images, axis=2)
+    if not save:
+        return image, alphas[0], None
+    states, (owner, *_), (walked, *_) = zip(*saved, strict=True)
+    return image, alphas[0], Checkpoints(list(states), owner, lists.checkpoint_starts, walked)
+
+
+class _Given(NamedTuple):
+    """What the kernel reads, flat: see :class:`TileLists`, and attributes of each Gaussian."""
+
+    ids: Any
+    offsets: Any
+    starts: Any
+    order: Any
+    num_long: Any
+    attributes: Any
+
+
+_NUM_GIVEN = len(_Given._fields)
+
+
+class _Written(NamedTuple):
+    """References to what the kernel writes, flat; the last three, of :class:`Checkpoints`, if it saves states."""
+
+    image: Any
+    alpha: Any
+    states: Any = None
+    owner: Any = None
+    walked: Any = None
+
+
+def _draw(lists, attributes, channels, tiling, warp, save):
+    """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
+    stride, num_channels = attributes.shape[1], len(channels)
+    columns = (*range(FORM), *(FORM + q for q in channels))
+    state_size, most_long = (1 + num_channels) * tiling.num_pixels, most_long_lists(lists, tiling)
+
+    def kernel(*refs):
+        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
+        draw_region = functools.partial(draw_pixels, given, out)
+        _find_region(draw_region, given.order, given.num_long if most_long else None, tiling)
+
+    def draw_pixels(given, out, region):
+        tile, subtile, half = region
+        begin, end = given.offsets[tile], given.offsets[tile + 1]
+        pixels = _Pixels.of(region, tiling)
+        # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
+        # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
+        reads_ahead = half is not None
+
+        def ids_at(first):
+            return load(given.ids, first + lanes(), first + lanes() < end)
+
+        def reaches_subtile(packed):
+            return ((packed >> (ID_BITS + subtile)) & 1) != 0
+
+        def attributes_of(packed):
+            place = (packed & ID_MASK) * stride
+            return [load(given.attributes, place + q, reaches_subtile(packed)) for q in columns]
+
+        def walk(carry):
+            first, packed, after, values, state = carry
+            if save:
+                _store_state(out.states, state, pixels, first - begin, given.starts[tile], state_size, tiling)
+            values_after = attributes_of(after) if reads_ahead else []
+            values = values if reads_ahead else attributes_of(packed)
+            then = ids_at(first + 2 * LANES)
+            form, reaches = Form(*values[:FORM]), reaches_subtile(packed)
+            if half is not None:
+                reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling), warp=warp)
+            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM:]]
+            state = _blend_all(pixels, *_move_to_front(held, reaches, warp), state, warp)
+            return first + LANES, after, then, values_after, state
+
+        def unfinished(carry):
+            first, *_, state = carry
+            open_ = functools.reduce(jnp.maximum, [transmittance for transmittance, *_ in state])
+            return (first < end) & (jnp.max(open_.max(axis=0)) > 0)
+
+        packed, after = ids_at(begin), ids_at(begin + LANES)
+        values = attributes_of(packed) if reads_ahead else []
+        start = begin, packed, after, values, pixels.empty(num_channels)
+        first, *_, state = lax.while_loop(unfinished, walk, start)
+        for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
+            store(out.alpha, column.image, 1 - jnp.abs(transmittance), column.inside)
+            for q, value in enumerate(color):
+                store(out.image, column.image * num_channels + q, value, column.inside)
+        if save:
+            nth = 2 * (tile * tiling.subtiles + subtile)
+            for place in (nth, nth + 1) if half is None else (nth + half,):
+                out.walked[place] = first - begin
+            is_first = (subtile == 0) if half is None else (subtile == 0) & (half == 0)
+            pl.when(is_first)(lambda: _name_checkpoints(out.owner, tile, given.starts))
+
+    num_pixels, capacity = tiling.width * tiling.height, lists.ids.shape[0]
+    shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
+    if save:
+        room = num_checkpoints(capacity)
+        shapes += [((room * state_size,), jnp.float32), ((room,), jnp.int32)]
+        shapes += [((tiling.num_tiles * tiling.subtiles * 2,), jnp.int32)]
+    image, alpha, *saved = warp.launch(
+        "draw",
+        kernel,
+        (tiling.num_tiles * tiling.subtiles + most_long * tiling.subtiles,),
+        [jax.ShapeDtypeStruct(*shape) for shape in shapes],
+        *_Given(
+            lists.ids,
+            lists.offsets,
+            lists.checkpoint_starts,
+            lists.order,
+            lists.num_long,
+            attributes.reshape(-1),
+        ),
+    )
+    shape = (tiling.height, tiling.width)
+    return image.reshape(*shape, num_channels), alpha.reshape(shape), saved
+
+
+def _find_region(draw_region, order, num_long, tiling):
+    """Draws the region of this program. Halves come first, of ``num_long`` tiles; None: there are none."""
+    program = pl.program_id(0)
+    long_tiles = 0 if num_long is None else num_long[0]
+    others = program - 2 * tiling.subtiles * long_tiles
+
+    def draw_half():
+        nth = lax.div(program, 2 * tiling.subtiles)
+        part = program - nth * 2 * tiling.subtiles
+        draw_region(Region(order[nth], part // 2, part % 2))
+
+    def draw_whole():
+        nth = others // tiling.subtiles + long_tiles
+        pl.when(nth < tiling.num_tiles)(lambda: draw_region(Region(order[nth], others % tiling.subtiles)))
+
+    if num_long is None:
+        draw_whole()
+    else:
+        # One condition: as two, one after the other, they take a quarter more registers.
+        lax.cond(others < 0, draw_half, draw_whole)
+
+
+class _Pixels(NamedTuple):
+    """Pixels of a region, in columns, and their offsets from its middle.
+
+    Their state is the transmittance, negative where they are finished, and the channels, for each column.
+    """
+
+    columns: list[Column]
+    center: tuple[jax.Array, jax.Array]
+    offsets_x: list[jax.Array]
+    offset_y: jax.Array
+
+    @classmethod
+    def of(cls, region, tiling):
+        """The pixels of a region."""
+        columns, center = columns_of(region, tiling), region.center(tiling)
+        return cls(columns, center, [column.x - center[0] for column in columns], columns[0].y - center[1])
+
+    def empty(self, num_channels):
+        """The state of pixels that nothing covers; those outside of the image are finished."""
+        nothing = [zeros(self.offset_y.shape[0])] * num_channels
+        return [(jnp.where(column.inside, 1.0, 0.0), *nothing) for column in self.columns]
+
+
+def _move_to_front(values, reaches, warp):
+    """Numbers of the lanes whose Gaussians reach the region, in the first lanes; and how many they are."""
+    bits = warp.ballot(reaches)
+    num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
+    held = [warp.from_lane(value, source) for value in values]
+    held[FORM - 1] = jnp.where(lanes() < num, held[FORM - 1], _NOWHERE)
+    return held, num
+
+
+def _blend_all(pixels, held, num, state, warp):
+    """The state after the Gaussians of the first lanes, one after the other."""
+
+    def blend_some(turn, state):
+        # All are passed round before the first is blended.
+        some = [[warp.from_lane(value, full(turn * _UNROLL + k)) for value in held] for k in range(_UNROLL)]
+        return functools.reduce(lambda state, values: _blend(pixels, values, state, warp), some, state)
+
+    return lax.fori_loop(0, (jnp.max(num) + _UNROLL - 1) // _UNROLL, blend_some, state)
+
+
+def _blend(pixels, values, state, warp):
+    """The state after one Gaussian: a polynomial, and channels."""
+    (xx, xy, yy, x, y, one), channels, fma = values[:FORM], values[FORM:], warp.fma
+    after = []
+    for offset, (transmittance, *color) in zip(pixels.offsets_x, state, strict=True):
+        constant, slope = fma(fma(xx, offset, x), offset, one), fma(xy, offset, y)
+        power = fma(fma(yy, pixels.offset_y, slope), pixels.offset_y, constant)
+        left = warp.cover(
+            power, transmittance, threshold=LOG2_THRESHOLD, most=MAX_ALPHA, least=MIN_TRANSMITTANCE
+        )
+        weight = warp.difference_of_sizes(transmittance, left)
+        color = [fma(weight, channel, value) for value, channel in zip(color, channels, strict=True)]
+        after.append((left, *color))
+    return after
+
+
+def _store_state(states, state, pixels, walked, start, state_size, tiling):
+    """Stores the pixels where a bucket begins, other than the tile's first."""
+
+    @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
+    def _():
+        base = (start + walked // BUCKET_SIZE - 1) * state_size
+        for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
+            for q, value in enumerate((jnp.maximum(transmittance, 0), *color)):
+                store(states, base + q * tiling.num_pixels + column.tile, value)
+
+
+def _name_checkpoints(owner, tile, starts):
+    """Writes the tile's number to its checkpoints."""
+
+    def some(place):
+        store(owner, place + lanes(), full(tile), place + lanes() < starts[tile + 1])
+        return place + LANES
+
+    lax.while_loop(lambda place: place < starts[tile + 1], some, starts[tile])

@@ -1,0 +1,1 @@
+"""From stored Gaussians to 2D Gaussians with colours, and back to gradients."""

@@ -1,0 +1,180 @@
+"""What a lane computes of its Gaussian, from stored parameters to a 2D form and a direction."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from splax.ops.projection import (
+    Pinhole,
+    is_projectable,
+    may_reach_image,
+    point_on_axis,
+    project_columns,
+    transform_row,
+)
+from splax.ops.triton.binning.pack import form_of
+from splax.ops.triton.lanes.warp import load
+from splax.ops.triton.projection.harmonics import basis_table
+from splax.ops.triton.tiling import Tiling
+from splax.ops.types import DrawSettings, Parameters
+
+
+class Geometry(NamedTuple):
+    """The stored parameters of the lanes' Gaussians that say where they are."""
+
+    mean: list[jax.Array]
+    quat: list[jax.Array]
+    log_scale: list[jax.Array]
+    logit_opacity: jax.Array
+
+
+class View(NamedTuple):
+    """A camera as the kernels hold it: its numbers, its centre and a point in front of it."""
+
+    pinhole: Pinhole
+    position: list[jax.Array]
+    inside: list[jax.Array]
+
+
+class Stored(NamedTuple):
+    """What both kernels read, as flat arrays; inside a kernel, references to them.
+
+    Attributes:
+        means: [N * 3].
+        quats: [N * 4].
+        log_scales: [N * 3].
+        logits: of the opacities, [N].
+        sh0: [N * 3].
+        shN: [N * K * 3]; of any content if K is 0.
+        alive: [N].
+        active_degree: of the colour, [1].
+        camera: its numbers as :func:`read_view` reads them.
+        table: see :func:`basis_table`.
+    """
+
+    means: Any
+    quats: Any
+    log_scales: Any
+    logits: Any
+    sh0: Any
+    shN: Any
+    alive: Any
+    active_degree: Any
+    camera: Any
+    table: Any
+
+
+def stored_arrays(params: Parameters, camera: Any) -> Stored:
+    """What both kernels read of Gaussians and a pinhole camera."""
+    viewmat, intrinsics = camera.viewmat, camera.lens.K
+    position = -(viewmat[:3, :3] * viewmat[:3, 3:]).sum(axis=0)
+    pinhole = jnp.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
+    numbers = jnp.concatenate([viewmat[:3].reshape(-1), pinhole, position, point_on_axis(viewmat)])
+    # Kernels take no empty arrays; in place of one comes another, which is not read.
+    shN = params.shN if params.shN.size else params.sh0
+    floats = (*params[:5], shN)
+    degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
+    flat = [x.reshape(-1) for x in floats]
+    return Stored(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
+
+
+def read_view(camera, tiling: Tiling) -> View:
+    """The camera, from ``Stored.camera``."""
+    numbers = [camera[i] for i in range(22)]
+    rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
+    fx, fy, cx, cy = numbers[12:16]
+    pinhole = Pinhole(rows, fx, fy, cx, cy, tiling.width, tiling.height)
+    return View(pinhole, numbers[16:19], numbers[19:])
+
+
+def read_geometry(stored: Stored, gaussian, mask) -> Geometry:
+    """The geometry of the lanes' Gaussians."""
+    return Geometry(
+        read_columns(stored.means, gaussian, 3, mask),
+        read_columns(stored.quats, gaussian, 4, mask),
+        read_columns(stored.log_scales, gaussian, 3, mask),
+        load(stored.logits, gaussian, mask),
+    )
+
+
+def read_columns(ref, gaussian, count: int, mask) -> list[jax.Array]:
+    """The row of each lane's Gaussian."""
+    return [load(ref, gaussian * count + q, mask) for q in range(count)]
+
+
+class Outlook(NamedTuple):
+    """What is known of Gaussians before most of their numbers are read.
+
+    Attributes:
+        may_be_seen: whether these numbers can matter; not where one of those known is NaN.
+        center: in pixels; the principal point where it is not finite or not between the planes.
+    """
+
+    may_be_seen: jax.Array
+    center: list[jax.Array]
+
+
+def outlook(mean, log_scale, lives, view: View, settings: DrawSettings) -> Outlook:
+    """From where Gaussians that live are, and how large."""
+    depth = transform_row(view.pinhole.rows[2], mean)
+    between = lives & (depth > settings.near_plane) & (depth < settings.far_plane)
+    between &= is_finite([*mean, *log_scale])
+    mean = [jnp.where(between, value, inside) for value, inside in zip(mean, view.inside, strict=True)]
+    largest = jnp.exp(functools.reduce(jnp.maximum, log_scale))
+    reaches, center = may_reach_image(mean, largest, view.pinhole, settings.eps2d)
+    return Outlook(between & reaches, center)
+
+
+def is_valid(geometry: Geometry, view: View, settings: DrawSettings):
+    """Rows that are finite, of a rotation that is one, and that can be projected."""
+    mean, quat, log_scale, logit = geometry
+    scale = [jnp.exp(value) for value in log_scale]
+    depth = transform_row(view.pinhole.rows[2], mean)
+    largest = jnp.maximum(jnp.maximum(scale[0], scale[1]), scale[2])
+    opacity = jax.nn.sigmoid(logit)
+    turned = (quat[0] != 0) | (quat[1] != 0) | (quat[2] != 0) | (quat[3] != 0)
+    valid = turned & is_finite([*mean, *quat, *log_scale, *scale, logit])
+    return valid & is_projectable(
+        depth, largest, opacity, view.pinhole, settings.near_plane, settings.far_plane
+    )
+
+
+def neutral_where_not(geometry: Geometry, valid, view: View) -> Geometry:
+    """The geometry with harmless values where it is not valid."""
+    neutral = Geometry(view.inside, [1.0, 0.0, 0.0, 0.0], [0.0] * 3, 0.0)  # pyright: ignore[reportArgumentType]
+    return jax.tree.map(lambda value, other: jnp.where(valid, value, other), geometry, neutral)
+
+
+def splat(geometry: Geometry, view: View, settings: DrawSettings):
+    """Form and depth of each Gaussian; then its ellipse, and its opacity before antialiasing."""
+    mean, quat, log_scale, logit = geometry
+    opacity = jax.nn.sigmoid(logit)
+    length = lax.rsqrt(dot(quat, quat))
+    unit_quat = [value * length for value in quat]
+    scale = [jnp.exp(value) for value in log_scale]
+    ellipses = project_columns(mean, unit_quat, scale, view.pinhole, settings.eps2d)
+    drawn = opacity * ellipses.compensation if settings.antialiased else opacity
+    return form_of(ellipses.x, ellipses.y, ellipses.conic, drawn), ellipses.depth, ellipses, opacity
+
+
+def direction_to(mean, view: View):
+    """Unit vector from the camera; what lies at its very centre is behind the near plane."""
+    offset = [a - b for a, b in zip(mean, view.position, strict=True)]
+    length = lax.rsqrt(dot(offset, offset))
+    return [value * length for value in offset]
+
+
+def is_finite(values):
+    """Whether all of several numbers are finite."""
+    finite = jnp.abs(values[0]) < jnp.inf
+    for value in values[1:]:
+        finite &= jnp.abs(value) < jnp.inf
+    return finite
+
+
+def dot(a, b):
+    """Sum of products."""
+    return sum((x * y for x, y in zip(a[1:], b[1:], strict=True)), a[0] * b[0])

@@ -1,0 +1,356 @@
+"""Everything that happens once per Gaussian, in one pass over memory: one lane a Gaussian.
+
+Forward: which rows can be drawn, activations, projection, colour, and what :mod:`prepare` writes. Backward: from
+the sums over pixels to the gradients of the stored parameters. XLA would make some thirty passes of it. Warps
+whose rows are all out of the picture cost their centres and sizes in the first pass, and next to nothing in the
+second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from splax.ops.jax_internals.traced_once import traced_once
+from splax.ops.projection import half_extents, is_in_image
+from splax.ops.spherical_harmonics import SH_C0
+from splax.ops.triton.binning.pack import Prepared, form_gradients, pack_box, tiles_of
+from splax.ops.triton.lanes.atomic_sums import zeros_where
+from splax.ops.triton.lanes.row_io import clear_rows, store_rows, total_rows
+from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store, zeros
+from splax.ops.triton.projection.geometry import (
+    Geometry,
+    Stored,
+    direction_to,
+    is_finite,
+    is_valid,
+    neutral_where_not,
+    outlook,
+    read_columns,
+    read_geometry,
+    read_view,
+    splat,
+    stored_arrays,
+)
+from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradients, read_basis, sum_harmonics
+from splax.ops.triton.tiling import FORM, Tiling
+from splax.ops.types import DrawSettings, Parameters
+
+_RGB = 3
+_NUM_STORED = len(Stored._fields)
+_SHN = Parameters._fields.index("shN")
+# Whose gradients' memory holds the sums over pixels until they are made of them: 13 columns, of which at most 12
+# are needed. That of shN is left to hold, before that, what the forward pass saved.
+_HOLDERS = [Parameters._fields.index(name) for name in ("quats", "means", "log_scales", "sh0")]
+
+
+class Projected(NamedTuple):
+    """Gaussians of one view, ready to be listed and drawn.
+
+    Attributes:
+        prepared: as :func:`prepare.prepare` makes them; attributes and boxes only of rows that are drawn.
+        color_slopes: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
+            themselves need not be kept for the backward pass.
+        depths: camera-space z, [N]; infinite where nothing is drawn.
+        means2d: centres in pixels, moved by the offset, [N, 2].
+        radii: half extents in pixels, [N, 2]; 0 where culled.
+    """
+
+    prepared: Prepared
+    color_slopes: jax.Array
+    depths: jax.Array
+    means2d: jax.Array
+    radii: jax.Array
+
+
+class Written(NamedTuple):
+    """References to what :func:`project` writes, flat; see :class:`Prepared` and :class:`Projected`."""
+
+    attributes: Any
+    boxes: Any
+    counts: Any
+    color_slopes: Any
+    depths: Any
+    means2d: Any
+    radii: Any
+
+
+class SumsOfPixels(NamedTuple):
+    """What the pixels say of Gaussians.
+
+    Attributes:
+        counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
+        color_slopes: from :func:`project`.
+        rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
+            ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
+            may hold some columns each; those that :func:`start_of_sums` made are overwritten.
+        first: first slot of each Gaussian, [N], if the rows are those of pairs.
+        v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
+    """
+
+    counts: jax.Array
+    color_slopes: jax.Array
+    rows: Sequence[jax.Array]
+    first: jax.Array | None
+    v_means2d: jax.Array | None
+
+
+class _SumRefs(NamedTuple):
+    """References to :class:`SumsOfPixels`, flat; those that are not there are None."""
+
+    counts: Any
+    color_slopes: Any
+    rows: Sequence[Any]
+    first: Any
+    v_means2d: Any
+
+    @classmethod
+    def of(cls, refs: Sequence[Any], sums: SumsOfPixels) -> _SumRefs:
+        """The references, which lie as :func:`_sum_args` puts them."""
+        counts, slopes, *others = refs
+        rows, others = others[: len(sums.rows)], list(others[len(sums.rows) :])
+        first = None if sums.first is None else others.pop(0)
+        return cls(counts, slopes, rows, first, None if sums.v_means2d is None else others.pop(0))
+
+
+def _sum_args(sums: SumsOfPixels) -> list[jax.Array]:
+    args = [sums.counts, sums.color_slopes, *(x.reshape(-1) for x in sums.rows)]
+    args += [] if sums.first is None else [sums.first]
+    return args + ([] if sums.v_means2d is None else [sums.v_means2d.reshape(-1)])
+
+
+@traced_once("settings", "tiling", "warp")
+def project(
+    params: Parameters,
+    camera: Any,
+    offset: jax.Array | None,
+    settings: DrawSettings,
+    tiling: Tiling,
+    warp: Warp,
+) -> Projected:
+    """Projects, colours and packs Gaussians.
+
+    Args:
+        params: the Gaussians.
+        camera: a pinhole :class:`splax.Camera`.
+        offset: added to the centres, pixels, [N, 2]; None is zero.
+        settings: of the rasterizer.
+        tiling: static sizes.
+        warp: how kernels run.
+    """
+    num, num_bases = params.means.shape[0], params.shN.shape[1]
+    channels = _RGB + settings.render_depth
+    width = FORM + channels
+
+    def kernel(*refs):
+        stored, offsets = Stored(*refs[:_NUM_STORED]), refs[_NUM_STORED : -len(Written._fields)]
+        out = Written(*refs[-len(Written._fields) :])
+        base = pl.program_id(0) * LANES
+        gaussian = base + lanes()
+        exists = gaussian < num
+        view = read_view(stored.camera, tiling)
+        lives = load(stored.alive, gaussian, exists)
+        mean, log_scale = (
+            read_columns(stored.means, gaussian, 3, exists),
+            read_columns(stored.log_scales, gaussian, 3, exists),
+        )
+        ahead = outlook(mean, log_scale, lives, view, settings)
+        moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
+        some_seen = jnp.max(ahead.may_be_seen.astype(jnp.int32)) > 0
+
+        @pl.when(~some_seen)
+        def _():
+            center = [a + b for a, b in zip(ahead.center, moved, strict=True)]
+            store_rows(out.means2d, base, center, exists, warp)
+            clear_rows(out.radii, base, 2, num)
+            store(out.counts, gaussian, full(0), exists)
+            store(out.depths, gaussian, jnp.full(LANES, jnp.inf), exists)
+
+        @pl.when(some_seen)
+        def _():
+            others = (
+                read_columns(stored.quats, gaussian, 4, exists),
+                log_scale,
+                load(stored.logits, gaussian, exists),
+            )
+            geometry = Geometry(mean, *others)
+            valid = lives & is_valid(geometry, view, settings)
+            form, depth, ellipses, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
+            reach = half_extents(ellipses, opacity)
+            valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
+
+            direction = direction_to(geometry.mean, view)
+            basis = read_basis(stored.table, num_bases, load(stored.active_degree, full(0)))
+            color = [SH_C0 * load(stored.sh0, gaussian * _RGB + q, valid) + 0.5 for q in range(_RGB)]
+            if num_bases:
+                bands = sum_harmonics(stored.shN, num_bases, basis, direction, base, valid, warp)
+                color = [a + b for a, b in zip(color, bands, strict=True)]
+            valid &= is_finite(color)
+            store(out.color_slopes, gaussian, pack_slopes(color), exists)
+            color = [jnp.maximum(value, 0) for value in color]
+
+            form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
+            reach = [jnp.where(valid, value, 0) for value in reach]
+            box, count = tiles_of(form, reach, tiling, warp)
+            store_rows(out.attributes, base, [*form, *color, depth][:width], valid, warp)
+            store_rows(out.boxes, base, [*pack_box(box)], valid, warp)
+            store_rows(out.means2d, base, [form.mean_x, form.mean_y], exists, warp)
+            store_rows(out.radii, base, reach, exists, warp)
+            store(out.counts, gaussian, count, exists)
+            store(out.depths, gaussian, jnp.where(count > 0, depth, jnp.inf), exists)
+
+    sizes = [(num * width, jnp.float32), (num * 2, jnp.int32), (num, jnp.int32), (num, jnp.int8)]
+    sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
+    shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
+    args = [*stored_arrays(params, camera), *([] if offset is None else [offset.reshape(-1)])]
+    written = Written(*warp.launch("project", kernel, (-(-num // LANES),), shapes, *args))
+    prepared = Prepared(written.attributes.reshape(num, width), written.boxes.reshape(num, 2), written.counts)
+    centers, radii = written.means2d.reshape(num, 2), written.radii.reshape(num, 2)
+    return Projected(prepared, written.color_slopes, written.depths, centers, radii)
+
+
+def project_gradients(
+    params: Parameters,
+    camera: Any,
+    sums: SumsOfPixels,
+    settings: DrawSettings,
+    tiling: Tiling,
+    warp: Warp,
+    *,
+    with_offset: bool = True,
+) -> tuple[Parameters, jax.Array | None]:
+    """Gradients of the stored parameters; exactly 0 in rows that are not drawn.
+
+    Args:
+        params: the Gaussians.
+        camera: a pinhole :class:`splax.Camera`.
+        sums: what the pixels say of them.
+        settings: of the rasterizer.
+        tiling: static sizes.
+        warp: how kernels run.
+        with_offset: whether the gradient of the offset is wanted.
+
+    Returns:
+        Gradients of the parameters (None for ``alive`` and ``active_sh_degree``), and of the offset, [N, 2].
+    """
+    rows, first, v_means2d = sums.rows, sums.first, sums.v_means2d
+    num, num_bases = params.means.shape[0], params.shN.shape[1]
+    width = FORM + _RGB + settings.render_depth
+    num_columns = width + 2 * (settings.absgrad and with_offset)
+    places = [(array, column) for array, x in enumerate(rows) for column in range(x.shape[1])][:num_columns]
+    floats = params[:6]
+    sizes = [x.size for x in floats] + [num * 2] * with_offset
+
+    def kernel(*refs):
+        stored, grads = Stored(*refs[:_NUM_STORED]), refs[-len(sizes) :]
+        given = _SumRefs.of(refs[_NUM_STORED : -len(sizes)], sums)
+        v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
+        base = pl.program_id(0) * LANES
+        gaussian = base + lanes()
+        exists = gaussian < num
+        count = load(given.counts, gaussian, exists)
+        drawn = count > 0
+        v_mean2d, moved = [zeros()] * 2, drawn
+        if v_means2d is not None:
+            v_mean2d = [load(given.v_means2d, gaussian * 2 + q, exists) for q in range(2)]
+            moved |= (v_mean2d[0] != 0) | (v_mean2d[1] != 0)
+        some_moved = jnp.max(moved.astype(jnp.int32)) > 0
+
+        @pl.when(~some_moved)
+        def _():
+            for grad, size in zip(grads, sizes, strict=True):
+                clear_rows(grad, base, size // num, num)
+
+        @pl.when(some_moved)
+        def _():
+            if first is None:
+                totals = [load(given.rows[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
+            else:
+                begin, num_here = load(given.first, gaussian, drawn) * tiling.blocks, count * tiling.blocks
+                totals = total_rows(given.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
+            view = read_view(stored.camera, tiling)
+            geometry = read_geometry(stored, gaussian, moved)
+            valid = drawn
+            if v_means2d is not None:
+                # A centre has a cotangent of its own, even if it is not drawn.
+                valid |= moved & load(stored.alive, gaussian, moved) & is_valid(geometry, view, settings)
+            geometry = neutral_where_not(geometry, valid, view)
+
+            color_slopes = unpack_slopes(load(given.color_slopes, gaussian, drawn))
+            v_color = [jnp.where(drawn, slope * totals[FORM + q], 0) for q, slope in enumerate(color_slopes)]
+            direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
+            v_direction = [zeros()] * 3
+            if num_bases:
+                basis = read_basis(stored.table, num_bases, load(stored.active_degree, full(0)))
+                bands = Coefficients(stored.shN, v_shN, num, num_bases)
+                v_direction = harmonics_gradients(bands, basis, direction, v_color, base, valid, warp)
+            (v_mean_by_color,) = to_mean(v_direction)
+            if v_means2d is not None:
+                # A Gaussian whose colour is not finite is not drawn, and its centre moves nowhere.
+                constant = [load(stored.sh0, gaussian * _RGB + q, valid) for q in range(_RGB)]
+                valid &= drawn | is_finite([*constant, *v_direction])
+
+            def form_and_depth(geometry):
+                return splat(geometry, view, settings)[:2]
+
+            (form, _), to_geometry = jax.vjp(form_and_depth, geometry)
+            v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in totals[:FORM]])
+            v_center = [v_form.mean_x + v_mean2d[0], v_form.mean_y + v_mean2d[1]]
+            v_form = v_form._replace(mean_x=v_center[0], mean_y=v_center[1])
+            v_depth = jnp.where(drawn, totals[FORM + _RGB], 0) if settings.render_depth else zeros()
+            (v,) = to_geometry((v_form, v_depth))
+            v_mean = [a + b for a, b in zip(v.mean, v_mean_by_color, strict=True)]
+            columns = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
+            columns = [[jnp.where(valid, value, 0) for value in values] for values in columns]
+            columns.append([SH_C0 * value for value in v_color])
+            if with_offset:
+                absolute = [jnp.where(drawn, value, 0) for value in totals[width:]]
+                columns.append(absolute or v_center)
+            for grad, values in zip(others, columns, strict=True):
+                store_rows(grad, base, values, exists, warp)
+
+    args = [*stored_arrays(params, camera), *_sum_args(sums)]
+    first_row = _NUM_STORED + _SumRefs._fields.index("rows")
+    # Kernels take no empty arrays.
+    shapes = [jax.ShapeDtypeStruct((max(size, 1),), jnp.float32) for size in sizes]
+    # Each warp reads the sums of its Gaussians before it writes over them.
+    fits = first is None and all(x.size == sizes[nth] for x, nth in zip(rows, _HOLDERS, strict=False))
+    in_place = {first_row + k: nth for k, nth in enumerate(_HOLDERS[: len(rows)])} if fits else {}
+    grads = warp.launch("project_gradients", kernel, (-(-num // LANES),), shapes, *args, in_place=in_place)
+    v_floats = [grad[: x.size].reshape(x.shape) for grad, x in zip(grads, floats, strict=False)]
+    untrained = {"alive": None, "active_sh_degree": None}
+    v_offset = grads[-1].reshape(num, 2) if with_offset else None
+    return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
+
+
+def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> tuple[jax.Array, ...]:
+    """Zeros for sums of Gaussians that are drawn, where some of the parameters' gradients will be.
+
+    Args:
+        params: the Gaussians.
+        counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
+        columns: sums of each Gaussian.
+        warp: how kernels run.
+
+    Returns:
+        Arrays of together ``columns`` or more columns; rows that are not drawn hold anything.
+    """
+    widths = [math.prod(params[nth].shape[1:]) for nth in _HOLDERS]
+    enough = next((k for k in range(1, len(widths)) if sum(widths[:k]) >= columns), len(widths))
+    return zeros_where(counts, widths[:enough], warp)
+
+
+def pack_slopes(color):
+    """Twice the derivative of max(x, 0) in each channel, two bits a channel; where x is 0, JAX takes a half."""
+    r, g, b = ((value > 0).astype(jnp.int32) + (value >= 0).astype(jnp.int32) for value in color)
+    return (r | g << 2 | b << 4).astype(jnp.int8)
+
+
+def unpack_slopes(packed):
+    """The derivatives that :func:`pack_slopes` packed, a channel each."""
+    return [0.5 * ((packed.astype(jnp.int32) >> 2 * q) & 3).astype(jnp.float32) for q in range(_RGB)]

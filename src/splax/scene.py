@@ -1,0 +1,273 @@
+"""Scenes: posed photos, split into training and test views.
+
+Readers of files make a :class:`Scene`; training, evaluation and the command line only ever see one.
+
+Photos come without a scale: "far" and "small" have a meaning only next to the cameras. Training uses two
+such measures, both of the training views: ``extent`` is the unit of errors of depth and of motions of cameras
+(``getNerfppNorm`` of Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field Rendering");
+``center`` and ``radius`` say where the cameras look, for a random start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from splax.cameras import Camera
+
+EXTENT_MARGIN = 1.1  # of the 3D Gaussian splatting reference implementation
+# Camera axes whose mean squared sine to their common direction is below this are taken as parallel
+# (about half a degree): their meeting point would be noise.
+PARALLEL = 1e-4
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """A photo and the camera that took it.
+
+    Those of a dataset that is larger than :func:`splax.load_dataset`'s cache are decoded when their pixels are
+    asked for, which then may raise ValueError, with the file's name.
+
+    Attributes:
+        image: RGB, uint8, [H, W, 3].
+        camera: one camera (not a batch) of the same width and height; when the photo was taken is its ``time``.
+        name: unique in its scene; the path below the image folder for photos, such as ``"0001.jpg"``.
+        mask: true where the image is to be used, [H, W]; None: everywhere.
+        depth: camera-space z in world units, float32 [H, W], 0 where unknown; None: unknown everywhere.
+        alpha: how opaque the photo is, uint8 [H, W], 255 where nothing shines through; None: 255 everywhere.
+            ``image`` is on the scene's background already.
+        points: surface points that the photo shows, float32 [P, 3], world coordinates; None: none are known.
+        point_pixels: where the photo was found to show them, float32 [P, 2], x and y in pixels of ``image`` with
+            centres at +0.5; NaN where it is not known; None: unknown of all. A few may lie outside the image, as
+            undistortion crops it.
+
+    Raises:
+        ValueError: if the image is not uint8 [H, W, 3], the camera, the mask, the depth or alpha is of another
+            size or type, the points are not float32 [P, 3] and finite, or their pixels not float32 [P, 2].
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    camera: Camera
+    name: str
+    mask: Bool[np.ndarray, "h w"] | None = None
+    depth: Float32[np.ndarray, "h w"] | None = None
+    alpha: UInt8[np.ndarray, "h w"] | None = None
+    points: Float32[np.ndarray, "points 3"] | None = None
+    point_pixels: Float32[np.ndarray, "points 2"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.image.dtype != np.uint8 or self.image.ndim != 3 or self.image.shape[-1] != 3:
+            raise ValueError(
+                f"View {self.name!r}: image must be uint8 [height, width, 3], "
+                f"got {self.image.dtype} {list(self.image.shape)}."
+            )
+        size = (self.camera.height, self.camera.width)
+        if self.image.shape[:2] != size or self.camera.viewmat.ndim != 2:
+            raise ValueError(
+                f"View {self.name!r}: needs one camera of the image's size; the image has height, width "
+                f"{self.image.shape[:2]}, the camera {size} and viewmat {list(self.camera.viewmat.shape)}."
+            )
+        for name, dtype in (("mask", np.bool_), ("depth", np.float32), ("alpha", np.uint8)):
+            values = getattr(self, name)
+            if values is not None and (values.dtype != dtype or values.shape != size):
+                raise ValueError(
+                    f"View {self.name!r}: {name} must be {np.dtype(dtype)} {list(size)}, "
+                    f"got {values.dtype} {list(values.shape)}."
+                )
+        points = self.points
+        if points is not None and (
+            points.dtype != np.float32
+            or points.ndim != 2
+            or points.shape[-1] != 3
+            or not np.isfinite(points).all()
+        ):
+            raise ValueError(
+                f"View {self.name!r}: points must be float32 [P, 3] and finite, got {points.dtype} "
+                f"{list(points.shape)}."
+            )
+        pixels, num = self.point_pixels, None if points is None else len(points)
+        if pixels is not None and (
+            pixels.dtype != np.float32 or pixels.shape != (num, 2) or np.isinf(pixels).any()
+        ):
+            raise ValueError(
+                f"View {self.name!r}: point_pixels must be float32 [P, 2], one for each of the points, of which "
+                f"there are {num}, finite or NaN; got {pixels.dtype} {list(pixels.shape)}."
+            )
+
+    @property
+    def time(self) -> float | None:
+        """When the photo was taken: ``camera.time``, in the unit of the dataset; None if it is not known."""
+        return None if self.camera.time is None else float(self.camera.time)
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether some pixels may be transparent. Views on disk tell without being decoded."""
+        return self.alpha is not None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether there is a mask. Views on disk tell without being decoded."""
+        return self.mask is not None
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether there is a depth image. Views on disk tell without being decoded."""
+        return self.depth is not None
+
+
+class SceneBounds(NamedTuple):
+    """Position and size of a scene in world units.
+
+    Attributes:
+        center: the point nearest to all camera axes, [3].
+        radius: median distance of the cameras from ``center``; positive.
+        extent: 1.1 times the largest distance of a camera from the mean camera position; positive.
+    """
+
+    center: Float[np.ndarray, " 3"]
+    radius: float
+    extent: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scene:
+    """Posed photos of one place, of any sizes, and what is known about it before training.
+
+    Attributes:
+        train: views to train on; at least one.
+        test: views held out for evaluation; may be empty.
+        points: known surface points in world coordinates, float32 [P, 3], or None.
+        point_colors: their colours, uint8 [P, 3], or None.
+        warnings: what the reader left out or had to assume, one line each.
+        source: where the scene came from; shown to people.
+        background: the colour behind everything, RGB in [0, 1], where it is known: what transparent
+            pixels were composited on. Photos leave it black.
+        dataset_type: name of the format it was read from, as :func:`splax.load_dataset` takes it.
+        applied_transform: what the file says was done to the world it was made from (nerfstudio, to COLMAP's):
+            takes homogeneous points of that world to this one, [4, 4]; None if it says nothing.
+
+    Raises:
+        ValueError: on no training view, repeated names, or points that are not [P, 3].
+    """
+
+    train: Sequence[View]
+    test: Sequence[View]
+    points: Float[np.ndarray, "points 3"] | None = None
+    point_colors: UInt8[np.ndarray, "points 3"] | None = None
+    warnings: tuple[str, ...] = ()
+    source: str = ""
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    dataset_type: str = ""
+    applied_transform: Float[np.ndarray, "4 4"] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.train) == 0:
+            raise ValueError(f"A Scene needs at least one training view, got none ({len(self.test)} test).")
+        views = [*self.train, *self.test]
+        repeated = [name for name, count in Counter(view.name for view in views).items() if count > 1]
+        if repeated:
+            raise ValueError(f"View names must differ within a Scene; used more than once: {repeated[:5]}.")
+        if self.points is not None and (self.points.ndim != 2 or self.points.shape[-1] != 3):
+            raise ValueError(f"Scene points must be [P, 3], got {list(self.points.shape)}.")
+        if self.point_colors is not None and (
+            self.points is None or self.point_colors.shape != self.points.shape
+        ):
+            raise ValueError(
+                f"Scene point_colors must be given with points and have their shape, got "
+                f"{list(self.point_colors.shape)}."
+            )
+
+    @cached_property
+    def bounds(self) -> SceneBounds:
+        """Center, radius and extent together; see :func:`splax.scene.scene_bounds`."""
+        return scene_bounds(np.stack([_camera_to_world(view.camera) for view in self.train]))
+
+    @property
+    def extent(self) -> float:
+        """Size of the camera rig in world units; positive.
+
+        1.1 times the largest distance of a training camera from their mean position, 1 where they all
+        stand in one place. It is the unit of errors of depth and of motions of cameras. It is about the
+        distance from which the scene was photographed when cameras go round it, and less when they do not;
+        the unit of training is that distance itself, see :mod:`splax.training.distance`.
+        """
+        return self.bounds.extent
+
+    @property
+    def center(self) -> Float[np.ndarray, " 3"]:
+        """The point the training cameras look at: nearest to all their axes, [3].
+
+        Where the axes are parallel it is the mean camera position moved forward by ``extent``.
+        """
+        return self.bounds.center
+
+    @property
+    def radius(self) -> float:
+        """Median distance of the training cameras from ``center``; positive."""
+        return self.bounds.radius
+
+
+def split_views(views: Sequence[View], test_every: int) -> tuple[list[View], list[View]]:
+    """Sorts views by name and holds out every ``test_every``-th, starting with the first.
+
+    Args:
+        views: at least one.
+        test_every: 8 is the field's habit; 0 holds out none. A single view is always for training.
+
+    Returns:
+        The training views and the test views.
+
+    Raises:
+        ValueError: if ``test_every`` is 1 or negative.
+    """
+    if test_every < 0 or test_every == 1:
+        raise ValueError(
+            f"test_every must be 0 (hold out no view) or at least 2, got {test_every}: "
+            f"1 would leave no view to train on."
+        )
+    ordered = sorted(views, key=lambda view: view.name)
+    if test_every == 0 or len(ordered) == 1:
+        return ordered, []
+    train = [view for index, view in enumerate(ordered) if index % test_every]
+    return train, ordered[::test_every]
+
+
+def scene_bounds(camera_to_world: Float[np.ndarray, "views 4 4"]) -> SceneBounds:
+    """Measures a scene by its cameras.
+
+    ``center`` minimises the sum of squared distances to the camera axes. Where the axes are parallel, or
+    there is one view only, no such point exists: then it is the mean camera position moved forward, along
+    the mean viewing direction, by ``extent``. Cameras that all stand in one place give ``extent`` 1, since
+    nothing fixes the scale, and a ``radius`` of zero is replaced by ``extent``.
+
+    Args:
+        camera_to_world: poses with OpenCV axes (+z forward), [V, 4, 4]; at least one.
+    """
+    poses = np.asarray(camera_to_world, np.float64)
+    positions, forward = poses[:, :3, 3], poses[:, :3, 2]
+    forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
+    mean_position = positions.mean(0)
+    spread = np.linalg.norm(positions - mean_position, axis=-1).max()
+    # Below the rounding of float32 positions, cameras are at one place.
+    one_place = spread <= 1e-6 * (1 + np.abs(mean_position).max())
+    extent = 1.0 if one_place else EXTENT_MARGIN * float(spread)
+
+    # Distance of x to an axis is |(I - d dᵀ)(x - p)|; the normal equations sum the projectors.
+    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
+    normal_matrix = across.mean(0)
+    if np.linalg.eigvalsh(normal_matrix)[0] > PARALLEL:
+        center = np.linalg.solve(normal_matrix, np.einsum("vij,vj->i", across, positions) / len(poses))
+    else:
+        center = mean_position + extent * forward.mean(0) / max(np.linalg.norm(forward.mean(0)), 1e-12)
+    radius = float(np.median(np.linalg.norm(positions - center, axis=-1)))
+    return SceneBounds(center, radius if radius > 1e-6 * extent else extent, extent)
+
+
+def _camera_to_world(camera: Camera) -> Float[np.ndarray, "4 4"]:
+    return np.linalg.inv(np.asarray(camera.viewmat, np.float64))

@@ -1,0 +1,50 @@
+"""What a Trainer refuses before it compiles anything, and why."""
+
+from __future__ import annotations
+
+import jax
+import optax
+
+from splax.model import SplatModel
+from splax.scene import Scene
+from splax.training.config import TrainConfig
+
+
+def check_settings(
+    model: SplatModel, config: TrainConfig, optimizer: optax.GradientTransformation | None
+) -> None:
+    """Raises the errors of a Trainer that its settings cause."""
+    if optimizer is not None and config.batch_size > 1:
+        raise ValueError(
+            f"batch_size {config.batch_size} is for the optimizer that the Trainer makes. Wrap your own, "
+            f"optax.MultiSteps(optimizer, {config.batch_size}).gradient_transformation(), and leave batch_size"
+            " at 1."
+        )
+    if int(model.gaussians.num_alive) == 0:
+        raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
+    if config.deterministic and jax.default_backend() == "gpu" and not model.rasterizer.deterministic:
+        raise ValueError(
+            "TrainConfig(deterministic=True) on a GPU needs a rasterizer that sums in a fixed order: "
+            "SplatModel(gaussians, TileRasterizer(deterministic=True))."
+        )
+
+
+def uses_depth(model: SplatModel, scene: Scene, config: TrainConfig) -> bool:
+    """Whether depth is part of the loss.
+
+    Raises:
+        ValueError: if it is to be, but no view says anything of depth, or none is rendered.
+    """
+    if not config.depth_weight:
+        return False
+    if not any(view.has_depth or view.points is not None for view in scene.train):
+        raise ValueError(
+            f"depth_weight is {config.depth_weight}, but no training view has a depth image or points that it "
+            "shows (View.points, which COLMAP models have); set it to 0."
+        )
+    if not model.rasterizer.render_depth:
+        raise ValueError(
+            f"depth_weight is {config.depth_weight}, but the rasterizer renders no depth; make it with "
+            "render_depth=True."
+        )
+    return True

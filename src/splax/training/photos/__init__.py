@@ -1,0 +1,1 @@
+"""Photos on their way to the training step."""

@@ -1,0 +1,1 @@
+"""States to go back to, in memory and on disk."""

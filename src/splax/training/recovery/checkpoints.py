@@ -1,0 +1,249 @@
+"""Checkpoints of a run: all that decides how it goes on, on disk.
+
+Written by orbax under another name and then renamed, so one is whole or absent whenever the program is stopped;
+the ones before it stay until then. Each array has a checksum. Orbax is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Shaped
+
+from splax.files.atomic import write_whole
+from splax.files.json import read_json, shorten
+from splax.training.recovery.snapshot import Arrays
+
+# Of what is written here; one that differs is refused.
+_FORMAT = 1
+# Ends the name of what lists the files of a checkpoint.
+_FILES = ".files.json"
+# Tells of the arrays of a state by their name: shape and dtype.
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+
+
+class Checkpoint(NamedTuple):
+    """What was saved.
+
+    Attributes:
+        arrays: of the state, by their path in it.
+        facts: all else, as JSON.
+    """
+
+    arrays: Arrays
+    facts: dict[str, Any]
+
+
+class Checkpoints:
+    """The newest checkpoints of a run, in a folder.
+
+    Args:
+        folder: where they lie; made when the first is written.
+        keep: how many; older ones are removed.
+        every: seconds of training from one to the next.
+
+    Raises:
+        ValueError: on a setting out of range.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 2, every: float = 120.0) -> None:
+        if keep < 1:
+            raise ValueError(f"Checkpoints keep must be at least 1, got {keep}.")
+        if not every > 0:
+            raise ValueError(f"Checkpoints every must be above 0 seconds, got {every}.")
+        self.folder = Path(folder).expanduser().absolute()
+        self.keep, self.every = keep, every
+        self._written = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last one is too long ago."""
+        return time.monotonic() - self._written >= self.every
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a checkpoint, the oldest first; those that were not finished are left out."""
+        if not self.folder.is_dir():
+            return []
+        # Folders of names like `20.orbax-checkpoint-tmp` were being written when the program was stopped.
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def save(self, step: int, arrays: Arrays, facts: dict[str, Any]) -> None:
+        """Writes one, unless there is one of this step or a later one.
+
+        Args:
+            step: steps made.
+            arrays: of the state, by their path in it.
+            facts: all else; must be JSON.
+
+        Raises:
+            ValueError: if it cannot be written, or orbax is not installed.
+        """
+        self._written = time.monotonic()
+        if step <= max(self.steps(), default=-1):
+            return
+        described = [
+            {"name": name, "shape": list(a.shape), "dtype": str(a.dtype), "crc32": _checksum(a)}
+            for name, a in arrays.items()
+        ]
+        facts = {**facts, "format": _FORMAT, "arrays": described}
+        # Names that are safe in paths; orbax stores no array of size 0.
+        named = {f"{index:04d}": a for index, a in enumerate(arrays.values()) if a.size}
+        orbax = _orbax()
+        try:
+            with self._manager() as manager:
+                state, facts = orbax.args.StandardSave(named), orbax.args.JsonSave(facts)
+                manager.save(step, args=orbax.args.Composite(state=state, facts=facts), force=True)
+            self._list_files()
+        except OSError as error:
+            raise ValueError(f"the checkpoint in {self.folder} cannot be written: {error}.") from error
+
+    def load(self, expect: Callable[[dict[str, Any]], Shapes]) -> Checkpoint:
+        """The newest one that is whole; warns of those that are not.
+
+        Args:
+            expect: says of its facts which arrays there must be; raises a ValueError of its own if the
+                checkpoint belongs to another run.
+
+        Raises:
+            ValueError: if there is none that is whole, or it belongs to another run.
+        """
+        steps = self.steps()
+        if not steps:
+            raise ValueError(
+                f"{self.folder} holds no checkpoint: the run ended, or was stopped, before its first. Begin it "
+                "again with `splax train DATA --out FOLDER`."
+            )
+        for step in reversed(steps):
+            try:
+                facts, described = self._read_facts(step)
+            except _DamagedError as error:
+                damage = str(error)
+            else:
+                shapes = expect(facts)
+                try:
+                    return Checkpoint(self._read_arrays(step, described, shapes), facts)
+                except _DamagedError as error:
+                    damage = str(error)
+            warnings.warn(f"the checkpoint of step {step} is damaged ({damage}).", stacklevel=2)
+        raise ValueError(f"no checkpoint in {self.folder} can be read: all of {steps} are damaged.")
+
+    def _list_files(self) -> None:
+        """Writes down size and checksum of every file, beside each checkpoint of which that was not done."""
+        kept = {str(step) for step in self.steps()}
+        for path in self.folder.glob(f"*{_FILES}"):
+            if path.name.removesuffix(_FILES) not in kept:
+                path.unlink()
+        for name in kept:
+            listed = self.folder / f"{name}{_FILES}"
+            if not listed.exists():
+                write_whole(listed, json.dumps(_describe_files(self.folder / name)).encode())
+
+    def _check_files(self, step: int) -> None:
+        """Raises if a file is not what was written: orbax would find out too, but not stop cleanly."""
+        listed = self.folder / f"{step}{_FILES}"
+        if not listed.exists():
+            return  # the program was stopped between the two
+        try:
+            whole = read_json(listed) == _describe_files(self.folder / str(step))
+        except (ValueError, OSError) as error:
+            raise _DamagedError(shorten(str(error))) from error
+        if not whole:
+            raise _DamagedError("its files changed")
+
+    def _read_facts(self, step: int) -> tuple[dict[str, Any], dict[str, tuple]]:
+        """All but the arrays, and what it says of each: place, shape, dtype and checksum."""
+        self._check_files(step)
+        try:
+            facts = read_json(self.folder / str(step) / "facts" / "metadata")
+            version = facts["format"]
+            described = {
+                a["name"]: (index, tuple(a["shape"]), a["dtype"], a["crc32"])
+                for index, a in enumerate(facts["arrays"])
+            }
+        except (ValueError, KeyError, TypeError) as error:
+            raise _DamagedError(shorten(str(error))) from error
+        if version != _FORMAT:
+            raise ValueError(
+                f"{self.folder / str(step)} has format {shorten(version)}, this version of splax reads {_FORMAT}."
+            )
+        return facts, described
+
+    def _read_arrays(self, step: int, described: dict[str, tuple], shapes: Shapes) -> Arrays:
+        """The arrays, of the shapes that they must have: a file does not decide what is allocated."""
+        if {name: (shape, dtype) for name, (_, shape, dtype, _) in described.items()} != shapes:
+            raise _DamagedError("it holds other arrays than this run has")
+        empty = {name: np.zeros(shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
+        stored = {f"{described[name][0]:04d}": a for name, a in empty.items() if a.size}
+        orbax = _orbax()
+        try:
+            with self._manager() as manager:
+                state = orbax.args.StandardRestore(stored)
+                read = manager.restore(step, args=orbax.args.Composite(state=state))["state"]
+        # What orbax and tensorstore raise on damaged files is any of a dozen types.
+        except Exception as error:
+            raise _DamagedError(shorten(str(error))) from error
+        arrays = {name: read.get(f"{described[name][0]:04d}", a) for name, a in empty.items()}
+        for name, array in arrays.items():
+            if array.shape != empty[name].shape or _checksum(array) != described[name][3]:
+                raise _DamagedError(f"checksum of {name}")
+        return arrays
+
+    @contextmanager
+    def _manager(self) -> Iterator[Any]:
+        """Orbax's manager of the folder."""
+        orbax = _orbax()
+        options = orbax.CheckpointManagerOptions(max_to_keep=self.keep, enable_async_checkpointing=False)
+        manager = orbax.CheckpointManager(self.folder, options=options)
+        try:
+            yield manager
+        finally:
+            manager.close()
+
+
+def _orbax() -> Any:
+    try:
+        import orbax.checkpoint as orbax
+    except ImportError as error:
+        raise ValueError(
+            "checkpoints need orbax: `pip install orbax-checkpoint`, or train without them "
+            f"(`--checkpoint-every 0`). {error}"
+        ) from error
+    return orbax
+
+
+def can_save() -> bool:
+    """Whether what writes checkpoints is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("orbax", "tensorstore"))
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be used, though another one may."""
+
+
+def _describe_files(folder: Path) -> dict[str, list[int]]:
+    """Size and checksum of each file in a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, _file_checksum(path)] for path in files
+    }
+
+
+def _file_checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def _checksum(array: Shaped[np.ndarray, "*shape"]) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.size else 0

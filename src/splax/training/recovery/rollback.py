@@ -1,0 +1,71 @@
+"""The state that a run goes back to when something became NaN or a compiled call failed half way."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from splax.training.recovery.snapshot import Snapshot
+from splax.training.state import TrainState
+
+# Factor of all updates after a run had to go back.
+_BACK_OFF = 0.5
+
+
+def snapshot_steps() -> int:
+    """Steps from one copy of the state to the next.
+
+    A GPU waits for the copy as long as dozens of steps take there, and makes lost ones again in seconds.
+    """
+    return 2_000 if jax.default_backend() == "gpu" else 500
+
+
+def snapshot_due(step: int) -> bool:
+    """Whether the state is copied after so many steps."""
+    return step % snapshot_steps() == 0
+
+
+class Rollback:
+    """Keeps the last good state on the host."""
+
+    def __init__(self) -> None:
+        self._snapshot: Snapshot | None = None
+        self._step = -1
+
+    def keep(self, state: TrainState) -> None:
+        """Copies a good state, in place of the one kept before, unless that is of the same step."""
+        step = int(state.step)
+        if self._snapshot is None or step != self._step:
+            self._snapshot, self._step = Snapshot.take(state), step
+
+    def keep_if_due(self, state: TrainState) -> None:
+        """The same, if the last one is too long ago."""
+        if self._snapshot is None or snapshot_due(int(state.step)):
+            self.keep(state)
+
+    def forget(self) -> None:
+        """Lets go of the state that is kept."""
+        self._snapshot = None
+
+    def go_back(self, state: TrainState, *, spoiled: bool) -> tuple[TrainState, bool]:
+        """The last good state.
+
+        Args:
+            state: the present one.
+            spoiled: whether that is no longer good.
+
+        Returns:
+            The state, and whether the run can go on with it: once it can, with smaller updates.
+        """
+        assert self._snapshot is not None
+        if float(state.step_scale) < 1:
+            return self._snapshot.state() if spoiled else state, False
+        state = self._snapshot.state()._replace(step_scale=jnp.asarray(_BACK_OFF, jnp.float32))
+        self._snapshot = Snapshot.take(state)
+        return state, True
+
+    def recover(self, state: TrainState) -> TrainState:
+        """The state, or the one that is kept if a compiled call failed half way and took the state with it."""
+        if self._snapshot is not None and state.is_broken:
+            return self._snapshot.state()
+        return state

@@ -1,0 +1,45 @@
+"""How many steps are made in one compiled call."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from splax.strategies.base import Strategy
+from splax.training.config import TrainConfig
+from splax.training.recovery.rollback import snapshot_due
+
+# Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
+MAX_STEPS = 100
+# A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
+_SECONDS = 2.0
+# Calls end at multiples of this if the run is to be deterministic to its records.
+_DETERMINISTIC_STEPS = 10
+
+
+class CallLength:
+    """Follows how fast steps are made.
+
+    Args:
+        config: of the run.
+        strategy: of the run; no call goes beyond a refinement.
+    """
+
+    def __init__(self, config: TrainConfig, strategy: Strategy) -> None:
+        self._config, self._strategy = config, strategy
+        self._length = _DETERMINISTIC_STEPS if config.deterministic else 1
+
+    def steps(self, step: int, end: int) -> int:
+        """How many steps to make after ``step`` of them, in a run up to ``end``."""
+        change = self._config.resolution.next_change(step)
+        furthest = min(end, step + self._length, end if change is None else change)
+        return next((s for s in range(step + 1, furthest) if self._ends_call(s)), furthest) - step
+
+    def learn(self, steps_per_second: float) -> None:
+        """Takes the speed of a call into account for the next ones."""
+        if not self._config.deterministic:
+            self._length = int(np.clip(_SECONDS * steps_per_second, 1, MAX_STEPS))
+
+    def _ends_call(self, step: int) -> bool:
+        """Whether a call must not go beyond so many steps made, however fast they are."""
+        at_once = self._config.deterministic and step % _DETERMINISTIC_STEPS == 0
+        return at_once or snapshot_due(step) or self._strategy.refines_after(step - 1)
