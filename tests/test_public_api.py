@@ -80,6 +80,14 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = splax.Camra  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.parametrize(("old", "new"), sorted(splax._RENAMED.items()))
+def test_a_name_of_an_earlier_version_says_what_it_is_called_now(old, new):
+    assert old not in splax._MODULES
+    with pytest.raises(AttributeError, match=f"splax.{new} now"):
+        getattr(splax, old)
+    assert hasattr(splax, new.partition(".")[0])
+
+
 def test_import_is_light():
     heavy = run_python(
         "import sys, splax; dir(splax); print(*{'jax', 'flax', 'numpy', 'cv2', 'tyro'} & set(sys.modules))"

@@ -116,8 +116,13 @@ _MODULES = {
     "ssim": "metrics.image",
 }
 
+# Public names of earlier versions, and what they are called now.
+_RENAMED: dict[str, str] = {}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        raise AttributeError(f"splax.{name} is called splax.{_RENAMED[name]} now; use that name.")
     if name not in _MODULES:
         raise AttributeError(f"module 'splax' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"splax.{_MODULES[name]}"), name)
