@@ -20,9 +20,9 @@ class GrowMostPulled(splax.Strategy):
     def init(self, capacity):
         return {"pull": jnp.zeros(capacity)}
 
-    def update(self, state, sighting):
-        pull = jnp.linalg.norm(sighting.grad2d, axis=1)
-        return {"pull": state["pull"] + jnp.where(sighting.visible, pull, 0)}
+    def update(self, state, observation):
+        pull = jnp.linalg.norm(observation.grad2d, axis=1)
+        return {"pull": state["pull"] + jnp.where(observation.visible, pull, 0)}
 
     def refines_after(self, step):
         return step % self.every == self.every - 1

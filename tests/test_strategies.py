@@ -12,7 +12,7 @@ import pytest
 from helpers import make_gaussians
 from scipy.special import expit, logit
 
-from splax.strategies import DefaultStrategy, MCMCStrategy, Sighting, Strategy, ops
+from splax.strategies import DefaultStrategy, MCMCStrategy, StepObservation, Strategy, ops
 
 KEY = jax.random.key(0)
 
@@ -233,7 +233,7 @@ def test_a_gaussian_that_is_nan_is_removed_and_dead_rows_stay_finite():
 
 @functools.partial(jax.jit, static_argnums=0)
 def see(strategy, state, grad2d, radii):
-    return strategy.update(state, Sighting(grad2d, radii, 640, 360))
+    return strategy.update(state, StepObservation(grad2d, radii, 640, 360))
 
 
 def test_what_is_too_wide_on_the_image_is_split_or_removed():
@@ -327,7 +327,7 @@ def test_before_it_is_due_nothing_happens():
 def test_the_base_strategy_keeps_the_gaussians_there_are():
     params, alive, _ = make_problem()
     strategy = Strategy()
-    state = strategy.update(strategy.init(600), Sighting(jnp.ones((600, 2)), jnp.ones((600, 2)), 8, 8))
+    state = strategy.update(strategy.init(600), StepObservation(jnp.ones((600, 2)), jnp.ones((600, 2)), 8, 8))
     assert strategy.penalty(params, alive) == 0 and strategy.limit is None
     assert strategy.move(params, alive, jnp.float32(1), KEY) is params
     surgery, after, _ = refine(strategy, params, alive, state, 600)

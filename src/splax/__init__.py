@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from splax.rasterizer import TileRasterizer as TileRasterizer
     from splax.scene import Scene as Scene
     from splax.scene import View as View
-    from splax.strategies.base import Sighting as Sighting
+    from splax.strategies.base import StepObservation as StepObservation
     from splax.strategies.base import Strategy as Strategy
     from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
@@ -90,10 +90,10 @@ _MODULES = {
     "Regularizers": "losses.regularizers",
     "RenderOutput": "rasterizer",
     "Scene": "scene",
-    "Sighting": "strategies.base",
     "SphericalHarmonics": "ops.shading",
     "SplatModel": "model",
     "Start": "training.start",
+    "StepObservation": "strategies.base",
     "Strategy": "strategies.base",
     "Surgery": "strategies.base",
     "TileRasterizer": "rasterizer",
@@ -117,7 +117,9 @@ _MODULES = {
 }
 
 # Public names of earlier versions, and what they are called now.
-_RENAMED: dict[str, str] = {}
+_RENAMED: dict[str, str] = {
+    "Sighting": "StepObservation",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """When Gaussians are born, move and die."""
 
 from splax.strategies.base import Params as Params
-from splax.strategies.base import Sighting as Sighting
+from splax.strategies.base import StepObservation as StepObservation
 from splax.strategies.base import Strategy as Strategy
 from splax.strategies.base import Surgery as Surgery
 from splax.strategies.default import DefaultStrategy as DefaultStrategy

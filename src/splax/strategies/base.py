@@ -45,7 +45,7 @@ class Surgery(NamedTuple):
         return cls(jnp.arange(alive.shape[0]), alive, ~alive, {}, {}, alive.sum())
 
 
-class Sighting(NamedTuple):
+class StepObservation(NamedTuple):
     """What one step of training saw of each Gaussian.
 
     Attributes:
@@ -77,7 +77,7 @@ class Strategy:
     :meth:`refine` after some steps.
 
     Attributes:
-        absgrad: whether ``Sighting.grad2d`` is in absolute values, see :class:`splax.TileRasterizer`.
+        absgrad: whether ``StepObservation.grad2d`` is in absolute values, see :class:`splax.TileRasterizer`.
     """
 
     absgrad = False
@@ -134,14 +134,14 @@ class Strategy:
         del params, alive
         return 0.0
 
-    def update(self, state: PyTree[Array], sighting: Sighting) -> PyTree[Array]:
+    def update(self, state: PyTree[Array], observation: StepObservation) -> PyTree[Array]:
         """The state after one training step.
 
         Args:
             state: from the step before.
-            sighting: what the step saw.
+            observation: what the step saw.
         """
-        del sighting
+        del observation
         return state
 
     def move(

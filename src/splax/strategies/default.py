@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splax.strategies import ops
-from splax.strategies.base import Length, Params, Sighting, Step, Strategy, Surgery
+from splax.strategies.base import Length, Params, Step, StepObservation, Strategy, Surgery
 
 State = dict[str, Float[Array, " n"]]
 
@@ -99,16 +99,16 @@ class DefaultStrategy(Strategy):
         names = ("grad2d", "count", "radius") if self.refine_scale2d_stop else ("grad2d", "count")
         return {name: jnp.zeros(capacity) for name in names}
 
-    def update(self, state: State, sighting: Sighting) -> State:
+    def update(self, state: State, observation: StepObservation) -> State:
         """Adds the step's gradient norms, of the Gaussians it saw."""
-        grad2d, width, height = sighting.grad2d, sighting.width, sighting.height
+        grad2d, width, height = observation.grad2d, observation.width, observation.height
         norms = jnp.hypot(grad2d[:, 0] * width / 2, grad2d[:, 1] * height / 2)
         new = {
-            "grad2d": state["grad2d"] + jnp.where(sighting.visible, norms, 0),
-            "count": state["count"] + sighting.visible,
+            "grad2d": state["grad2d"] + jnp.where(observation.visible, norms, 0),
+            "count": state["count"] + observation.visible,
         }
         if "radius" in state:
-            radius = jnp.where(sighting.visible, sighting.radii.max(axis=1), 0) / max(width, height)
+            radius = jnp.where(observation.visible, observation.radii.max(axis=1), 0) / max(width, height)
             new["radius"] = jnp.maximum(state["radius"], radius)
         return new
 

@@ -23,7 +23,7 @@ from splax.metrics.image import psnr
 from splax.model import SplatModel
 from splax.rasterizer import RenderOutput
 from splax.scene import Scene
-from splax.strategies.base import Sighting, Strategy
+from splax.strategies.base import StepObservation, Strategy
 from splax.training.batch import Batch, Loss
 from splax.training.color_renderer import ColorRenderer, color_of, with_color
 from splax.training.config import TrainConfig
@@ -274,11 +274,11 @@ class TrainStep:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _MOVE_STREAM), state.step)
         rate = jnp.asarray(self.means_rate(state.step))
         moved = self.strategy.move(params[GAUSSIANS], state.alive, rate, key)
-        sighting = Sighting(grad2d, radii, camera.width, camera.height)
+        observation = StepObservation(grad2d, radii, camera.width, camera.height)
         return state._replace(
             params=params | {GAUSSIANS: moved},
             opt_state=opt_state,
-            strategy_state=self.strategy.update(state.strategy_state, sighting),
+            strategy_state=self.strategy.update(state.strategy_state, observation),
             corrections=self.corrections.update(state.corrections, of_corrections, state.step_scale),
             step=state.step + 1,
         )
