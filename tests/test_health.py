@@ -45,7 +45,7 @@ class BadRefinement(splax.Strategy):
         return step == 5
 
     def refine(self, params, alive, state, step, extent, key):
-        plan = splax.Surgery.nothing(alive)
+        plan = splax.RowPlan.nothing(alive)
         return plan._replace(values={"quats": params["quats"] / 0}), state
 
 

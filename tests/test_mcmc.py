@@ -127,18 +127,18 @@ def test_rows_without_weight_behind_the_others_change_nothing():
 
 def test_the_transparent_move_onto_others_and_the_number_grows_by_a_share():
     params, alive = make_problem()
-    surgery, _ = refine(MCMCStrategy(), params, alive, KEY)
-    after = ops.apply_surgery(surgery, params)
+    row_plan, _ = refine(MCMCStrategy(), params, alive, KEY)
+    after = ops.apply_row_plan(row_plan, params)
     num = int(alive.sum())
-    assert surgery.num_rows == surgery.alive.sum() == round(num * 1.05)
+    assert row_plan.num_rows == row_plan.alive.sum() == round(num * 1.05)
 
     before = expit(np.asarray(params["logit_opacities"], np.float64))
     kept = np.asarray(alive) & (before > 0.005)
-    held = np.flatnonzero(np.asarray(surgery.alive))
+    held = np.flatnonzero(np.asarray(row_plan.alive))
     parent = np.asarray(after["features"])[held].astype(int)
     copies = np.bincount(parent, minlength=600)
     np.testing.assert_array_equal(copies > 0, kept)  # all that can be seen stay, and only they have copies
-    np.testing.assert_array_equal(np.asarray(surgery.source)[kept], np.flatnonzero(kept))
+    np.testing.assert_array_equal(np.asarray(row_plan.source)[kept], np.flatnonzero(kept))
     for name in ("means", "quats", "sh0", "shN"):
         np.testing.assert_array_equal(after[name][held], params[name][parent])
 
@@ -150,15 +150,15 @@ def test_the_transparent_move_onto_others_and_the_number_grows_by_a_share():
     alone = copies[parent] == 1
     np.testing.assert_array_equal(after["log_scales"][held][alone], params["log_scales"][parent][alone])
     # All of a group, and only they, start their optimizer slots anew.
-    np.testing.assert_array_equal(np.asarray(surgery.fresh)[held], ~alone)
+    np.testing.assert_array_equal(np.asarray(row_plan.fresh)[held], ~alone)
 
 
 def test_growth_stops_at_the_limit():
     params, alive = make_problem()
     num = int(alive.sum())
     for limit, expected in ((num + 3, num + 3), (num - 10, num)):
-        surgery, _ = refine(MCMCStrategy(max_gaussians=limit), params, alive, KEY)
-        assert surgery.num_rows == surgery.alive.sum() == expected
+        row_plan, _ = refine(MCMCStrategy(max_gaussians=limit), params, alive, KEY)
+        assert row_plan.num_rows == row_plan.alive.sum() == expected
 
 
 @pytest.mark.parametrize(("num", "expected"), [(1000, 1158), (1900, 2000), (5, 5), (3000, 3000)])
@@ -172,21 +172,21 @@ def test_it_foresees_the_number_that_its_refinements_grow_to(num, expected):
 def test_too_few_rows_are_reported_and_growing_cures_it():
     params, alive = make_problem(60)
     alive = jnp.ones_like(alive)
-    surgery, _ = refine(MCMCStrategy(), params, alive, KEY)
-    assert surgery.num_rows == 63
+    row_plan, _ = refine(MCMCStrategy(), params, alive, KEY)
+    assert row_plan.num_rows == 63
     wide = jax.tree.map(lambda x: jnp.pad(x, [(0, 30)] + [(0, 0)] * (x.ndim - 1)), params)
-    surgery, _ = refine(MCMCStrategy(), wide, jnp.arange(90) < 60, KEY)
-    assert surgery.num_rows == surgery.alive.sum() == 63
+    row_plan, _ = refine(MCMCStrategy(), wide, jnp.arange(90) < 60, KEY)
+    assert row_plan.num_rows == row_plan.alive.sum() == 63
     wider = jax.tree.map(lambda x: jnp.pad(x, [(0, 300)] + [(0, 0)] * (x.ndim - 1)), wide)
     again, _ = refine(MCMCStrategy(), wider, jnp.arange(390) < 60, KEY)
-    np.testing.assert_array_equal(again.source[:90], surgery.source)
+    np.testing.assert_array_equal(again.source[:90], row_plan.source)
 
 
 def test_when_nothing_can_be_seen_the_plan_says_so():
     params, alive = make_problem()
     params["logit_opacities"] = jnp.full(600, -20.0).at[3].set(jnp.nan)
-    surgery, _ = refine(MCMCStrategy(), params, alive, KEY)
-    assert surgery.num_rows == 0 and not surgery.alive.any()
+    row_plan, _ = refine(MCMCStrategy(), params, alive, KEY)
+    assert row_plan.num_rows == 0 and not row_plan.alive.any()
 
 
 def test_the_schedule_is_that_of_gsplat():

@@ -1,4 +1,4 @@
-"""The optimizer against optax and closed forms; row surgery on the state of many optimizers."""
+"""The optimizer against optax and closed forms; row plans on the state of many optimizers."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ import optax
 import pytest
 from helpers import make_gaussians
 
-from splax.strategies import Surgery, ops
+from splax.strategies import RowPlan, ops
 from splax.training.optimizers import LearningRates, grow_slots, make_optimizer, move_slots
 
 NUM = 6
@@ -86,17 +86,17 @@ def trained(tx: Any, params: Any, seeds: range = range(3)) -> tuple[Any, Any]:
     return train(tx, params, jax.jit(tx.init)(params), [make_grads(params, seed) for seed in seeds])
 
 
-def make_surgery(source: Sequence[int], fresh: Sequence[int] = (), **reset: bool) -> Surgery:
+def make_row_plan(source: Sequence[int], fresh: Sequence[int] = (), **reset: bool) -> RowPlan:
     alive = jnp.ones(len(source), bool)
     is_fresh = jnp.asarray([row in fresh for row in range(len(source))])
     flags = {name: jnp.asarray(flag) for name, flag in reset.items()}
-    return Surgery(jnp.asarray(source), alive, is_fresh, {}, flags, alive.sum())
+    return RowPlan(jnp.asarray(source), alive, is_fresh, {}, flags, alive.sum())
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def operate(tx: Any, params: Any, state: Any, surgery: Surgery) -> tuple[Any, Any]:
-    params = {**params, "gaussians": ops.apply_surgery(surgery, params["gaussians"])}
-    return params, move_slots(tx, state, params, surgery)
+def operate(tx: Any, params: Any, state: Any, row_plan: RowPlan) -> tuple[Any, Any]:
+    params = {**params, "gaussians": ops.apply_row_plan(row_plan, params["gaussians"])}
+    return params, move_slots(tx, state, params, row_plan)
 
 
 def assert_trees_equal(actual: Any, expected: Any, **tolerance: float) -> None:
@@ -180,14 +180,14 @@ def test_an_extent_or_a_length_out_of_range_is_refused(extent, steps):
         make_optimizer(extent=extent, steps=steps)
 
 
-# What surgery does to the state of any optimizer.
+# What a row plan does to the state of any optimizer.
 
 
 @each_optimizer
 def test_slots_move_with_their_rows_and_start_anew_where_fresh(tx):
     params, state = trained(tx, make_params())
-    surgery = make_surgery([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True, sh0=False)
-    _, moved = operate(tx, params, state, surgery)
+    row_plan = make_row_plan([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True, sh0=False)
+    _, moved = operate(tx, params, state, row_plan)
     initial = np.float32(0.1 if tx is OPTIMIZERS["adagrad"] else 0)  # in every slot of these optimizers
 
     def expected_slot(slot: Any, place: Path) -> Any:
@@ -212,7 +212,7 @@ def test_slots_move_with_their_rows_and_start_anew_where_fresh(tx):
 def test_the_order_of_the_rows_does_not_matter(tx):
     order = [3, 1, 5, 0, 2, 4]
     params, state = trained(tx, make_params())
-    shuffled, moved = operate(tx, params, state, make_surgery(order))
+    shuffled, moved = operate(tx, params, state, make_row_plan(order))
     grads = make_grads(params, 9)
     shuffled_grads = {**grads, "gaussians": jax.tree.map(lambda g: g[jnp.asarray(order)], grads["gaussians"])}
     expected, _ = train(tx, params, state, [grads])
@@ -246,9 +246,9 @@ def test_grown_slots_equal_those_of_rows_there_from_the_start(tx, num):
 def test_jit_changes_nothing():
     tx = OPTIMIZERS["ours"]
     params, state = trained(tx, make_params())
-    surgery = make_surgery([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True)
-    after, moved = operate(tx, params, state, surgery)
-    assert_trees_equal(move_slots(tx, state, after, surgery), moved)
+    row_plan = make_row_plan([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True)
+    after, moved = operate(tx, params, state, row_plan)
+    assert_trees_equal(move_slots(tx, state, after, row_plan), moved)
 
 
 def test_capacity_cannot_shrink():
@@ -260,10 +260,10 @@ def test_capacity_cannot_shrink():
 def test_dead_rows_do_not_move():
     tx = OPTIMIZERS["ours"]
     params, state = trained(tx, make_params())
-    surgery = ops.copy_and_remove(
+    row_plan = ops.copy_and_remove(
         jnp.ones(NUM, bool), copied=jnp.zeros(NUM, bool), removed=jnp.arange(NUM) == 2
     )
-    after, moved = operate(tx, params, state, surgery)
+    after, moved = operate(tx, params, state, row_plan)
     zero = jax.tree.map(jnp.zeros_like, after)
     later, _ = train(tx, after, moved, [zero] * 3)
     for name, value in after["gaussians"].items():
@@ -274,9 +274,9 @@ def test_dead_rows_do_not_move():
 def test_a_new_row_of_an_optimizer_that_remembers_params_starts_from_the_new_ones():
     tx = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1)
     params, state = trained(tx, make_params())
-    surgery = make_surgery([0, 1, 2, 3, 4, 0], fresh=[5])
-    surgery = surgery._replace(values={"means": params["gaussians"]["means"].at[5].set(7.0)})
-    after, moved = operate(tx, params, state, surgery)
+    row_plan = make_row_plan([0, 1, 2, 3, 4, 0], fresh=[5])
+    row_plan = row_plan._replace(values={"means": params["gaussians"]["means"].at[5].set(7.0)})
+    after, moved = operate(tx, params, state, row_plan)
     np.testing.assert_array_equal(moved.z["gaussians"]["means"][5], np.full(3, 7.0))
     np.testing.assert_array_equal(moved.z["gaussians"]["means"][:5], state.z["gaussians"]["means"][:5])
     np.testing.assert_array_equal(moved.z["gaussians"]["quats"][5], after["gaussians"]["quats"][5])
@@ -286,7 +286,7 @@ def test_factored_slots_have_rows_or_stay():
     tx = optax.adafactor(1e-2, min_dim_size_to_factor=4)
     params, state = trained(tx, make_params())
     order = [3, 1, 5, 0, 2, 4]
-    _, moved = operate(tx, params, state, make_surgery(order))
+    _, moved = operate(tx, params, state, make_row_plan(order))
     before, after = (optax.tree_utils.tree_get(s, "v_row")["gaussians"]["features"] for s in (state, moved))
     columns = [optax.tree_utils.tree_get(s, "v_col")["gaussians"]["features"] for s in (state, moved)]
     assert before.shape != columns[0].shape

@@ -72,8 +72,8 @@ def rounded(identity, scales, opacity) -> tuple:
 
 
 def refine_eagerly(strategy, params, alive, state, step, extent, key):
-    surgery, state = strategy.refine(params, alive, state, step, extent, key)
-    return surgery, ops.apply_surgery(surgery, params), state
+    row_plan, state = strategy.refine(params, alive, state, step, extent, key)
+    return row_plan, ops.apply_row_plan(row_plan, params), state
 
 
 refine_compiled = jax.jit(refine_eagerly, static_argnums=0)
@@ -96,10 +96,10 @@ def test_the_same_gaussians_as_lists_that_grow_and_shrink(step, too_big, reset, 
     assert {row["split"] for row in expected} == {False, True}
 
     strategy = DefaultStrategy(revised_opacity=revised, prune_scale3d=0.1)
-    surgery, after, state = refine(strategy, params, alive, state, step, extent)
+    row_plan, after, state = refine(strategy, params, alive, state, step, extent)
 
-    assert surgery.num_rows == len(expected) == surgery.alive.sum()
-    held = np.flatnonzero(np.asarray(surgery.alive))
+    assert row_plan.num_rows == len(expected) == row_plan.alive.sum()
+    held = np.flatnonzero(np.asarray(row_plan.alive))
     scales = np.exp(np.asarray(after["log_scales"], np.float64))
     opacities = expit(np.asarray(after["logit_opacities"], np.float64))
     actual = Counter(rounded(after["features"][row, 0], scales[row], opacities[row]) for row in held)
@@ -115,10 +115,10 @@ def test_the_same_gaussians_as_lists_that_grow_and_shrink(step, too_big, reset, 
     np.testing.assert_array_equal(moved, ~same_place)
 
     # Both halves of a split and the copy of a clone are new to the optimizer; the clone's original is not.
-    fresh = Counter(parent[np.asarray(surgery.fresh)[held]].tolist())
+    fresh = Counter(parent[np.asarray(row_plan.fresh)[held]].tolist())
     births = Counter(parent.tolist())
     assert fresh == {p: 2 if p in was_split else 1 for p, n in births.items() if n == 2}
-    assert bool(surgery.reset["logit_opacities"]) == reset
+    assert bool(row_plan.reset["logit_opacities"]) == reset
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(state))
 
 
@@ -172,15 +172,15 @@ def test_the_number_of_rows_does_not_matter():
 def test_too_few_rows_are_reported_and_growing_cures_it():
     params, alive, state = make_problem(alive_share=1.0)
     strategy = DefaultStrategy()
-    surgery, *_ = refine(strategy, params, alive, state, 600)
-    needed = int(surgery.num_rows)
+    row_plan, *_ = refine(strategy, params, alive, state, 600)
+    needed = int(row_plan.num_rows)
     expected = len(density_control(as_list(params, alive, state), extent=1.0, too_big=False))
     assert needed == expected > len(alive)
 
     more = needed - len(alive)
     params = jax.tree.map(lambda x: np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)), params)
-    surgery, *_ = refine(strategy, params, np.pad(alive, (0, more)), strategy.grow_state(state, needed), 600)
-    assert surgery.num_rows == needed == surgery.alive.sum()
+    row_plan, *_ = refine(strategy, params, np.pad(alive, (0, more)), strategy.grow_state(state, needed), 600)
+    assert row_plan.num_rows == needed == row_plan.alive.sum()
 
 
 def test_a_limit_lets_the_highest_gradients_grow():
@@ -190,24 +190,24 @@ def test_a_limit_lets_the_highest_gradients_grow():
     params["logit_opacities"] = jnp.zeros(len(alive))
     state = {"grad2d": jnp.asarray(rng.random(len(alive)), jnp.float32), "count": jnp.ones(len(alive))}
     limit = int(alive.sum()) + room
-    surgery, after, _ = refine(DefaultStrategy(max_gaussians=limit), params, alive, state, 600)
-    assert surgery.num_rows == limit
-    grown = {i for i, n in Counter(np.asarray(after["features"][surgery.alive, 0], int)).items() if n == 2}
+    row_plan, after, _ = refine(DefaultStrategy(max_gaussians=limit), params, alive, state, 600)
+    assert row_plan.num_rows == limit
+    grown = {i for i, n in Counter(np.asarray(after["features"][row_plan.alive, 0], int)).items() if n == 2}
     order = np.argsort(-np.where(alive, state["grad2d"], -1))
     assert grown == set(order[:room].tolist())
 
 
 def test_a_limit_already_passed_grows_nothing():
     params, alive, state = make_problem()
-    surgery, *_ = refine(DefaultStrategy(max_gaussians=3), params, alive, state, 600)
-    assert (np.asarray(surgery.source) == np.arange(len(alive))).all()
+    row_plan, *_ = refine(DefaultStrategy(max_gaussians=3), params, alive, state, 600)
+    assert (np.asarray(row_plan.source) == np.arange(len(alive))).all()
 
 
 def test_when_everything_dies_the_plan_says_so():
     params, alive, state = make_problem()
     params["logit_opacities"] = jnp.full(len(alive), -20.0)
-    surgery, after, _ = refine(DefaultStrategy(), params, alive, state, 600)
-    assert surgery.num_rows == 0 and not surgery.alive.any()
+    row_plan, after, _ = refine(DefaultStrategy(), params, alive, state, 600)
+    assert row_plan.num_rows == 0 and not row_plan.alive.any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
 
 
@@ -216,8 +216,8 @@ def test_a_single_row(grad, num_rows):
     params = {name: jnp.asarray(value) for name, value in make_gaussians(1).items()}
     state = {"grad2d": jnp.full(1, grad), "count": jnp.ones(1)}
     params["logit_opacities"] = jnp.zeros(1)
-    surgery, _, _ = refine(DefaultStrategy(), params, jnp.ones(1, bool), state, 600)
-    assert surgery.num_rows == num_rows
+    row_plan, _, _ = refine(DefaultStrategy(), params, jnp.ones(1, bool), state, 600)
+    assert row_plan.num_rows == num_rows
 
 
 def test_a_gaussian_that_is_nan_is_removed_and_dead_rows_stay_finite():
@@ -226,8 +226,8 @@ def test_a_gaussian_that_is_nan_is_removed_and_dead_rows_stay_finite():
     params["logit_opacities"] = params["logit_opacities"].at[victims[0]].set(jnp.nan)
     params["quats"] = jnp.where(alive[:, None], params["quats"], 0)
     state["grad2d"] = state["grad2d"].at[victims[1]].set(jnp.nan)
-    surgery, after, state = refine(DefaultStrategy(), params, alive, state, 600)
-    assert all(np.isfinite(leaf[surgery.alive]).all() for leaf in jax.tree.leaves(after))
+    row_plan, after, state = refine(DefaultStrategy(), params, alive, state, 600)
+    assert all(np.isfinite(leaf[row_plan.alive]).all() for leaf in jax.tree.leaves(after))
     assert (state["grad2d"] == 0).all()
 
 
@@ -248,13 +248,13 @@ def test_what_is_too_wide_on_the_image_is_split_or_removed():
 
     wide = jax.tree.map(lambda x: jnp.pad(x, [(0, 8)] + [(0, 0)] * (x.ndim - 1)), params)
     for step, copies in ((600, [1, 2, 2, 2]), (3100, [1, 2, 0, 0]), (5000, [1, 1, 1, 1])):
-        surgery, after, reset = refine(
+        row_plan, after, reset = refine(
             strategy, wide, jnp.arange(12) < 4, strategy.grow_state(state, 12), step, extent=10.0
         )
-        held = np.asarray(surgery.source)[np.asarray(surgery.alive)]
+        held = np.asarray(row_plan.source)[np.asarray(row_plan.alive)]
         assert np.bincount(held, minlength=4).tolist() == copies
         assert not reset["radius"].any()
-        split = np.asarray(after["log_scales"])[np.asarray(surgery.alive)][held == 1]
+        split = np.asarray(after["log_scales"])[np.asarray(row_plan.alive)][held == 1]
         shrink = np.log(1.6) if step < 5000 else 0
         np.testing.assert_allclose(
             split, np.tile(params["log_scales"][1] - shrink, (copies[1], 1)), rtol=1e-5
@@ -305,9 +305,9 @@ def test_resets_end_before_the_run_or_with_the_refinements(stop, due):
 def test_a_reset_between_refinements_only_resets():
     params, alive, state = make_problem()
     strategy = DefaultStrategy(refine_start=0, refine_every=20, reset_every=15)
-    surgery, after, new_state = refine(strategy, params, alive, state, 15)
-    np.testing.assert_array_equal(surgery.source, np.arange(len(alive)))
-    np.testing.assert_array_equal(surgery.alive, alive)
+    row_plan, after, new_state = refine(strategy, params, alive, state, 15)
+    np.testing.assert_array_equal(row_plan.source, np.arange(len(alive)))
+    np.testing.assert_array_equal(row_plan.alive, alive)
     np.testing.assert_allclose(
         after["logit_opacities"], np.minimum(params["logit_opacities"], logit(0.01)), rtol=1e-5
     )
@@ -317,11 +317,11 @@ def test_a_reset_between_refinements_only_resets():
 
 def test_before_it_is_due_nothing_happens():
     params, alive, state = make_problem()
-    surgery, after, new_state = refine(DefaultStrategy(), params, alive, state, 500)
+    row_plan, after, new_state = refine(DefaultStrategy(), params, alive, state, 500)
     for a, b in zip(jax.tree.leaves((after, new_state)), jax.tree.leaves((params, state)), strict=True):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(surgery.alive, alive)
-    assert not surgery.reset["logit_opacities"]
+    np.testing.assert_array_equal(row_plan.alive, alive)
+    assert not row_plan.reset["logit_opacities"]
 
 
 def test_the_base_strategy_keeps_the_gaussians_there_are():
@@ -330,9 +330,9 @@ def test_the_base_strategy_keeps_the_gaussians_there_are():
     state = strategy.update(strategy.init(600), StepObservation(jnp.ones((600, 2)), jnp.ones((600, 2)), 8, 8))
     assert strategy.penalty(params, alive) == 0 and strategy.limit is None
     assert strategy.move(params, alive, jnp.float32(1), KEY) is params
-    surgery, after, _ = refine(strategy, params, alive, state, 600)
+    row_plan, after, _ = refine(strategy, params, alive, state, 600)
     assert not any(strategy.refines_after(step) for step in range(10_000))
-    np.testing.assert_array_equal(surgery.alive, alive)
+    np.testing.assert_array_equal(row_plan.alive, alive)
     for name, value in params.items():
         np.testing.assert_array_equal(after[name], value)
     assert jax.tree.leaves(strategy.grow_state(state, 700)) == []
@@ -381,8 +381,8 @@ def test_by_default_none_is_too_large():
     """Walls and skies want Gaussians that are; the same plan as before sizes count."""
     params, alive, state = make_problem()
     expected = density_control(as_list(params, alive, state), extent=1.0, too_big=False)
-    surgery, _, _ = refine(DefaultStrategy(), params, alive, state, 3100)
-    assert surgery.num_rows == len(expected)
+    row_plan, _, _ = refine(DefaultStrategy(), params, alive, state, 3100)
+    assert row_plan.num_rows == len(expected)
 
 
 @pytest.mark.parametrize(("own", "limit", "expected"), [(None, 50, 50), (20, 50, 20), (80, 50, 50)])

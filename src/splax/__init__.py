@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from splax.rasterizer import TileRasterizer as TileRasterizer
     from splax.scene import Scene as Scene
     from splax.scene import View as View
+    from splax.strategies.base import RowPlan as RowPlan
     from splax.strategies.base import StepObservation as StepObservation
     from splax.strategies.base import Strategy as Strategy
-    from splax.strategies.base import Surgery as Surgery
     from splax.strategies.default import DefaultStrategy as DefaultStrategy
     from splax.strategies.mcmc import MCMCStrategy as MCMCStrategy
     from splax.training.batch import Batch as Batch
@@ -95,7 +95,7 @@ _MODULES = {
     "Start": "training.start",
     "StepObservation": "strategies.base",
     "Strategy": "strategies.base",
-    "Surgery": "strategies.base",
+    "RowPlan": "strategies.base",
     "TileRasterizer": "rasterizer",
     "TrainConfig": "training.config",
     "Trainer": "training.trainer",
@@ -119,6 +119,7 @@ _MODULES = {
 # Public names of earlier versions, and what they are called now.
 _RENAMED: dict[str, str] = {
     "Sighting": "StepObservation",
+    "Surgery": "RowPlan",
 }
 
 

@@ -16,10 +16,10 @@ Step: TypeAlias = int | Int[Array, ""]
 Length: TypeAlias = float | Float[Array, ""]
 
 
-class Surgery(NamedTuple):
+class RowPlan(NamedTuple):
     """The plan of one refinement: what every row holds afterwards.
 
-    ``splax.strategies.ops.apply_surgery`` carries it out on the Params and
+    ``splax.strategies.ops.apply_row_plan`` carries it out on the Params and
     ``splax.training.optimizers.move_slots`` on the optimizer's state.
 
     Attributes:
@@ -40,7 +40,7 @@ class Surgery(NamedTuple):
     num_rows: Int[Array, ""]
 
     @classmethod
-    def nothing(cls, alive: Bool[Array, " n"]) -> Surgery:
+    def nothing(cls, alive: Bool[Array, " n"]) -> RowPlan:
         """The plan that leaves every Gaussian as it is."""
         return cls(jnp.arange(alive.shape[0]), alive, ~alive, {}, {}, alive.sum())
 
@@ -171,7 +171,7 @@ class Strategy:
         step: Step,
         extent: Length,
         key: PRNGKeyArray,
-    ) -> tuple[Surgery, PyTree[Array]]:
+    ) -> tuple[RowPlan, PyTree[Array]]:
         """Plans one refinement.
 
         Args:
@@ -188,4 +188,4 @@ class Strategy:
             ``num_rows`` exceeds N.
         """
         del params, step, extent, key
-        return Surgery.nothing(alive), state
+        return RowPlan.nothing(alive), state

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splax.strategies import ops
-from splax.strategies.base import Length, Params, Step, StepObservation, Strategy, Surgery
+from splax.strategies.base import Length, Params, RowPlan, Step, StepObservation, Strategy
 
 State = dict[str, Float[Array, " n"]]
 
@@ -124,7 +124,7 @@ class DefaultStrategy(Strategy):
         step: Step,
         extent: Length,
         key: PRNGKeyArray,
-    ) -> tuple[Surgery, State]:
+    ) -> tuple[RowPlan, State]:
         """Plans growth, pruning and the reset of opacities, each where it is due after ``step``."""
         due = jnp.asarray(self._grows_after(step))
         grads = state["grad2d"] / jnp.maximum(state["count"], 1)
@@ -139,12 +139,12 @@ class DefaultStrategy(Strategy):
             logits = jnp.where(grows, ops.split_logit_opacities(logits), logits)
         removed = due & self._is_useless(state, log_scales, logits, step, extent)
 
-        surgery = ops.copy_and_remove(alive, copied=grows, removed=removed)
+        row_plan = ops.copy_and_remove(alive, copied=grows, removed=removed)
         halved = {"log_scales": log_scales, "logit_opacities": logits}
-        halved = {name: ops.take_rows(value, surgery.source) for name, value in halved.items()}
-        surgery = ops.scatter_split(surgery._replace(values=halved), params, split, key)
-        surgery = ops.reset_opacities(surgery, params, 2 * self.prune_opacity, self._resets_after(step))
-        return surgery, jax.tree.map(lambda x: jnp.where(due, 0, x), state)
+        halved = {name: ops.take_rows(value, row_plan.source) for name, value in halved.items()}
+        row_plan = ops.scatter_split(row_plan._replace(values=halved), params, split, key)
+        row_plan = ops.reset_opacities(row_plan, params, 2 * self.prune_opacity, self._resets_after(step))
+        return row_plan, jax.tree.map(lambda x: jnp.where(due, 0, x), state)
 
     # These two take a step that is an int or traced, hence & and not `and`.
     def _grows_after(self, step: Step) -> bool | Bool[Array, ""]:

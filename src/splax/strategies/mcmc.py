@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from splax.gaussians import Gaussians
 from splax.ops.quaternions import quat_to_rotmat
 from splax.strategies import ops
-from splax.strategies.base import Length, Params, Step, Strategy, Surgery
+from splax.strategies.base import Length, Params, RowPlan, Step, Strategy
 
 # Noise fades where an opacity exceeds 1 - 0.995, over a range of about 1/100 (Kheradmand et al. 2024).
 _NOISE_STEEPNESS, _NOISE_CENTER = 100.0, 0.995
@@ -114,7 +114,7 @@ class MCMCStrategy(Strategy):
         step: Step,
         extent: Length,
         key: PRNGKeyArray,
-    ) -> tuple[Surgery, dict[str, Array]]:
+    ) -> tuple[RowPlan, dict[str, Array]]:
         """Plans where the transparent go and where new ones come."""
         del step, extent
         opacities = jax.nn.sigmoid(params["logit_opacities"])
@@ -124,7 +124,7 @@ class MCMCStrategy(Strategy):
         births = jnp.maximum(target - num, 0) + num - kept.sum()
         births = jnp.where(kept.any(), births, 0)  # none is left to be born from
 
-        surgery, copies = ops.copy_at_random(kept, jnp.where(kept, opacities, 0), births, key)
+        row_plan, copies = ops.copy_at_random(kept, jnp.where(kept, opacities, 0), births, key)
         logits, log_scales = ops.share(params["logit_opacities"], params["log_scales"], copies)
         logits = jnp.maximum(logits, math.log(self.min_opacity / (1 - self.min_opacity)))
         shared = copies > 1
@@ -132,9 +132,9 @@ class MCMCStrategy(Strategy):
             "logit_opacities": jnp.where(shared, logits, params["logit_opacities"]),
             "log_scales": jnp.where(shared[:, None], log_scales, params["log_scales"]),
         }
-        values = {name: ops.take_rows(value, surgery.source) for name, value in values.items()}
-        fresh = surgery.fresh | ops.take_rows(shared, surgery.source)
-        return surgery._replace(values=values, fresh=fresh), state
+        values = {name: ops.take_rows(value, row_plan.source) for name, value in values.items()}
+        fresh = row_plan.fresh | ops.take_rows(shared, row_plan.source)
+        return row_plan._replace(values=values, fresh=fresh), state
 
 
 def prepare(gaussians: Gaussians) -> None:

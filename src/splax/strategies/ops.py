@@ -1,6 +1,6 @@
-"""Row surgery: how Gaussians are copied, split and removed in a fixed number of rows.
+"""Row plans: how Gaussians are copied, split and removed in a fixed number of rows.
 
-A strategy decides which rows; these functions build its :class:`Surgery` and carry it out. Every plan reads
+A strategy decides which rows; these functions build its :class:`RowPlan` and carry it out. Every plan reads
 the rows of before and writes each row once, so a birth may take the row of a Gaussian removed by the same plan.
 """
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from splax.ops.quaternions import quat_to_rotmat
-from splax.strategies.base import Params, Surgery
+from splax.strategies.base import Params, RowPlan
 
 # A split Gaussian's children are smaller by this factor (Kerbl et al. 2023, section 5.2).
 SPLIT_SHRINK = 1.6
@@ -52,7 +52,7 @@ def pair_rows(
 
 def copy_and_remove(
     alive: Bool[Array, " n"], copied: Bool[Array, " n"], removed: Bool[Array, " n"]
-) -> Surgery:
+) -> RowPlan:
     """The plan that copies some Gaussians into free rows and removes others.
 
     Args:
@@ -64,7 +64,7 @@ def copy_and_remove(
     copied = copied & kept
     source, born = pair_rows(copied, ~kept)
     alive = kept | born
-    return Surgery(source, alive, born | ~alive, {}, {}, kept.sum() + copied.sum())
+    return RowPlan(source, alive, born | ~alive, {}, {}, kept.sum() + copied.sum())
 
 
 def split_log_scales(log_scales: Float[Array, "n 3"]) -> Float[Array, "n 3"]:
@@ -91,51 +91,51 @@ def sample_offsets(
     return (quat_to_rotmat(quats) * (jnp.exp(log_scales) * noise)[:, None, :]).sum(axis=-1)
 
 
-def scatter_split(surgery: Surgery, params: Params, split: Bool[Array, " n"], key: PRNGKeyArray) -> Surgery:
+def scatter_split(row_plan: RowPlan, params: Params, split: Bool[Array, " n"], key: PRNGKeyArray) -> RowPlan:
     """The plan with the centres of split Gaussians drawn from their parents, independently for each child.
 
     Args:
-        surgery: a plan that copies the Gaussians to split, so that there are two of each.
+        row_plan: a plan that copies the Gaussians to split, so that there are two of each.
         params: of before the plan.
         split: Gaussians to split, [N].
         key: source of randomness.
     """
-    source = surgery.source
-    child = take_rows(split, source) & surgery.alive
+    source = row_plan.source
+    child = take_rows(split, source) & row_plan.alive
     # Rows that are not split may hold anything, a zero quaternion too: compute with neutral ones instead.
     quats = jnp.where(child[:, None], take_rows(params["quats"], source), 1)
     log_scales = jnp.where(child[:, None], take_rows(params["log_scales"], source), 0)
     offsets = jnp.where(child[:, None], sample_offsets(quats, log_scales, key), 0)
     means = take_rows(params["means"], source) + offsets
-    return surgery._replace(fresh=surgery.fresh | child, values=surgery.values | {"means": means})
+    return row_plan._replace(fresh=row_plan.fresh | child, values=row_plan.values | {"means": means})
 
 
 def reset_opacities(
-    surgery: Surgery, params: Params, maximum: float, when: bool | Bool[Array, ""]
-) -> Surgery:
+    row_plan: RowPlan, params: Params, maximum: float, when: bool | Bool[Array, ""]
+) -> RowPlan:
     """The plan that also brings every opacity down to ``maximum`` at most, where ``when`` is true.
 
     Args:
-        surgery: the plan so far.
+        row_plan: the plan so far.
         params: of before the plan.
         maximum: opacity in (0, 1).
         when: scalar bool, may be traced.
     """
-    now = surgery.values.get("logit_opacities")
+    now = row_plan.values.get("logit_opacities")
     if now is None:
-        now = take_rows(params["logit_opacities"], surgery.source)
+        now = take_rows(params["logit_opacities"], row_plan.source)
     when = jnp.asarray(when)
     lowered = jnp.where(when, jnp.minimum(now, math.log(maximum / (1 - maximum))), now)
-    return surgery._replace(
-        values=surgery.values | {"logit_opacities": lowered},
-        reset=surgery.reset | {"logit_opacities": when},
+    return row_plan._replace(
+        values=row_plan.values | {"logit_opacities": lowered},
+        reset=row_plan.reset | {"logit_opacities": when},
     )
 
 
-def apply_surgery(surgery: Surgery, params: Params) -> Params:
+def apply_row_plan(row_plan: RowPlan, params: Params) -> Params:
     """The Params after the plan. Those it does not name move along with the rows."""
-    moved = {name: value for name, value in params.items() if name not in surgery.values}
-    return {**params, **jax.tree.map(lambda x: take_rows(x, surgery.source), moved), **surgery.values}
+    moved = {name: value for name, value in params.items() if name not in row_plan.values}
+    return {**params, **jax.tree.map(lambda x: take_rows(x, row_plan.source), moved), **row_plan.values}
 
 
 def sample_rows(weights: Float[Array, " n"], key: PRNGKeyArray) -> Int[Array, " n"]:
@@ -161,7 +161,7 @@ def sample_rows(weights: Float[Array, " n"], key: PRNGKeyArray) -> Int[Array, " 
 
 def copy_at_random(
     kept: Bool[Array, " n"], weights: Float[Array, " n"], births: Int[Array, ""], key: PRNGKeyArray
-) -> tuple[Surgery, Int[Array, " n"]]:
+) -> tuple[RowPlan, Int[Array, " n"]]:
     """The plan that keeps some Gaussians and puts copies of them, drawn by weight, into the other rows.
 
     Args:
@@ -180,7 +180,7 @@ def copy_at_random(
     source = jnp.where(born, drawn, jnp.arange(kept.shape[0]))
     copies = kept.astype(jnp.int32).at[source].add(born)
     alive = kept | born
-    return Surgery(source, alive, born | ~alive, {}, {}, kept.sum() + births), copies
+    return RowPlan(source, alive, born | ~alive, {}, {}, kept.sum() + births), copies
 
 
 def share(

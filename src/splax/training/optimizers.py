@@ -16,7 +16,7 @@ import optax
 from jax.tree_util import KeyPath, keystr, tree_map_with_path
 from jaxtyping import Array, PyTree
 
-from splax.strategies.base import Surgery
+from splax.strategies.base import RowPlan
 from splax.strategies.ops import spread_rows, take_rows
 
 GAUSSIANS = "gaussians"
@@ -120,7 +120,7 @@ def means_rate(rates: LearningRates, extent: float, steps: int) -> optax.Schedul
 
 
 def move_slots(
-    tx: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], surgery: Surgery
+    tx: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], row_plan: RowPlan
 ) -> optax.OptState:
     """The optimizer's state after a refinement: every Gaussian's slots move along with its row.
 
@@ -131,19 +131,19 @@ def move_slots(
     Args:
         tx: the optimizer.
         opt_state: its state.
-        params: the model's Params as they are after the surgery.
-        surgery: the plan.
+        params: the model's Params as they are after the plan is carried out.
+        row_plan: the plan.
     """
     has_rows = _depends_on_rows(tx, params, lambda name: True)
-    resets = [_depends_on_rows(tx, params, lambda n, name=name: n == name) for name in surgery.reset]
+    resets = [_depends_on_rows(tx, params, lambda n, name=name: n == name) for name in row_plan.reset]
 
     def move(slot: Array, initial: Array, has_rows: bool, *is_reset: bool) -> Array:
         if not has_rows:
             return slot
-        fresh = surgery.fresh
-        for flag, concerned in zip(surgery.reset.values(), is_reset, strict=True):
+        fresh = row_plan.fresh
+        for flag, concerned in zip(row_plan.reset.values(), is_reset, strict=True):
             fresh = fresh | flag if concerned else fresh
-        return jnp.where(spread_rows(fresh, slot), initial, take_rows(slot, surgery.source))
+        return jnp.where(spread_rows(fresh, slot), initial, take_rows(slot, row_plan.source))
 
     return jax.tree.map(move, opt_state, tx.init(params), has_rows, *resets)
 

@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from splax.corrections.base import CorrectionsState
-from splax.strategies.base import Strategy, Surgery
-from splax.strategies.ops import apply_surgery, spread_rows, take_rows
+from splax.strategies.base import RowPlan, Strategy
+from splax.strategies.ops import apply_row_plan, spread_rows, take_rows
 from splax.training.optimizers import GAUSSIANS, grow_slots, move_slots
 
 
@@ -133,14 +133,14 @@ class Plan(NamedTuple):
     """What a refinement is going to do.
 
     Attributes:
-        surgery: to the rows.
+        row_plan: to the rows.
         strategy_state: of the strategy, after it.
         num_rows: rows that it needs. If they are more than there are, the plan is void: grow and plan again.
         leaves_one: whether a Gaussian would be alive after it.
         broken: which Params it would make NaN or infinite, in the order of :func:`param_names`.
     """
 
-    surgery: Surgery
+    row_plan: RowPlan
     strategy_state: PyTree[Array]
     num_rows: Int[Array, ""]
     leaves_one: Bool[Array, ""]
@@ -149,19 +149,19 @@ class Plan(NamedTuple):
     def unless_void(self, state: TrainState) -> Plan:
         """The same plan, or if it cannot be carried out one that leaves every row of the state as it is."""
         ok = (self.num_rows <= state.capacity) & self.leaves_one & ~self.broken.any()
-        nothing = self.surgery._replace(
+        nothing = self.row_plan._replace(
             source=jnp.arange(state.capacity),
             alive=state.alive,
             fresh=jnp.zeros_like(state.alive),
-            values={name: state.params[GAUSSIANS][name] for name in self.surgery.values},
-            reset=dict.fromkeys(self.surgery.reset, False),
+            values={name: state.params[GAUSSIANS][name] for name in self.row_plan.values},
+            reset=dict.fromkeys(self.row_plan.reset, False),
         )
-        surgery, strategy_state = jax.tree.map(
+        row_plan, strategy_state = jax.tree.map(
             lambda new, old: jnp.where(ok, new, old),
-            (self.surgery, self.strategy_state),
+            (self.row_plan, self.strategy_state),
             (nothing, state.strategy_state),
         )
-        return self._replace(surgery=surgery, strategy_state=strategy_state)
+        return self._replace(row_plan=row_plan, strategy_state=strategy_state)
 
 
 def param_names(params: dict[str, Any]) -> list[str]:
@@ -181,28 +181,28 @@ def plan(state: TrainState, extent: Any, strategy: Strategy) -> Plan:
     last_step = state.step - 1
     key = jax.random.fold_in(state.key, last_step)
     gaussians = state.params[GAUSSIANS]
-    surgery, strategy_state = strategy.refine(
+    row_plan, strategy_state = strategy.refine(
         gaussians, state.alive, state.strategy_state, last_step, extent, key
     )
     # What a row was made from, for comparison; dead rows may hold anything.
-    parents = jax.tree.map(lambda x: take_rows(x, surgery.source), gaussians)
+    parents = jax.tree.map(lambda x: take_rows(x, row_plan.source), gaussians)
     made = jax.tree.map(
-        lambda x, old: jnp.where(spread_rows(surgery.alive, x), x, old),
-        apply_surgery(surgery, gaussians),
+        lambda x, old: jnp.where(spread_rows(row_plan.alive, x), x, old),
+        apply_row_plan(row_plan, gaussians),
         parents,
     )
     broken = newly_broken(state.params | {GAUSSIANS: parents}, state.params | {GAUSSIANS: made})
-    return Plan(surgery, strategy_state, surgery.num_rows, surgery.alive.any(), broken)
+    return Plan(row_plan, strategy_state, row_plan.num_rows, row_plan.alive.any(), broken)
 
 
 def refine(state: TrainState, planned: Plan, tx: optax.GradientTransformation) -> TrainState:
     """The state after a refinement that was planned."""
-    surgery = planned.surgery
-    params = state.params | {GAUSSIANS: apply_surgery(surgery, state.params[GAUSSIANS])}
+    row_plan = planned.row_plan
+    params = state.params | {GAUSSIANS: apply_row_plan(row_plan, state.params[GAUSSIANS])}
     return state._replace(
         params=params,
-        rest=_with_alive(state.rest, surgery.alive),
-        opt_state=move_slots(tx, state.opt_state, params, surgery),
+        rest=_with_alive(state.rest, row_plan.alive),
+        opt_state=move_slots(tx, state.opt_state, params, row_plan),
         strategy_state=planned.strategy_state,
     )
 

@@ -8,7 +8,7 @@ from helpers import make_gaussians
 from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
-from splax.strategies import Surgery, ops
+from splax.strategies import RowPlan, ops
 
 
 def masks(text: str) -> jax.Array:
@@ -44,33 +44,33 @@ def test_copies_and_removals_equal_growing_and_shrinking_lists():
         expected = [n for n in names if alive[n] and not removed[n]]
         expected += [n for n in expected if copied[n]]
 
-        surgery = plan(*map(jnp.asarray, (alive, copied, removed)))
+        row_plan = plan(*map(jnp.asarray, (alive, copied, removed)))
 
-        assert surgery.num_rows == len(expected)
+        assert row_plan.num_rows == len(expected)
         if len(expected) <= num:
-            held = names[np.asarray(surgery.source)][np.asarray(surgery.alive)]
+            held = names[np.asarray(row_plan.source)][np.asarray(row_plan.alive)]
             assert sorted(held) == sorted(expected)
-            kept = np.asarray(surgery.alive) & ~np.asarray(surgery.fresh)
+            kept = np.asarray(row_plan.alive) & ~np.asarray(row_plan.fresh)
             np.testing.assert_array_equal(kept, alive & ~removed)
-            np.testing.assert_array_equal(np.asarray(surgery.source)[kept], names[kept])
+            np.testing.assert_array_equal(np.asarray(row_plan.source)[kept], names[kept])
 
 
 def test_a_birth_may_take_the_row_of_a_removed_gaussian():
-    surgery = ops.copy_and_remove(masks("111"), copied=masks("100"), removed=masks("010"))
-    np.testing.assert_array_equal(surgery.source, [0, 0, 2])
-    np.testing.assert_array_equal(surgery.fresh, [False, True, False])
-    assert surgery.num_rows == 3
+    row_plan = ops.copy_and_remove(masks("111"), copied=masks("100"), removed=masks("010"))
+    np.testing.assert_array_equal(row_plan.source, [0, 0, 2])
+    np.testing.assert_array_equal(row_plan.fresh, [False, True, False])
+    assert row_plan.num_rows == 3
 
 
 def test_too_many_births_are_reported():
-    surgery = ops.copy_and_remove(masks("1111"), copied=masks("1110"), removed=masks("0001"))
-    assert surgery.num_rows == 6
+    row_plan = ops.copy_and_remove(masks("1111"), copied=masks("1110"), removed=masks("0001"))
+    assert row_plan.num_rows == 6
 
 
 def test_dead_rows_are_fresh_so_that_no_momentum_moves_them():
-    surgery = ops.copy_and_remove(masks("110"), copied=masks("000"), removed=masks("010"))
-    np.testing.assert_array_equal(surgery.fresh, [False, True, True])
-    np.testing.assert_array_equal(Surgery.nothing(masks("10")).fresh, [False, True])
+    row_plan = ops.copy_and_remove(masks("110"), copied=masks("000"), removed=masks("010"))
+    np.testing.assert_array_equal(row_plan.fresh, [False, True, True])
+    np.testing.assert_array_equal(RowPlan.nothing(masks("10")).fresh, [False, True])
 
 
 def test_split_scales_and_opacities_equal_the_closed_forms():
@@ -97,12 +97,12 @@ def test_split_centres_are_drawn_from_the_parent_independently_for_each_child():
         "log_scales": jnp.tile(jnp.log(jnp.asarray(scales, jnp.float32)), (2 * num, 1)),
     }
     first = jnp.arange(2 * num) < num
-    surgery = ops.copy_and_remove(first, copied=first, removed=~first)
-    surgery = ops.scatter_split(surgery, params, first, jax.random.key(3))
-    assert np.asarray(surgery.fresh).all()
+    row_plan = ops.copy_and_remove(first, copied=first, removed=~first)
+    row_plan = ops.scatter_split(row_plan, params, first, jax.random.key(3))
+    assert np.asarray(row_plan.fresh).all()
 
     rotation = Rotation.from_quat(quat, scalar_first=True).as_matrix()
-    noise = (np.asarray(surgery.values["means"]) - mean) @ rotation / scales  # in the parent's frame
+    noise = (np.asarray(row_plan.values["means"]) - mean) @ rotation / scales  # in the parent's frame
     siblings = np.concatenate([noise[:num], noise[num:]], axis=1)
     error = 5 / np.sqrt(num)
     np.testing.assert_allclose(siblings.mean(axis=0), np.zeros(6), atol=error)
@@ -112,23 +112,23 @@ def test_split_centres_are_drawn_from_the_parent_independently_for_each_child():
 def test_scatter_split_leaves_the_others_alone_whatever_they_hold():
     params = {name: jnp.asarray(value) for name, value in make_gaussians(4).items()}
     params["quats"] = params["quats"].at[1].set(0).at[3].set(jnp.nan)
-    surgery = ops.copy_and_remove(masks("1110"), copied=masks("1000"), removed=masks("0000"))
+    row_plan = ops.copy_and_remove(masks("1110"), copied=masks("1000"), removed=masks("0000"))
     with jax.debug_nans(True):
-        means = ops.scatter_split(surgery, params, masks("1000"), jax.random.key(0)).values["means"]
+        means = ops.scatter_split(row_plan, params, masks("1000"), jax.random.key(0)).values["means"]
     np.testing.assert_array_equal(means[1:3], params["means"][1:3])
     assert (means[0] != params["means"][0]).all() and (means[3] != means[0]).all()
 
 
 def test_resetting_opacities_lowers_them_and_never_raises_one():
     logits = jnp.array([-9.0, 0.0, 3.0])
-    surgery = ops.reset_opacities(Surgery.nothing(masks("111")), {"logit_opacities": logits}, 0.01, True)
-    after = expit(np.asarray(surgery.values["logit_opacities"]))
+    row_plan = ops.reset_opacities(RowPlan.nothing(masks("111")), {"logit_opacities": logits}, 0.01, True)
+    after = expit(np.asarray(row_plan.values["logit_opacities"]))
     np.testing.assert_allclose(after, [expit(-9.0), 0.01, 0.01], rtol=1e-5)
-    assert surgery.reset["logit_opacities"]
+    assert row_plan.reset["logit_opacities"]
 
-    surgery = ops.reset_opacities(Surgery.nothing(masks("111")), {"logit_opacities": logits}, 0.01, False)
-    np.testing.assert_array_equal(surgery.values["logit_opacities"], logits)
-    assert not surgery.reset["logit_opacities"]
+    row_plan = ops.reset_opacities(RowPlan.nothing(masks("111")), {"logit_opacities": logits}, 0.01, False)
+    np.testing.assert_array_equal(row_plan.values["logit_opacities"], logits)
+    assert not row_plan.reset["logit_opacities"]
 
 
 def test_every_param_moves_without_being_named():
@@ -138,9 +138,9 @@ def test_every_param_moves_without_being_named():
         "labels": jnp.arange(3),
         "head": {"weights": jnp.arange(12.0, dtype=jnp.bfloat16).reshape(3, 2, 2)},
     }
-    surgery = ops.copy_and_remove(masks("110"), copied=masks("010"), removed=masks("000"))
-    surgery = surgery._replace(values={"means": jnp.full((3, 3), 7.0)})
-    moved = ops.apply_surgery(surgery, params)
+    row_plan = ops.copy_and_remove(masks("110"), copied=masks("010"), removed=masks("000"))
+    row_plan = row_plan._replace(values={"means": jnp.full((3, 3), 7.0)})
+    moved = ops.apply_row_plan(row_plan, params)
     assert list(moved) == list(params)
     np.testing.assert_array_equal(moved["means"], np.full((3, 3), 7.0))
     np.testing.assert_array_equal(moved["features"], np.arange(24.0).reshape(3, 8)[[0, 1, 1]])
@@ -152,6 +152,6 @@ def test_every_param_moves_without_being_named():
 
 def test_doing_nothing_keeps_every_row():
     params = {name: jnp.asarray(value) for name, value in make_gaussians(5).items()}
-    moved = ops.apply_surgery(Surgery.nothing(masks("10110")), params)
+    moved = ops.apply_row_plan(RowPlan.nothing(masks("10110")), params)
     for name, value in params.items():
         np.testing.assert_array_equal(moved[name], value)
