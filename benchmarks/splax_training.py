@@ -7,6 +7,7 @@ import jax
 from training_result import Mark, Peak, Strategy, TrainingResult
 from training_start import Start
 
+from splax.devices import device_policy
 from splax.model import SplatModel
 from splax.rasterizer import TileRasterizer
 from splax.scene import Scene
@@ -75,7 +76,7 @@ def train_splax(
 
 
 def _model(start: Start) -> SplatModel:
-    tile_size = 8 if jax.default_backend() == "cpu" else 16
+    tile_size = device_policy().tile_size
     return SplatModel(start.gaussians(), TileRasterizer(tile_size, render_depth=False))
 
 

@@ -1,14 +1,18 @@
 """What several test files share: small scenes, the goldens, and comparisons with a tolerance band."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import cv2
+import jax
 import numpy as np
+import pytest
 from jaxtyping import ArrayLike, Bool
 
+from splax import devices
 from splax.cameras import Camera
 from splax.scene import View
 
@@ -162,3 +166,9 @@ def write_garden(path: pathlib.Path, lefts: Sequence[float] = (0, 0, 0)) -> path
         height=32,
     )
     return path
+
+
+def set_device_policy(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Changes what splax decides by the kind of device, for the device that the tests run on."""
+    policy = dataclasses.replace(devices.device_policy(), **changes)
+    monkeypatch.setattr(devices, "POLICIES", {jax.default_backend(): policy})

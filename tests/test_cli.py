@@ -361,7 +361,7 @@ def test_what_is_out_of_range_is_said_before_the_start_is_looked_for(data, tmp_p
 
 
 def test_too_little_memory_is_said_before_the_first_step(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000)
     status = run("train", data, "--out", tmp_path / "run", *FAST)
     assert_refused(status, capsys, "150 Gaussians", "device has 0 MB", "would fit")
 

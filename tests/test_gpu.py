@@ -11,7 +11,7 @@ from splax.losses.ssim import mean_ssim
 from splax.ops.triton.binning.depth_sort import front_to_back
 from splax.ops.triton.lanes.warp import Warp
 from splax.training.recovery.checkpoints import Checkpoints
-from splax.training.refinement import moving_and_staying
+from splax.training.refiner import split_fields
 
 pytestmark = pytest.mark.gpu
 
@@ -378,10 +378,10 @@ def test_a_refinement_needs_memory_for_little_more_than_one_part():
     model = splax.SplatModel(splax.Gaussians.random(50_000, extent=1.5, rngs=nnx.Rngs(0)))
     scene = splax.make_demo_scene(num_train=2, num_test=1, width=32, height=24)
     trainer = splax.Trainer(model, scene, splax.TrainConfig(progress=False))
-    refinement = trainer._refine
-    moving, staying = moving_and_staying(trainer._state)
-    static = {"extent": scene.extent, "strategy": trainer.strategy, "tx": trainer.optimizer}
-    analysis = refinement._refine.compile(moving, staying, **static).memory_analysis()
+    refiner = trainer._refine
+    changing, unchanged = split_fields(trainer._state)
+    static = {"extent": scene.extent, "strategy": trainer.strategy, "optimizer": trainer.optimizer}
+    analysis = refiner._refine.compile(changing, unchanged, **static).memory_analysis()
     assert analysis.temp_size_in_bytes < 2 * trainer.model.gaussians.shN[...].nbytes
 
 

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import set_device_policy
 from test_trainer import make_dense_trainer, params_of
 
 import splax
-from splax.training import refinement
-from splax.training import step as training_step
 from splax.training.runtime import memory as memory_module
-from splax.training.runtime.device_policy import Room
 from splax.training.runtime.memory import MemoryNeed
 
 
@@ -71,7 +69,7 @@ def run_away(scene, strategy, **config):
     ],
 )
 def test_a_run_goes_back_once_and_goes_on_with_smaller_steps(scene, strategy, message, at_once, monkeypatch):
-    monkeypatch.setattr(training_step, "steps_per_check", lambda: at_once)
+    set_device_policy(monkeypatch, steps_per_check=at_once)
     trainer = run_away(scene, strategy)
     with pytest.warns(UserWarning, match=f"{message}.*Going back to step 0"):
         trainer.fit(12)
@@ -177,7 +175,7 @@ def test_memory_that_runs_out_in_a_compiled_call_loses_nothing(scene, monkeypatc
 
 
 def test_memory_that_runs_out_where_rows_are_set_aside_loses_nothing(scene, monkeypatch):
-    monkeypatch.setattr(refinement, "room_of_device", lambda: Room(rows=100, isects=1.5, waste=4))
+    set_device_policy(monkeypatch, spare_rows=100)
     strategy = splax.DefaultStrategy(refine_start=2, refine_every=4)
     trainer = make_dense_trainer(scene, strategy=strategy)
     before = params_of(trainer)
@@ -222,7 +220,7 @@ def test_an_error_before_anything_was_given_back_leaves_a_run_where_it_was(scene
 
 @pytest.mark.parametrize("asked_before", [False, True])
 def test_too_little_memory_is_an_error_before_the_first_step(scene, monkeypatch, asked_before):
-    monkeypatch.setattr(memory_module, "_free_bytes", lambda: 1000)
+    monkeypatch.setattr(memory_module, "free_memory", lambda: 1000)
     trainer = make_dense_trainer(scene)
     before = params_of(trainer)
     if asked_before:

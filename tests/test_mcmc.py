@@ -162,11 +162,11 @@ def test_growth_stops_at_the_limit():
 
 
 @pytest.mark.parametrize(("num", "expected"), [(1000, 1158), (1900, 2000), (5, 5), (3000, 3000)])
-def test_it_foresees_the_number_that_its_refinements_grow_to(num, expected):
+def test_it_expects_the_number_that_its_refinements_grow_to(num, expected):
     """By hand: after steps 600, 700 and 800, 1000 become 1050, 1102 and 1157 or 1158."""
     strategy = MCMCStrategy(max_gaussians=2000, refine_start=500, refine_every=100)
-    assert abs(strategy.foresees(num, 801) - expected) <= (1 if num == 1000 else 0)
-    assert strategy.foresees(num, 600) == num
+    assert abs(strategy.expected_count(num, 801) - expected) <= (1 if num == 1000 else 0)
+    assert strategy.expected_count(num, 600) == num
 
 
 def test_too_few_rows_are_reported_and_growing_cures_it():

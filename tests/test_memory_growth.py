@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from helpers import set_device_policy
 from test_trainer import make_dense_trainer, make_gaussians
 
 import splax
-from splax.training.recovery import rollback
 
 STATM = Path("/proc/self/statm")
 # Phases of warm-up, of the run, and of which the least is taken.
@@ -33,7 +33,7 @@ def resident_bytes() -> int:
 @pytest.mark.skipif(not STATM.exists(), reason="needs /proc, to ask how much memory the process has")
 def test_memory_does_not_grow_from_phase_to_phase(monkeypatch):
     """Phases of 5 steps, each with a refinement, a callback and a snapshot to go back to."""
-    monkeypatch.setattr(rollback, "snapshot_steps", lambda: 5)
+    set_device_policy(monkeypatch, snapshot_steps=5)
     scene = splax.make_demo_scene(num_train=4, num_test=1, width=16, height=12)
     gaussians: Any = make_gaussians(scene, NUM, sh_degree=0)
     gaussians.features = nnx.Param(jnp.zeros((NUM, WIDTH)))

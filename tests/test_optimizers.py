@@ -56,7 +56,7 @@ OPTIMIZERS = {
     "adagrad": optax.adagrad(1e-2),
     "multi steps": optax.MultiSteps(optax.adam(1e-2), 1).gradient_transformation(),
 }
-each_optimizer = pytest.mark.parametrize("tx", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 
 def make_params(num: int = NUM) -> dict[str, Any]:
@@ -71,19 +71,21 @@ def make_grads(params: Any, seed: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def step(tx: Any, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-    updates, state = tx.update(grads, state, params)
+def step(optimizer: Any, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+    updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state
 
 
-def train(tx: Any, params: Any, state: Any, grads: Sequence[Any]) -> tuple[Any, Any]:
+def train(optimizer: Any, params: Any, state: Any, grads: Sequence[Any]) -> tuple[Any, Any]:
     for grad in grads:
-        params, state = step(tx, params, state, grad)
+        params, state = step(optimizer, params, state, grad)
     return params, state
 
 
-def trained(tx: Any, params: Any, seeds: range = range(3)) -> tuple[Any, Any]:
-    return train(tx, params, jax.jit(tx.init)(params), [make_grads(params, seed) for seed in seeds])
+def trained(optimizer: Any, params: Any, seeds: range = range(3)) -> tuple[Any, Any]:
+    return train(
+        optimizer, params, jax.jit(optimizer.init)(params), [make_grads(params, seed) for seed in seeds]
+    )
 
 
 def make_row_plan(source: Sequence[int], fresh: Sequence[int] = (), **reset: bool) -> RowPlan:
@@ -94,9 +96,9 @@ def make_row_plan(source: Sequence[int], fresh: Sequence[int] = (), **reset: boo
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def operate(tx: Any, params: Any, state: Any, row_plan: RowPlan) -> tuple[Any, Any]:
+def operate(optimizer: Any, params: Any, state: Any, row_plan: RowPlan) -> tuple[Any, Any]:
     params = {**params, "gaussians": ops.apply_row_plan(row_plan, params["gaussians"])}
-    return params, move_slots(tx, state, params, row_plan)
+    return params, move_slots(optimizer, state, params, row_plan)
 
 
 def assert_trees_equal(actual: Any, expected: Any, **tolerance: float) -> None:
@@ -111,8 +113,8 @@ def assert_trees_equal(actual: Any, expected: Any, **tolerance: float) -> None:
 def test_every_param_gets_adam_at_its_own_rate():
     params = make_params()
     grads = [make_grads(params, seed) for seed in range(5)]
-    tx = make_optimizer(extent=2.0, steps=10)
-    actual, _ = train(tx, params, tx.init(params), grads)
+    optimizer = make_optimizer(extent=2.0, steps=10)
+    actual, _ = train(optimizer, params, optimizer.init(params), grads)
 
     rates = {"means": lambda step: 2.0 * 1.6e-4 * 0.01 ** (step / 10), "quats": 1e-3, "log_scales": 5e-3}
     rates |= {"logit_opacities": 5e-2, "sh0": 2.5e-3, "shN": 1.25e-4, "features": 2.5e-3}
@@ -133,9 +135,11 @@ def test_the_rate_of_the_means_decays_to_a_hundredth(count):
     # Under a constant gradient every step of Adam is as long as its rate.
     params = {"gaussians": {"means": jnp.zeros((1, 3)), "quats": jnp.zeros((1, 4))}}
     grads = jax.tree.map(jnp.ones_like, params)
-    tx: Any = make_optimizer(extent=3.0, steps=100)
-    state = jax.lax.fori_loop(0, count, lambda _, state: tx.update(grads, state)[1], tx.init(params))
-    updates, _ = tx.update(grads, state)
+    optimizer: Any = make_optimizer(extent=3.0, steps=100)
+    state = jax.lax.fori_loop(
+        0, count, lambda _, state: optimizer.update(grads, state)[1], optimizer.init(params)
+    )
+    updates, _ = optimizer.update(grads, state)
     decay = {0: 1.0, 50: 0.1, 100: 0.01, 150: 0.01}[count]
     np.testing.assert_allclose(updates["gaussians"]["means"], np.full((1, 3), -4.8e-4 * decay), rtol=1e-4)
     np.testing.assert_allclose(updates["gaussians"]["quats"], np.full((1, 4), -1e-3), rtol=1e-4)
@@ -147,18 +151,18 @@ def test_a_subclass_sets_the_rate_of_its_own_param():
         features: float = 0.5
 
     params = make_params()
-    tx: Any = make_optimizer(extent=1.0, steps=1, rates=Rates(others=0.0))
-    after, _ = train(tx, params, tx.init(params), [jax.tree.map(jnp.ones_like, params)])
+    optimizer: Any = make_optimizer(extent=1.0, steps=1, rates=Rates(others=0.0))
+    after, _ = train(optimizer, params, optimizer.init(params), [jax.tree.map(jnp.ones_like, params)])
     np.testing.assert_allclose(after["gaussians"]["features"], np.full((NUM, 8), 0.5), rtol=1e-5)
     np.testing.assert_array_equal(after["poses"], params["poses"])
 
 
 def test_gradients_that_are_zero_or_tiny_give_no_nan():
     params = make_params()
-    tx = make_optimizer(extent=1.0, steps=10)
+    optimizer = make_optimizer(extent=1.0, steps=10)
     for size in (0.0, 1e-38, 1e-30, 1e-20, 1e-12):
         grads = jax.tree.map(lambda p, size=size: jnp.full_like(p, size), params)
-        after, state = train(tx, params, tx.init(params), [grads] * 3)
+        after, state = train(optimizer, params, optimizer.init(params), [grads] * 3)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after, state)))
         moved = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (after, params)), strict=True))
         assert moved <= 3 * 5e-2 * 1.01
@@ -184,11 +188,13 @@ def test_an_extent_or_a_length_out_of_range_is_refused(extent, steps):
 
 
 @each_optimizer
-def test_slots_move_with_their_rows_and_start_anew_where_fresh(tx):
-    params, state = trained(tx, make_params())
+def test_slots_move_with_their_rows_and_start_anew_where_fresh(optimizer):
+    params, state = trained(optimizer, make_params())
     row_plan = make_row_plan([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True, sh0=False)
-    _, moved = operate(tx, params, state, row_plan)
-    initial = np.float32(0.1 if tx is OPTIMIZERS["adagrad"] else 0)  # in every slot of these optimizers
+    _, moved = operate(optimizer, params, state, row_plan)
+    initial = np.float32(
+        0.1 if optimizer is OPTIMIZERS["adagrad"] else 0
+    )  # in every slot of these optimizers
 
     def expected_slot(slot: Any, place: Path) -> Any:
         if isinstance(slot, optax.MaskedNode) or place.keys[0].key != "gaussians":
@@ -199,7 +205,7 @@ def test_slots_move_with_their_rows_and_start_anew_where_fresh(tx):
 
     # optax's own way to find the slots, which is not how move_slots does it.
     expected = optax.tree_utils.tree_map_params(
-        tx,
+        optimizer,
         expected_slot,
         state,
         jax.tree_util.tree_map_with_path(lambda path, _: Path(path), params),
@@ -209,14 +215,14 @@ def test_slots_move_with_their_rows_and_start_anew_where_fresh(tx):
 
 
 @each_optimizer
-def test_the_order_of_the_rows_does_not_matter(tx):
+def test_the_order_of_the_rows_does_not_matter(optimizer):
     order = [3, 1, 5, 0, 2, 4]
-    params, state = trained(tx, make_params())
-    shuffled, moved = operate(tx, params, state, make_row_plan(order))
+    params, state = trained(optimizer, make_params())
+    shuffled, moved = operate(optimizer, params, state, make_row_plan(order))
     grads = make_grads(params, 9)
     shuffled_grads = {**grads, "gaussians": jax.tree.map(lambda g: g[jnp.asarray(order)], grads["gaussians"])}
-    expected, _ = train(tx, params, state, [grads])
-    actual, _ = train(tx, shuffled, moved, [shuffled_grads])
+    expected, _ = train(optimizer, params, state, [grads])
+    actual, _ = train(optimizer, shuffled, moved, [shuffled_grads])
     for name, value in expected["gaussians"].items():
         np.testing.assert_allclose(
             actual["gaussians"][name], value[np.asarray(order)], rtol=1e-6, err_msg=name
@@ -226,7 +232,7 @@ def test_the_order_of_the_rows_does_not_matter(tx):
 
 @each_optimizer
 @pytest.mark.parametrize("num", [1, NUM])
-def test_grown_slots_equal_those_of_rows_there_from_the_start(tx, num):
+def test_grown_slots_equal_those_of_rows_there_from_the_start(optimizer, num):
     small = make_params(num)
 
     def grow(tree: Any) -> Any:
@@ -236,19 +242,19 @@ def test_grown_slots_equal_those_of_rows_there_from_the_start(tx, num):
         return {**tree, "gaussians": jax.tree.map(pad, tree["gaussians"])}
 
     grads = [make_grads(small, seed) for seed in range(3)]
-    params, state = train(tx, small, tx.init(small), grads)
-    _, expected = train(tx, grow(small), tx.init(grow(small)), [grow(grad) for grad in grads])
+    params, state = train(optimizer, small, optimizer.init(small), grads)
+    _, expected = train(optimizer, grow(small), optimizer.init(grow(small)), [grow(grad) for grad in grads])
     grown = jax.jit(grow_slots, static_argnums=(0, 3))
-    assert_trees_equal(grown(tx, state, params, num + 3), expected, rtol=1e-6)
-    assert_trees_equal(grown(tx, state, grow(params), num + 3), expected, rtol=1e-6)
+    assert_trees_equal(grown(optimizer, state, params, num + 3), expected, rtol=1e-6)
+    assert_trees_equal(grown(optimizer, state, grow(params), num + 3), expected, rtol=1e-6)
 
 
 def test_jit_changes_nothing():
-    tx = OPTIMIZERS["ours"]
-    params, state = trained(tx, make_params())
+    optimizer = OPTIMIZERS["ours"]
+    params, state = trained(optimizer, make_params())
     row_plan = make_row_plan([0, 3, 3, 2, 5, 5], fresh=[2, 4], logit_opacities=True)
-    after, moved = operate(tx, params, state, row_plan)
-    assert_trees_equal(move_slots(tx, state, after, row_plan), moved)
+    after, moved = operate(optimizer, params, state, row_plan)
+    assert_trees_equal(move_slots(optimizer, state, after, row_plan), moved)
 
 
 def test_capacity_cannot_shrink():
@@ -258,35 +264,35 @@ def test_capacity_cannot_shrink():
 
 
 def test_dead_rows_do_not_move():
-    tx = OPTIMIZERS["ours"]
-    params, state = trained(tx, make_params())
+    optimizer = OPTIMIZERS["ours"]
+    params, state = trained(optimizer, make_params())
     row_plan = ops.copy_and_remove(
         jnp.ones(NUM, bool), copied=jnp.zeros(NUM, bool), removed=jnp.arange(NUM) == 2
     )
-    after, moved = operate(tx, params, state, row_plan)
+    after, moved = operate(optimizer, params, state, row_plan)
     zero = jax.tree.map(jnp.zeros_like, after)
-    later, _ = train(tx, after, moved, [zero] * 3)
+    later, _ = train(optimizer, after, moved, [zero] * 3)
     for name, value in after["gaussians"].items():
         np.testing.assert_array_equal(later["gaussians"][name][2], value[2])
         assert (later["gaussians"][name][0] != value[0]).any()  # while the living have momentum
 
 
 def test_a_new_row_of_an_optimizer_that_remembers_params_starts_from_the_new_ones():
-    tx = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1)
-    params, state = trained(tx, make_params())
+    optimizer = optax.contrib.schedule_free(optax.sgd(0.1), learning_rate=0.1)
+    params, state = trained(optimizer, make_params())
     row_plan = make_row_plan([0, 1, 2, 3, 4, 0], fresh=[5])
     row_plan = row_plan._replace(values={"means": params["gaussians"]["means"].at[5].set(7.0)})
-    after, moved = operate(tx, params, state, row_plan)
+    after, moved = operate(optimizer, params, state, row_plan)
     np.testing.assert_array_equal(moved.z["gaussians"]["means"][5], np.full(3, 7.0))
     np.testing.assert_array_equal(moved.z["gaussians"]["means"][:5], state.z["gaussians"]["means"][:5])
     np.testing.assert_array_equal(moved.z["gaussians"]["quats"][5], after["gaussians"]["quats"][5])
 
 
 def test_factored_slots_have_rows_or_stay():
-    tx = optax.adafactor(1e-2, min_dim_size_to_factor=4)
-    params, state = trained(tx, make_params())
+    optimizer = optax.adafactor(1e-2, min_dim_size_to_factor=4)
+    params, state = trained(optimizer, make_params())
     order = [3, 1, 5, 0, 2, 4]
-    _, moved = operate(tx, params, state, make_row_plan(order))
+    _, moved = operate(optimizer, params, state, make_row_plan(order))
     before, after = (optax.tree_utils.tree_get(s, "v_row")["gaussians"]["features"] for s in (state, moved))
     columns = [optax.tree_utils.tree_get(s, "v_col")["gaussians"]["features"] for s in (state, moved)]
     assert before.shape != columns[0].shape

@@ -12,15 +12,14 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from helpers import set_device_policy
 
 import splax
-from splax.training import refinement
-from splax.training import step as training_step
+from splax.devices import device_policy
 from splax.training.photos.canvases import group_views, view_order
 from splax.training.progress import StepMetrics
 from splax.training.runtime import isect_buffer
 from splax.training.runtime import steps_per_call as call_length
-from splax.training.runtime.device_policy import Room
 from splax.training.runtime.interrupt import deferred_interrupt
 from splax.training.runtime.isect_buffer import IsectBuffer
 from splax.training.schedules import used_sh_degree
@@ -342,9 +341,8 @@ def test_an_overflow_discards_nothing(scene):
 def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch, at_once):
     """A buffer that grows by no more than the view at hand needs, so that a later view overflows again."""
     monkeypatch.setattr(isect_buffer, "round_capacity", int)
-    monkeypatch.setattr(isect_buffer, "room_of_device", lambda: Room(rows=0, isects=1, waste=2))
+    set_device_policy(monkeypatch, isect_margin=1, isect_waste=2, steps_per_check=at_once)
     monkeypatch.setattr(call_length, "_SECONDS", 1e9)
-    monkeypatch.setattr(training_step, "steps_per_check", lambda: at_once)
     ample, tight = (make_flat_trainer(scene, isect_capacity=room) for room in (CAPACITY, 10))
     overflows, call = [], tight._call
 
@@ -356,7 +354,7 @@ def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch, at_once):
 
     tight._call = watch
     with monkeypatch.context() as context:
-        context.setattr(training_step, "steps_per_check", lambda: 1)
+        set_device_policy(context, steps_per_check=1)
         ample.fit(20)
     tight.fit(20)
     assert ample.step == tight.step == 20
@@ -709,7 +707,7 @@ def test_random_backgrounds_come_from_the_seed_and_the_step(scene):
 
 
 def test_the_buffer_of_intersections_follows_what_is_needed():
-    room = Room(rows=0, isects=1.5, waste=4)
+    policy = dataclasses.replace(device_policy(), isect_margin=1.5, isect_waste=4, min_isects=0)
     for peak, compiles, expected in (
         (1_000, False, 1_536),
         (2_000, False, 8_192),  # 3,072 would do: not four times less
@@ -717,14 +715,14 @@ def test_the_buffer_of_intersections_follows_what_is_needed():
         (7_000, True, 12_288),
         (2_000, True, 8_192),
     ):
-        buffer = IsectBuffer(8_192, room)
+        buffer = IsectBuffer(8_192, policy)
         buffer.peak = peak
         buffer.follow(compiles=compiles)
         assert buffer.capacity == expected
         assert buffer.peak == 0
 
     # Where compiling takes long no run begins with less than this, nor goes back to it.
-    buffer = IsectBuffer(16_384, Room(rows=0, isects=1.5, waste=4, least=2_048))
+    buffer = IsectBuffer(16_384, dataclasses.replace(policy, min_isects=2_048))
     buffer.peak = 10
     buffer.follow(compiles=False)
     assert buffer.capacity == 2_048
@@ -734,7 +732,7 @@ def test_the_buffer_of_intersections_follows_what_is_needed():
 
 def test_a_run_on_a_gpu_starts_with_rows_to_spare(scene, monkeypatch):
     """The policy alone: what it does is to grow, as tested above."""
-    monkeypatch.setattr(refinement, "room_of_device", lambda: Room(rows=1_000, isects=1.5, waste=4))
+    set_device_policy(monkeypatch, spare_rows=1_000)
     for limit, expected in ((None, 1_200), (700, 700), (150, 200)):
         strategy = splax.DefaultStrategy(refine_start=2, refine_every=4, max_gaussians=limit)
         trainer = make_dense_trainer(scene, make_gaussians(scene, 200), strategy=strategy)
@@ -748,9 +746,9 @@ def test_a_run_on_a_gpu_starts_with_rows_to_spare(scene, monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(0, 200), (50, 450)])
-def test_rows_that_the_strategy_foresees_are_set_aside_on_a_gpu(scene, monkeypatch, rows, expected):
+def test_rows_that_the_strategy_expects_are_set_aside_on_a_gpu(scene, monkeypatch, rows, expected):
     """So that a run of MCMC, whose growth is known beforehand, does not compile its step for each growth."""
-    monkeypatch.setattr(refinement, "room_of_device", lambda: Room(rows=rows, isects=1.5, waste=4))
+    set_device_policy(monkeypatch, spare_rows=rows)
     strategy = splax.MCMCStrategy(
         max_gaussians=900, growth=1.5, refine_start=2, refine_every=2, refine_stop=8
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from splax.devices import device_policy
+
 _FOLDER = "jax_compilation_cache_dir"
 
 
@@ -18,6 +20,6 @@ def keep_programs() -> None:
     ``JAX_ENABLE_COMPILATION_CACHE=false`` keeps nothing. On a CPU nothing is kept: XLA's programs for it are
     tied to the processor they were made on.
     """
-    if getattr(jax.config, _FOLDER) is None and jax.default_backend() == "gpu":
+    if getattr(jax.config, _FOLDER) is None and device_policy().keeps_programs:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update(_FOLDER, str(caches / "splax" / "programs"))

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 
 from splax.cli.options import Demo, Recipe, Train
@@ -14,6 +13,7 @@ from splax.corrections.bilateral_grid import BilateralGrid
 from splax.corrections.exposure import Exposure
 from splax.corrections.intrinsics import IntrinsicsRefinement
 from splax.corrections.poses import PoseRefinement
+from splax.devices import device_policy
 from splax.gaussians import Gaussians
 from splax.initialization.monocular import MonocularDepth
 from splax.losses.regularizers import Regularizers
@@ -143,8 +143,8 @@ def _rasterizer(options: Train | Demo, config: TrainConfig) -> TileRasterizer:
 
 
 def default_tile_size() -> int:
-    """8 pixels on a CPU, where less is computed in vain; 16 elsewhere."""
-    return 8 if jax.default_backend() == "cpu" else 16
+    """Edge of a tile in pixels that suits the device."""
+    return device_policy().tile_size
 
 
 def _recipe(options: Train | Demo) -> dict[str, Any]:

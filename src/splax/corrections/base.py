@@ -165,7 +165,7 @@ class Corrections:
         """The state at the start of a run."""
         params = {name: part.init(self._cameras) for name, part in self.parts.items()}
         return CorrectionsState(
-            params, {name: tx.init(params[name]) for name, tx in self._optimizers.items()}
+            params, {name: optimizer.init(params[name]) for name, optimizer in self._optimizers.items()}
         )
 
     def camera(self, params: dict[str, Any], view: View, camera: Camera) -> Camera:

@@ -72,7 +72,7 @@ class Strategy:
     """Base of all strategies; by itself it keeps the Gaussians that there are.
 
     A strategy is a frozen dataclass of settings. What it remembers between steps is a pytree, its state,
-    every leaf of which has one row per Gaussian. All methods but :meth:`foresees`, :meth:`limited_to` and
+    every leaf of which has one row per Gaussian. All methods but :meth:`expected_count`, :meth:`limited_to` and
     :meth:`refines_after` run inside jit: at every step :meth:`penalty`, :meth:`update` and :meth:`move`;
     :meth:`refine` after some steps.
 
@@ -81,6 +81,11 @@ class Strategy:
     """
 
     absgrad = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "foresees" in vars(cls):
+            raise TypeError(f"{cls.__name__}.foresees is called expected_count now; rename the method.")
 
     @property
     def limit(self) -> int | None:
@@ -98,15 +103,15 @@ class Strategy:
         del num
         return self
 
-    def foresees(self, num: int, steps: int) -> int:
-        """Gaussians that a run will end with, where that is known before it begins; else ``num``.
+    def expected_count(self, num: int, steps: int) -> int:
+        """Number of Gaussians at the end of a run, where that is known before the run begins; else ``num``.
 
-        On a GPU the run sets aside so many rows at once, since every growth of the rows compiles the step again.
+        On a GPU the run sets aside that many rows at once, since every growth of the rows compiles the step again.
         Runs on the host.
 
         Args:
-            num: Gaussians alive at the start.
-            steps: that the run makes.
+            num: number of Gaussians alive at the start.
+            steps: number of steps of the run.
         """
         del steps
         return num

@@ -77,7 +77,7 @@ class MCMCStrategy(Strategy):
         """With ``max_gaussians`` lowered to ``num``."""
         return dataclasses.replace(self, max_gaussians=min(num, self.max_gaussians))
 
-    def foresees(self, num: int, steps: int) -> int:
+    def expected_count(self, num: int, steps: int) -> int:
         """The number to which :meth:`refine` grows them: by ``growth`` each time, up to ``max_gaussians``."""
         for _ in filter(self.refines_after, range(steps)):
             num = max(num, min(self.max_gaussians, round(num * self.growth)))

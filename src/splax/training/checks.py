@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import optax
 
+from splax.devices import device_policy
 from splax.model import SplatModel
 from splax.scene import Scene
 from splax.training.config import TrainConfig
@@ -22,7 +22,7 @@ def check_settings(
         )
     if int(model.gaussians.num_alive) == 0:
         raise ValueError("the model has no Gaussian alive, so there is nothing to train.")
-    if config.deterministic and jax.default_backend() == "gpu" and not model.rasterizer.deterministic:
+    if config.deterministic and device_policy().sums_in_any_order and not model.rasterizer.deterministic:
         raise ValueError(
             "TrainConfig(deterministic=True) on a GPU needs a rasterizer that sums in a fixed order: "
             "SplatModel(gaussians, TileRasterizer(deterministic=True))."

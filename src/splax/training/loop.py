@@ -29,7 +29,7 @@ from splax.training.recovery.nonfinite import find_problem, name_params
 from splax.training.recovery.resume import settings_of
 from splax.training.recovery.rollback import Rollback
 from splax.training.recovery.snapshot import Snapshot
-from splax.training.refinement import Refinement
+from splax.training.refiner import Refiner
 from splax.training.runtime.compiled import Programs
 from splax.training.runtime.isect_buffer import IsectBuffer
 from splax.training.runtime.memory import raise_if_out_of_memory, step_need
@@ -83,7 +83,7 @@ class TrainingLoop:
         self._called: set[int] = set()  # programs of these that ran, by id
 
     def _refine_with(self, strategy: Strategy) -> None:
-        self._refine = Refinement(
+        self._refine = Refiner(
             strategy,
             self.optimizer,
             extent=self._distance,

@@ -120,7 +120,10 @@ def means_rate(rates: LearningRates, extent: float, steps: int) -> optax.Schedul
 
 
 def move_slots(
-    tx: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], row_plan: RowPlan
+    optimizer: optax.GradientTransformation,
+    opt_state: optax.OptState,
+    params: PyTree[Array],
+    row_plan: RowPlan,
 ) -> optax.OptState:
     """The optimizer's state after a refinement: every Gaussian's slots move along with its row.
 
@@ -129,13 +132,13 @@ def move_slots(
     of other Params, tables that happen to have N rows.
 
     Args:
-        tx: the optimizer.
+        optimizer: the optimizer.
         opt_state: its state.
         params: the model's Params as they are after the plan is carried out.
         row_plan: the plan.
     """
-    has_rows = _depends_on_rows(tx, params, lambda name: True)
-    resets = [_depends_on_rows(tx, params, lambda n, name=name: n == name) for name in row_plan.reset]
+    has_rows = _depends_on_rows(optimizer, params, lambda name: True)
+    resets = [_depends_on_rows(optimizer, params, lambda n, name=name: n == name) for name in row_plan.reset]
 
     def move(slot: Array, initial: Array, has_rows: bool, *is_reset: bool) -> Array:
         if not has_rows:
@@ -145,16 +148,16 @@ def move_slots(
             fresh = fresh | flag if concerned else fresh
         return jnp.where(spread_rows(fresh, slot), initial, take_rows(slot, row_plan.source))
 
-    return jax.tree.map(move, opt_state, tx.init(params), has_rows, *resets)
+    return jax.tree.map(move, opt_state, optimizer.init(params), has_rows, *resets)
 
 
 def grow_slots(
-    tx: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], capacity: int
+    optimizer: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], capacity: int
 ) -> optax.OptState:
     """The optimizer's state for more rows; the slots of new rows are what the optimizer's ``init`` gives them.
 
     Args:
-        tx: the optimizer.
+        optimizer: the optimizer.
         opt_state: its state.
         params: the model's Params, before or after they have grown.
         capacity: rows that the Gaussians' Params are to have.
@@ -173,7 +176,7 @@ def grow_slots(
     def extend(slot: Array, initial: Array) -> Array:
         return slot if slot.shape == initial.shape else jnp.concatenate([slot, initial[slot.shape[0] :]])
 
-    return jax.tree.map(extend, opt_state, tx.init(tree_map_with_path(pad, params)))
+    return jax.tree.map(extend, opt_state, optimizer.init(tree_map_with_path(pad, params)))
 
 
 def _scale_by_name(
@@ -208,7 +211,7 @@ def _gaussian_param(path: KeyPath) -> str | None:
 
 
 def _depends_on_rows(
-    tx: optax.GradientTransformation, params: PyTree[Array], chosen: Callable[[str], bool]
+    optimizer: optax.GradientTransformation, params: PyTree[Array], chosen: Callable[[str], bool]
 ) -> PyTree[bool]:
     """Which leaves of the optimizer's state have a row per Gaussian, for the Gaussians' Params ``chosen``.
 
@@ -221,6 +224,8 @@ def _depends_on_rows(
         return jax.ShapeDtypeStruct((rows, *param.shape[1:]), param.dtype)
 
     def slots(more: int) -> optax.OptState:
-        return jax.eval_shape(tx.init, tree_map_with_path(lambda path, p: shape(path, p, more), params))
+        return jax.eval_shape(
+            optimizer.init, tree_map_with_path(lambda path, p: shape(path, p, more), params)
+        )
 
     return jax.tree.map(lambda now, longer: now.shape != longer.shape, slots(0), slots(1))

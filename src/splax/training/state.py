@@ -23,12 +23,12 @@ class TrainState(NamedTuple):
     Attributes:
         params: the model's Params, a nested dict; the Gaussians' lie under ``"gaussians"``.
         rest: the model's other Variables, a nested dict.
-        opt_state: of the optimizer.
-        strategy_state: of the strategy; one row per Gaussian.
-        corrections: of the corrections, what they learned and their optimizers' state.
-        step: steps made, int32 scalar.
+        opt_state: the optimizer's state.
+        strategy_state: the strategy's state; every leaf has one row per Gaussian.
+        corrections: the Params of the corrections and their optimizers' states.
+        step: number of steps made, int32 scalar.
         key: source of all randomness in the run.
-        step_scale: factor of all updates, the corrections' too, float32 scalar; 1 unless the run had to go back.
+        step_scale: factor of all updates, the corrections' included, float32 scalar; 1 unless the run went back.
     """
 
     params: dict[str, Any]
@@ -47,23 +47,23 @@ class TrainState(NamedTuple):
 
     @property
     def num_alive(self) -> int:
-        """Rows that exist, counted on the host: an operation on the device would be compiled for each capacity."""
+        """Number of rows that exist, counted on the host: on the device each capacity would compile a program."""
         return int(np.count_nonzero(np.asarray(self.alive)))
 
     @property
     def capacity(self) -> int:
-        """Rows, alive or not."""
+        """Number of rows, alive or not."""
         return self.alive.shape[0]
 
     @property
     def is_broken(self) -> bool:
-        """Whether something that failed half way took some of its buffers."""
+        """Whether a call that failed half way has taken some of the state's buffers."""
         return any(leaf.is_deleted() for leaf in jax.tree.leaves(self))
 
     def taken_from(self, model: nnx.Module) -> TrainState:
-        """This state with the Variables of ``model``, which may have been changed by hand.
+        """A state with the Variables of ``model``, which a user may have changed, and all else of this one.
 
-        Those are copied, since training reuses the buffers of a state; all else is what it was.
+        The Variables are copied, since training reuses the buffers of a state.
 
         Raises:
             ValueError: if an array changed shape.
@@ -80,19 +80,19 @@ class TrainState(NamedTuple):
         return state._replace(params=params, rest=rest)
 
     def give_to(self, model: nnx.Module) -> None:
-        """Writes Params and other Variables into ``model``; copied, so that they outlive the next stretch."""
+        """Writes copies of Params and other Variables into ``model``; copies outlive the next steps."""
         nnx.update(model, *copied((self.params, self.rest)))
 
 
 @jax.jit
 def copied(tree: Any) -> Any:
-    """Copies of all arrays; one program for all, which compiles faster than one for each shape."""
+    """A copy of every array, made by one program, which compiles faster than a program for each shape."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def init_state(
     model: nnx.Module,
-    tx: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     strategy: Strategy,
     corrections: CorrectionsState,
     seed: int,
@@ -103,8 +103,8 @@ def init_state(
     return TrainState(
         params=params,
         rest=rest,
-        opt_state=_of_their_own(tx.init(params), params),
-        strategy_state=_of_their_own(strategy.init(rest[GAUSSIANS]["alive"].shape[0]), rest),
+        opt_state=_with_own_buffers(optimizer.init(params), params),
+        strategy_state=_with_own_buffers(strategy.init(rest[GAUSSIANS]["alive"].shape[0]), rest),
         corrections=corrections,
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key(seed),
@@ -112,8 +112,8 @@ def init_state(
     )
 
 
-def _of_their_own(tree: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
-    """The arrays, but copies of those that are among the others or come twice: training reuses every buffer.
+def _with_own_buffers(tree: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
+    """The arrays, copied where ``others`` hold the same array or it comes twice: training reuses every buffer.
 
     An optimizer may begin with the Params themselves, as averages of them do, or with one zero for two slots; so
     may a strategy.
@@ -129,15 +129,16 @@ def _of_their_own(tree: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(own, tree)
 
 
-class Plan(NamedTuple):
-    """What a refinement is going to do.
+class Refinement(NamedTuple):
+    """One refinement, planned but not carried out.
 
     Attributes:
-        row_plan: to the rows.
-        strategy_state: of the strategy, after it.
-        num_rows: rows that it needs. If they are more than there are, the plan is void: grow and plan again.
-        leaves_one: whether a Gaussian would be alive after it.
-        broken: which Params it would make NaN or infinite, in the order of :func:`param_names`.
+        row_plan: the plan for the rows of the Gaussians.
+        strategy_state: the strategy's state after the refinement.
+        num_rows: rows that the refinement needs, int scalar. If there are fewer, the refinement is void: grow the
+            rows and plan again.
+        leaves_one: whether at least one Gaussian is alive after the refinement, bool scalar.
+        broken: Params that would hold a NaN or an infinity afterwards, bool, in the order of :func:`param_names`.
     """
 
     row_plan: RowPlan
@@ -146,8 +147,8 @@ class Plan(NamedTuple):
     leaves_one: Bool[Array, ""]
     broken: Bool[Array, " params"]
 
-    def unless_void(self, state: TrainState) -> Plan:
-        """The same plan, or if it cannot be carried out one that leaves every row of the state as it is."""
+    def unless_void(self, state: TrainState) -> Refinement:
+        """The same refinement, or one that leaves every row as it is if this one cannot be carried out."""
         ok = (self.num_rows <= state.capacity) & self.leaves_one & ~self.broken.any()
         nothing = self.row_plan._replace(
             source=jnp.arange(state.capacity),
@@ -176,7 +177,7 @@ def newly_broken(before: PyTree[Array], after: PyTree[Array]) -> Bool[Array, " l
     return jnp.array([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs], bool)
 
 
-def plan(state: TrainState, extent: Any, strategy: Strategy) -> Plan:
+def plan_refinement(state: TrainState, extent: Any, strategy: Strategy) -> Refinement:
     """Plans one refinement after the step just made."""
     last_step = state.step - 1
     key = jax.random.fold_in(state.key, last_step)
@@ -184,40 +185,42 @@ def plan(state: TrainState, extent: Any, strategy: Strategy) -> Plan:
     row_plan, strategy_state = strategy.refine(
         gaussians, state.alive, state.strategy_state, last_step, extent, key
     )
-    # What a row was made from, for comparison; dead rows may hold anything.
+    # The content that each row is made from, for comparison; dead rows may hold anything.
     parents = jax.tree.map(lambda x: take_rows(x, row_plan.source), gaussians)
-    made = jax.tree.map(
+    children = jax.tree.map(
         lambda x, old: jnp.where(spread_rows(row_plan.alive, x), x, old),
         apply_row_plan(row_plan, gaussians),
         parents,
     )
-    broken = newly_broken(state.params | {GAUSSIANS: parents}, state.params | {GAUSSIANS: made})
-    return Plan(row_plan, strategy_state, row_plan.num_rows, row_plan.alive.any(), broken)
+    broken = newly_broken(state.params | {GAUSSIANS: parents}, state.params | {GAUSSIANS: children})
+    return Refinement(row_plan, strategy_state, row_plan.num_rows, row_plan.alive.any(), broken)
 
 
-def refine(state: TrainState, planned: Plan, tx: optax.GradientTransformation) -> TrainState:
-    """The state after a refinement that was planned."""
-    row_plan = planned.row_plan
+def carry_out(
+    state: TrainState, refinement: Refinement, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state after a refinement."""
+    row_plan = refinement.row_plan
     params = state.params | {GAUSSIANS: apply_row_plan(row_plan, state.params[GAUSSIANS])}
     return state._replace(
         params=params,
         rest=_with_alive(state.rest, row_plan.alive),
-        opt_state=move_slots(tx, state.opt_state, params, row_plan),
-        strategy_state=planned.strategy_state,
+        opt_state=move_slots(optimizer, state.opt_state, params, row_plan),
+        strategy_state=refinement.strategy_state,
     )
 
 
 def grow(
-    state: TrainState, capacity: int, strategy: Strategy, tx: optax.GradientTransformation
+    state: TrainState, capacity: int, strategy: Strategy, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The same state in more rows; the new rows are dead."""
+    """The same state with ``capacity`` rows; the new rows are dead."""
 
     def pad(x: Array) -> Array:
         return jnp.pad(x, [(0, capacity - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
 
     gaussians = jax.tree.map(pad, state.params[GAUSSIANS])
     return state._replace(
-        opt_state=grow_slots(tx, state.opt_state, state.params, capacity),
+        opt_state=grow_slots(optimizer, state.opt_state, state.params, capacity),
         params=state.params | {GAUSSIANS: gaussians},
         rest=_with_alive(state.rest, pad(state.alive)),
         strategy_state=strategy.grow_state(state.strategy_state, capacity),

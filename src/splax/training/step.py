@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from splax.cameras import Camera
 from splax.corrections.base import Corrections, scaled
+from splax.devices import device_policy
 from splax.losses.depth import disparity_loss, shrink_depth
 from splax.losses.point_depth import point_disparity_loss
 from splax.metrics.image import psnr
@@ -40,14 +41,6 @@ _BACKGROUND_STREAM = 0xBAC6
 _MOVE_STREAM = 0x307E
 # What changes at a step from which the model does not learn.
 _OF_EVERY_STEP = ("corrections", "step")
-
-
-def steps_per_check() -> int:
-    """Steps before it is asked whether to go on; of those, the ones that should not be made are void.
-
-    To read a condition a GPU's host waits until the device is idle, and a loop of known length has none.
-    """
-    return 5 if jax.default_backend() == "gpu" else 1
 
 
 class Shown(NamedTuple):
@@ -173,7 +166,7 @@ class TrainStep:
             metrics = jax.tree.map(lambda all_, one: all_.at[place].set(one, mode="drop"), metrics, now)
             return state, done + made, jnp.where(wanted, made & now.finite, well), metrics
 
-        block = steps_per_check()
+        block = device_policy().steps_per_check  # those of a block that should not be made are void
         start = (state, jnp.zeros((), jnp.int32), num_steps > 0, metrics)
         state, done, _, metrics = jax.lax.while_loop(
             goes_on, lambda carry: jax.lax.fori_loop(0, block, advance, carry), start

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from splax.cameras import Camera, check_alike
+from splax.devices import device_policy, free_memory
 from splax.scene import View
 from splax.training.photos.canvases import Group, group_views, view_order
 from splax.training.photos.targets import Photos, Targets
@@ -27,9 +28,8 @@ from splax.training.photos.targets import Photos, Targets
 MAX_LOAD = 1 << 30
 # Steps for which photos are sent at once.
 MAX_ROWS = 100
-# The share of free memory that photos may take: on a device of its own, and of the machine's.
-_DEVICE_SHARE = 0.4
-_HOST_SHARE = 0.25
+# Bytes that photos may take where nobody knows how much memory is free.
+_UNKNOWN_MEMORY = 4 << 30
 _MAX_THREADS = 8
 
 Stretch = tuple[int, int]
@@ -64,7 +64,7 @@ class PhotoFeed:
         tracks: bool = False,
         shows_held: bool = False,
     ) -> None:
-        limit = free_bytes() if limit is None else limit
+        limit = photo_memory() if limit is None else limit
         self.groups = group_views([(view.camera.width, view.camera.height) for view in views])
         self.cameras = _stack([view.camera for view in views])
         self.unreadable: dict[str, str] = {}
@@ -318,12 +318,7 @@ def _put(photos: Photos, part: Photos, start: Int[jax.Array, ""]) -> Photos:
     return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0), photos, part)
 
 
-def free_bytes() -> int:
-    """Device memory that photos may take."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(_DEVICE_SHARE * (stats["bytes_limit"] - stats.get("bytes_in_use", 0)))
-    try:
-        return int(_HOST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return 4 << 30
+def photo_memory() -> int:
+    """Bytes of the device's memory that photos may take."""
+    free = free_memory()
+    return _UNKNOWN_MEMORY if free is None else int(device_policy().photo_share * free)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
+from splax.devices import device_policy
 from splax.training.recovery.snapshot import Snapshot
 from splax.training.state import TrainState
 
@@ -12,17 +12,9 @@ from splax.training.state import TrainState
 _BACK_OFF = 0.5
 
 
-def snapshot_steps() -> int:
-    """Steps from one copy of the state to the next.
-
-    A GPU waits for the copy as long as dozens of steps take there, and makes lost ones again in seconds.
-    """
-    return 2_000 if jax.default_backend() == "gpu" else 500
-
-
 def snapshot_due(step: int) -> bool:
-    """Whether the state is copied after so many steps."""
-    return step % snapshot_steps() == 0
+    """Whether the state is copied after ``step`` steps."""
+    return step % device_policy().snapshot_steps == 0
 
 
 class Rollback:

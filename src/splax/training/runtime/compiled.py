@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-_WITHOUT_AUTOTUNER = {"xla_gpu_experimental_enable_fusion_autotuner": False}
+from splax.devices import device_policy
 
 
 class Programs:
@@ -35,16 +35,12 @@ class Programs:
 
 
 def compile_program(lowered: Any) -> Any:
-    """Compiles what was lowered, on a GPU without XLA's fusion autotuner.
-
-    That runs each fusion as either of two emitters has it, and keeps the faster: on arrays made for that, beside
-    the state, though they be as large as all Params and the moments of Adam; and from run to run another one may
-    be the faster, which gives other last bits.
-    """
-    if jax.default_backend() != "gpu":
+    """Compiles a lowered program with the compiler options of the device."""
+    options = dict(device_policy().compiler_options)
+    if not options:
         return lowered.compile()
     try:
-        return lowered.compile(compiler_options=_WITHOUT_AUTOTUNER)
+        return lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise

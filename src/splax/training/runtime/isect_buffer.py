@@ -10,10 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Int
 
 from splax.cameras import Camera
+from splax.devices import DevicePolicy, device_policy
 from splax.model import SplatModel
 from splax.rasterizer import round_capacity
 from splax.scene import View
-from splax.training.runtime.device_policy import Room, room_of_device
 
 # Views that are counted at the start.
 _SAMPLE = 8
@@ -23,18 +23,18 @@ class IsectBuffer:
     """Follows what the views need; each new size compiles the step again.
 
     Args:
-        capacity: to begin with; 0: not known yet.
-        room: how much more than is needed it has; by default the device's.
+        capacity: pairs that fit at the start; 0 if that is not known yet.
+        policy: margins of the buffer; the device's own if None.
 
     Attributes:
         capacity: pairs that fit.
         peak: most pairs that a step needed since :meth:`follow` was called.
     """
 
-    def __init__(self, capacity: int = 0, room: Room | None = None) -> None:
+    def __init__(self, capacity: int = 0, policy: DevicePolicy | None = None) -> None:
         self.capacity = capacity
         self.peak = 0
-        self._room = room_of_device() if room is None else room
+        self._policy = device_policy() if policy is None else policy
 
     def fit(self, model: SplatModel, views: Sequence[View]) -> None:
         """Sizes the buffer, if that was not done yet, for a sample of views."""
@@ -63,9 +63,9 @@ class IsectBuffer:
                 small grows along.
         """
         fitting = self._fitting(self.peak)
-        if self._room.waste * fitting <= self.capacity or (compiles and fitting > self.capacity):
+        if self._policy.isect_waste * fitting <= self.capacity or (compiles and fitting > self.capacity):
             self.capacity = fitting
         self.peak = 0
 
     def _fitting(self, needed: int) -> int:
-        return round_capacity(max(int(needed * self._room.isects), self._room.least))
+        return round_capacity(max(int(needed * self._policy.isect_margin), self._policy.min_isects))

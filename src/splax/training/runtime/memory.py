@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import PyTree
+
+from splax.devices import free_memory
 
 # Of what is free, how much a run may plan with: allocators cannot use every gap.
 _USABLE = 0.95
@@ -113,7 +114,7 @@ def step_need(
     # Beside the state lies a copy of a part of it, the model's. Refinements, which on a GPU write the state anew
     # a part at a time, need less than what a step computes.
     rows = held + held // 2 + computed
-    free = _free_bytes()
+    free = free_memory()
     now = held if present is None else _num_bytes(present)
     available = None if free is None else max(0, int(_USABLE * (free + now + shown)))
     return MemoryNeed(shown, rows, num_rows, available)
@@ -121,18 +122,6 @@ def step_need(
 
 def _num_bytes(tree: PyTree) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _free_bytes() -> int | None:
-    """Bytes that can still be allocated on the device; None if that is not known."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, IndexError, StopIteration):  # not on Linux
-        return None
 
 
 def _size(num_bytes: int) -> str:
