@@ -3,7 +3,7 @@
     python benchmarks/many_photos.py --num-photos 300
 
 Writes large JPEG files, with detail at every scale as photos have, to a temporary folder; shows each once to a
-Trainer's feed, at full size; and prints the peak of the process's memory.
+Trainer's loader, at full size; and prints the peak of the process's memory.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from splax.data.formats import load_dataset
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +46,11 @@ def main(options: Options) -> dict[str, float]:
         started = time.perf_counter()
         scene = load_dataset(folder, test_every=0, cache_bytes=options.cache_bytes)
         results["open_seconds"] = time.perf_counter() - started
-        feed = PhotoFeed(scene.train, seed=0, limit=options.photo_bytes)
-        feed.plan(options.num_photos)
+        loader = PhotoLoader(scene.train, seed=0, limit=options.photo_bytes)
+        loader.plan(options.num_photos)
         started, step = time.perf_counter(), 0
         while step < options.num_photos:
-            photos, rows = feed.take(step, options.num_photos)
+            photos, rows = loader.take(step, options.num_photos)
             jax.block_until_ready(photos)
             step += len(rows)
         results["decode_seconds"] = time.perf_counter() - started

@@ -292,8 +292,8 @@ def test_a_loss_is_told_mask_and_depth(scene):
 def test_depth_costs_nothing_where_nobody_asks_for_it(scene):
     views = [dataclasses.replace(view, depth=np.ones((HEIGHT, WIDTH), np.float32)) for view in scene.train]
     trainer = make_dense_trainer(dataclasses.replace(scene, train=views))
-    trainer._feed.plan(1)
-    assert trainer._feed.take(0, 1)[0].targets.depths is None
+    trainer._loader.plan(1)
+    assert trainer._loader.take(0, 1)[0].targets.depths is None
 
 
 @pytest.mark.parametrize(

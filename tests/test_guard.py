@@ -235,14 +235,14 @@ def test_views_held_back_are_not_trained_on_until_they_join(scene, quick, monkey
     trainer = make_guarded(scene)
     held = set(trainer.guard_report["held"])
     shown = []
-    take = trainer._feed.take
+    take = trainer._loader.take
 
     def watch(step, num_steps):
         photos, rows = take(step, num_steps)
         shown.append((trainer._watcher.guard.joined, [int(photos.views[row]) for row in rows]))
         return photos, rows
 
-    monkeypatch.setattr(trainer._feed, "take", watch)
+    monkeypatch.setattr(trainer._loader, "take", watch)
     trainer.fit()
     before = {view for joined, views in shown if joined is None for view in views}
     after = {view for joined, views in shown if joined is not None for view in views}
@@ -253,7 +253,7 @@ def test_views_held_back_are_not_trained_on_until_they_join(scene, quick, monkey
 def test_corrections_learn_from_views_held_back_and_gaussians_do_not(scene, quick, monkeypatch):
     trainer = make_guarded(scene, corrections=(splax.Exposure(),))
     held = trainer.guard_report["held"][0]
-    monkeypatch.setattr(trainer._feed, "order", lambda end: np.full(end, held))
+    monkeypatch.setattr(trainer._loader, "order", lambda end: np.full(end, held))
     before = jax.tree.map(
         np.array, (trainer._state.params, trainer._state.opt_state, trainer._state.strategy_state)
     )

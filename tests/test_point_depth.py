@@ -13,7 +13,7 @@ from test_recipe import output_of
 import splax
 from splax.losses.depth import rendered_disparity
 from splax.losses.point_depth import point_disparity_loss
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 from splax.training.photos.resolution import shrink_camera
 
 WIDTH, HEIGHT = 40, 32
@@ -112,18 +112,18 @@ def test_points_come_with_the_photos_of_their_views(scene):
     seen = [None if n is None else rng.normal(size=(n, 3)).astype(np.float32) for n in counts]
     views = [dataclasses.replace(view, points=p) for view, p in zip(scene.train, seen, strict=True)]
     for limit in (1 << 30, 0):  # resident, and streamed
-        feed = PhotoFeed(views, seed=0, limit=limit, depths=True)
-        feed.plan(6)
+        loader = PhotoLoader(views, seed=0, limit=limit, depths=True)
+        loader.plan(6)
         for step in range(6):
-            photos, rows = feed.take(step, 1)
+            photos, rows = loader.take(step, 1)
             view, points = int(photos.views[rows[0]]), np.asarray(photos.targets.points)[rows[0]]
             of_view = seen[view]
             known = np.zeros((0, 3)) if of_view is None else of_view
             assert points.shape == (7, 3) and np.isnan(points[len(known) :]).all()
             np.testing.assert_array_equal(points[: len(known)], known)
-    feed = PhotoFeed(views, seed=0)
-    feed.plan(1)
-    assert feed.take(0, 1)[0].targets.points is None
+    loader = PhotoLoader(views, seed=0)
+    loader.plan(1)
+    assert loader.take(0, 1)[0].targets.points is None
 
 
 def test_points_that_are_none_are_refused(scene):

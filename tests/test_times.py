@@ -17,7 +17,7 @@ import splax
 from splax.cli.describe import describe_scene
 from splax.data.formats import load_dataset
 from splax.scene import Scene, View
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 from splax.training.photos.resolution import shrink_camera
 
 IDENTITY = np.eye(4).tolist()
@@ -117,13 +117,13 @@ def make_views(num: int, sizes=((24, 16),), timed: bool = True) -> list[View]:
 
 @pytest.mark.parametrize("limit", [None, 4 * 24 * 16 * 3])
 def test_the_feed_brings_times_along(limit):
-    feed = PhotoFeed(make_views(6, sizes=((24, 16), (23, 16))), seed=0, limit=limit)
-    assert feed.streams == (limit is not None)
-    np.testing.assert_allclose(np.asarray(feed.cameras.time), np.arange(6) / 10)
-    feed.plan(12)
+    loader = PhotoLoader(make_views(6, sizes=((24, 16), (23, 16))), seed=0, limit=limit)
+    assert loader.streams == (limit is not None)
+    np.testing.assert_allclose(np.asarray(loader.cameras.time), np.arange(6) / 10)
+    loader.plan(12)
     step = 0
     while step < 12:
-        photos, rows = feed.take(step, 12 - step)
+        photos, rows = loader.take(step, 12 - step)
         for row in rows:
             np.testing.assert_allclose(np.asarray(photos.cameras.time)[row], photos.views[row] / 10)
         step += len(rows)
@@ -132,7 +132,7 @@ def test_the_feed_brings_times_along(limit):
 def test_views_of_which_some_have_a_time_are_refused():
     views = [*make_views(2), *make_views(3, timed=False)[2:]]
     with pytest.raises(ValueError, match=r"a time in all cameras or in none, got 2 of 3"):
-        PhotoFeed(views, seed=0)
+        PhotoLoader(views, seed=0)
 
 
 def test_smaller_cameras_and_orbits_keep_the_time():

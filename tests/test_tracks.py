@@ -19,7 +19,7 @@ from splax.corrections.rigid import move_camera
 from splax.corrections.tracks import ROBUST, reprojection_error
 from splax.data.colmap_lens import ColmapLens
 from splax.data.distortion import inner_intrinsics, undistort_pixels
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 
 WIDTH, HEIGHT = 40, 32
 
@@ -113,10 +113,10 @@ def tracked():
 
 
 def test_pixels_come_with_the_photos_where_they_are_used(tracked):
-    feed = PhotoFeed(tracked.train, seed=0, tracks=True)
-    feed.plan(6)
+    loader = PhotoLoader(tracked.train, seed=0, tracks=True)
+    loader.plan(6)
     for step in range(6):
-        photos, rows = feed.take(step, 1)
+        photos, rows = loader.take(step, 1)
         view = tracked.train[int(photos.views[rows[0]])]
         pixels = np.asarray(photos.targets.point_pixels)[rows[0]]
         assert pixels.shape == (30, 2)
@@ -124,7 +124,7 @@ def test_pixels_come_with_the_photos_where_they_are_used(tracked):
             assert np.isnan(pixels).all()
         else:
             np.testing.assert_array_equal(pixels, view.point_pixels)
-    assert PhotoFeed(tracked.train, seed=0, depths=True)._loaders[0].has_tracks is False
+    assert PhotoLoader(tracked.train, seed=0, depths=True)._loaders[0].has_tracks is False
 
 
 class TracksAlone(splax.Trainer):

@@ -593,12 +593,12 @@ def test_views_of_similar_sizes_train_as_if_masked(scene):
 def test_views_of_very_different_sizes_have_a_program_each(scene, monkeypatch):
     monkeypatch.setattr(call_length, "_SECONDS", 1e9)
     trainer = make_dense_trainer(cropped(scene))
-    assert [(group.width, group.height) for group in trainer._feed.groups] == [(32, 24), (WIDTH, HEIGHT)]
+    assert [(group.width, group.height) for group in trainer._loader.groups] == [(32, 24), (WIDTH, HEIGHT)]
     trainer.fit(40)
     assert len(trainer._run) == 2
     # A step on a small photo is what it would be if there were no others.
-    seed = next(seed for seed in range(9) if view_order(trainer._feed.groups, 1, seed)[0] < 3)
-    first = view_order(trainer._feed.groups, 1, seed)[0]
+    seed = next(seed for seed in range(9) if view_order(trainer._loader.groups, 1, seed)[0] < 3)
+    first = view_order(trainer._loader.groups, 1, seed)[0]
     alone = dataclasses.replace(cropped(scene), train=[cropped(scene).train[first]])
     both = [
         make_dense_trainer(each, make_gaussians(scene), optimizer=ADAM, seed=seed)

@@ -22,7 +22,7 @@ from splax.scene import Scene
 from splax.strategies.base import Strategy
 from splax.training.config import TrainConfig
 from splax.training.errors import NonFiniteError
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 from splax.training.photos.targets import Photos
 from splax.training.progress import Progress, StepMetrics
 from splax.training.recovery.nonfinite import find_problem, name_params
@@ -49,7 +49,7 @@ class TrainingLoop:
     strategy: Strategy
     optimizer: optax.GradientTransformation
     history: list[Progress]
-    _feed: PhotoFeed
+    _loader: PhotoLoader
     _corrections: Corrections
     _isects: IsectBuffer
     _stopwatch: Stopwatch
@@ -117,7 +117,7 @@ class TrainingLoop:
             self._forget_later_records()
         if self._watcher.guard.limit != limit:
             self._refine_with(self._limited_strategy())
-        self._feed.plan(end)
+        self._loader.plan(end)
 
     def _limited_strategy(self) -> Strategy:
         limit = self._watcher.guard.limit
@@ -127,10 +127,10 @@ class TrainingLoop:
         """PSNR of training views as a state shows them, by the program that trains: none more is compiled."""
         scores = []
         while len(scores) < len(views):
-            photos, row = self._feed.take_view(views[len(scores)])
+            photos, row = self._loader.take_view(views[len(scores)])
             rows = np.full(MAX_STEPS, row, np.int32)
             program = self._program(state, photos, self.config.resolution.factor(int(state.step)))
-            _, _, metrics = program(copied(state), photos, rows, np.int32(1), self._feed.held)
+            _, _, metrics = program(copied(state), photos, rows, np.int32(1), self._loader.held)
             if (needed := int(metrics.num_isects[0])) > self._isects.capacity:
                 self._isects.grow(needed)
             else:
@@ -159,7 +159,7 @@ class TrainingLoop:
             problem = find_problem(metrics, done, self._isects.capacity, self._state.params)
             if problem is not None:
                 at = step + problem.place
-                name = self._feed.view_at(at).name
+                name = self._loader.view_at(at).name
                 self._go_back(f"at step {at}, view {name!r}: {problem.text}", spoiled=problem.spoiled)
                 continue
             if done < MAX_STEPS and metrics.num_isects[done] > self._isects.capacity:
@@ -214,14 +214,14 @@ class TrainingLoop:
     def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
         """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
         with self._stopwatch.part("photos"):
-            photos, rows = self._feed.take(step, num_steps)
-        for name, problem in self._feed.newly_unreadable().items():
+            photos, rows = self._loader.take(step, num_steps)
+        for name, problem in self._loader.newly_unreadable().items():
             warnings.warn(f"view {name!r} is left out of training: {problem}", stacklevel=4)
         return photos, rows
 
     def _program(self, state: TrainState, photos: Photos, downscale: int) -> Any:
         """The compiled loop for a state of such shapes, and the present size of the buffer of pairs."""
-        args = state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0), self._feed.held
+        args = state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0), self._loader.held
         with self._stopwatch.part("compile"):
             return self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
 
@@ -247,7 +247,7 @@ class TrainingLoop:
         padded[: len(rows)] = rows
         started = time.perf_counter()
         with self._stopwatch.part("steps"):
-            self._state, *told = program(self._state, photos, padded, np.int32(len(rows)), self._feed.held)
+            self._state, *told = program(self._state, photos, padded, np.int32(len(rows)), self._loader.held)
             done, metrics = jax.device_get(told)  # all on their way before the first is waited for
         return int(done), metrics, time.perf_counter() - started
 
@@ -273,5 +273,5 @@ class TrainingLoop:
         self.history = [entry for entry in self.history if entry.step <= self.step]
 
     def _settings(self) -> dict[str, str]:
-        order = self._feed.order_of_all(self.config.steps)
+        order = self._loader.order_of_all(self.config.steps)
         return settings_of(self.config, self.strategy, self.model, self.scene.train, order)

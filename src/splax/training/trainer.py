@@ -38,7 +38,7 @@ from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
 from splax.training.guard import Guard
 from splax.training.loop import TrainingLoop
 from splax.training.optimizers import make_optimizer
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 from splax.training.pose_alignment import PoseAligner
 from splax.training.progress import Progress, ProgressBar
 from splax.training.recovery.checkpoints import Checkpoints
@@ -102,7 +102,7 @@ class Trainer(TrainingLoop):
         self._render = ColorRenderer.of(model, scene.train[0].camera)
         corrections = self._load_photos()
         self._corrections = Corrections(
-            corrections, self._feed.cameras, steps=config.steps, extent=scene.extent
+            corrections, self._loader.cameras, steps=config.steps, extent=scene.extent
         )
         self._isects = IsectBuffer(model.rasterizer.isect_capacity or 0)
         self._seconds = 0.0
@@ -111,7 +111,7 @@ class Trainer(TrainingLoop):
         self._state = self._start()
         self._rollback = Rollback()
         guard = Guard.of_run(config.guard, len(scene.train), config.steps)
-        self._watcher = Watcher(guard, self._feed, len(scene.train), config.seed)
+        self._watcher = Watcher(guard, self._loader, len(scene.train), config.seed)
 
     def _load_photos(self) -> tuple[Correction, ...]:
         """Prepares photos, with depth and tracks if the run looks at them; returns the corrections to learn."""
@@ -124,7 +124,7 @@ class Trainer(TrainingLoop):
         if not any(view.point_pixels is not None for view in scene.train):
             corrections = tuple(correction.without_tracks() for correction in corrections)
         tracks = any(correction.uses_tracks for correction in corrections)
-        self._feed = PhotoFeed(
+        self._loader = PhotoLoader(
             scene.train,
             seed=config.seed,
             limit=config.photo_bytes,
@@ -286,7 +286,7 @@ class Trainer(TrainingLoop):
         self._may_end_early = self.step < self.end
         self._state = self._prepared_for(end)
         self._watcher.begin(self._state)
-        self._feed.plan(end)
+        self._loader.plan(end)
         return end
 
     def _report(
@@ -358,7 +358,7 @@ class Trainer(TrainingLoop):
         # Shapes do for that: the state itself would lie on the device a second time while it compiles.
         shapes = self._refine.shapes(self._state, rows)
         self._isects.fit(self.model, self.scene.train)
-        self._feed.plan(self.step + 1)
+        self._loader.plan(self.step + 1)
         photos, _ = self._take_photos(self.step, 1)
         program = self._program(shapes, photos, self.config.resolution.factor(self.step))
         return step_need(program, shapes, photos, rows, present=self._state)

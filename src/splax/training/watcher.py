@@ -14,7 +14,7 @@ from splax.gaussians import neighbor_spacing
 from splax.ops.spherical_harmonics import num_sh_bases
 from splax.training.guard import Guard, matching_views
 from splax.training.optimizers import GAUSSIANS
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 from splax.training.recovery.snapshot import Snapshot
 from splax.training.state import TrainState
 
@@ -32,14 +32,14 @@ class Watcher:
 
     Args:
         guard: decides.
-        feed: of the run's photos.
+        loader: the loader of the run's photos.
         num_views: training views.
         seed: of the thinning.
     """
 
-    def __init__(self, guard: Guard, feed: PhotoFeed, num_views: int, seed: int) -> None:
+    def __init__(self, guard: Guard, loader: PhotoLoader, num_views: int, seed: int) -> None:
         self.guard = guard
-        self._feed, self._num_views, self._seed = feed, num_views, seed
+        self._loader, self._num_views, self._seed = loader, num_views, seed
         self._start: Snapshot | None = None
         self._best: Snapshot | None = None
         self._hold_back()
@@ -90,7 +90,7 @@ class Watcher:
         self._hold_back()
 
     def _hold_back(self) -> None:
-        self._feed.hold_back(self.guard.held, self.guard.joined)
+        self._loader.hold_back(self.guard.held, self.guard.joined)
 
     def _thinned_start(self) -> TrainState:
         assert self._start is not None

@@ -1,7 +1,7 @@
 """Brings photos to the device in the order of the steps.
 
-If all of them fit there they stay there. If not, the steps are cut into stretches, and while the device computes
-one stretch the photos of the next are decoded and sent. Steps and their order are the same either way.
+If all of them fit there they stay there. If not, the steps are cut into segments, and while the device computes
+one segment the photos of the next are decoded and sent. Steps and their order are the same either way.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ MAX_ROWS = 100
 _UNKNOWN_MEMORY = 4 << 30
 _MAX_THREADS = 8
 
-Stretch = tuple[int, int]
+Segment = tuple[int, int]
+"""First step, and the step after the last, of the steps whose photos are sent at once."""
 
 
-class PhotoFeed:
+class PhotoLoader:
     """The photos of training views, step by step.
 
     Args:
         views: the training views. One that cannot be decoded is replaced by the next of its group.
-        seed: of their order.
-        limit: bytes of device memory for photos; None for a share of what is free.
-        depths: whether depth images and known points are brought along.
-        tracks: whether known points are, and where photos show them.
-        shows_held: whether photos of views held back are shown all the same, for corrections to learn from.
+        seed: seed of the order of the views.
+        limit: bytes of device memory for photos; None for a share of the free memory.
+        depths: whether to load depth images and known points.
+        tracks: whether to load known points and the pixels where photos show them.
+        shows_held: whether to show photos of views that are held back, for corrections to learn from.
 
     Attributes:
-        cameras: those of all views, [V], as if of the size of the largest.
-        held: views from which the model does not learn at present, [V] bool.
+        cameras: the cameras of all views as a batch, [V], each with the size of the largest.
+        held: views that do not teach the model at present, [V] bool.
         groups: the views by the size of their canvas; see :mod:`splax.training.photos.canvases`.
         streams: whether photos are sent as they are needed, since they do not fit.
-        unreadable: what is wrong with views that cannot be decoded, by name; grows while training.
+        unreadable: error of each view that cannot be decoded, by name; grows while training.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class PhotoFeed:
         self.held = np.zeros(len(views), bool)
         self._held: tuple[tuple[int, ...], int | None] = ((), None)
         self._shows_held = shows_held
-        self._num_told = 0
+        self._num_reported = 0
         # One thread that prepares what comes next, and those that decode for it.
-        self._background = ThreadPoolExecutor(1, "splax-feed")
+        self._background = ThreadPoolExecutor(1, "splax-photos")
         decoders = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "splax-decode")
         self._loaders = [
-            _Loader(views, group, self.unreadable, decoders, depths, tracks) for group in self.groups
+            _GroupLoader(views, group, self.unreadable, decoders, depths, tracks) for group in self.groups
         ]
         self.streams = sum(loader.num_bytes * len(loader.group.views) for loader in self._loaders) > limit
         self._max_rows = [
@@ -88,9 +89,12 @@ class PhotoFeed:
         for index, group in enumerate(self.groups):
             self._group_of[list(group.views)] = index
             self._row_of[list(group.views)] = np.arange(len(group.views))
+        self._order = np.empty(0, np.int32)
+        self._segments: list[Segment] = []
+        self._starts = np.empty(0, np.int32)
         self._resident: list[Photos] = []
-        self._now: tuple[Stretch, Photos] | None = None
-        self._next: tuple[Stretch, Future[Photos]] | None = None
+        self._now: tuple[Segment, Photos] | None = None
+        self._next: tuple[Segment, Future[Photos]] | None = None
 
     def hold_back(self, views: tuple[int, ...], until: int | None) -> None:
         """Holds some views back before step ``until``, which was reached, or for good if that is None.
@@ -132,7 +136,7 @@ class PhotoFeed:
         starts = []
         for start, stop in pairwise(changes):
             starts += range(start, stop, self._max_rows[groups[start]] if self.streams else end)
-        self._stretches = list(pairwise([*starts, end]))
+        self._segments = list(pairwise([*starts, end]))
         self._starts = np.array(starts)
 
     def view_at(self, step: int) -> View:
@@ -142,7 +146,7 @@ class PhotoFeed:
     def newly_unreadable(self) -> dict[str, str]:
         """What was added to ``unreadable`` since the last call."""
         known = list(self.unreadable.items())
-        new, self._num_told = known[self._num_told :], len(known)
+        new, self._num_reported = known[self._num_reported :], len(known)
         return dict(new)
 
     def take(self, step: int, num_steps: int) -> tuple[Photos, Int[np.ndarray, " steps"]]:
@@ -152,7 +156,7 @@ class PhotoFeed:
             The photos, and which of their rows is that of each step, at least one.
         """
         index = int(np.searchsorted(self._starts, step, side="right")) - 1
-        start, stop = self._stretches[index]
+        start, stop = self._segments[index]
         stop = min(stop, step + num_steps)
         if self.streams:
             return self._stream(index), np.arange(step - start, stop - start, dtype=np.int32)
@@ -166,28 +170,28 @@ class PhotoFeed:
         return self._resident
 
     def _stream(self, index: int) -> Photos:
-        """Photos of a stretch; begins to load those of the next."""
-        stretch = self._stretches[index]
-        if self._now is not None and self._now[0] == stretch:
+        """Photos of a segment; begins to load those of the next."""
+        segment = self._segments[index]
+        if self._now is not None and self._now[0] == segment:
             return self._now[1]
         self._now = None
-        if self._next is not None and self._next[0] == stretch:
+        if self._next is not None and self._next[0] == segment:
             photos = self._next[1].result()
         else:
-            photos = self._load(stretch)
-        self._now, self._next = (stretch, photos), None
-        if index + 1 < len(self._stretches):
-            following = self._stretches[index + 1]
+            photos = self._load(segment)
+        self._now, self._next = (segment, photos), None
+        if index + 1 < len(self._segments):
+            following = self._segments[index + 1]
             self._next = following, self._background.submit(self._load, following)
         return photos
 
-    def _load(self, stretch: Stretch) -> Photos:
-        views = self._order[slice(*stretch)]
+    def _load(self, segment: Segment) -> Photos:
+        views = self._order[slice(*segment)]
         group = self._group_of[views[0]]
         return self._loaders[group].load(views, self._max_rows[group])
 
 
-class _Loader:
+class _GroupLoader:
     """Decodes views of one group and sends them to the device.
 
     Attributes:

@@ -16,9 +16,9 @@ from splax.cli.describe import describe_scene
 from splax.data.formats import load_dataset
 from splax.data.lazy_view import PixelCache, Pixels
 from splax.scene import View
-from splax.training.photos import loader as feed_module
+from splax.training.photos import loader as photo_loader
 from splax.training.photos.canvases import MAX_CANVAS, MAX_GROUPS, RUN_LENGTH, group_views, view_order
-from splax.training.photos.loader import PhotoFeed
+from splax.training.photos.loader import PhotoLoader
 
 # --- groups ------------------------------------------------------------------------------------------
 
@@ -191,12 +191,12 @@ def test_headers_decide_masks_alpha_and_size(tmp_path, decodes):
 # --- streaming ---------------------------------------------------------------------------------------
 
 
-def shown(feed: PhotoFeed, steps: int, length: int = 7) -> list[tuple]:
+def shown(loader: PhotoLoader, steps: int, length: int = 7) -> list[tuple]:
     """View, camera and pixels of each step, as a compiled call would find them."""
-    feed.plan(steps)
+    loader.plan(steps)
     found = []
     while len(found) < steps:
-        photos, rows = feed.take(len(found), min(length, steps - len(found)))
+        photos, rows = loader.take(len(found), min(length, steps - len(found)))
         assert 1 <= len(rows) <= length
         for row in rows:
             found.append(jax.tree.leaves(jax.tree.map(lambda x, row=row: np.asarray(x[row]), photos)))
@@ -209,7 +209,7 @@ SIZES = ((24, 16), (16, 24), (23, 16))
 @pytest.mark.parametrize("sizes", [SIZES[:1], SIZES])
 def test_streamed_photos_are_those_of_resident_ones(sizes):
     views = make_views(31, sizes)
-    resident, streamed = (PhotoFeed(views, seed=5, limit=limit) for limit in (1 << 20, 8 * 24 * 16 * 4))
+    resident, streamed = (PhotoLoader(views, seed=5, limit=limit) for limit in (1 << 20, 8 * 24 * 16 * 4))
     assert (resident.streams, streamed.streams) == (False, True)
     expected = shown(resident, 100)
     for actual, wanted in zip(shown(streamed, 100), expected, strict=True):
@@ -226,16 +226,16 @@ def test_streamed_photos_are_those_of_resident_ones(sizes):
 
 
 def test_a_photo_larger_than_the_limit_is_streamed_alone():
-    found = shown(PhotoFeed(make_views(5), seed=0, limit=0), 12)
-    expected = shown(PhotoFeed(make_views(5), seed=0, limit=1 << 20), 12)
+    found = shown(PhotoLoader(make_views(5), seed=0, limit=0), 12)
+    expected = shown(PhotoLoader(make_views(5), seed=0, limit=1 << 20), 12)
     assert [int(step[0]) for step in found] == [int(step[0]) for step in expected]
 
 
 def test_resident_photos_that_are_sent_in_parts_are_the_same(monkeypatch):
-    expected = shown(PhotoFeed(make_views(11, SIZES), seed=0, limit=1 << 20), 22)
-    monkeypatch.setattr(feed_module, "MAX_LOAD", 3 * 24 * 16 * 4)
+    expected = shown(PhotoLoader(make_views(11, SIZES), seed=0, limit=1 << 20), 22)
+    monkeypatch.setattr(photo_loader, "MAX_LOAD", 3 * 24 * 16 * 4)
     for actual, wanted in zip(
-        shown(PhotoFeed(make_views(11, SIZES), seed=0, limit=1 << 20), 22), expected, strict=True
+        shown(PhotoLoader(make_views(11, SIZES), seed=0, limit=1 << 20), 22), expected, strict=True
     ):
         for one, other in zip(actual, wanted, strict=True):
             np.testing.assert_array_equal(one, other)
@@ -244,18 +244,18 @@ def test_resident_photos_that_are_sent_in_parts_are_the_same(monkeypatch):
 def test_streaming_decodes_one_stretch_ahead_and_no_more(dataset, decodes):
     photo = 24 * 16 * 3
     scene = load_dataset(dataset, test_every=0, cache_bytes=2 * photo)
-    feed = PhotoFeed(scene.train, seed=0, limit=8 * photo)  # four now, four next
-    feed.plan(20)
+    loader = PhotoLoader(scene.train, seed=0, limit=8 * photo)  # four now, four next
+    loader.plan(20)
     for step in range(20):
-        feed.take(step, 1)
-        if feed._next is not None:
-            feed._next[1].result()
+        loader.take(step, 1)
+        if loader._next is not None:
+            loader._next[1].result()
         assert len(decodes) == min(20, (step // 4 + 2) * 4)
     assert sorted(decodes) == sorted(view.name for view in scene.train)
 
 
 def test_training_from_disk_is_training_from_memory_bit_for_bit(dataset):
-    """And what a run can be resumed from is the step alone: another feed goes on in the middle of a stretch."""
+    """And what a run can be resumed from is the step alone: another loader goes on in the middle of a stretch."""
     eager, lazy = (load_dataset(dataset, test_every=0, cache_bytes=size) for size in (1 << 30, 0))
     params = []
     for scene, limit, pieces in (
@@ -269,7 +269,7 @@ def test_training_from_disk_is_training_from_memory_bit_for_bit(dataset):
         trainer = splax.Trainer(model, scene, config, strategy=splax.Strategy())
         for steps in pieces:
             trainer.fit(steps)
-        assert trainer._feed.streams == (limit is not None)
+        assert trainer._loader.streams == (limit is not None)
         params.append([np.asarray(x) for x in jax.tree.leaves(trainer._state.params)])
     for other in params[1:]:
         for actual, expected in zip(other, params[0], strict=True):
@@ -297,11 +297,11 @@ def test_a_photo_that_cannot_be_decoded_does_not_lose_the_run(dataset, limit):
     assert len(scene.train) == 20
     with pytest.raises(ValueError, match=r"images/004.png: the photo is damaged: OpenCV cannot decode it"):
         _ = scene.train[4].image
-    feed = PhotoFeed(scene.train, seed=0, limit=limit)
-    order = view_order(feed.groups, 60, 0)
-    views = [int(step[0]) for step in shown(feed, 60)]
+    loader = PhotoLoader(scene.train, seed=0, limit=limit)
+    order = view_order(loader.groups, 60, 0)
+    views = [int(step[0]) for step in shown(loader, 60)]
     assert views == [5 if view == 4 else view for view in order]
-    assert list(feed.unreadable) == ["004.png"]
+    assert list(loader.unreadable) == ["004.png"]
 
 
 def test_people_are_told_of_photos_that_cannot_be_decoded(dataset):
@@ -325,4 +325,4 @@ def test_a_group_without_a_readable_photo_is_an_error(dataset):
         spoil(dataset, f"{index:03d}.png")
     scene = load_dataset(dataset, test_every=0, cache_bytes=0)
     with pytest.raises(ValueError, match=r"No photo of 20 can be read: .*the photo is damaged"):
-        shown(PhotoFeed(scene.train, seed=0), 3)
+        shown(PhotoLoader(scene.train, seed=0), 3)
