@@ -30,7 +30,7 @@ from splax.training.recovery.resume import settings_of
 from splax.training.recovery.rollback import Rollback
 from splax.training.recovery.snapshot import Snapshot
 from splax.training.refiner import Refiner
-from splax.training.runtime.compiled import Programs
+from splax.training.runtime.compiled import CompiledFunction
 from splax.training.runtime.isect_buffer import IsectBuffer
 from splax.training.runtime.memory import raise_if_out_of_memory, step_need
 from splax.training.runtime.steps_per_call import MAX_STEPS, CallLength
@@ -77,7 +77,7 @@ class TrainingLoop:
 
     def _compile_with(self, step: TrainStep) -> None:
         self._train_step = step
-        self._run = Programs(
+        self._run = CompiledFunction(
             step.run, static_argnames=("isect_capacity", "downscale"), donate_argnames="state"
         )
         self._called: set[int] = set()  # programs of these that ran, by id

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 from splax.devices import DevicePolicy, device_policy
 from splax.strategies.base import Strategy
 from splax.training.errors import NoGaussianError
-from splax.training.runtime.compiled import Programs
+from splax.training.runtime.compiled import CompiledFunction
 from splax.training.runtime.leafwise import InParts, in_turn
 from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState, carry_out, grow, plan_refinement
@@ -75,7 +75,7 @@ class Refiner:
         )
         self._stopwatch = stopwatch
         self._spare_rows = (device_policy() if policy is None else policy).spare_rows
-        self._refine = Programs(
+        self._refine = CompiledFunction(
             _refined, static_argnames=("extent", "strategy", "optimizer"), donate_argnames="changing"
         )
         self._grow = InParts(grow, static_argnames=("capacity", "strategy", "optimizer"))

@@ -10,7 +10,7 @@ import jax
 from splax.devices import device_policy
 
 
-class Programs:
+class CompiledFunction:
     """A function under ``jax.jit``, compiled once for each set of shapes; compiling and running are two calls.
 
     Args:
@@ -28,13 +28,13 @@ class Programs:
 
     def compile(self, *args: Any, **static: Any) -> Any:
         """The same, compiled now if there is none. Call it with ``args`` alone."""
-        key = call_key(args, static)
+        key = program_key(args, static)
         if key not in self._compiled:
-            self._compiled[key] = compile_program(self._jitted.lower(*args, **static))
+            self._compiled[key] = compile_lowered(self._jitted.lower(*args, **static))
         return self._compiled[key]
 
 
-def compile_program(lowered: Any) -> Any:
+def compile_lowered(lowered: Any) -> Any:
     """Compiles a lowered program with the compiler options of the device."""
     options = dict(device_policy().compiler_options)
     if not options:
@@ -47,7 +47,7 @@ def compile_program(lowered: Any) -> Any:
         return lowered.compile()  # a version of XLA that does not know the option
 
 
-def call_key(args: Any, static: dict[str, Any]) -> Any:
+def program_key(args: Any, static: dict[str, Any]) -> Any:
     """What decides which program a call takes: shapes and dtypes of its arguments, and the static ones."""
     leaves, structure = jax.tree.flatten(args)
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(static.items())

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from splax.training.runtime.compiled import call_key, compile_program
+from splax.training.runtime.compiled import compile_lowered, program_key
 from splax.training.state import TrainState
 
 # A leaf with more than this share of the bytes is a part by itself.
@@ -69,14 +69,14 @@ class InParts:
 
         A call gives back the buffers of the state, one after the other.
         """
-        key = call_key(state, static)
+        key = program_key(state, static)
         if key not in self._compiled:
             self._structure = jax.tree.structure(state)
             self._compiled[key] = [(part, self._program(part, state, **static)) for part in parts_of(state)]
         return functools.partial(_run, self._compiled[key])
 
     def _program(self, part: Part, state: TrainState, **static: Any) -> Any:
-        return compile_program(self._jitted.lower(*_apart(part, jax.tree.leaves(state)), part=part, **static))
+        return compile_lowered(self._jitted.lower(*_apart(part, jax.tree.leaves(state)), part=part, **static))
 
 
 def parts_of(state: TrainState) -> list[Part]:

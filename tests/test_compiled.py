@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from splax.training.runtime.compiled import compile_program
+from splax.training.runtime.compiled import compile_lowered
 
 
 class Lowered:
@@ -23,7 +23,7 @@ class Lowered:
 def test_a_gpu_does_not_try_out_operations_beside_the_state(platform, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     lowered = Lowered()
-    assert compile_program(lowered) == "compiled"
+    assert compile_lowered(lowered) == "compiled"
     (options,) = lowered.asked
     assert (options or {}).get("xla_gpu_experimental_enable_fusion_autotuner", True) == (platform == "cpu")
 
@@ -34,10 +34,10 @@ def test_an_xla_that_does_not_know_the_option_compiles_without_it(monkeypatch):
     unknown = Lowered(
         "INVALID_ARGUMENT: No such compile option: 'xla_gpu_experimental_enable_fusion_autotuner'"
     )
-    assert compile_program(unknown) == "compiled" and unknown.asked[-1] is None
+    assert compile_lowered(unknown) == "compiled" and unknown.asked[-1] is None
     failing = Lowered("INTERNAL: ptxas exited with non-zero error code 2")
     with pytest.raises(jax.errors.JaxRuntimeError, match="ptxas"):
-        compile_program(failing)
+        compile_lowered(failing)
     assert len(failing.asked) == 1
 
 
