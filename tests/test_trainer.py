@@ -18,12 +18,10 @@ import splax
 from splax.devices import device_policy
 from splax.training.photos.canvases import group_views, view_order
 from splax.training.progress import StepMetrics
-from splax.training.runtime import isect_buffer
-from splax.training.runtime import steps_per_call as call_length
+from splax.training.runtime import isect_buffer, steps_per_call
 from splax.training.runtime.interrupt import deferred_interrupt
 from splax.training.runtime.isect_buffer import IsectBuffer
-from splax.training.schedules import used_sh_degree
-from splax.training.step import TrainStep
+from splax.training.step import TrainStep, used_sh_degree
 
 CAPACITY = 4096  # more than any view of these tests needs
 ROOM = 2**20  # the same of DenseModel, which counts pixels
@@ -271,7 +269,7 @@ def test_another_seed_gives_another_run(scene, reference):
 def test_the_result_does_not_depend_on_how_fit_is_cut(scene, reference, monkeypatch):
     trainer = make_dense_trainer(scene)
     trainer.fit(10)
-    monkeypatch.setattr(call_length, "_SECONDS", 1e-9)  # one step a call
+    monkeypatch.setattr(steps_per_call, "_SECONDS", 1e-9)  # one step a call
     trainer.fit(10)
     assert [progress.step for progress in trainer.history[-10:]] == list(range(11, 21))
     assert_same(params_of(trainer), reference.params)
@@ -342,7 +340,7 @@ def test_overflows_in_mid_stretch_discard_nothing(scene, monkeypatch, at_once):
     """A buffer that grows by no more than the view at hand needs, so that a later view overflows again."""
     monkeypatch.setattr(isect_buffer, "round_capacity", int)
     set_device_policy(monkeypatch, isect_margin=1, isect_waste=2, steps_per_check=at_once)
-    monkeypatch.setattr(call_length, "_SECONDS", 1e9)
+    monkeypatch.setattr(steps_per_call, "_SECONDS", 1e9)
     ample, tight = (make_flat_trainer(scene, isect_capacity=room) for room in (CAPACITY, 10))
     overflows, call = [], tight._call
 
@@ -591,7 +589,7 @@ def test_views_of_similar_sizes_train_as_if_masked(scene):
 
 
 def test_views_of_very_different_sizes_have_a_program_each(scene, monkeypatch):
-    monkeypatch.setattr(call_length, "_SECONDS", 1e9)
+    monkeypatch.setattr(steps_per_call, "_SECONDS", 1e9)
     trainer = make_dense_trainer(cropped(scene))
     assert [(group.width, group.height) for group in trainer._loader.groups] == [(32, 24), (WIDTH, HEIGHT)]
     trainer.fit(40)

@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     from splax.training.config import TrainConfig as TrainConfig
     from splax.training.errors import NoGaussianError as NoGaussianError
     from splax.training.errors import NonFiniteError as NonFiniteError
+    from splax.training.errors import OutOfMemoryError as OutOfMemoryError
     from splax.training.optimizers import LearningRates as LearningRates
     from splax.training.photos.resolution import CoarseToFine as CoarseToFine
     from splax.training.progress import Progress as Progress
     from splax.training.recovery.checkpoints import Checkpoints as Checkpoints
-    from splax.training.runtime.memory import OutOfMemoryError as OutOfMemoryError
     from splax.training.start import Start as Start
     from splax.training.start import choose_start as choose_start
     from splax.training.trainer import Trainer as Trainer
@@ -82,7 +82,7 @@ _MODULES = {
     "MonocularDepth": "initialization.monocular",
     "NoGaussianError": "training.errors",
     "NonFiniteError": "training.errors",
-    "OutOfMemoryError": "training.runtime.memory",
+    "OutOfMemoryError": "training.errors",
     "Pinhole": "lenses",
     "PlaneSweep": "initialization.plane_sweep",
     "PoseRefinement": "corrections.poses",

@@ -43,11 +43,10 @@ from splax.scene import Scene
 from splax.strategies.mcmc import prepare
 from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.config import TrainConfig
-from splax.training.errors import NoGaussianError, NonFiniteError
+from splax.training.errors import NoGaussianError, NonFiniteError, OutOfMemoryError
 from splax.training.evaluation import scores_line
 from splax.training.progress import Progress
 from splax.training.recovery.checkpoints import Checkpoints, can_save
-from splax.training.runtime.memory import OutOfMemoryError
 from splax.training.start import Start
 from splax.training.trainer import Trainer
 from splax.trajectories import orbit

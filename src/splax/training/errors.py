@@ -7,3 +7,7 @@ class NonFiniteError(FloatingPointError):
 
 class NoGaussianError(RuntimeError):
     """Pruning would leave no Gaussian alive; the model holds the state before it."""
+
+
+class OutOfMemoryError(MemoryError):
+    """The device has too little memory; the model holds the last good state."""

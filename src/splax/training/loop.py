@@ -25,7 +25,7 @@ from splax.training.errors import NonFiniteError
 from splax.training.photos.loader import PhotoLoader
 from splax.training.photos.targets import Photos
 from splax.training.progress import Progress, StepMetrics
-from splax.training.recovery.nonfinite import find_problem, name_params
+from splax.training.recovery.nonfinite import find_nonfinite_step, name_params
 from splax.training.recovery.resume import settings_of
 from splax.training.recovery.rollback import Rollback
 from splax.training.recovery.snapshot import Snapshot
@@ -33,7 +33,7 @@ from splax.training.refiner import Refiner
 from splax.training.runtime.compiled import CompiledFunction
 from splax.training.runtime.isect_buffer import IsectBuffer
 from splax.training.runtime.memory import raise_if_out_of_memory, step_need
-from splax.training.runtime.steps_per_call import MAX_STEPS, CallLength
+from splax.training.runtime.steps_per_call import MAX_STEPS, StepsPerCall
 from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState, copied, init_state
 from splax.training.step import TrainStep
@@ -141,7 +141,7 @@ class TrainingLoop:
 
     def _stretches(self, end: int) -> Iterator[Progress]:
         """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
-        length = CallLength(self.config, self.strategy)
+        steps_per_call = StepsPerCall(self.config, self.strategy)
         self._rollback.forget()
         with self._stopwatch.part("compile"):  # mostly
             self._isects.fit(self.model, self.scene.train)
@@ -153,10 +153,10 @@ class TrainingLoop:
             with self._stopwatch.part("snapshots"):
                 self._rollback.keep_if_due(self._state)
             photos, rows = self._take_photos(
-                step, length.steps(step, min(self._last_step(end), next_look or end))
+                step, steps_per_call.next_call(step, min(self._last_step(end), next_look or end))
             )
             done, metrics, seconds = self._call(photos, rows, self.config.resolution.factor(step))
-            problem = find_problem(metrics, done, self._isects.capacity, self._state.params)
+            problem = find_nonfinite_step(metrics, done, self._isects.capacity, self._state.params)
             if problem is not None:
                 at = step + problem.place
                 name = self._loader.view_at(at).name
@@ -169,7 +169,7 @@ class TrainingLoop:
             step += done
             self._isects.peak = max(self._isects.peak, int(metrics.num_isects[:done].max()))
             rate = done / seconds
-            length.learn(rate)
+            steps_per_call.learn(rate)
             if self.strategy.refines_after(step - 1) and self._watcher.guard.phase != "finish":
                 capacity = self._state.capacity
                 broken = self._refine_state()

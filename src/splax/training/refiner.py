@@ -15,7 +15,7 @@ from splax.devices import DevicePolicy, device_policy
 from splax.strategies.base import Strategy
 from splax.training.errors import NoGaussianError
 from splax.training.runtime.compiled import CompiledFunction
-from splax.training.runtime.leafwise import InParts, in_turn
+from splax.training.runtime.leafwise import LeafwiseFunction, replace_leafwise
 from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState, carry_out, grow, plan_refinement
 
@@ -78,7 +78,7 @@ class Refiner:
         self._refine = CompiledFunction(
             _refined, static_argnames=("extent", "strategy", "optimizer"), donate_argnames="changing"
         )
-        self._grow = InParts(grow, static_argnames=("capacity", "strategy", "optimizer"))
+        self._grow = LeafwiseFunction(grow, static_argnames=("capacity", "strategy", "optimizer"))
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Outcome]:
         """The state after a refinement, or unchanged if that cannot be carried out. Uses up ``state``.
@@ -156,7 +156,7 @@ def _refined(
     refinement = plan_refinement(state, extent, strategy)
     scalars = jnp.array([refinement.num_rows, refinement.leaves_one], jnp.int32)
     facts = jnp.concatenate([scalars, refinement.broken], dtype=jnp.int32)
-    new = in_turn(
+    new = replace_leafwise(
         functools.partial(carry_out, state, optimizer=optimizer), state, refinement.unless_void(state)
     )
     return split_fields(new)[0], facts

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from splax.cameras import Camera
 from splax.corrections.base import Corrections, scaled
 from splax.devices import device_policy
+from splax.gaussians import Gaussians
 from splax.losses.depth import disparity_loss, shrink_depth
 from splax.losses.point_depth import point_disparity_loss
 from splax.metrics.image import psnr
@@ -32,7 +34,6 @@ from splax.training.optimizers import GAUSSIANS, means_rate
 from splax.training.photos.resolution import shrink_camera, shrink_image, shrink_mask
 from splax.training.photos.targets import Photos, on_background
 from splax.training.progress import StepMetrics
-from splax.training.schedules import used_sh_degree
 from splax.training.state import TrainState, newly_broken
 
 # Sets the random backgrounds apart from other uses of the seed.
@@ -308,3 +309,9 @@ def _accept(
         return jax.tree.map(lambda new, old: old if new is old else jnp.where(accept, new, old), *parts)
 
     return TrainState(**{name: choose(name) for name in TrainState._fields})
+
+
+def used_sh_degree(gaussians: Gaussians) -> int:
+    """Highest degree with a coefficient that is not zero: 0 for new Gaussians, more for a splat from a file."""
+    used = np.flatnonzero(np.asarray((gaussians.shN[...] != 0).any(axis=(0, 2))))
+    return int((used[-1] + 1) ** 0.5) if used.size else 0

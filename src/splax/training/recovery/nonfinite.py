@@ -1,4 +1,4 @@
-"""What went wrong in a stretch of steps, in words."""
+"""Finds the first value that is not finite in the metrics of a compiled call, and names it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from splax.training.progress import StepMetrics
 from splax.training.state import param_names
 
 
-class Problem(NamedTuple):
-    """Something that is not finite.
+class NonFiniteStep(NamedTuple):
+    """A step with a loss, a gradient or a Param that is not finite.
 
     Attributes:
-        place: of the step in its stretch.
-        text: what it is, but for the step.
-        spoiled: whether the state is no longer good, as the step was made.
+        place: index of the step within the compiled call.
+        text: loss and Params concerned, for people; the step's number is not part of it.
+        spoiled: whether the step was made, so that the state is no longer good.
     """
 
     place: int
@@ -25,13 +25,15 @@ class Problem(NamedTuple):
     spoiled: bool
 
 
-def find_problem(metrics: StepMetrics, done: int, isect_capacity: int, params: Any) -> Problem | None:
-    """Looks for what is not finite among the metrics of a stretch.
+def find_nonfinite_step(
+    metrics: StepMetrics, done: int, isect_capacity: int, params: Any
+) -> NonFiniteStep | None:
+    """The step of a compiled call that is not finite; None if all are.
 
     Args:
-        metrics: of the steps made, and of one that could not be made.
-        done: how many were made.
-        isect_capacity: rows of the buffer; an image that did not fit tells nothing.
+        metrics: metrics of the steps made, and of one step that could not be made.
+        done: number of steps made.
+        isect_capacity: rows of the intersection buffer; the metrics of an image that did not fit mean nothing.
         params: the model's Params, for their names.
     """
     if done and not metrics.finite[done - 1]:
@@ -43,7 +45,7 @@ def find_problem(metrics: StepMetrics, done: int, isect_capacity: int, params: A
     else:
         return None
     bad = name_params(metrics.broken[place], params) or "none"
-    return Problem(place, f"loss {metrics.loss[place]}, Params {what}: {bad}", spoiled)
+    return NonFiniteStep(place, f"loss {metrics.loss[place]}, Params {what}: {bad}", spoiled)
 
 
 def name_params(chosen: Bool[np.ndarray, " params"] | Bool[Array, " params"], params: Any) -> str:

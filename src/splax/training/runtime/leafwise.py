@@ -1,4 +1,4 @@
-"""Makes a new state out of an old one a part at a time, so that the two never lie whole beside each other."""
+"""Replaces a state by a new one, a group of leaves at a time, so that memory never holds both as a whole."""
 
 from __future__ import annotations
 
@@ -13,74 +13,81 @@ from jaxtyping import Array, PyTree
 from splax.training.runtime.compiled import compile_lowered, program_key
 from splax.training.state import TrainState
 
-# A leaf with more than this share of the bytes is a part by itself.
+# A leaf with more than this share of the bytes is a group by itself.
 _LARGE = 1 / 8
 
-Part = tuple[int, ...]
-"""Leaves of a state, by their places."""
+LeafGroup = tuple[int, ...]
+"""Indices of some leaves of a state."""
 
 
-def in_turn(change: Callable[[Any], TrainState], state: TrainState, plan: PyTree[Array]) -> TrainState:
-    """``change(plan)``, for a compiled program that puts the new state in place of the old, of like shapes.
+def replace_leafwise(
+    change: Callable[[Any], TrainState], state: TrainState, plan: PyTree[Array]
+) -> TrainState:
+    """``change(plan)``, for a compiled program that overwrites the old state by a new one of the same shapes.
 
-    No part begins before the last one ends, on a GPU. Left to itself XLA moves the rows of all arrays of one shape
-    in a single kernel there, and so needs memory for all of them beside the state. On a CPU barriers are dropped.
+    On a GPU no group of leaves begins before the last one ends. Left to itself XLA moves the rows of all arrays of
+    one shape in a single kernel there, and so needs memory for all of them in addition to the state. XLA for a CPU
+    drops the barriers.
 
     Args:
-        change: makes the new state; what it does not change must be the very leaves of ``state``.
-        state: the old one.
-        plan: all else that the new one depends on.
+        change: function that makes the new state; leaves that it does not change must be those of ``state``.
+        state: the old state.
+        plan: all else that the new state depends on.
     """
     old, new = jax.tree.leaves(state), jax.tree.leaves(state)
-    for part in parts_of(state):
+    for group in leaf_groups(state):
         made = jax.tree.leaves(change(plan))
-        changed = {index: made[index] for index in part if made[index] is not old[index]}
+        changed = {index: made[index] for index in group if made[index] is not old[index]}
         plan, changed = jax.lax.optimization_barrier((plan, changed))
         for index, leaf in changed.items():
             new[index] = leaf
     return jax.tree.unflatten(jax.tree.structure(state), new)
 
 
-class InParts:
+class LeafwiseFunction:
     """A function from a state to one of the same structure and other shapes, as several compiled programs.
 
-    Leaf by leaf the new state may depend on that leaf of the old one and on its Params, as an optimizer's slots
-    do.
+    Each leaf of the new state may depend on the same leaf of the old one and on the Params, as the slots of an
+    optimizer do.
 
     Args:
-        function: takes the state first.
-        static_argnames: of its other arguments, given by keyword.
+        function: function to compile, which takes the state first.
+        static_argnames: names of its other arguments, which are given by keyword.
     """
 
     def __init__(self, function: Callable[..., TrainState], *, static_argnames: tuple[str, ...]) -> None:
-        def some_leaves(chosen: list[Any], others: list[Any], *, part: Part, **static: Any) -> Any:
+        def some_leaves(chosen: list[Any], others: list[Any], *, group: LeafGroup, **static: Any) -> Any:
             leaves = list(others)
-            for index, leaf in zip(part, chosen, strict=True):
+            for index, leaf in zip(group, chosen, strict=True):
                 leaves[index] = leaf
             result = jax.tree.leaves(function(jax.tree.unflatten(self._structure, leaves), **static))
-            return [result[index] for index in part]
+            return [result[index] for index in group]
 
-        self._jitted = jax.jit(some_leaves, static_argnames=("part", *static_argnames))
+        self._jitted = jax.jit(some_leaves, static_argnames=("group", *static_argnames))
         self._structure: Any = None
-        self._compiled: dict[Any, list[tuple[Part, Any]]] = {}
+        self._compiled: dict[Any, list[tuple[LeafGroup, Any]]] = {}
 
     def compile(self, state: TrainState, **static: Any) -> Callable[[TrainState], TrainState]:
-        """What is to be called with such a state; compiled now if that was not done.
+        """The compiled function for states of these shapes; compiles it at the first call.
 
-        A call gives back the buffers of the state, one after the other.
+        A call frees the buffers of the old state, one after the other.
         """
         key = program_key(state, static)
         if key not in self._compiled:
             self._structure = jax.tree.structure(state)
-            self._compiled[key] = [(part, self._program(part, state, **static)) for part in parts_of(state)]
+            self._compiled[key] = [
+                (group, self._program(group, state, **static)) for group in leaf_groups(state)
+            ]
         return functools.partial(_run, self._compiled[key])
 
-    def _program(self, part: Part, state: TrainState, **static: Any) -> Any:
-        return compile_lowered(self._jitted.lower(*_apart(part, jax.tree.leaves(state)), part=part, **static))
+    def _program(self, group: LeafGroup, state: TrainState, **static: Any) -> Any:
+        return compile_lowered(
+            self._jitted.lower(*_apart(group, jax.tree.leaves(state)), group=group, **static)
+        )
 
 
-def parts_of(state: TrainState) -> list[Part]:
-    """The parts of a state in the order in which they are replaced: large leaves by themselves, all others in one.
+def leaf_groups(state: TrainState) -> list[LeafGroup]:
+    """The groups of leaves in the order in which they are replaced: large leaves alone, all others together.
 
     Large Params come last, because the optimizer may look at them to begin a slot.
     """
@@ -93,20 +100,20 @@ def parts_of(state: TrainState) -> list[Part]:
     return [*slots, rest, *params]
 
 
-def _run(programs: list[tuple[Part, Any]], state: TrainState) -> TrainState:
+def _run(programs: list[tuple[LeafGroup, Any]], state: TrainState) -> TrainState:
     old, structure = jax.tree.flatten(state)
     new: list[Any] = [None] * len(old)
-    for part, program in programs:
-        for index, leaf in zip(part, program(*_apart(part, old)), strict=True):
+    for group, program in programs:
+        for index, leaf in zip(group, program(*_apart(group, old)), strict=True):
             new[index] = leaf
             _give_back(old[index], leaf)
     return jax.tree.unflatten(structure, new)
 
 
-def _apart(part: Part, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The leaves of the part, and all with those left out."""
-    return [leaves[index] for index in part], [
-        None if index in part else leaf for index, leaf in enumerate(leaves)
+def _apart(group: LeafGroup, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The leaves of the group, and all leaves with None for those of the group."""
+    return [leaves[index] for index in group], [
+        None if index in group else leaf for index, leaf in enumerate(leaves)
     ]
 
 

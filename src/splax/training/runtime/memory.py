@@ -9,13 +9,10 @@ import jax
 from jaxtyping import PyTree
 
 from splax.devices import free_memory
+from splax.training.errors import OutOfMemoryError
 
 # Of what is free, how much a run may plan with: allocators cannot use every gap.
 _USABLE = 0.95
-
-
-class OutOfMemoryError(MemoryError):
-    """The device has too little memory; the model holds the last good state."""
 
 
 class MemoryNeed(NamedTuple):

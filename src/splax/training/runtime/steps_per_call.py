@@ -16,30 +16,30 @@ _SECONDS = 2.0
 _DETERMINISTIC_STEPS = 10
 
 
-class CallLength:
-    """Follows how fast steps are made.
+class StepsPerCall:
+    """Chooses how many steps the next compiled call makes, by how fast the last ones were made.
 
     Args:
-        config: of the run.
-        strategy: of the run; no call goes beyond a refinement.
+        config: the run's settings.
+        strategy: the run's strategy; no call goes beyond a refinement.
     """
 
     def __init__(self, config: TrainConfig, strategy: Strategy) -> None:
         self._config, self._strategy = config, strategy
-        self._length = _DETERMINISTIC_STEPS if config.deterministic else 1
+        self._steps = _DETERMINISTIC_STEPS if config.deterministic else 1
 
-    def steps(self, step: int, end: int) -> int:
-        """How many steps to make after ``step`` of them, in a run up to ``end``."""
+    def next_call(self, step: int, end: int) -> int:
+        """Number of steps of the call after step ``step``, in a run up to step ``end``."""
         change = self._config.resolution.next_change(step)
-        furthest = min(end, step + self._length, end if change is None else change)
+        furthest = min(end, step + self._steps, end if change is None else change)
         return next((s for s in range(step + 1, furthest) if self._ends_call(s)), furthest) - step
 
     def learn(self, steps_per_second: float) -> None:
-        """Takes the speed of a call into account for the next ones."""
+        """Adapts the next calls to the speed of the last one."""
         if not self._config.deterministic:
-            self._length = int(np.clip(_SECONDS * steps_per_second, 1, MAX_STEPS))
+            self._steps = int(np.clip(_SECONDS * steps_per_second, 1, MAX_STEPS))
 
     def _ends_call(self, step: int) -> bool:
-        """Whether a call must not go beyond so many steps made, however fast they are."""
+        """Whether a call must end after step ``step``, however fast steps are."""
         at_once = self._config.deterministic and step % _DETERMINISTIC_STEPS == 0
         return at_once or snapshot_due(step) or self._strategy.refines_after(step - 1)

@@ -10,7 +10,7 @@ import pytest
 
 import splax
 from splax.corrections.base import CorrectionsState
-from splax.training.runtime.leafwise import InParts, in_turn, parts_of
+from splax.training.runtime.leafwise import LeafwiseFunction, leaf_groups, replace_leafwise
 from splax.training.state import TrainState, carry_out, grow, plan_refinement
 
 CAPACITY = 96
@@ -54,7 +54,7 @@ def in_one_program(change, state, planned):
     """The function under jax.jit, where all but the planned of what comes in may be overwritten."""
 
     def run(state, planned):
-        return in_turn(lambda planned: change(state, planned), state, planned)
+        return replace_leafwise(lambda planned: change(state, planned), state, planned)
 
     return jax.jit(run, donate_argnums=0)(state, planned)
 
@@ -67,7 +67,7 @@ def in_one_program(change, state, planned):
 def test_refinement_and_growth_in_parts_are_those_in_one(optimizer):
     strategy, extent = splax.DefaultStrategy(), 1.0
     whole, parts = a_state(optimizer), a_state(optimizer)
-    grown = InParts(grow, static_argnames=("capacity", "strategy", "optimizer"))
+    grown = LeafwiseFunction(grow, static_argnames=("capacity", "strategy", "optimizer"))
 
     whole = grow(whole, CAPACITY, strategy, optimizer)
     parts = grown.compile(parts, capacity=CAPACITY, strategy=strategy, optimizer=optimizer)(parts)
@@ -87,9 +87,11 @@ def test_parts_are_changed_one_after_the_other():
     optimizer = optax.adam(1e-3)
     state = a_state(optimizer)
     planned = plan_refinement(state, 1.0, splax.DefaultStrategy())
-    jaxpr = jax.make_jaxpr(lambda s, p: in_turn(lambda p: carry_out(s, p, optimizer), s, p))(state, planned)
+    jaxpr = jax.make_jaxpr(lambda s, p: replace_leafwise(lambda p: carry_out(s, p, optimizer), s, p))(
+        state, planned
+    )
     barriers = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "optimization_barrier"]
-    assert len(barriers) == len(parts_of(state)) > 3
+    assert len(barriers) == len(leaf_groups(state)) > 3
     for one, following in itertools.pairwise(barriers):
         assert {id(var) for var in one.outvars} & {id(var) for var in following.invars}
 
@@ -114,10 +116,10 @@ def test_a_plan_that_cannot_be_carried_out_changes_nothing(void):
 def test_no_more_than_a_part_of_two_states_is_in_memory():
     optimizer, strategy = optax.adam(1e-3), splax.DefaultStrategy()
     state = a_state(optimizer)
-    large = {index for part in parts_of(state) if len(part) == 1 for index in part}
+    large = {index for part in leaf_groups(state) if len(part) == 1 for index in part}
     old = jax.tree.leaves(state)
     assert {old[index].shape for index in large} == {(64, 15, 3), (40, 80)}
-    grown = InParts(grow, static_argnames=("capacity", "strategy", "optimizer"))
+    grown = LeafwiseFunction(grow, static_argnames=("capacity", "strategy", "optimizer"))
     new = grown.compile(state, capacity=CAPACITY, strategy=strategy, optimizer=optimizer)(state)
     assert all(leaf.is_deleted() for leaf in old if leaf.shape[:1] == (64,))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new))
@@ -127,6 +129,6 @@ def test_an_array_that_nothing_changed_outlives_the_old_state():
     optimizer, strategy = optax.sgd(1e-3), splax.DefaultStrategy()
     state = a_state(optimizer)
     network = np.array(state.params["network"])
-    grown = InParts(grow, static_argnames=("capacity", "strategy", "optimizer"))
+    grown = LeafwiseFunction(grow, static_argnames=("capacity", "strategy", "optimizer"))
     after = grown.compile(state, capacity=CAPACITY, strategy=strategy, optimizer=optimizer)(state)
     np.testing.assert_array_equal(after.params["network"], network)
