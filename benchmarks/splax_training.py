@@ -60,10 +60,11 @@ def train_splax(
     compiled = trainer.profile["compile"]
     marks = []
 
-    def mark(progress: Progress) -> None:
-        marks.append(Mark(progress.step, trainer.seconds - (trainer.profile["compile"] - compiled)))
+    def mark(trainer: Trainer, progress: Progress) -> None:
+        if progress.num_isects:  # not before the first step
+            marks.append(Mark(progress.step, trainer.seconds - (trainer.profile["compile"] - compiled)))
 
-    trainer.fit(on_progress=[mark])
+    trainer.fit(callbacks=[mark])
     total = time.perf_counter() - started
     peak = _peak(before, device.memory_stats())
     return TrainingResult(

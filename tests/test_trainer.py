@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import threading
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from helpers import set_device_policy
 
 import splax
 from splax.devices import device_policy
+from splax.training.evaluator import Evaluator
 from splax.training.photos.canvases import group_views, view_order
 from splax.training.progress import StepMetrics
 from splax.training.runtime import isect_buffer, steps_per_call
@@ -164,17 +166,20 @@ def test_training_lowers_the_loss_and_raises_the_psnr_of_unseen_views(scene):
     assert int(model.gaussians.num_alive) == model.gaussians.capacity == 200
 
 
-def test_history_and_callbacks_tell_of_every_stretch(scene):
-    told, reported = [], []
+def test_callbacks_come_once_before_the_first_compile_and_after_every_call(scene):
+    reports = []
     trainer = make_dense_trainer(scene)
-    trainer.fit(
-        12,
-        callbacks=[lambda trainer, progress: told.append((trainer.step, progress))],
-        on_progress=[reported.append],
-    )
-    assert [progress for _, progress in told] == reported == trainer.history
+
+    def report(trainer, progress):
+        reports.append((trainer.step, progress, "compile" in trainer.profile))
+
+    trainer.fit(12, callbacks=[report])
+    (step, first, compiled), *later = reports
+    assert (step, first.step, first.num_gaussians, first.num_isects, compiled) == (0, 0, 200, 0, False)
+    assert np.isnan([first.loss, first.psnr]).all()
+    assert [progress for _, progress, _ in later] == trainer.history
     steps = [progress.step for progress in trainer.history]
-    assert steps == sorted(set(steps)) == [step for step, _ in told]
+    assert steps == sorted(set(steps)) == [step for step, _, _ in later]
     assert steps[-1] == 12
     seconds = [progress.seconds for progress in trainer.history]
     assert seconds == sorted(seconds)
@@ -196,13 +201,63 @@ def test_the_callback_sees_the_state_of_its_step(scene, reference):
     assert_same(seen[20], reference.params)
 
 
-def test_reports_of_progress_alone_leave_the_model_until_the_end(scene, reference):
+def test_the_model_is_copied_only_when_it_is_read(scene, reference):
     trainer = make_dense_trainer(scene)
-    start, seen = params_of(trainer), []
-    trainer.fit(20, on_progress=[lambda progress: seen.append(params_of(trainer))])
-    for params in seen:
+    model = trainer.model
+    start, unread, read = params_of(trainer), [], []
+
+    def look(trainer, progress):
+        unread.append(params_of(SimpleNamespace(model=model)))
+        if progress.step == 20:
+            read.append(params_of(trainer))
+            assert trainer.model is model
+
+    trainer.fit(20, callbacks=[look])
+    for params in unread:
         assert_same(params, start)
+    assert_same(read[0], reference.params)
     assert_same(params_of(trainer), reference.params)
+
+
+@pytest.mark.parametrize("by", ["callback", "first callback", "thread"])
+def test_a_run_can_be_stopped_in_order_and_goes_on(scene, reference, tmp_path, by):
+    trainer, checkpoints = make_dense_trainer(scene), splax.Checkpoints(tmp_path)
+
+    def stop(trainer, progress):
+        if by == "thread":
+            thread = threading.Thread(target=trainer.stop)
+            thread.start()
+            thread.join()
+        elif by == "first callback" or progress.step:
+            trainer.stop()
+
+    assert trainer.fit(20, callbacks=[stop], checkpoints=checkpoints) is trainer.model
+    assert trainer.stopped and trainer.step < 20
+    assert checkpoints.steps() == [trainer.step]
+    assert [entry.step for entry in trainer.history][-1:] == ([trainer.step] if trainer.step else [])
+    resumed = make_dense_trainer(scene)
+    resumed.resume(checkpoints)
+    for one in (trainer, resumed):
+        one.fit(20 - one.step)
+        assert not one.stopped
+        assert_same(params_of(one), reference.params)
+
+
+def test_a_model_is_scored_without_a_trainer(scene):
+    trainer = make_dense_trainer(scene)
+    trainer.fit(5)
+    evaluator = Evaluator.of(trainer.model, scene)
+    assert evaluator.evaluate() == trainer.evaluate()
+
+
+def test_an_evaluator_holds_no_second_copy_of_the_model(scene):
+    gaussians = make_gaussians(scene, 50_000, sh_degree=3)
+    model = splax.SplatModel(gaussians, splax.TileRasterizer(tile_size=8))
+    before = sum(array.nbytes for array in jax.live_arrays())
+    evaluator = Evaluator.of(model, scene)
+    after = sum(array.nbytes for array in jax.live_arrays())
+    assert evaluator.model is model
+    assert after - before < 0.01 * sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(gaussians)))
 
 
 def test_views_are_scored_whole_whatever_buffer_the_rasterizer_has(scene):
@@ -478,20 +533,23 @@ def test_nan_stops_before_it_spreads(scene, kind):
         trainer.fit()
 
 
+@pytest.mark.parametrize("step", [0, 1])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference, number):
+def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference, number, step):
     handler = signal.getsignal(number)
 
     def interrupt(trainer, progress):
-        signal.raise_signal(number)
+        if progress.step == step:
+            signal.raise_signal(number)
 
     trainer = make_dense_trainer(scene)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit(20, callbacks=[interrupt])
     assert signal.getsignal(number) is handler
-    assert trainer.step == trainer.history[-1].step == 1
+    assert trainer.step == step and [entry.step for entry in trainer.history] == [1] * step
+    assert ("compile" in trainer.profile) == (step > 0)
     assert np.isfinite(params_of(trainer)["means"]).all()
-    trainer.fit(19)
+    trainer.fit(20 - step)
     assert_same(params_of(trainer), reference.params)
 
 

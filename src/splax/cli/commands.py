@@ -363,7 +363,7 @@ def _fit(
 ) -> None:
     """Trains to the end, with scores of the held-out views after every so many steps, if any."""
 
-    def log(progress: Progress) -> None:
+    def log(trainer: Trainer, progress: Progress) -> None:
         folder.write_log(trainer.history)
         if events is not None:
             events.write(
@@ -384,7 +384,7 @@ def _fit(
         score()  # it may have been stopped between the last step before a checkpoint and its scores
     while trainer.step < min(end, trainer.end):
         stop = min(end, (trainer.step // every + 1) * every) if every else end
-        trainer.fit(stop - trainer.step, on_progress=[log], checkpoints=checkpoints)
+        trainer.fit(stop - trainer.step, [log], checkpoints=checkpoints)
         score()
 
 

@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from splax.cameras import Camera
 from splax.corrections.neighbors import Neighbors
 
-View = Int[Array, ""] | None
+ViewIndex = Int[Array, ""] | None
+"""Number of a training view; None for a view that training does not see."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +66,14 @@ class Correction:
         del cameras
         return self.optimizer(steps, extent)
 
-    def camera(self, params: PyTree[Array], view: View, camera: Camera) -> Camera:
+    def camera(self, params: PyTree[Array], view: ViewIndex, camera: Camera) -> Camera:
         """The camera to render a view with."""
         del params, view
         return camera
 
-    def image(self, params: PyTree[Array], view: View, image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
+    def image(
+        self, params: PyTree[Array], view: ViewIndex, image: Float[Array, "h w 3"]
+    ) -> Float[Array, "h w 3"]:
         """The rendering as the photo of this view would show it."""
         del params, view
         return image
@@ -168,14 +171,14 @@ class Corrections:
             params, {name: optimizer.init(params[name]) for name, optimizer in self._optimizers.items()}
         )
 
-    def camera(self, params: dict[str, Any], view: View, camera: Camera) -> Camera:
+    def camera(self, params: dict[str, Any], view: ViewIndex, camera: Camera) -> Camera:
         """The camera to render a view with."""
         for name, part in self.parts.items():
             camera = part.camera(params[name], view, camera)
         return camera
 
     def image(
-        self, params: dict[str, Any], view: View, image: Float[Array, "h w 3"]
+        self, params: dict[str, Any], view: ViewIndex, image: Float[Array, "h w 3"]
     ) -> Float[Array, "h w 3"]:
         """The rendering as the photo of this view would show it."""
         for name, part in self.parts.items():

@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from splax.cameras import Camera
-from splax.corrections.base import Correction, View
+from splax.corrections.base import Correction, ViewIndex
 from splax.corrections.exposure import apply_affine
 from splax.corrections.neighbors import Neighbors
 
@@ -69,7 +69,7 @@ class BilateralGrid(Correction):
         return optax.adam(lambda step: decay(step) * warmup(step), eps=1e-15)
 
     def image(
-        self, params: Float[Array, "views l y x 3 4"], view: View, image: Float[Array, "h w 3"]
+        self, params: Float[Array, "views l y x 3 4"], view: ViewIndex, image: Float[Array, "h w 3"]
     ) -> Float[Array, "h w 3"]:
         """The rendering with a photo's colours."""
         return image if view is None else apply_grid(params[view], image)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from splax.cameras import Camera
-from splax.corrections.base import Correction, View
+from splax.corrections.base import Correction, ViewIndex
 from splax.corrections.neighbors import Neighbors
 
 
@@ -50,7 +50,7 @@ class Exposure(Correction):
         return optax.adam(optax.exponential_decay(self.rate, steps, decay))
 
     def image(
-        self, params: Float[Array, "views 3 4"], view: View, image: Float[Array, "h w 3"]
+        self, params: Float[Array, "views 3 4"], view: ViewIndex, image: Float[Array, "h w 3"]
     ) -> Float[Array, "h w 3"]:
         """The rendering with a photo's exposure."""
         return image if view is None else apply_affine(params[view], image)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float
 
 from splax.cameras import Camera
-from splax.corrections.base import Correction, View
+from splax.corrections.base import Correction, ViewIndex
 from splax.corrections.neighbors import Neighbors
 
 
@@ -53,7 +53,7 @@ class IntrinsicsRefinement(Correction):
         del extent
         return optax.adam(optax.exponential_decay(self.rate, steps, self.rate_final), eps=1e-15)
 
-    def camera(self, params: Float[Array, "views 4"], view: View, camera: Camera) -> Camera:
+    def camera(self, params: Float[Array, "views 4"], view: ViewIndex, camera: Camera) -> Camera:
         """The camera with corrected intrinsics."""
         if view is None and not self.shared:
             return camera

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from splax.cameras import Camera
-from splax.corrections.base import Correction, View
+from splax.corrections.base import Correction, ViewIndex
 from splax.corrections.rigid import move_camera
 from splax.corrections.tracks import reprojection_error
 
@@ -97,7 +97,7 @@ class PoseRefinement(Correction):
 
         return optax.chain(optax.stateless(to_turns_ahead), adam, optax.stateless(to_motions))
 
-    def camera(self, params: Float[Array, "views 6"], view: View, camera: Camera) -> Camera:
+    def camera(self, params: Float[Array, "views 6"], view: ViewIndex, camera: Camera) -> Camera:
         """The camera where training has moved it."""
         if view is None:
             return camera

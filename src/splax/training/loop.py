@@ -20,8 +20,11 @@ from splax.corrections.base import Corrections
 from splax.model import SplatModel
 from splax.scene import Scene
 from splax.strategies.base import Strategy
+from splax.training.batch import Loss
+from splax.training.color_renderer import ColorRenderer
 from splax.training.config import TrainConfig
 from splax.training.errors import NonFiniteError
+from splax.training.optimizers import make_optimizer
 from splax.training.photos.loader import PhotoLoader
 from splax.training.photos.targets import Photos
 from splax.training.progress import Progress, StepMetrics
@@ -32,7 +35,7 @@ from splax.training.recovery.snapshot import Snapshot
 from splax.training.refiner import Refiner
 from splax.training.runtime.compiled import CompiledFunction
 from splax.training.runtime.isect_buffer import IsectBuffer
-from splax.training.runtime.memory import raise_if_out_of_memory, step_need
+from splax.training.runtime.memory import MemoryNeed, raise_if_out_of_memory, step_need
 from splax.training.runtime.steps_per_call import MAX_STEPS, StepsPerCall
 from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState, copied, init_state
@@ -43,7 +46,7 @@ from splax.training.watcher import Watcher
 class TrainingLoop:
     """What a :class:`splax.Trainer` does to its state, step by step; it makes the parts named here."""
 
-    model: SplatModel
+    _model: SplatModel
     scene: Scene
     config: TrainConfig
     strategy: Strategy
@@ -55,10 +58,31 @@ class TrainingLoop:
     _stopwatch: Stopwatch
     _rollback: Rollback
     _watcher: Watcher
-    _state: TrainState
+    _current: TrainState
     _distance: float
+    _own_optimizer: optax.GradientTransformation | None
+    _render: ColorRenderer
+    loss: Loss
     _seconds: float
     _may_end_early = True
+    _is_running = False
+    _model_is_current = True
+
+    @property
+    def model(self) -> SplatModel:
+        """The model. Reading it while :meth:`splax.Trainer.fit` runs copies the latest Params into it."""
+        if self._is_running and not self._model_is_current:
+            self._state.give_to(self._model)
+            self._model_is_current = True
+        return self._model
+
+    @property
+    def _state(self) -> TrainState:
+        return self._current
+
+    @_state.setter
+    def _state(self, state: TrainState) -> None:
+        self._current, self._model_is_current = state, False
 
     @property
     def step(self) -> int:
@@ -73,7 +97,32 @@ class TrainingLoop:
     def _start(self) -> TrainState:
         """The state before the first step."""
         corrections = self._corrections.init()
-        return init_state(self.model, self.optimizer, self.strategy, corrections, self.config.seed)
+        return init_state(self._model, self.optimizer, self.strategy, corrections, self.config.seed)
+
+    def _measure_by(self, distance: float) -> None:
+        """Makes optimizer, step and refinement for a scene photographed from this distance, world units."""
+        config = self.config
+        self._distance = distance
+        self.optimizer = self._own_optimizer or make_optimizer(
+            extent=distance,
+            steps=config.steps,
+            rates=config.learning_rates,
+            batch_size=config.batch_size,
+            decay_after=config.decay_after,
+        )
+        step = TrainStep.in_scene(
+            self.scene,
+            config,
+            distance,
+            model=self._model,
+            render=self._render,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            strategy=self.strategy,
+            corrections=self._corrections,
+        )
+        self._compile_with(step)
+        self._refine_with(self.strategy)
 
     def _compile_with(self, step: TrainStep) -> None:
         self._train_step = step
@@ -92,9 +141,19 @@ class TrainingLoop:
         )
         self._refined: set[int] = set()  # numbers of rows in which a refinement ran
 
+    def _begin(self, steps: int | None) -> int:
+        """Prepares for some more steps; returns the step to train up to."""
+        end = self.end if steps is None else self.step + steps
+        # Who asks for more after the guard has ended the run gets it.
+        self._may_end_early = self.step < self.end
+        self._state = self._prepared_for(end)
+        self._watcher.begin(self._state)
+        self._loader.plan(end)
+        return end
+
     def _prepared_for(self, end: int) -> TrainState:
         """The state with what the model holds and, at the start of a run, room for what the run will add."""
-        state = self._state.taken_from(self.model)
+        state = self._state.taken_from(self._model)
         try:
             return self._refine.prepared(state, max(end, self.config.steps))
         except BaseException as error:
@@ -103,6 +162,17 @@ class TrainingLoop:
                 self._state = self._start()
             raise_if_out_of_memory(error, state.capacity)
             raise
+
+    def memory(self) -> MemoryNeed:
+        """Memory on the device that the run needs for its next steps; compiles them if that was not done."""
+        rows = self._refine.rows_prepared(self._state, self.config.steps)
+        # Shapes do for that: the state itself would lie on the device a second time while it compiles.
+        shapes = self._refine.shapes(self._state, rows)
+        self._isects.fit(self._model, self.scene.train)
+        self._loader.plan(self.step + 1)
+        photos, _ = self._take_photos(self.step, 1)
+        program = self._program(shapes, photos, self.config.resolution.factor(self.step))
+        return step_need(program, shapes, photos, rows, present=self._state)
 
     # --- the guard --------------------------------------------------------------------------------------------
 
@@ -144,7 +214,7 @@ class TrainingLoop:
         steps_per_call = StepsPerCall(self.config, self.strategy)
         self._rollback.forget()
         with self._stopwatch.part("compile"):  # mostly
-            self._isects.fit(self.model, self.scene.train)
+            self._isects.fit(self._model, self.scene.train)
         while (step := self.step) < self._last_step(end):
             next_look = self._watcher.guard.next_look(step)
             if next_look == step:
@@ -274,4 +344,4 @@ class TrainingLoop:
 
     def _settings(self) -> dict[str, str]:
         order = self._loader.order_of_all(self.config.steps)
-        return settings_of(self.config, self.strategy, self.model, self.scene.train, order)
+        return settings_of(self.config, self.strategy, self._model, self.scene.train, order)

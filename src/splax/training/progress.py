@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -39,16 +40,16 @@ class StepMetrics(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What callbacks are told, and what ``Trainer.history`` keeps: one stretch of steps.
+    """How far a run is: the argument of callbacks, and an entry of ``Trainer.history`` for each compiled call.
 
     Attributes:
-        step: steps made so far.
-        loss: mean over the stretch.
-        psnr: mean over the stretch, dB.
-        num_gaussians: alive at its end.
-        num_isects: largest number of (tile, Gaussian) pairs in the stretch.
-        seconds: of training so far, compilation included.
-        steps_per_second: within the stretch.
+        step: number of steps made so far.
+        loss: mean loss over the steps of the call; NaN before the first call.
+        psnr: mean PSNR over the steps of the call, dB; NaN before the first call.
+        num_gaussians: number of Gaussians alive at the end of the call.
+        num_isects: largest number of (tile, Gaussian) pairs of a step; 0 before the first call.
+        seconds: time of training so far, compilation included.
+        steps_per_second: speed within the call; 0 before the first call.
     """
 
     step: int
@@ -58,6 +59,17 @@ class Progress(NamedTuple):
     num_isects: int
     seconds: float
     steps_per_second: float
+
+    @classmethod
+    def at_start(cls, step: int, num_gaussians: int, seconds: float) -> Progress:
+        """The progress before the first step of a call of ``fit``: loss and PSNR are NaN, nothing is compiled.
+
+        Args:
+            step: number of steps made before.
+            num_gaussians: number of Gaussians alive.
+            seconds: time of training before.
+        """
+        return cls(step, math.nan, math.nan, num_gaussians, 0, seconds, 0.0)
 
     @classmethod
     def of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -34,12 +34,11 @@ from splax.training.checks import check_settings, uses_depth
 from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.config import TrainConfig
 from splax.training.distance import photographed_distance
-from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
+from splax.training.evaluation import ViewScores, mean_scores
+from splax.training.evaluator import Evaluator, without_missing_tracks
 from splax.training.guard import Guard
 from splax.training.loop import TrainingLoop
-from splax.training.optimizers import make_optimizer
 from splax.training.photos.loader import PhotoLoader
-from splax.training.pose_alignment import PoseAligner
 from splax.training.progress import Progress, ProgressBar
 from splax.training.recovery.checkpoints import Checkpoints
 from splax.training.recovery.resume import Position, load_run, with_kept
@@ -47,10 +46,9 @@ from splax.training.recovery.rollback import Rollback
 from splax.training.recovery.snapshot import to_arrays
 from splax.training.runtime.interrupt import deferred_interrupt
 from splax.training.runtime.isect_buffer import IsectBuffer
-from splax.training.runtime.memory import MemoryNeed, raise_if_out_of_memory, step_need
+from splax.training.runtime.memory import raise_if_out_of_memory
 from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState
-from splax.training.step import TrainStep
 from splax.training.watcher import Watcher
 
 
@@ -58,15 +56,15 @@ class Trainer(TrainingLoop):
     """Owns optimizer, densification and schedules, and fits a model to a scene.
 
     Subclass it and override :meth:`loss` to train for something else. The model given is trained in place: its
-    Variables hold the latest state whenever :meth:`fit` returns or raises, and when callbacks run.
+    Variables hold the latest state when :meth:`fit` returns or raises, and whenever ``trainer.model`` is read. A
+    callback must read ``trainer.model``: the model that was given to the Trainer is not brought up to date before.
 
     Attributes:
-        model: the model.
-        scene: its views.
-        config: settings.
-        strategy: when Gaussians are born and die.
-        optimizer: an optax transformation of the model's Params.
-        history: one :class:`Progress` per stretch of steps.
+        scene: the scene whose views the model is fitted to.
+        config: the run's settings.
+        strategy: the strategy that decides when Gaussians are born and die.
+        optimizer: the optax transformation of the model's Params.
+        history: one :class:`Progress` for each compiled call.
     """
 
     def __init__(
@@ -92,7 +90,8 @@ class Trainer(TrainingLoop):
                 there is none of, a batch size beside an optimizer of your own, or a model that cannot keep what
                 ``config.deterministic`` promises.
         """
-        self.model = model
+        self._model = model
+        self._stop = threading.Event()
         self.scene = scene
         self.config = config = config or TrainConfig()
         self.strategy = DefaultStrategy() if strategy is None else strategy
@@ -117,12 +116,10 @@ class Trainer(TrainingLoop):
         """Prepares photos, with depth and tracks if the run looks at them; returns the corrections to learn."""
         scene, config = self.scene, self.config
         own_loss = type(self).loss is not Trainer.loss  # which may look at depth
-        depths = uses_depth(self.model, scene, config) or (
+        depths = uses_depth(self._model, scene, config) or (
             own_loss and any(view.has_depth for view in scene.train)
         )
-        corrections = config.corrections
-        if not any(view.point_pixels is not None for view in scene.train):
-            corrections = tuple(correction.without_tracks() for correction in corrections)
+        corrections = without_missing_tracks(config.corrections, scene.train)
         tracks = any(correction.uses_tracks for correction in corrections)
         self._loader = PhotoLoader(
             scene.train,
@@ -134,36 +131,11 @@ class Trainer(TrainingLoop):
         )
         return corrections
 
-    def _measure_by(self, distance: float) -> None:
-        """Makes optimizer, step and refinement for a scene photographed from this distance, world units."""
-        config = self.config
-        self._distance = distance
-        self.optimizer = self._own_optimizer or make_optimizer(
-            extent=distance,
-            steps=config.steps,
-            rates=config.learning_rates,
-            batch_size=config.batch_size,
-            decay_after=config.decay_after,
-        )
-        step = TrainStep.in_scene(
-            self.scene,
-            config,
-            distance,
-            model=self.model,
-            render=self._render,
-            loss=self.loss,
-            optimizer=self.optimizer,
-            strategy=self.strategy,
-            corrections=self._corrections,
-        )
-        self._compile_with(step)
-        self._refine_with(self.strategy)
-
     def explain(self) -> str:
         """Which backend draws the steps of training, and what keeps it from a faster one, as a sentence."""
-        rasterizer = copy.copy(self.model.rasterizer)
+        rasterizer = copy.copy(self._model.rasterizer)
         rasterizer.isect_capacity = self._isects.capacity or 1  # steps are compiled with some room for pairs
-        return rasterizer.explain(self.model, self.scene.train[0].camera)
+        return rasterizer.explain(self._model, self.scene.train[0].camera)
 
     @property
     def guard_report(self) -> dict[str, Any]:
@@ -226,18 +198,17 @@ class Trainer(TrainingLoop):
         steps: int | None = None,
         callbacks: Sequence[Callable[[Trainer, Progress], None]] = (),
         *,
-        on_progress: Sequence[Callable[[Progress], None]] = (),
         checkpoints: Checkpoints | None = None,
         profile: bool = False,
     ) -> SplatModel:
         """Trains.
 
         Args:
-            steps: how many more; what is left to do up to :attr:`end` if None.
-            callbacks: each called as ``callback(trainer, progress)`` after every stretch of steps. The model is
-                up to date then, which takes memory for its Params once more.
-            on_progress: the same for functions of the progress alone, which do not look at the model.
-            checkpoints: where to save the run, every so often and when it is interrupted or cannot go on.
+            steps: number of steps to make; up to :attr:`end` if None.
+            callbacks: functions that are called as ``callback(trainer, progress)``, once before anything is
+                compiled and after every compiled call. One that reads ``trainer.model`` gets the latest Params,
+                which are copied for it; one that does not costs no copy. ``trainer.stop()`` ends the run.
+            checkpoints: where to save the run: every so often, and when it is stopped or interrupted or fails.
             profile: whether to print where the time went; see :attr:`profile`.
 
         Returns:
@@ -251,21 +222,30 @@ class Trainer(TrainingLoop):
             KeyboardInterrupt: after Ctrl-C or SIGTERM, once the steps under way are done.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
+        self._stop.clear()
         end = self._begin(steps)
         started, before = time.perf_counter(), self._seconds
         bar = ProgressBar(self.step, end, self.config.progress)
         with self._stopwatch.part("host"), deferred_interrupt() as interrupted, bar:
+            self._is_running = True
             try:
-                for progress in self._stretches(end):
+                self._report(Progress.at_start(self.step, self._state.num_alive, before), callbacks)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+                for progress in () if self._stop.is_set() else self._stretches(end):
                     self._seconds = before + time.perf_counter() - started
                     progress = progress._replace(seconds=self._seconds)
                     self.history.append(progress)
                     bar.show(progress)
-                    self._report(progress, callbacks, on_progress)
+                    self._report(progress, callbacks)
                     if interrupted.is_set():
                         raise KeyboardInterrupt
+                    if self._stop.is_set():
+                        break
                     if checkpoints is not None and checkpoints.due:
                         self.save(checkpoints)
+                if self._stop.is_set() and checkpoints is not None:
+                    self._save_if_possible(checkpoints)
             except BaseException as error:
                 self._state = self._rollback.recover(self._state)
                 self._forget_later_records()
@@ -274,32 +254,27 @@ class Trainer(TrainingLoop):
                 raise_if_out_of_memory(error, self._state.capacity)
                 raise
             finally:
-                self._state.give_to(self.model)
+                self._is_running = False
+                self._state.give_to(self._model)
         if profile:
             print(self.describe_profile())
-        return self.model
+        return self._model
 
-    def _begin(self, steps: int | None) -> int:
-        """Prepares for some more steps; returns the step to train up to."""
-        end = self.end if steps is None else self.step + steps
-        # Who asks for more after the guard has ended the run gets it.
-        self._may_end_early = self.step < self.end
-        self._state = self._prepared_for(end)
-        self._watcher.begin(self._state)
-        self._loader.plan(end)
-        return end
+    def stop(self) -> None:
+        """Ends :meth:`fit` once the steps under way are done; it saves the run as after Ctrl-C, and returns.
 
-    def _report(
-        self,
-        progress: Progress,
-        callbacks: Sequence[Callable[[Trainer, Progress], None]],
-        on_progress: Sequence[Callable[[Progress], None]],
-    ) -> None:
-        if callbacks:
-            self._state.give_to(self.model)
+        May be called by a callback or from another thread; does nothing while :meth:`fit` does not run. Another
+        call of :meth:`fit` goes on.
+        """
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether :meth:`stop` ended the last :meth:`fit`."""
+        return self._stop.is_set()
+
+    def _report(self, progress: Progress, callbacks: Sequence[Callable[[Trainer, Progress], None]]) -> None:
         with self._stopwatch.part("callbacks"):
-            for report in on_progress:
-                report(progress)
             for callback in callbacks:
                 callback(self, progress)
 
@@ -350,38 +325,32 @@ class Trainer(TrainingLoop):
         self._compile_with(dataclasses.replace(self._train_step, first_sh_degree=position.first_sh_degree))
         self.history = position.history
         self._seconds = self.history[-1].seconds if self.history else 0.0
-        self._state.give_to(self.model)
+        self._state.give_to(self._model)
 
-    def memory(self) -> MemoryNeed:
-        """Memory on the device that the run needs for its next steps; compiles them if that was not done."""
-        rows = self._refine.rows_prepared(self._state, self.config.steps)
-        # Shapes do for that: the state itself would lie on the device a second time while it compiles.
-        shapes = self._refine.shapes(self._state, rows)
-        self._isects.fit(self.model, self.scene.train)
-        self._loader.plan(self.step + 1)
-        photos, _ = self._take_photos(self.step, 1)
-        program = self._program(shapes, photos, self.config.resolution.factor(self.step))
-        return step_need(program, shapes, photos, rows, present=self._state)
+    @property
+    def evaluator(self) -> Evaluator:
+        """What renders and scores views by the model as it is now; it also works without a Trainer."""
+        return Evaluator(
+            self.model,
+            self.scene,
+            self._corrections,
+            self._state.corrections.params,
+            self._render,
+            self.loss,
+            self._train_step.background,
+            self.step,
+        )
 
     def held_out(self, views: Sequence[View] | None = None) -> HeldOutViews:
-        """How views that training did not see are drawn, by default those held out.
+        """How views that training did not see are drawn.
 
         Colour maps are those of the neighbours among the training views where these predict each other, else the
         mean; cameras are moved as the refined training cameras moved; see :mod:`splax.corrections.held_out`.
 
         Args:
-            views: which.
+            views: the views; those held out if None.
         """
-        gaussians = self.model.gaussians
-        alive = np.asarray(gaussians.alive[...])
-        return HeldOutViews(
-            self._corrections,
-            self._state.corrections.params,
-            training={view.name: view.camera for view in self.scene.train},
-            names=[view.name for view in (self.scene.test if views is None else views)],
-            means=np.asarray(gaussians.means[...])[alive],
-            opacities=np.asarray(gaussians.opacities)[alive],
-        )
+        return self.evaluator.held_out(views)
 
     def evaluate(
         self,
@@ -391,19 +360,19 @@ class Trainer(TrainingLoop):
         color_correct: bool = False,
         pose_align: bool = False,
     ) -> dict[str, Any]:
-        """Mean quality over views, by default those held out.
+        """Mean scores over views.
 
         Args:
-            views: which.
-            networks: of LPIPS, ``"alex"`` or ``"vgg"``; see :func:`splax.lpips`.
+            views: the views; those held out if None.
+            networks: networks of LPIPS, ``"alex"`` or ``"vgg"``; see :func:`splax.lpips`.
             color_correct: whether to score once more with colours fitted to the photo's; see
                 :func:`splax.color_correct`.
             pose_align: whether to score once more with the camera fitted to the photo.
 
         Returns:
-            ``{"psnr": dB, "ssim": in [-1, 1], "psnr_identity": dB, "views": how many}``, and ``"lpips_alex"`` or
-            ``"lpips_vgg"``, ``"psnr_color_corrected"`` and ``"ssim_color_corrected"``, ``"psnr_pose_aligned"``;
-            see :meth:`evaluate_views`. Without any view the means are None.
+            ``{"psnr": dB, "ssim": in [-1, 1], "psnr_identity": dB, "views": number of views}``, and
+            ``"lpips_alex"`` or ``"lpips_vgg"``, ``"psnr_color_corrected"`` and ``"ssim_color_corrected"``,
+            ``"psnr_pose_aligned"``; see :meth:`evaluate_views`. Without any view the means are None.
         """
         asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
         scored = self.evaluate_views(views, networks=networks, **asked)
@@ -418,38 +387,13 @@ class Trainer(TrainingLoop):
         pose_align: bool = False,
         held_out: HeldOutViews | None = None,
     ) -> Iterator[ViewScores]:
-        """Renders views, by default those held out, and compares them with their photos.
+        """Renders views and compares them with their photos, view by view; arguments as of :meth:`evaluate`.
 
         Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels but masked ones; SSIM
         with an 11x11 Gaussian window, sigma 1.5, no padding, over windows without masked pixels; LPIPS with
-        masked pixels black. Views are drawn as :meth:`held_out` has it, which does not look at their photos;
-        ``psnr_identity`` is of their cameras as given and the mean of all colour maps.
-
-        Args:
-            views: which.
-            networks: of LPIPS.
-            color_correct: as in :meth:`evaluate`.
-            pose_align: as in :meth:`evaluate`.
-            held_out: how to draw them, if that is known already.
-
-        Returns:
-            An iterator of the scores of each view, and its rendering.
+        masked pixels black. Views are drawn as ``held_out`` says, :meth:`held_out` if None, which does not look at
+        their photos; ``psnr_identity`` is of their cameras as given and the mean of all colour maps.
         """
-        views = self.scene.test if views is None else views
-        held_out = self.held_out(views) if held_out is None else held_out
-        background = self._train_step.background
-        aligner = PoseAligner(
-            self.model, self._render, held_out, self.loss, background, self.scene.extent, self.step
-        )
-        scored = evaluate_views(
-            self.model,
-            self._render,
-            views,
-            held_out,
-            old=self._train_step.scene_background,
-            background=background,
-            networks=networks,
-            color_correct=color_correct,
-            aligner=aligner if pose_align else None,
-        )
+        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
+        scored = self.evaluator.evaluate_views(views, networks=networks, held_out=held_out, **asked)
         return self._stopwatch.each("evaluate", scored)

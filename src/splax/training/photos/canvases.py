@@ -4,12 +4,17 @@ Every size compiles the step anew, and every change of size ends a compiled call
 photo costs time at every step. So sizes that differ by little share a canvas, others do not.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
+
+from splax.cameras import Camera, check_alike
 
 # Pixels of a canvas, over those of the smallest photo on it.
 MAX_CANVAS = 1.2
@@ -92,3 +97,19 @@ def _in_runs(views: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " m"]) -> I
             for start in range(0, len(places), RUN_LENGTH)
         ]
     return np.concatenate([run for _, run in sorted(runs, key=lambda item: item[0])])
+
+
+def stack_cameras(cameras: Sequence[Camera], width: int = 1, height: int = 1) -> Camera:
+    """Cameras as a batch with a canvas of at least this size; their photos fill the top left of it.
+
+    So the lens stays what it is. (Projection bounds the slant of Gaussians far outside of the image by its size:
+    for those a canvas differs a little from the photo.)
+    """
+    width = max(width, *(camera.width for camera in cameras))
+    height = max(height, *(camera.height for camera in cameras))
+    same_size = [dataclasses.replace(camera, width=width, height=height) for camera in cameras]
+    check_alike(same_size)
+    # By numpy, which compiles nothing for each number of cameras.
+    return jax.tree.map(
+        lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves])), *same_size
+    )

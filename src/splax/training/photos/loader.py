@@ -6,7 +6,6 @@ one segment the photos of the next are decoded and sent. Steps and their order a
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from splax.cameras import Camera, check_alike
 from splax.devices import device_policy, free_memory
 from splax.scene import View
-from splax.training.photos.canvases import Group, group_views, view_order
+from splax.training.photos.canvases import Group, group_views, stack_cameras, view_order
 from splax.training.photos.targets import Photos, Targets
 
 # Photos that are sent at once, in bytes: as much is needed on the host, and twice as much on the device.
@@ -67,7 +65,7 @@ class PhotoLoader:
     ) -> None:
         limit = photo_memory() if limit is None else limit
         self.groups = group_views([(view.camera.width, view.camera.height) for view in views])
-        self.cameras = _stack([view.camera for view in views])
+        self.cameras = stack_cameras([view.camera for view in views])
         self.unreadable: dict[str, str] = {}
         self._views, self._seed = views, seed
         self.held = np.zeros(len(views), bool)
@@ -250,7 +248,7 @@ class _GroupLoader:
 
         for _ in self._decoders.map(fill, range(len(views))):
             pass
-        cameras = _stack(
+        cameras = stack_cameras(
             [self._views[int(index)].camera for index in shown], self.group.width, self.group.height
         )
         targets = Targets(
@@ -298,22 +296,6 @@ class _GroupLoader:
             return candidate, image, mask, alpha, depth
         reason = self._unreadable[self._views[index].name]
         raise ValueError(f"No photo of {len(self.group.views)} can be read: {reason}")
-
-
-def _stack(cameras: Sequence[Camera], width: int = 1, height: int = 1) -> Camera:
-    """Cameras as a batch with a canvas of at least this size; their photos fill the top left of it.
-
-    So the lens stays what it is. (Projection bounds the slant of Gaussians far outside of the image by its size:
-    for those a canvas differs a little from the photo.)
-    """
-    width = max(width, *(camera.width for camera in cameras))
-    height = max(height, *(camera.height for camera in cameras))
-    same_size = [dataclasses.replace(camera, width=width, height=height) for camera in cameras]
-    check_alike(same_size)
-    # By numpy, which compiles nothing for each number of cameras.
-    return jax.tree.map(
-        lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves])), *same_size
-    )
 
 
 @partial(jax.jit, donate_argnums=0)
