@@ -70,7 +70,7 @@ class PixelCache:
         return pixels
 
 
-class PhotoView(View):
+class LazyView(View):
     """A view whose pixels are decoded when they are asked for, and again when the cache has let go of them.
 
     ``dataclasses.replace`` makes a :class:`splax.View` of it, which holds its pixels.
@@ -97,7 +97,7 @@ class PhotoView(View):
         has_depth: bool,
         points: Float32[np.ndarray, "points 3"] | None = None,
         point_pixels: Float32[np.ndarray, "points 2"] | None = None,
-    ) -> PhotoView:
+    ) -> LazyView:
         """Makes one.
 
         Args:
@@ -139,7 +139,7 @@ class PhotoView(View):
 
     def __repr__(self) -> str:
         size = f"{self.camera.width} x {self.camera.height}"
-        return f"PhotoView({self.name!r}, {size})"
+        return f"LazyView({self.name!r}, {size})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are plain views."""

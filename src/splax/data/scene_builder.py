@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_lens import ColmapLens
-from splax.data.lazy_view import PhotoView, PixelCache, Pixels
+from splax.data.lazy_view import LazyView, PixelCache, Pixels
 from splax.data.photo_reader import OpenedPhoto, Photo, PhotoReader
 from splax.data.points import Points
 from splax.files.image_header import ImageError
@@ -193,7 +193,7 @@ def _make_view(opened: OpenedPhoto, decode: Callable[[OpenedPhoto], Pixels]) -> 
         except ImageError as error:
             raise ValueError(f"{opened.path}: the photo {error}. Replace it, or take it out.") from error
 
-    return PhotoView.on_disk(
+    return LazyView.on_disk(
         opened.camera,
         photo.name,
         source,
