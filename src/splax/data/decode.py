@@ -15,7 +15,7 @@ from splax.files.image_header import ImageError, ImageHeader, parse_header, read
 from splax.files.npy import read_npy
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """What an image file holds.
 
     Attributes:
@@ -29,7 +29,7 @@ class Picture(NamedTuple):
 
 def read_image(
     path: Path, *, size: tuple[float, float] | None = None, white_background: bool = False
-) -> Picture:
+) -> DecodedImage:
     """Reads a PNG or JPEG file.
 
     Grey images become RGB, 16 bits are cut to 8, transparent pixels (straight alpha) are composited on
@@ -48,10 +48,10 @@ def read_image(
     header, pixels = parse_header(data), _decode(data)
     if size is not None and _is_to_be_turned(header, size):
         pixels = turn(pixels, header.orientation)
-    return Picture(to_rgb(pixels, white_background=white_background), _alpha(pixels))
+    return DecodedImage(to_rgb(pixels, white_background=white_background), _alpha(pixels))
 
 
-def seen_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple[int, int]:
+def decoded_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple[int, int]:
     """Width and height that :func:`read_image` makes of a file with this header."""
     if size is not None and _is_to_be_turned(header, size):
         return header.turned_size

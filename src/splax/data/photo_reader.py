@@ -17,14 +17,14 @@ from jaxtyping import Float, Float32
 from splax.cameras import Camera
 from splax.data.colmap_lens import ColmapLens, same_shape
 from splax.data.decode import (
-    Picture,
+    DecodedImage,
+    decoded_size,
     downscale_image,
     downscale_mask,
     read_depth,
     read_image,
     read_mask,
     resize_nearest,
-    seen_size,
 )
 from splax.data.distortion import Undistorter, inner_intrinsics, undistort_pixels
 from splax.data.lazy_view import Pixels
@@ -157,8 +157,8 @@ class PhotoReader:
             ImageError: if a file cannot be decoded, or the mask leaves nothing.
         """
         photo = opened.photo
-        picture = self._read(opened.path, photo)
-        if picture.image.shape[1::-1] != opened.size:
+        decoded = self._read(opened.path, photo)
+        if decoded.image.shape[1::-1] != opened.size:
             raise ImageError(f"has another size than when the dataset was opened, {opened.size}")
         mask = depth = None
         if photo.mask is not None:
@@ -166,7 +166,7 @@ class PhotoReader:
         if photo.depth is not None:
             unit = photo.depth_unit
             depth = _fitted(photo.depth, lambda path: read_depth(path, unit), opened.size, "depth image")
-        pixels = Pixels(picture.image, picture.alpha, mask, depth)
+        pixels = Pixels(decoded.image, decoded.alpha, mask, depth)
         if not opened.lens.is_pinhole:
             undistort = self._undistorter(opened.lens)
             pixels = pixels.apply(undistort.image, undistort.mask, undistort.depth)
@@ -187,7 +187,7 @@ class PhotoReader:
         """
         if photo.small is not None and photo.size is not None:
             header = read_header(photo.small)
-            size = seen_size(header, photo.size)
+            size = decoded_size(header, photo.size)
             exact = np.array(photo.size) / self.downscale
             # Programs round sizes up, down or to the nearest.
             if (np.abs(np.array(size) - exact) < 1).all():
@@ -197,9 +197,9 @@ class PhotoReader:
                 f"there is only a copy in {photo.path.parent.name}, not of that part of the size"
             )
         header = read_header(photo.path)
-        return photo.path, seen_size(header, photo.size), header.has_alpha, self.downscale
+        return photo.path, decoded_size(header, photo.size), header.has_alpha, self.downscale
 
-    def _read(self, path: Path, photo: Photo) -> Picture:
+    def _read(self, path: Path, photo: Photo) -> DecodedImage:
         return read_image(path, size=photo.size, white_background=self.white_background)
 
 
