@@ -1,4 +1,4 @@
-"""Where Gaussians start that know nothing of the scene's surfaces: in the right box."""
+"""Where Gaussians start that know nothing of the scene's surfaces: in the right cube."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from splax.data.decode import downscale_image
 from splax.initialization.small_photos import small_size
 from splax.scene import Scene, View
 
-# Photos are taken from about the distance of what they show: half the side of the box for scenes with a
+# Photos are taken from about the distance of what they show: half the side of the cube for scenes with a
 # background, in units of the cameras' distance from what they look at.
 _LOOKING_IN = 1.5
 # The same for cameras that look away from each other, in units of the rig's size (gsplat's choice).
@@ -23,7 +23,7 @@ _MAX_CARVERS, _CARVER_PIXELS, _MAX_TRIES = 64, 250_000, 200
 _MAX_LOOKED_INTO = 16
 
 
-class Box(NamedTuple):
+class Cube(NamedTuple):
     """A cube.
 
     Attributes:
@@ -42,7 +42,7 @@ class _Silhouette(NamedTuple):
     opaque: Bool[np.ndarray, "h w"]
 
 
-def random_box(scene: Scene) -> Box:
+def random_cube(scene: Scene) -> Cube:
     """The cube to fill with random Gaussians.
 
     - Photos with a transparent background show one object, whole: the cube is as wide as what every camera sees
@@ -51,13 +51,13 @@ def random_box(scene: Scene) -> Box:
     - Photos taken from within, looking out: 3 times the size of the rig, as gsplat.
     """
     if shows_object(scene):
-        return Box(scene.center, scene.radius * min(_half_width(view) for view in scene.train))
+        return Cube(scene.center, scene.radius * min(_half_width(view) for view in scene.train))
     viewmats = np.stack([np.asarray(view.camera.viewmat, np.float64) for view in scene.train])
     depths = viewmats[:, 2, :3] @ scene.center + viewmats[:, 2, 3]
     if np.mean(depths > 0) > 0.5:
-        return Box(scene.center, _LOOKING_IN * scene.radius)
+        return Cube(scene.center, _LOOKING_IN * scene.radius)
     positions = np.linalg.inv(viewmats)[:, :3, 3]
-    return Box(positions.mean(axis=0), _LOOKING_OUT * scene.extent)
+    return Cube(positions.mean(axis=0), _LOOKING_OUT * scene.extent)
 
 
 def shows_object(scene: Scene) -> bool:
@@ -67,18 +67,18 @@ def shows_object(scene: Scene) -> bool:
 
 
 def random_points(scene: Scene, num: int, rng: np.random.Generator) -> Float[np.ndarray, "n 3"]:
-    """Points uniform in :func:`random_box`; none where a photo is transparent, as far as some are left.
+    """Points uniform in :func:`random_cube`; none where a photo is transparent, as far as some are left.
 
     Args:
         scene: its training views and their alpha.
-        num: how many; fewer come back if nearly all of the box is empty.
+        num: how many; fewer come back if nearly all of the cube is empty.
         rng: source of randomness.
     """
-    box = random_box(scene)
+    cube = random_cube(scene)
     silhouettes = _silhouettes(scene)
     kept, found = [], 0
     for _ in range(_MAX_TRIES):
-        points = box.center + rng.uniform(-box.half_side, box.half_side, (num, 3))
+        points = cube.center + rng.uniform(-cube.half_side, cube.half_side, (num, 3))
         for silhouette in silhouettes:
             points = points[_is_opaque_or_unseen(silhouette, points)]
         kept.append(points)
@@ -86,7 +86,7 @@ def random_points(scene: Scene, num: int, rng: np.random.Generator) -> Float[np.
         if found >= num:
             break
     if not found:  # photos that contradict each other
-        return box.center + rng.uniform(-box.half_side, box.half_side, (num, 3))
+        return cube.center + rng.uniform(-cube.half_side, cube.half_side, (num, 3))
     return np.concatenate(kept)[:num]
 
 
