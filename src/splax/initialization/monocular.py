@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from splax.initialization.alignment import align_scale_shift
 from splax.initialization.depth_source import DepthError
 from splax.initialization.plane_sweep import PlaneSweep
+from splax.initialization.scale_shift import fit_scale_shift
 from splax.scene import Scene, View
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
@@ -52,7 +52,7 @@ class MonocularDepth:
         known = _known_depth(scene)  # first, as it may fail
         predict = load_predictor(self.model) if isinstance(self.model, str | Path) else self.model
         return (
-            _aligned(predict(view.image), pixels, depths)
+            _to_world_units(predict(view.image), pixels, depths)
             for view, (pixels, depths) in zip(scene.train, known, strict=True)
         )
 
@@ -92,16 +92,16 @@ def _pixels_of(depth: Float32[np.ndarray, "h w"] | None) -> Known:
     return pixels, depth[rows, columns].astype(np.float64)
 
 
-def _aligned(
+def _to_world_units(
     inverse: Float32[np.ndarray, "h w"], pixels: Float[np.ndarray, "n 2"], depths: Float[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "h w"] | None:
     """Relative inverse depth as depth in world units; None if it does not fit what is known."""
     height, width = inverse.shape
     columns, rows = (pixels * (width, height)).astype(np.intp).T
-    alignment = align_scale_shift(inverse[rows, columns], 1 / depths)
-    if alignment is None:
+    fit = fit_scale_shift(inverse[rows, columns], 1 / depths)
+    if fit is None:
         return None
-    scaled = alignment.scale * inverse.astype(np.float64) + alignment.shift
+    scaled = fit.scale * inverse.astype(np.float64) + fit.shift
     known = scaled > 1 / (_MAX_BEYOND * depths.max())
     return np.where(known, 1 / np.where(known, scaled, 1), 0).astype(np.float32)
 

@@ -21,7 +21,7 @@ _MAD_TO_SIGMA = 1.4826
 MIN_PIXELS, _MAX_PIXELS = 20, 5_000
 
 
-class Alignment(NamedTuple):
+class ScaleShift(NamedTuple):
     """``1 / depth = scale * value + shift``.
 
     Attributes:
@@ -33,9 +33,9 @@ class Alignment(NamedTuple):
     shift: float
 
 
-def align_scale_shift(
+def fit_scale_shift(
     values: Float[np.ndarray, " n"], inverse_depths: Float[np.ndarray, " n"], seed: int = 0
-) -> Alignment | None:
+) -> ScaleShift | None:
     """The scale and shift that put relative inverse depth into world units; None if none does.
 
     Args:
@@ -68,4 +68,4 @@ def align_scale_shift(
     fits = residuals <= _FITTING * _MAD_TO_SIGMA * medians[best] + 1e-12
     design = np.stack([values[fits], np.ones(fits.sum())], axis=-1)
     scale, shift = np.linalg.lstsq(design, inverse_depths[fits], rcond=None)[0]
-    return Alignment(float(scale), float(shift)) if scale > 0 else None
+    return ScaleShift(float(scale), float(shift)) if scale > 0 else None
