@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from splax.initialization.consistency import count_support
 from splax.initialization.depth_source import DepthError
-from splax.initialization.neighbors import choose_neighbors, focus_depths
 from splax.initialization.small_photos import SmallPhotos, Warps, pixel_centers, shrink_photos, warps_between
+from splax.initialization.view_selection import focus_depths, select_views
 from splax.scene import Scene
 
 # The first sweep: pixels, planes, and the relative error of depth up to which two photos agree.
@@ -146,7 +146,7 @@ class PlaneSweep:
         tolerance: float,
     ) -> tuple[Float[np.ndarray, "v h w"], Bool[np.ndarray, "v h w"]]:
         """Inverse depth of all photos, and where it is to be trusted."""
-        neighbors, weights = choose_neighbors(photos, focus, self.num_neighbors)
+        neighbors, weights = select_views(photos, focus, self.num_neighbors)
         if (weights.max(axis=1) > 0).sum() < 3:
             raise DepthError("the views do not see the same things from different places")
         found = []
@@ -167,7 +167,7 @@ class PlaneSweep:
             np.stack([np.asarray(part) for part in parts]) for parts in zip(*found, strict=True)
         )
         support, conflicts = count_support(
-            photos, inverse, clear, *choose_neighbors(photos, focus, _WITNESSES), tolerance
+            photos, inverse, clear, *select_views(photos, focus, _WITNESSES), tolerance
         )
         enough = min(self.min_support, max(1, neighbors.shape[1] - 1))
         return inverse, clear & (support >= enough) & (support > conflicts)

@@ -22,7 +22,7 @@ def focus_depths(photos: SmallPhotos, scene: Scene) -> Float[np.ndarray, " v"]:
     return np.where(depth > _NEAREST_FOCUS * scene.radius, depth, scene.radius)
 
 
-def choose_neighbors(
+def select_views(
     photos: SmallPhotos, focus: Float[np.ndarray, " v"], num: int
 ) -> tuple[Int[np.ndarray, "v n"], Float[np.ndarray, "v n"]]:
     """For each photo the others to compare it with, best first, and how good they are.
