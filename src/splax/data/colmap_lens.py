@@ -21,7 +21,7 @@ from jaxtyping import Float
 Points = Float[np.ndarray, "*n 2"]
 
 
-class LensModel(NamedTuple):
+class _CameraModel(NamedTuple):
     """One camera model.
 
     Attributes:
@@ -47,7 +47,7 @@ class ColmapLens:
     """A camera model with its numbers, for images of one size.
 
     Attributes:
-        model: a key of :data:`MODELS`.
+        model: a key of :data:`CAMERA_MODELS`.
         params: focal length(s) and principal point in pixels, then the coefficients.
         width: of the images that ``params`` belong to, in pixels.
         height: likewise.
@@ -63,11 +63,11 @@ class ColmapLens:
     height: float
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
+        if self.model not in CAMERA_MODELS:
             raise ValueError(
-                f"camera model {self.model} is not supported; expected one of {', '.join(MODELS)}"
+                f"camera model {self.model} is not supported; expected one of {', '.join(CAMERA_MODELS)}"
             )
-        expected = MODELS[self.model].num_params
+        expected = CAMERA_MODELS[self.model].num_params
         if len(self.params) != expected:
             raise ValueError(f"camera model {self.model} takes {expected} numbers, got {len(self.params)}")
         if not all(abs(value) < 1e30 for value in self.params):
@@ -80,19 +80,19 @@ class ColmapLens:
     @property
     def focal(self) -> tuple[float, float]:
         """Focal lengths (fx, fy) in pixels."""
-        return self.params[0], self.params[MODELS[self.model].num_focal - 1]
+        return self.params[0], self.params[CAMERA_MODELS[self.model].num_focal - 1]
 
     @property
     def K(self) -> Float[np.ndarray, "3 3"]:
         """The intrinsic matrix, [3, 3]."""
-        (fx, fy), start = self.focal, MODELS[self.model].num_focal
+        (fx, fy), start = self.focal, CAMERA_MODELS[self.model].num_focal
         cx, cy = self.params[start : start + 2]
         return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
 
     @property
     def coefficients(self) -> tuple[float, ...]:
         """The numbers after the principal point."""
-        return self.params[MODELS[self.model].num_focal + 2 :]
+        return self.params[CAMERA_MODELS[self.model].num_focal + 2 :]
 
     @property
     def is_pinhole(self) -> bool:
@@ -103,7 +103,7 @@ class ColmapLens:
     def distort(self, points: Points) -> Points:
         """Where the lens moves points (x / z, y / z), [..., 2]; NaN where it sees none."""
         with np.errstate(all="ignore"):
-            return MODELS[self.model].distort(points, *self.coefficients)
+            return CAMERA_MODELS[self.model].distort(points, *self.coefficients)
 
     def undistort(self, points: Points, num_iterations: int = 50) -> Points:
         """Inverse of :meth:`distort` by Newton's method, [..., 2]; NaN where it finds none."""
@@ -156,7 +156,7 @@ class ColmapLens:
         K = self.K
         params = (K[0, 0] * scale_x, K[1, 1] * scale_y, K[0, 2] * scale_x, K[1, 2] * scale_y)
         params += self.coefficients
-        params += (0.0,) * (MODELS[model].num_params - len(params))
+        params += (0.0,) * (CAMERA_MODELS[model].num_params - len(params))
         return ColmapLens(model, tuple(float(p) for p in params), width, height)
 
 
@@ -247,27 +247,27 @@ def _squared(points: Points) -> Float[np.ndarray, "*n 1"]:
     return np.sum(points * points, axis=-1, keepdims=True)
 
 
-MODELS = {
-    "SIMPLE_PINHOLE": LensModel(0, 1, 0, _pinhole),
-    "PINHOLE": LensModel(1, 2, 0, _pinhole),
-    "SIMPLE_RADIAL": LensModel(2, 1, 1, _brown),
-    "RADIAL": LensModel(3, 1, 2, _brown),
-    "OPENCV": LensModel(4, 2, 4, _brown),
-    "OPENCV_FISHEYE": LensModel(5, 2, 4, _fisheye),
-    "FULL_OPENCV": LensModel(6, 2, 8, _brown),
-    "FOV": LensModel(7, 2, 1, _fov),
-    "SIMPLE_RADIAL_FISHEYE": LensModel(8, 1, 1, _fisheye),
-    "RADIAL_FISHEYE": LensModel(9, 1, 2, _fisheye),
-    "THIN_PRISM_FISHEYE": LensModel(10, 2, 8, _thin_prism_fisheye),
-    "RAD_TAN_THIN_PRISM_FISHEYE": LensModel(11, 2, 12, _rad_tan_thin_prism_fisheye),
-    "SIMPLE_DIVISION": LensModel(12, 1, 1, _division),
-    "DIVISION": LensModel(13, 2, 1, _division),
-    "SIMPLE_FISHEYE": LensModel(14, 1, 0, _fisheye),
-    "FISHEYE": LensModel(15, 2, 0, _fisheye),
-    "EUCM": LensModel(16, 2, 2, _eucm),
+CAMERA_MODELS = {
+    "SIMPLE_PINHOLE": _CameraModel(0, 1, 0, _pinhole),
+    "PINHOLE": _CameraModel(1, 2, 0, _pinhole),
+    "SIMPLE_RADIAL": _CameraModel(2, 1, 1, _brown),
+    "RADIAL": _CameraModel(3, 1, 2, _brown),
+    "OPENCV": _CameraModel(4, 2, 4, _brown),
+    "OPENCV_FISHEYE": _CameraModel(5, 2, 4, _fisheye),
+    "FULL_OPENCV": _CameraModel(6, 2, 8, _brown),
+    "FOV": _CameraModel(7, 2, 1, _fov),
+    "SIMPLE_RADIAL_FISHEYE": _CameraModel(8, 1, 1, _fisheye),
+    "RADIAL_FISHEYE": _CameraModel(9, 1, 2, _fisheye),
+    "THIN_PRISM_FISHEYE": _CameraModel(10, 2, 8, _thin_prism_fisheye),
+    "RAD_TAN_THIN_PRISM_FISHEYE": _CameraModel(11, 2, 12, _rad_tan_thin_prism_fisheye),
+    "SIMPLE_DIVISION": _CameraModel(12, 1, 1, _division),
+    "DIVISION": _CameraModel(13, 2, 1, _division),
+    "SIMPLE_FISHEYE": _CameraModel(14, 1, 0, _fisheye),
+    "FISHEYE": _CameraModel(15, 2, 0, _fisheye),
+    "EUCM": _CameraModel(16, 2, 2, _eucm),
 }
 # COLMAP's numbers to names; 17 has no pinhole to be turned into, and is named only to be refused.
-MODEL_NAMES = {model.id: name for name, model in MODELS.items()} | {17: "EQUIRECTANGULAR"}
+CAMERA_MODEL_NAMES = {model.id: name for name, model in CAMERA_MODELS.items()} | {17: "EQUIRECTANGULAR"}
 
 # What the models of one focal length are with two; further coefficients are 0.
 _TWO_FOCAL = {

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64
 
-from splax.data.colmap_lens import MODEL_NAMES, MODELS, ColmapLens
+from splax.data.colmap_lens import CAMERA_MODEL_NAMES, CAMERA_MODELS, ColmapLens
 from splax.data.points import Points, make_points
 from splax.files.json import shorten
 
@@ -228,11 +228,11 @@ def _binary_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[floa
     with _open_binary(path) as cursor:
         for _ in range(cursor.count(24)):
             camera_id, model_id, width, height = cursor.read("iiQQ")
-            name = MODEL_NAMES.get(model_id)
-            if name not in MODELS:
+            name = CAMERA_MODEL_NAMES.get(model_id)
+            if name not in CAMERA_MODELS:
                 # Without the number of its params the file cannot be read on.
                 raise ValueError(f"{path}: camera {camera_id}: {_unsupported(name or f'number {model_id}')}")
-            params = cursor.read(f"{MODELS[name].num_params}d")
+            params = cursor.read(f"{CAMERA_MODELS[name].num_params}d")
             yield camera_id, name, width, height, params
 
 
@@ -277,7 +277,7 @@ def _text_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[float,
         with _describing(path, number):
             camera_id, model, width, height = int(words[0]), words[1], int(words[2]), int(words[3])
             params = tuple(map(float, words[4:]))
-        if model not in MODELS:
+        if model not in CAMERA_MODELS:
             raise ValueError(f"{path}: camera {camera_id}: {_unsupported(shorten(model))}")
         yield camera_id, model, width, height, params
 
@@ -350,6 +350,6 @@ def _describing(path: Path, number: int) -> Iterator[None]:
 
 def _unsupported(model: str) -> str:
     return (
-        f"camera model {model} is not supported; expected one of {', '.join(MODELS)}. "
+        f"camera model {model} is not supported; expected one of {', '.join(CAMERA_MODELS)}. "
         f"Render the photos to pinhole views first, or estimate the cameras with another model."
     )

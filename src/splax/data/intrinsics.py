@@ -14,7 +14,7 @@ from splax.data.colmap_lens import ColmapLens
 from splax.files.json import read_number, shorten
 
 # nerfstudio's and COLMAP's names, and the model that takes their coefficients here.
-CAMERA_MODELS = {
+_COLMAP_MODELS = {
     "OPENCV": "FULL_OPENCV",
     "PINHOLE": "FULL_OPENCV",
     "SIMPLE_PINHOLE": "FULL_OPENCV",
@@ -79,12 +79,12 @@ def stated_size(both: Mapping[str, Any], label: str) -> tuple[float, float] | No
 def _distortion(both: Mapping[str, Any], label: str) -> tuple[str, tuple[float, ...]]:
     """Model and coefficients, as :class:`ColmapLens` wants them."""
     name = both.get("camera_model") or "OPENCV"
-    if name not in CAMERA_MODELS if isinstance(name, str) else True:
+    if name not in _COLMAP_MODELS if isinstance(name, str) else True:
         raise ValueError(
             f"{label}: camera_model {shorten(name)} is not supported; expected one of "
-            f"{', '.join(CAMERA_MODELS)}. {UNDISTORT_CURE}"
+            f"{', '.join(_COLMAP_MODELS)}. {UNDISTORT_CURE}"
         )
-    model = "OPENCV_FISHEYE" if both.get("is_fisheye") else CAMERA_MODELS[name]
+    model = "OPENCV_FISHEYE" if both.get("is_fisheye") else _COLMAP_MODELS[name]
     values = {key: read_number(both, key, label, default=0.0) for key in _COEFFICIENTS}
     if model == "OPENCV_FISHEYE":
         used = ("k1", "k2", "k3", "k4")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from splax.data.colmap_lens import MODEL_NAMES, MODELS, ColmapLens
+from splax.data.colmap_lens import CAMERA_MODEL_NAMES, CAMERA_MODELS, ColmapLens
 from splax.data.distortion import MAX_TANGENT, Undistorter, inner_intrinsics
 
 SIZE = (320, 240)
@@ -26,11 +26,11 @@ COEFFICIENTS = {
     "DIVISION": (0.08,),
     "EUCM": (0.6, 1.1),
 }
-NAMES = list(MODELS)
+NAMES = list(CAMERA_MODELS)
 
 
 def make_lens(name: str, size=SIZE) -> ColmapLens:
-    focal = (260.0, 255.0)[: MODELS[name].num_focal]
+    focal = (260.0, 255.0)[: CAMERA_MODELS[name].num_focal]
     return ColmapLens(name, (*focal, 163.0, 117.0, *COEFFICIENTS.get(name, ())), *size)
 
 
@@ -41,15 +41,15 @@ def pycolmap():
 
 def test_every_model_of_colmap_is_known(pycolmap):
     ids = {int(member.value) for member in pycolmap.CameraModelId.__members__.values()} - {-1}
-    assert ids == set(MODEL_NAMES)
-    assert {MODEL_NAMES[i] for i in ids} - set(MODELS) == {"EQUIRECTANGULAR"}
+    assert ids == set(CAMERA_MODEL_NAMES)
+    assert {CAMERA_MODEL_NAMES[i] for i in ids} - set(CAMERA_MODELS) == {"EQUIRECTANGULAR"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_projection_is_that_of_colmap(pycolmap, name):
     lens = make_lens(name)
     camera = pycolmap.Camera(model=name, width=SIZE[0], height=SIZE[1], params=lens.params)
-    assert int(camera.model.value) == MODELS[name].id
+    assert int(camera.model.value) == CAMERA_MODELS[name].id
     points = np.random.default_rng(0).uniform([-0.7, -0.6, 0.8], [0.7, 0.6, 1.3], (200, 3))
     points[0] = (0, 0, 1)
     np.testing.assert_allclose(lens.project(points), camera.img_from_cam(points), atol=1e-9)
