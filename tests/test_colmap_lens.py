@@ -85,7 +85,7 @@ def test_resized_lens_scales_the_pixels(name, size):
     lens = make_lens(name)
     points = np.random.default_rng(1).uniform([-0.5, -0.4, 1], [0.5, 0.4, 1], (20, 3))
     scale = np.array(size) / SIZE
-    np.testing.assert_allclose(lens.resized(*size).project(points), lens.project(points) * scale, rtol=1e-12)
+    np.testing.assert_allclose(lens.resize(*size).project(points), lens.project(points) * scale, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_unusable_lenses_are_refused(lens, message):
 
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match="320 x 240 pixels but the image is 240 x 320"):
-        make_lens("OPENCV").resized(240, 320)
+        make_lens("OPENCV").resize(240, 320)
 
 
 def draw_ramps(lens: ColmapLens) -> np.ndarray:

@@ -139,7 +139,7 @@ class ColmapLens:
             plane = points[..., :2] / points[..., 2:]
         return self.distort(plane) * np.array(self.focal) + self.K[:2, 2]
 
-    def resized(self, width: int, height: int) -> ColmapLens:
+    def resize(self, width: int, height: int) -> ColmapLens:
         """The lens for the same images at another size.
 
         Raises:

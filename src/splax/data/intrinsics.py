@@ -58,7 +58,7 @@ def read_lens(
     cy = read_number(both, "cy", label, default=stated[1] / 2)
     model, coefficients = _distortion(both, label)
     try:
-        return ColmapLens(model, (*focal, cx, cy, *coefficients), *stated).resized(width, height)
+        return ColmapLens(model, (*focal, cx, cy, *coefficients), *stated).resize(width, height)
     except ValueError as error:
         raise ValueError(f"{label}: {error}.") from error
 

@@ -52,7 +52,7 @@ def fixed_lens(camera: ColmapLens, label: str) -> Callable[[int, int], ColmapLen
 
     def lens(width: int, height: int) -> ColmapLens:
         try:
-            return camera.resized(width, height)
+            return camera.resize(width, height)
         except ValueError as error:
             raise ValueError(f"{label}: {error}.") from error
 
