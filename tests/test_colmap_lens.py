@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from splax.data.colmap_lens import CAMERA_MODEL_NAMES, CAMERA_MODELS, ColmapLens
-from splax.data.distortion import MAX_TANGENT, Undistorter, inner_intrinsics
+from splax.data.distortion import MAX_TANGENT, Undistorter, undistorted_intrinsics
 
 SIZE = (320, 240)
 # What cameras have; small enough not to fold over within the image.
@@ -150,7 +150,7 @@ def test_masks_and_depths_go_where_the_image_goes(name):
 def test_wide_fisheye_is_cut_where_a_pinhole_would_stretch():
     # 180 degrees across the width: the pinhole keeps 70 degrees to each side.
     lens = ColmapLens("FISHEYE", (320 / np.pi, 320 / np.pi, 160.0, 120.0), 320, 240)
-    K = inner_intrinsics(lens)
+    K = undistorted_intrinsics(lens)
     np.testing.assert_allclose((0.5 - K[0, 2]) / K[0, 0], -MAX_TANGENT, rtol=1e-9)
     top = np.tan((119.5) * np.pi / 320)  # the middle of the top border limits the height
     np.testing.assert_allclose((0.5 - K[1, 2]) / K[1, 1], -top, rtol=1e-4)

@@ -145,7 +145,7 @@ class ColmapLens:
         Raises:
             ValueError: if the aspect ratio is another, beyond what rounding of sizes explains.
         """
-        if not same_shape((width, height), (self.width, self.height)):
+        if not same_aspect_ratio((width, height), (self.width, self.height)):
             raise ValueError(
                 f"the file says {self.width:g} x {self.height:g} pixels but the image is {width} x {height}, of "
                 f"another shape. Is it rotated or cropped? Make the size and the intrinsics match the image"
@@ -160,7 +160,7 @@ class ColmapLens:
         return ColmapLens(model, tuple(float(p) for p in params), width, height)
 
 
-def same_shape(size: tuple[float, float], other: tuple[float, float]) -> bool:
+def same_aspect_ratio(size: tuple[float, float], other: tuple[float, float]) -> bool:
     """Whether one (width, height) is the other resized, as far as rounding lets one tell: a pixel, and 2 %."""
     ratio = (size[0] / other[0]) / (size[1] / other[1])
     return abs(ratio - 1) <= 0.02 + 1 / size[0] + 1 / size[1]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
-from splax.data.colmap_lens import same_shape
+from splax.data.colmap_lens import same_aspect_ratio
 from splax.files.exif import turn
 from splax.files.image_header import ImageError, ImageHeader, parse_header, read_bytes
 from splax.files.npy import read_npy
@@ -60,7 +60,7 @@ def decoded_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple
 
 def _is_to_be_turned(header: ImageHeader, size: tuple[float, float]) -> bool:
     stored = header.width, header.height
-    return not same_shape(stored, size) and same_shape((header.height, header.width), size)
+    return not same_aspect_ratio(stored, size) and same_aspect_ratio((header.height, header.width), size)
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:

@@ -30,7 +30,7 @@ class Undistorter:
 
     def __init__(self, lens: ColmapLens) -> None:
         """Prepares for photos of ``lens.width`` x ``lens.height`` pixels."""
-        self.K = inner_intrinsics(lens)
+        self.K = undistorted_intrinsics(lens)
         self._map = _pixel_map(lens, self.K)
 
     def image(self, image: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
@@ -57,7 +57,7 @@ class Undistorter:
         return np.asarray(undistorted, np.float32)
 
 
-def inner_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
+def undistorted_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
     """Intrinsics whose image of the same size lies inside the photo, as large as possible.
 
     The centres of the photo's border pixels are undistorted; the largest upright rectangle between the

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from splax.cameras import Camera
-from splax.data.colmap_lens import ColmapLens, same_shape
+from splax.data.colmap_lens import ColmapLens, same_aspect_ratio
 from splax.data.decode import (
     DecodedImage,
     decoded_size,
@@ -26,7 +26,7 @@ from splax.data.decode import (
     read_mask,
     resize_nearest,
 )
-from splax.data.distortion import Undistorter, inner_intrinsics, undistort_pixels
+from splax.data.distortion import Undistorter, undistort_pixels, undistorted_intrinsics
 from splax.data.lazy_view import Pixels
 from splax.data.tracks import SeenPoints
 from splax.files.image_header import ImageError, read_header
@@ -108,7 +108,7 @@ class PhotoReader:
     def __init__(self, downscale: float, white_background: bool) -> None:
         self.downscale = downscale
         self.white_background = white_background
-        self._inner_intrinsics = lru_cache(maxsize=4)(inner_intrinsics)
+        self._inner_intrinsics = lru_cache(maxsize=4)(undistorted_intrinsics)
         self._undistorter = lru_cache(maxsize=_MAX_UNDISTORTERS)(Undistorter)
 
     def open(self, photo: Photo) -> OpenedPhoto:
@@ -231,5 +231,5 @@ def _fitted(path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int
 
 
 def _check_shape(found: tuple[int, int], size: tuple[int, int], what: str) -> None:
-    if found != size and not same_shape(found, size):
+    if found != size and not same_aspect_ratio(found, size):
         raise ImageError(f"its {what} is {found[0]} x {found[1]}, the image {size[0]} x {size[1]}")

@@ -9,7 +9,7 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from splax.data.colmap_lens import same_shape
+from splax.data.colmap_lens import same_aspect_ratio
 from splax.data.decode import downscale_image, resize_nearest
 from splax.data.points import Points
 from splax.initialization.depth_source import DepthError, DepthSource
@@ -91,7 +91,7 @@ def _fitted(
     """The depth map, made smaller if it has more pixels than that."""
     depth = np.asarray(depth, np.float32)
     camera = view.camera
-    if depth.ndim != 2 or not same_shape(depth.shape[::-1], (camera.width, camera.height)):
+    if depth.ndim != 2 or not same_aspect_ratio(depth.shape[::-1], (camera.width, camera.height)):
         raise ValueError(
             f"View {view.name!r}: its depth map must be [height, width] and of the photo's shape, "
             f"{camera.height} x {camera.width} or that resized; got {list(depth.shape)}."
