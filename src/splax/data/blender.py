@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from splax.data.photo_reader import Photo
-from splax.data.scene_builder import LeftOut, Options, read_scene
+from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.data.transforms import read_frames
 from splax.scene import Scene
 
@@ -18,7 +18,7 @@ def find_blender(path: Path) -> Path | None:
     return folder / TRAIN if (folder / TRAIN).is_file() else None
 
 
-def load_blender(train_path: Path, options: Options) -> Scene:
+def load_blender(train_path: Path, options: ReadOptions) -> Scene:
     """Reads the splits and their images.
 
     Views of ``transforms_test.json`` are held out, else those of ``transforms_val.json``, else every
@@ -42,7 +42,7 @@ def load_blender(train_path: Path, options: Options) -> Scene:
         known = {photo.name for photo in train}
         left_out += [(photo.name, "held out, but also trained on") for photo in test if photo.name in known]
         test = [photo for photo in test if photo.name not in known]
-    return read_scene(
+    return build_scene(
         train,
         options,
         source=train_path,

@@ -6,7 +6,7 @@ from splax.data.colmap_lens import ColmapLens
 from splax.data.colmap_model import ModelImage, find_model, is_model, read_cameras, read_images, read_points
 from splax.data.layout import find_mask, find_small, first_file, relative_path
 from splax.data.photo_reader import Photo
-from splax.data.scene_builder import LeftOut, Options, fixed_lens, read_scene
+from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
 from splax.data.tracks import points_seen
 from splax.files.image_header import ImageError
 from splax.files.json import shorten
@@ -23,7 +23,7 @@ def find_colmap(path: Path) -> Path | None:
     return model
 
 
-def load_colmap(model: Path, options: Options) -> Scene:
+def load_colmap(model: Path, options: ReadOptions) -> Scene:
     """Reads a COLMAP model, as .bin or .txt, and its images.
 
     The dataset's folder is the nearest one, from the model's upwards, that has the images, in ``images`` or
@@ -58,7 +58,7 @@ def load_colmap(model: Path, options: Options) -> Scene:
             photos[photo.name] = photo
     if not photos:
         raise ValueError(_no_images(root, model, images))
-    return read_scene(
+    return build_scene(
         list(photos.values()),
         options,
         source=model,
@@ -69,7 +69,7 @@ def load_colmap(model: Path, options: Options) -> Scene:
     )
 
 
-def _find_root(model: Path, images: list[ModelImage], options: Options) -> Path:
+def _find_root(model: Path, images: list[ModelImage], options: ReadOptions) -> Path:
     """The folder that images are relative to; the one above ``sparse`` if none is found."""
     folders = [model, *model.absolute().parents[:3]]
     for root in folders:
@@ -83,12 +83,12 @@ def _find_root(model: Path, images: list[ModelImage], options: Options) -> Path:
     return above.get(model.name, model)
 
 
-def _find_image(root: Path, name: PurePosixPath, options: Options) -> tuple[Path | None, Path | None]:
+def _find_image(root: Path, name: PurePosixPath, options: ReadOptions) -> tuple[Path | None, Path | None]:
     """The image, and its smaller copy."""
     return first_file([root / "images" / name, root / name]), find_small(root, name, options.downscale)
 
 
-def _make_photo(image: ModelImage, camera: ColmapLens, root: Path, label: str, options: Options) -> Photo:
+def _make_photo(image: ModelImage, camera: ColmapLens, root: Path, label: str, options: ReadOptions) -> Photo:
     name = relative_path(image.name)
     path, small = _find_image(root, name, options)
     path = path or small

@@ -11,7 +11,7 @@ from splax.data.colmap import find_colmap, load_colmap
 from splax.data.layout import EXTENSIONS, VIDEOS
 from splax.data.llff import find_llff, load_llff
 from splax.data.rgbd import find_rgbd, load_rgbd
-from splax.data.scene_builder import CACHE_BYTES, Options
+from splax.data.scene_builder import CACHE_BYTES, ReadOptions
 from splax.data.transforms import find_transforms, load_transforms
 from splax.scene import Scene
 
@@ -26,7 +26,7 @@ class Format(NamedTuple):
     """
 
     find: Callable[[Path], Path | None]
-    load: Callable[[Path, Options], Scene]
+    load: Callable[[Path, ReadOptions], Scene]
     files: str
 
 
@@ -88,7 +88,7 @@ def load_dataset(
     path = Path(path).expanduser()
     if not path.exists():
         raise ValueError(f"No such folder: {path}. Expected a folder with photos and their cameras.")
-    options = Options(downscale, test_every, white_background, cache_bytes)
+    options = ReadOptions(downscale, test_every, white_background, cache_bytes)
     for name in FORMATS if dataset_type is None else (dataset_type,):
         found = FORMATS[name].find(path)
         if found is not None:

@@ -14,7 +14,7 @@ from splax.data.colmap_lens import ColmapLens
 from splax.data.layout import find_mask, find_small, list_images
 from splax.data.photo_reader import Photo
 from splax.data.poses import LLFF, to_viewmat
-from splax.data.scene_builder import Options, fixed_lens, read_scene
+from splax.data.scene_builder import ReadOptions, build_scene, fixed_lens
 from splax.files.npy import read_npy
 from splax.scene import Scene
 
@@ -29,7 +29,7 @@ def find_llff(path: Path) -> Path | None:
     return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
 
 
-def load_llff(poses_path: Path, options: Options) -> Scene:
+def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
     """Reads the poses and the images in ``images``.
 
     For a whole ``downscale``, say 8, copies in ``images_8`` are used where they are exactly as much smaller.
@@ -71,7 +71,7 @@ def load_llff(poses_path: Path, options: Options) -> Scene:
                 mask=find_mask(root, name),
             )
         )
-    return read_scene(photos, options, source=poses_path, dataset_type="llff", left_out=[])
+    return build_scene(photos, options, source=poses_path, dataset_type="llff", left_out=[])
 
 
 def _lens(row: Float[np.ndarray, " numbers"], label: str) -> ColmapLens:

@@ -23,7 +23,7 @@ from splax.data.colmap_lens import ColmapLens
 from splax.data.layout import find_mask, list_images
 from splax.data.photo_reader import Photo
 from splax.data.poses import OPENCV, to_viewmat
-from splax.data.scene_builder import LeftOut, Options, fixed_lens, read_scene
+from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
 from splax.files.json import read_json, shorten
 from splax.scene import Scene
 
@@ -53,7 +53,7 @@ def find_rgbd(path: Path) -> Path | None:
     return next((path / name for name in names if (path / name).is_file()), None)
 
 
-def load_rgbd(trajectory: Path, options: Options) -> Scene:
+def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
     """Reads colour and depth images with their poses.
 
     Args:
@@ -87,7 +87,7 @@ def load_rgbd(trajectory: Path, options: Options) -> Scene:
         )
         for frame in frames(trajectory, list_images(folder), left_out)
     ]
-    return read_scene(photos, options, source=trajectory, dataset_type="rgbd", left_out=left_out)
+    return build_scene(photos, options, source=trajectory, dataset_type="rgbd", left_out=left_out)
 
 
 def _color_folder(root: Path) -> Path | None:

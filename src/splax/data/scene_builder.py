@@ -30,7 +30,7 @@ MAX_LISTED = 40
 LeftOut = list[tuple[str, str]]
 
 
-class Options(NamedTuple):
+class ReadOptions(NamedTuple):
     """How photos are read.
 
     Attributes:
@@ -59,9 +59,9 @@ def fixed_lens(camera: ColmapLens, label: str) -> Callable[[int, int], ColmapLen
     return lens
 
 
-def read_scene(
+def build_scene(
     photos: Sequence[Photo],
-    options: Options,
+    options: ReadOptions,
     *,
     source: Path,
     dataset_type: str,
@@ -144,7 +144,7 @@ def _with_times(
 
 
 def _read_views(
-    photos: Sequence[Photo], options: Options, cache: PixelCache, left_out: LeftOut
+    photos: Sequence[Photo], options: ReadOptions, cache: PixelCache, left_out: LeftOut
 ) -> list[View]:
     """Views of the photos that can be used.
 

@@ -30,7 +30,7 @@ from splax.data.layout import find_mask, find_small, first_file, relative_path
 from splax.data.photo_reader import Photo
 from splax.data.points import Points, make_points, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
-from splax.data.scene_builder import LeftOut, Options, read_scene
+from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.files.image_header import ImageError
 from splax.files.json import read_json, read_number, shorten
 from splax.scene import Scene
@@ -50,7 +50,7 @@ def find_transforms(path: Path) -> Path | None:
     return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
 
 
-def load_transforms(json_path: Path, options: Options) -> Scene:
+def load_transforms(json_path: Path, options: ReadOptions) -> Scene:
     """Reads a transforms.json and its images.
 
     Frames whose image is missing, damaged or outside the folder are left out, with one warning for all. Images
@@ -70,7 +70,7 @@ def load_transforms(json_path: Path, options: Options) -> Scene:
     applied = _applied_transform(meta, json_path)
     points = _read_points(meta, applied, json_path, notes)
     train, test = _split(meta, photos, json_path)
-    return read_scene(
+    return build_scene(
         train,
         options,
         source=json_path,
@@ -83,7 +83,9 @@ def load_transforms(json_path: Path, options: Options) -> Scene:
     )
 
 
-def read_frames(json_path: Path, options: Options, left_out: LeftOut) -> tuple[dict[str, Any], list[Photo]]:
+def read_frames(
+    json_path: Path, options: ReadOptions, left_out: LeftOut
+) -> tuple[dict[str, Any], list[Photo]]:
     """The file's top-level object, and its frames with a valid pose and an image file, each image once.
 
     Raises:
@@ -124,7 +126,7 @@ def _make_photo(
     root: Path,
     viewmat: Float[np.ndarray, "4 4"],
     label: str,
-    options: Options,
+    options: ReadOptions,
 ) -> Photo:
     """One frame with the files it names.
 
