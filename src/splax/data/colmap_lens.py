@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-Points = Float[np.ndarray, "*n 2"]
+_Points = Float[np.ndarray, "*n 2"]
 
 
 class _CameraModel(NamedTuple):
@@ -34,7 +34,7 @@ class _CameraModel(NamedTuple):
     id: int
     num_focal: int
     num_coefficients: int
-    distort: Callable[..., Points]
+    distort: Callable[..., _Points]
 
     @property
     def num_params(self) -> int:
@@ -100,12 +100,12 @@ class ColmapLens:
         grid = np.stack(np.meshgrid([-0.7, 0.3, 0.6], [-0.5, 0.2, 0.8]), axis=-1)
         return bool(np.abs(self.distort(grid) - grid).max() < 1e-12)
 
-    def distort(self, points: Points) -> Points:
+    def distort(self, points: _Points) -> _Points:
         """Where the lens moves points (x / z, y / z), [..., 2]; NaN where it sees none."""
         with np.errstate(all="ignore"):
             return CAMERA_MODELS[self.model].distort(points, *self.coefficients)
 
-    def undistort(self, points: Points, num_iterations: int = 50) -> Points:
+    def undistort(self, points: _Points, num_iterations: int = 50) -> _Points:
         """Inverse of :meth:`distort` by Newton's method, [..., 2]; NaN where it finds none."""
         result = np.asarray(points, np.float64)
         with np.errstate(all="ignore"):
@@ -124,7 +124,7 @@ class ColmapLens:
             found &= np.sum(result * points, axis=-1) >= 0
         return np.where(found[..., None], result, np.nan)
 
-    def jacobian(self, points: Points) -> Float[np.ndarray, "*n 2 2"]:
+    def jacobian(self, points: _Points) -> Float[np.ndarray, "*n 2 2"]:
         """Derivatives of :meth:`distort` (central differences): the first index is of the result."""
         h = 1e-6 * (1 + np.abs(points).max(axis=-1, keepdims=True))
         columns = [
@@ -133,7 +133,7 @@ class ColmapLens:
         ]
         return np.stack(columns, axis=-1)
 
-    def project(self, points: Float[np.ndarray, "*n 3"]) -> Points:
+    def project(self, points: Float[np.ndarray, "*n 3"]) -> _Points:
         """Pixels of points in camera space, [..., 3]; meaningless where z is not positive."""
         with np.errstate(all="ignore"):
             plane = points[..., :2] / points[..., 2:]
@@ -166,12 +166,12 @@ def same_aspect_ratio(size: tuple[float, float], other: tuple[float, float]) -> 
     return abs(ratio - 1) <= 0.02 + 1 / size[0] + 1 / size[1]
 
 
-def _pinhole(points: Points) -> Points:
+def _pinhole(points: _Points) -> _Points:
     return points
 
 
 def _brown(
-    points: Points,
+    points: _Points,
     k1: float = 0.0,
     k2: float = 0.0,
     p1: float = 0.0,
@@ -180,40 +180,40 @@ def _brown(
     k4: float = 0.0,
     k5: float = 0.0,
     k6: float = 0.0,
-) -> Points:
+) -> _Points:
     r2 = _squared(points)
     radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
     return points * radial + _tangential(points, p1, p2)
 
 
-def _tangential(points: Points, p1: float, p2: float) -> Points:
+def _tangential(points: _Points, p1: float, p2: float) -> _Points:
     x, y = points[..., 0], points[..., 1]
     r2 = x * x + y * y
     return np.stack([2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y], axis=-1)
 
 
-def _equidistant(points: Points) -> Points:
+def _equidistant(points: _Points) -> _Points:
     """The distance from the centre becomes the angle from the axis."""
     r = np.sqrt(_squared(points))
     return points * np.where(r > 1e-9, np.arctan(r) / np.maximum(r, 1e-9), 1.0)
 
 
-def _fisheye(points: Points, k1: float = 0.0, k2: float = 0.0, k3: float = 0.0, k4: float = 0.0) -> Points:
+def _fisheye(points: _Points, k1: float = 0.0, k2: float = 0.0, k3: float = 0.0, k4: float = 0.0) -> _Points:
     angles = _equidistant(points)
     t2 = _squared(angles)
     return angles * (1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4))))
 
 
 def _thin_prism_fisheye(
-    points: Points, k1: float, k2: float, p1: float, p2: float, k3: float, k4: float, sx1: float, sy1: float
-) -> Points:
+    points: _Points, k1: float, k2: float, p1: float, p2: float, k3: float, k4: float, sx1: float, sy1: float
+) -> _Points:
     angles = _equidistant(points)
     t2 = _squared(angles)
     radial = 1 + t2 * (k1 + t2 * (k2 + t2 * (k3 + t2 * k4)))
     return angles * radial + _tangential(angles, p1, p2) + t2 * np.array([sx1, sy1])
 
 
-def _rad_tan_thin_prism_fisheye(points: Points, *coefficients: float) -> Points:
+def _rad_tan_thin_prism_fisheye(points: _Points, *coefficients: float) -> _Points:
     k, (p0, p1), (s0, s1, s2, s3) = coefficients[:6], coefficients[6:8], coefficients[8:]
     angles = _equidistant(points)
     t2 = _squared(angles)
@@ -226,7 +226,7 @@ def _rad_tan_thin_prism_fisheye(points: Points, *coefficients: float) -> Points:
     return angles + _tangential(angles, p1, p0) + r2 * np.array([s0, s2]) + r2**2 * np.array([s1, s3])
 
 
-def _fov(points: Points, omega: float) -> Points:
+def _fov(points: _Points, omega: float) -> _Points:
     r = np.sqrt(_squared(points))
     if abs(omega) < 1e-6:
         return points
@@ -234,16 +234,16 @@ def _fov(points: Points, omega: float) -> Points:
     return points * np.where(r > 1e-9, np.arctan(slope * r) / (omega * np.maximum(r, 1e-9)), slope / omega)
 
 
-def _division(points: Points, k: float) -> Points:
+def _division(points: _Points, k: float) -> _Points:
     # Defined backwards: undistorted = distorted / (1 + k |distorted|^2).
     return points * 2 / (1 + np.sqrt(1 - 4 * k * _squared(points)))
 
 
-def _eucm(points: Points, alpha: float, beta: float) -> Points:
+def _eucm(points: _Points, alpha: float, beta: float) -> _Points:
     return points / (alpha * np.sqrt(beta * _squared(points) + 1) + 1 - alpha)
 
 
-def _squared(points: Points) -> Float[np.ndarray, "*n 1"]:
+def _squared(points: _Points) -> Float[np.ndarray, "*n 1"]:
     return np.sum(points * points, axis=-1, keepdims=True)
 
 

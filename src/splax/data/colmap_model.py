@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from splax.data.colmap_lens import CAMERA_MODEL_NAMES, CAMERA_MODELS, ColmapLens
-from splax.data.points import Points, make_points
+from splax.data.points import PointCloud, make_point_cloud
 from splax.files.json import shorten
 
 # Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
@@ -111,7 +111,7 @@ def read_images(folder: Path) -> list[ModelImage]:
     ]
 
 
-def read_points(folder: Path) -> Points | None:
+def read_points(folder: Path) -> PointCloud | None:
     """The 3D points with their colours; None if there is none.
 
     Raises:
@@ -246,7 +246,7 @@ def _binary_images(path: Path) -> Iterator[_ImageRow]:
             yield name, camera_id, tuple(pose[:4]), tuple(pose[4:]), ids, pixels
 
 
-def _binary_points(path: Path) -> Points | None:
+def _binary_points(path: Path) -> PointCloud | None:
     with _open_binary(path) as cursor:
         starts = np.empty(cursor.count(_POINT_BYTES), np.int64)
         # By hand: there may be millions.
@@ -263,7 +263,7 @@ def _binary_points(path: Path) -> Points | None:
         del data  # a mapped file with a view on it cannot be closed
     positions = np.ascontiguousarray(rows[:, 8:32]).view("<f8").reshape(-1, 3)
     ids = np.ascontiguousarray(rows[:, :8]).view("<i8").ravel()
-    return make_points(positions.astype(np.float64), rows[:, 32:35].copy(), ids.astype(np.int64))
+    return make_point_cloud(positions.astype(np.float64), rows[:, 32:35].copy(), ids.astype(np.int64))
 
 
 # --- text ---------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def _text_images(path: Path) -> Iterator[_ImageRow]:
         yield *image, ids, pixels
 
 
-def _text_points(path: Path) -> Points | None:
+def _text_points(path: Path) -> PointCloud | None:
     positions, colors, ids = [], [], []
     for number, line in _lines(path):
         words = line.split(maxsplit=8)
@@ -318,7 +318,7 @@ def _text_points(path: Path) -> Points | None:
     if not positions:
         return None
     rgb = np.frombuffer(b"".join(colors), np.uint8).reshape(-1, 3)
-    return make_points(np.array(positions), rgb, np.array(ids))
+    return make_point_cloud(np.array(positions), rgb, np.array(ids))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

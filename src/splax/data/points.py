@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from splax.files.ply import read_header, read_rows
 
 
-class Points(NamedTuple):
+class PointCloud(NamedTuple):
     """Surface points in world coordinates.
 
     Attributes:
@@ -23,21 +23,21 @@ class Points(NamedTuple):
     ids: Int64[np.ndarray, " points"] | None = None
 
 
-def make_points(
+def make_point_cloud(
     positions: Float[np.ndarray, "points 3"],
     colors: UInt8[np.ndarray, "points 3"] | None,
     ids: Int64[np.ndarray, " points"] | None = None,
-) -> Points | None:
+) -> PointCloud | None:
     """The points that float32 can hold; None if there is none."""
     with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN
         positions = positions.astype(np.float32)
     usable = np.isfinite(positions).all(axis=-1)
     if not usable.any():
         return None
-    return Points(positions[usable], *(None if x is None else x[usable] for x in (colors, ids)))
+    return PointCloud(positions[usable], *(None if x is None else x[usable] for x in (colors, ids)))
 
 
-def read_ply_points(path: Path) -> Points | None:
+def read_ply_points(path: Path) -> PointCloud | None:
     """The vertices of a .ply file, with their colours if it has ``red green blue`` (bytes, or 0 to 1).
 
     Raises:
@@ -64,4 +64,4 @@ def read_ply_points(path: Path) -> Points | None:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise ValueError(f"{path} {error}.") from error
-    return make_points(positions, colors)
+    return make_point_cloud(positions, colors)

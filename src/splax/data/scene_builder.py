@@ -17,7 +17,7 @@ from jaxtyping import Float
 from splax.data.colmap_lens import ColmapLens
 from splax.data.lazy_view import LazyView, PixelCache, Pixels
 from splax.data.photo_reader import OpenedPhoto, Photo, PhotoReader
-from splax.data.points import Points
+from splax.data.points import PointCloud
 from splax.files.image_header import ImageError
 from splax.files.json import shorten
 from splax.scene import Scene, View, split_views
@@ -67,7 +67,7 @@ def build_scene(
     dataset_type: str,
     left_out: LeftOut,
     test_photos: Sequence[Photo] | None = None,
-    points: Points | None = None,
+    points: PointCloud | None = None,
     applied_transform: Float[np.ndarray, "4 4"] | None = None,
     notes: Sequence[str] = (),
 ) -> Scene:

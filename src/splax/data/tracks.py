@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from splax.data.points import Points
+from splax.data.points import PointCloud
 
 
 class SeenPoints(NamedTuple):
@@ -22,7 +22,7 @@ class SeenPoints(NamedTuple):
 
 
 def points_seen(
-    points: Points | None, seen: Iterable[tuple[Int64[np.ndarray, " seen"], Float[np.ndarray, "seen 2"]]]
+    points: PointCloud | None, seen: Iterable[tuple[Int64[np.ndarray, " seen"], Float[np.ndarray, "seen 2"]]]
 ) -> Iterator[SeenPoints | None]:
     """The points that each photo shows; None for a photo that shows none of them.
 

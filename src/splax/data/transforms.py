@@ -28,7 +28,7 @@ from splax.data.colmap_model import find_model, read_points
 from splax.data.intrinsics import read_lens, stated_size
 from splax.data.layout import find_mask, find_small, first_file, relative_path
 from splax.data.photo_reader import Photo
-from splax.data.points import Points, make_points, read_ply_points
+from splax.data.points import PointCloud, make_point_cloud, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.files.image_header import ImageError
@@ -250,7 +250,7 @@ def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarra
 
 def _read_points(
     meta: dict[str, Any], applied: Float[np.ndarray, "4 4"] | None, json_path: Path, notes: list[str]
-) -> Points | None:
+) -> PointCloud | None:
     """Points of ``ply_file_path``, else of a COLMAP model beside the file."""
     root, name = json_path.parent, meta.get("ply_file_path")
     if name is not None:
@@ -271,4 +271,4 @@ def _read_points(
     points = read_points(model)
     if points is None:
         return None
-    return make_points(points.positions @ applied[:3, :3].T + applied[:3, 3], points.colors)
+    return make_point_cloud(points.positions @ applied[:3, :3].T + applied[:3, 3], points.colors)

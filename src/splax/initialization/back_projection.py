@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from splax.data.colmap_lens import same_aspect_ratio
 from splax.data.decode import downscale_image, resize_nearest
-from splax.data.points import Points
+from splax.data.points import PointCloud
 from splax.initialization.depth_source import DepthError, DepthSource
 from splax.initialization.small_photos import resized_K, usable_pixels
 from splax.initialization.voxels import merge_points
@@ -23,7 +23,7 @@ _MAX_PIXELS = 2_000_000
 
 def points_from_depth(
     scene: Scene, depth: DepthSource | Iterable[Float32[np.ndarray, "h w"] | None], num: int
-) -> Points:
+) -> PointCloud:
     """Surface points of a scene: all depth maps back-projected, and merged to at most ``num``.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from splax.data.points import Points
+from splax.data.points import PointCloud
 
 # Sides of voxels that are tried, contracted units (all space is within 2 of the centre), and how close to stop.
 _SMALLEST, _LARGEST, _CLOSE = 1e-5, 4.0, 1.005
@@ -22,7 +22,7 @@ def merge_points(
     *,
     center: Float[np.ndarray, " 3"],
     radius: float,
-) -> Points:
+) -> PointCloud:
     """At most ``num`` points: the means of the points, and of the colours, in each voxel.
 
     The voxels are about the smallest that leave so few.
@@ -51,7 +51,7 @@ def merge_points(
         sums = [np.bincount(voxels, weights=column) for column in values.T]
         return np.stack(sums, axis=-1) / counts[:, None]
 
-    return Points(mean(positions).astype(np.float32), np.rint(mean(colors)).astype(np.uint8))
+    return PointCloud(mean(positions).astype(np.float32), np.rint(mean(colors)).astype(np.uint8))
 
 
 def contract(points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
