@@ -7,7 +7,7 @@ from splax.data.colmap_model import ModelImage, find_model, is_model, read_camer
 from splax.data.layout import find_mask, find_small, first_file, relative_path
 from splax.data.photo_reader import Photo
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
-from splax.data.tracks import points_seen
+from splax.data.tracks import points_of_photos
 from splax.files.image_header import ImageError
 from splax.files.json import shorten
 from splax.scene import Scene
@@ -42,13 +42,13 @@ def load_colmap(model: Path, options: ReadOptions) -> Scene:
     root = _find_root(model, images, options)
     left_out: LeftOut = []
     photos: dict[str, Photo] = {}
-    tracks = points_seen(points, ((image.point_ids, image.point_pixels) for image in images))
-    for image, seen in zip(images, tracks, strict=True):
+    tracks = points_of_photos(points, ((image.point_ids, image.point_pixels) for image in images))
+    for image, shown in zip(images, tracks, strict=True):
         label = f"{model}: image {shorten(image.name)}"
         if image.camera_id not in cameras:
             raise ValueError(f"{label} has camera {image.camera_id}, which the model lacks. Export it again.")
         try:
-            photo = _make_photo(image, cameras[image.camera_id], root, label, options)._replace(seen=seen)
+            photo = _make_photo(image, cameras[image.camera_id], root, label, options)._replace(points=shown)
         except ImageError as error:
             left_out.append((image.name, str(error)))
             continue

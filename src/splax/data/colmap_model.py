@@ -27,7 +27,7 @@ from splax.files.json import shorten
 # Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
 FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")
 # Points that are kept of those found in an image.
-MAX_SEEN = 4096
+MAX_IMAGE_POINTS = 4096
 _MAX_NAME = 4096
 _MAX_LINE = 1 << 24
 _POINT_BYTES = 51  # of a 3D point, before its track
@@ -42,7 +42,7 @@ class ModelImage(NamedTuple):
         name: as the file has it; not to be trusted as a path.
         camera_id: key of the model's cameras.
         viewmat: world to camera, [4, 4].
-        point_ids: of the points that were found in it, sorted, each once; at most :data:`MAX_SEEN`, then evenly
+        point_ids: of the points that were found in it, sorted, each once; at most :data:`MAX_IMAGE_POINTS`, then evenly
             taken.
         point_pixels: where those were found, [points, 2], in pixels of the camera; not to be trusted to be finite.
     """
@@ -105,7 +105,7 @@ def read_images(folder: Path) -> list[ModelImage]:
             name,
             camera_id,
             _viewmat(quat, translation, f"{path}: image {shorten(name)}"),
-            *_seen(ids, pixels),
+            *_points_of_image(ids, pixels),
         )
         for name, camera_id, quat, translation, ids, pixels in rows
     ]
@@ -155,15 +155,15 @@ def _viewmat(quat: tuple[float, ...], translation: tuple[float, ...], label: str
     return viewmat
 
 
-def _seen(
+def _points_of_image(
     ids: Int64[np.ndarray, " observations"], pixels: Float[np.ndarray, "observations 2"]
 ) -> tuple[Int64[np.ndarray, " points"], Float[np.ndarray, "points 2"]]:
     """Points among the observations of an image, where -1 stands for no point, and where they were first found."""
     found = np.flatnonzero(ids >= 0)
     ids, first = np.unique(ids[found], return_index=True)
     kept = np.arange(len(ids))
-    if len(ids) > MAX_SEEN:
-        kept = np.linspace(0, len(ids) - 1, MAX_SEEN).astype(np.int64)
+    if len(ids) > MAX_IMAGE_POINTS:
+        kept = np.linspace(0, len(ids) - 1, MAX_IMAGE_POINTS).astype(np.int64)
     return ids[kept], pixels[found[first[kept]]]
 
 
@@ -241,8 +241,11 @@ def _binary_images(path: Path) -> Iterator[_ImageRow]:
         for _ in range(cursor.count(73)):
             _, *pose, camera_id = cursor.read("i7di")
             name = cursor.name()
-            seen = cursor.records(_OBSERVATION)
-            ids, pixels = seen["point_id"].astype(np.int64), seen["position"].astype(np.float64)
+            observations = cursor.records(_OBSERVATION)
+            ids, pixels = (
+                observations["point_id"].astype(np.int64),
+                observations["position"].astype(np.float64),
+            )
             yield name, camera_id, tuple(pose[:4]), tuple(pose[4:]), ids, pixels
 
 

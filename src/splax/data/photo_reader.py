@@ -28,7 +28,7 @@ from splax.data.decode import (
 )
 from splax.data.distortion import Undistorter, undistort_pixels, undistorted_intrinsics
 from splax.data.lazy_view import Pixels
-from splax.data.tracks import SeenPoints
+from splax.data.tracks import PhotoPoints
 from splax.files.image_header import ImageError, read_header
 
 # Undistorters kept: each holds eight bytes for a pixel.
@@ -51,7 +51,7 @@ class Photo(NamedTuple):
         mask: the mask's file.
         depth: the depth image's file.
         depth_unit: world units per stored number of ``depth``.
-        seen: surface points that it shows, and where, in pixels of an image of ``size`` or else of its own.
+        points: surface points that it shows, and where, in pixels of an image of ``size`` or else of its own.
         time: when it was taken, in the unit of the dataset; None if the file does not say.
     """
 
@@ -65,7 +65,7 @@ class Photo(NamedTuple):
     mask: Path | None = None
     depth: Path | None = None
     depth_unit: float = 1e-3
-    seen: SeenPoints | None = None
+    points: PhotoPoints | None = None
     time: float | None = None
 
 
@@ -143,9 +143,9 @@ class PhotoReader:
             time=photo.time,
         )
         pixels = None
-        if photo.seen is not None:
+        if photo.points is not None:
             # Of the model's image, then of the one that is decoded, undistorted, and made smaller.
-            pixels = _usable_pixels(photo.seen.pixels) * (np.array(size) / (photo.size or size))
+            pixels = _usable_pixels(photo.points.pixels) * (np.array(size) / (photo.size or size))
             pixels = undistort_pixels(lens, K, pixels) * (np.array([width, height]) / size)
             pixels = _usable_pixels(pixels).astype(np.float32)
         return OpenedPhoto(photo, path, size, lens, camera, has_alpha, pixels)

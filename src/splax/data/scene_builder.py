@@ -200,7 +200,7 @@ def _make_view(opened: OpenedPhoto, decode: Callable[[OpenedPhoto], Pixels]) -> 
         has_alpha=opened.has_alpha,
         has_mask=photo.mask is not None,
         has_depth=photo.depth is not None,
-        points=None if photo.seen is None else photo.seen.positions,
+        points=None if photo.points is None else photo.points.positions,
         point_pixels=opened.point_pixels,
     )
 
