@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from splax.data.colmap_lens import ColmapLens
 from splax.data.colmap_model import ModelImage, find_model, is_model, read_cameras, read_images, read_points
-from splax.data.layout import find_mask, find_small, first_file, relative_path
+from splax.data.layout import find_downscaled, find_mask, first_file, relative_path
 from splax.data.photo_reader import Photo
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
 from splax.data.tracks import points_of_photos
@@ -85,13 +85,13 @@ def _find_root(model: Path, images: list[ModelImage], options: ReadOptions) -> P
 
 def _find_image(root: Path, name: PurePosixPath, options: ReadOptions) -> tuple[Path | None, Path | None]:
     """The image, and its smaller copy."""
-    return first_file([root / "images" / name, root / name]), find_small(root, name, options.downscale)
+    return first_file([root / "images" / name, root / name]), find_downscaled(root, name, options.downscale)
 
 
 def _make_photo(image: ModelImage, camera: ColmapLens, root: Path, label: str, options: ReadOptions) -> Photo:
     name = relative_path(image.name)
-    path, small = _find_image(root, name, options)
-    path = path or small
+    path, downscaled = _find_image(root, name, options)
+    path = path or downscaled
     if path is None:
         raise ImageError("no such file")
     return Photo(
@@ -101,7 +101,7 @@ def _make_photo(image: ModelImage, camera: ColmapLens, root: Path, label: str, o
         lens=fixed_lens(camera, label),
         label=label,
         size=(camera.width, camera.height),
-        small=small,
+        downscaled=downscaled,
         mask=find_mask(root, name),
     )
 

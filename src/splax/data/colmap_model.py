@@ -42,8 +42,8 @@ class ModelImage(NamedTuple):
         name: as the file has it; not to be trusted as a path.
         camera_id: key of the model's cameras.
         viewmat: world to camera, [4, 4].
-        point_ids: of the points that were found in it, sorted, each once; at most :data:`MAX_IMAGE_POINTS`, then evenly
-            taken.
+        point_ids: of the points that were found in it, sorted, each once; at most
+            :data:`MAX_IMAGE_POINTS`, taken evenly.
         point_pixels: where those were found, [points, 2], in pixels of the camera; not to be trusted to be finite.
     """
 

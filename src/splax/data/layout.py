@@ -50,7 +50,7 @@ def find_mask(root: Path, name: PurePosixPath) -> Path | None:
     return first_file([path, path.with_suffix("")])
 
 
-def find_small(root: Path, name: PurePosixPath, downscale: float) -> Path | None:
+def find_downscaled(root: Path, name: PurePosixPath, downscale: float) -> Path | None:
     """The copy of an image in ``images_2``, ``images_4`` ... for a whole ``downscale`` above 1."""
     if downscale == 1 or downscale != int(downscale):
         return None

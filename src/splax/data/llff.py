@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_lens import ColmapLens
-from splax.data.layout import find_mask, find_small, list_images
+from splax.data.layout import find_downscaled, find_mask, list_images
 from splax.data.photo_reader import Photo
 from splax.data.poses import LLFF, to_viewmat
 from splax.data.scene_builder import ReadOptions, build_scene, fixed_lens
@@ -67,7 +67,7 @@ def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
                 lens=fixed_lens(lens, label),
                 label=label,
                 size=(lens.width, lens.height),
-                small=find_small(root, name, options.downscale),
+                downscaled=find_downscaled(root, name, options.downscale),
                 mask=find_mask(root, name),
             )
         )

@@ -47,7 +47,7 @@ class Photo(NamedTuple):
         lens: the lens for an image stored at (width, height) pixels; may raise ValueError.
         label: names the dataset's file and the entry in errors.
         size: width and height of the images that the file speaks of, if it says so.
-        small: a copy of the image that ``downscale`` may make use of.
+        downscaled: a copy of the image that ``downscale`` may make use of.
         mask: the mask's file.
         depth: the depth image's file.
         depth_unit: world units per stored number of ``depth``.
@@ -61,7 +61,7 @@ class Photo(NamedTuple):
     lens: Callable[[int, int], ColmapLens]
     label: str
     size: tuple[float, float] | None = None
-    small: Path | None = None
+    downscaled: Path | None = None
     mask: Path | None = None
     depth: Path | None = None
     depth_unit: float = 1e-3
@@ -185,14 +185,14 @@ class PhotoReader:
 
         The smaller copy is taken if there is one, exactly as much smaller as is asked for.
         """
-        if photo.small is not None and photo.size is not None:
-            header = read_header(photo.small)
+        if photo.downscaled is not None and photo.size is not None:
+            header = read_header(photo.downscaled)
             size = decoded_size(header, photo.size)
             exact = np.array(photo.size) / self.downscale
             # Programs round sizes up, down or to the nearest.
             if (np.abs(np.array(size) - exact) < 1).all():
-                return photo.small, size, header.has_alpha, 1.0
-        if photo.path == photo.small:
+                return photo.downscaled, size, header.has_alpha, 1.0
+        if photo.path == photo.downscaled:
             raise ImageError(
                 f"there is only a copy in {photo.path.parent.name}, not of that part of the size"
             )

@@ -26,7 +26,7 @@ from jaxtyping import Float
 
 from splax.data.colmap_model import find_model, read_points
 from splax.data.intrinsics import read_lens, stated_size
-from splax.data.layout import find_mask, find_small, first_file, relative_path
+from splax.data.layout import find_downscaled, find_mask, first_file, relative_path
 from splax.data.photo_reader import Photo
 from splax.data.points import PointCloud, make_point_cloud, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
@@ -144,7 +144,7 @@ def _make_photo(
         lens=partial(read_lens, entry=entry, meta=meta, label=label),
         label=label,
         size=stated_size(both, label),
-        small=find_small(root, name, options.downscale),
+        downscaled=find_downscaled(root, name, options.downscale),
         mask=_named_file(root, entry, "mask_path") or find_mask(root, name),
         depth=_named_file(root, entry, "depth_file_path"),
         depth_unit=_depth_unit(both, label),
