@@ -13,17 +13,17 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from splax.capture.frames import write_sharp_frames
-from splax.capture.structure import Model, estimate_cameras, require_pycolmap
+from splax.capture.structure import Reconstruction, estimate_cameras, require_pycolmap
 from splax.data.layout import EXTENSIONS, VIDEOS, find_mask, list_images
 from splax.files.image_header import ImageError, read_header
 
 # With fewer registered photos there is nothing to train on, and none to hold out.
-MIN_REGISTERED = 3
-REPORT = "process.json"
+_MIN_REGISTERED = 3
+_REPORT = "process.json"
 _MODEL = Path("sparse") / "0"
 
 
-class Report(NamedTuple):
+class DatasetReport(NamedTuple):
     """What became of the photos.
 
     Attributes:
@@ -34,7 +34,7 @@ class Report(NamedTuple):
 
     out: Path
     num_photos: int
-    model: Model
+    model: Reconstruction
 
 
 def make_dataset(
@@ -46,7 +46,7 @@ def make_dataset(
     one_camera: bool | None = None,
     max_size: int = 1600,
     progress: bool | None = None,
-) -> Report:
+) -> DatasetReport:
     """Makes a dataset that :func:`splax.load_dataset` reads from photos without cameras, or from a video.
 
     Cameras and points come from structure from motion with pycolmap, on the CPU: with 50 photos it takes minutes,
@@ -96,15 +96,15 @@ def make_dataset(
         _check_model(model, source, len(sizes), min_registered)
         assert model is not None
         report = {"source": str(source.absolute()), "photos": len(sizes), **model._asdict()}
-        (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    return Report(out, len(sizes), model)
+        (folder / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    return DatasetReport(out, len(sizes), model)
 
 
 def _check_number(source: Path, num: int) -> None:
-    if num < MIN_REGISTERED:
+    if num < _MIN_REGISTERED:
         raise ValueError(
             f"{source} has {num} usable {'frames' if source.is_file() else 'photos'}; cameras can be estimated "
-            f"from {MIN_REGISTERED} or more, which show the same things from several places."
+            f"from {_MIN_REGISTERED} or more, which show the same things from several places."
         )
 
 
@@ -131,8 +131,8 @@ def _check_options(source: Path, out: Path, num_frames: int, min_registered: flo
         raise ValueError(f"{source} is a single photo; give the folder of all photos, or a video.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already, and is not replaced; choose another folder, or remove it.")
-    if num_frames < MIN_REGISTERED:
-        raise ValueError(f"num_frames must be at least {MIN_REGISTERED}, got {num_frames}.")
+    if num_frames < _MIN_REGISTERED:
+        raise ValueError(f"num_frames must be at least {_MIN_REGISTERED}, got {num_frames}.")
     if not 0 <= min_registered <= 1:
         raise ValueError(f"min_registered must lie in [0, 1], got {min_registered}.")
     if max_size < 100:
@@ -172,9 +172,9 @@ def _size(path: Path) -> tuple[int, int]:
     return header.width, header.height
 
 
-def _check_model(model: Model | None, source: Path, num_photos: int, min_registered: float) -> None:
+def _check_model(model: Reconstruction | None, source: Path, num_photos: int, min_registered: float) -> None:
     found = 0 if model is None else model.num_images
-    if found < max(MIN_REGISTERED, min_registered * num_photos):
+    if found < max(_MIN_REGISTERED, min_registered * num_photos):
         raise ValueError(
             f"{source}: cameras were found for {found} of {num_photos} photos, too few. Photos should be sharp, "
             "show things with texture that do not move, and overlap by half or more, from places that differ."

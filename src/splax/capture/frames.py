@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from splax.capture.progress import bar
+from splax.capture.progress import progress_bar
 
 # Sharpness is compared at this size of the longer side: noise of the sensor counts less.
 _LONG_SIDE = 640
 _QUALITY = 95
 
-Frame = UInt8[np.ndarray, "h w 3"]
+_Frame = UInt8[np.ndarray, "h w 3"]
 
 
 def write_sharp_frames(video: Path, folder: Path, num_frames: int, *, progress: bool | None = None) -> int:
@@ -46,7 +46,7 @@ def write_sharp_frames(video: Path, folder: Path, num_frames: int, *, progress: 
 
 def sharp_frames(
     video: Path, total: int, num_frames: int, *, progress: bool | None = None
-) -> Iterator[tuple[int, Frame]]:
+) -> Iterator[tuple[int, _Frame]]:
     """The sharpest frame of each of ``num_frames`` equal parts of a video of ``total`` frames.
 
     Yields:
@@ -54,19 +54,19 @@ def sharp_frames(
     """
     num_frames = min(num_frames, total)
     part, best, found = 0, -1.0, None
-    with bar("Frames", total, progress) as shown:
+    with progress_bar("Frames", total, progress) as bar:
         for index, frame in enumerate(_frames(video)):
             if found is not None and index * num_frames // total > part:
                 yield found
                 part, best = index * num_frames // total, -1.0
             if (value := sharpness(frame)) > best:
                 best, found = value, (index, frame)
-            shown.update()
+            bar.update()
     if found is not None:
         yield found
 
 
-def sharpness(frame: Frame) -> float:
+def sharpness(frame: _Frame) -> float:
     """Variance of the Laplacian of brightness (Pech-Pacheco et al. 2000): the higher the sharper."""
     import cv2
 
@@ -96,7 +96,7 @@ def count_frames(video: Path) -> int:
         capture.release()
 
 
-def _frames(video: Path) -> Iterator[Frame]:
+def _frames(video: Path) -> Iterator[_Frame]:
     import cv2
 
     capture = cv2.VideoCapture(str(video))

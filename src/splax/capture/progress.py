@@ -14,7 +14,7 @@ _POLL_SECONDS = 0.5
 T = TypeVar("T")
 
 
-def bar(what: str, total: int | None, show: bool | None) -> tqdm:
+def progress_bar(what: str, total: int | None, show: bool | None) -> tqdm:
     """A bar on standard error; None: if that is a terminal."""
     return tqdm(desc=what, total=total, disable=None if show is None else not show, dynamic_ncols=True)
 
@@ -36,7 +36,7 @@ def run_with_bar(
         work: must let go of the interpreter lock.
         done: how far it is.
         cancel: makes ``work`` return soon; called if the wait is interrupted.
-        show: whether to show a bar; see :func:`bar`.
+        show: whether to show a bar; see :func:`progress_bar`.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -48,18 +48,18 @@ def run_with_bar(
             errors.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
-    with bar(what, total, show) as shown:
+    with progress_bar(what, total, show) as bar:
         thread.start()
         try:
             while thread.is_alive():
                 thread.join(_POLL_SECONDS)
-                shown.update(max(0, min(done(), total or sys.maxsize) - shown.n))
+                bar.update(max(0, min(done(), total or sys.maxsize) - bar.n))
         except KeyboardInterrupt:
             cancel()
             thread.join()
             raise
         if not errors and total is not None:
-            shown.update(total - shown.n)
+            bar.update(total - bar.n)
     if errors:
         raise errors[0]
     return results[0]

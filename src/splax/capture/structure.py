@@ -19,7 +19,7 @@ _MAX_EXHAUSTIVE_FRAMES = 150
 _OVERLAP = 20
 
 
-class Model(NamedTuple):
+class Reconstruction(NamedTuple):
     """What structure from motion found.
 
     Attributes:
@@ -60,7 +60,7 @@ def estimate_cameras(
     one_camera: bool,
     max_size: int,
     progress: bool | None = None,
-) -> Model | None:
+) -> Reconstruction | None:
     """Estimates cameras and points, and writes the largest model.
 
     Args:
@@ -110,12 +110,12 @@ def estimate_cameras(
     return _write_largest(models, model)
 
 
-def _write_largest(models: Sequence[Any], folder: Path) -> Model | None:
+def _write_largest(models: Sequence[Any], folder: Path) -> Reconstruction | None:
     if not models:
         return None
     best = max(models, key=lambda found: (found.num_reg_images(), found.num_points3D()))
     best.write_binary(folder)
-    return Model(
+    return Reconstruction(
         best.num_reg_images(), best.num_points3D(), best.compute_mean_reprojection_error(), len(models)
     )
 
