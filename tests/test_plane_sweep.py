@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 import splax
 from splax.cameras import Camera
-from splax.data.raytracer import render, trace
+from splax.data.raytracer import ray_trace, trace
 from splax.data.synthetic import demo_camera, demo_lighting, demo_solids
 from splax.initialization.depth_source import DepthError
 from splax.initialization.plane_sweep import PlaneSweep
@@ -40,7 +40,7 @@ def true_depth(camera: Camera) -> Float[np.ndarray, "h w"]:
 
 def photograph(cameras: Sequence[Camera]) -> list[View]:
     solids, lighting = demo_solids(np.random.default_rng(0)), demo_lighting()
-    return [View(render(solids, lighting, c, samples=2), c, f"{i}") for i, c in enumerate(cameras)]
+    return [View(ray_trace(solids, lighting, c, samples=2), c, f"{i}") for i, c in enumerate(cameras)]
 
 
 def sweep(scene: Scene, **settings: float) -> list[np.ndarray]:

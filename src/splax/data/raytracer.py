@@ -189,7 +189,7 @@ def _reflection(
     return color.astype(np.float32)
 
 
-def render(
+def ray_trace(
     solids: Sequence[Solid], lighting: Lighting, camera: Camera, *, samples: int
 ) -> UInt8[np.ndarray, "h w 3"]:
     """A picture of the solids, [H, W, 3].

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.cameras import Camera
-from splax.data.raytracer import GAMMA, Lighting, Solid, render
+from splax.data.raytracer import GAMMA, Lighting, Solid, ray_trace
 from splax.data.shapes import Box, Disc, Scalars, Sphere, Vectors
 from splax.scene import Scene, View
 
@@ -54,7 +54,7 @@ def make_demo_scene(
         heights = (np.arange(count) * 0.618 + rng.random()) % 1
         cameras = [demo_camera(t, h, width, height) for t, h in zip(turns, heights, strict=True)]
         return [
-            View(render(solids, lighting, camera, samples=SAMPLES), camera, f"{prefix}_{i:03d}")
+            View(ray_trace(solids, lighting, camera, samples=SAMPLES), camera, f"{prefix}_{i:03d}")
             for i, camera in enumerate(cameras)
         ]
 
