@@ -15,7 +15,7 @@ from typing import NamedTuple
 from splax.capture.frames import write_sharp_frames
 from splax.capture.structure import Reconstruction, estimate_cameras, require_pycolmap
 from splax.data.layout import EXTENSIONS, VIDEOS, find_mask, list_images
-from splax.files.image_header import ImageError, read_header
+from splax.files.image_header import ImageError, read_image_header
 
 # With fewer registered photos there is nothing to train on, and none to hold out.
 _MIN_REGISTERED = 3
@@ -153,7 +153,7 @@ def _copy_photos(source: Path, folder: Path) -> None:
     left_out = []
     for photo in photos:
         try:
-            read_header(photo)
+            read_image_header(photo)
         except ImageError as error:
             left_out.append(f"{photo.name} {error}")
             continue
@@ -168,7 +168,7 @@ def _copy_photos(source: Path, folder: Path) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    header = read_header(path)
+    header = read_image_header(path)
     return header.width, header.height
 
 

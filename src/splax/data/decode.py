@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, UInt8, UInt16
 
 from splax.data.colmap_lens import same_aspect_ratio
 from splax.files.exif import turn
-from splax.files.image_header import ImageError, ImageHeader, parse_header, read_bytes
+from splax.files.image_header import ImageError, ImageHeader, parse_image_header, read_bytes
 from splax.files.npy import read_npy
 
 
@@ -45,7 +45,7 @@ def read_image(
         ImageError: if the file cannot be read, is not PNG or JPEG, is damaged or absurdly large.
     """
     data = read_bytes(path)
-    header, pixels = parse_header(data), _decode(data)
+    header, pixels = parse_image_header(data), _decode(data)
     if size is not None and _is_to_be_turned(header, size):
         pixels = turn(pixels, header.orientation)
     return DecodedImage(to_rgb(pixels, white_background=white_background), _alpha(pixels))
@@ -102,7 +102,7 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h 
     """Pixels as stored, in OpenCV's order of channels."""
     import cv2
 
-    header = parse_header(data)
+    header = parse_image_header(data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:

@@ -29,7 +29,7 @@ from splax.data.decode import (
 from splax.data.distortion import Undistorter, undistort_pixels, undistorted_intrinsics
 from splax.data.lazy_view import Pixels
 from splax.data.tracks import PhotoPoints
-from splax.files.image_header import ImageError, read_header
+from splax.files.image_header import ImageError, read_image_header
 
 # Undistorters kept: each holds eight bytes for a pixel.
 _MAX_UNDISTORTERS = 2
@@ -186,7 +186,7 @@ class PhotoReader:
         The smaller copy is taken if there is one, exactly as much smaller as is asked for.
         """
         if photo.downscaled is not None and photo.size is not None:
-            header = read_header(photo.downscaled)
+            header = read_image_header(photo.downscaled)
             size = decoded_size(header, photo.size)
             exact = np.array(photo.size) / self.downscale
             # Programs round sizes up, down or to the nearest.
@@ -196,7 +196,7 @@ class PhotoReader:
             raise ImageError(
                 f"there is only a copy in {photo.path.parent.name}, not of that part of the size"
             )
-        header = read_header(photo.path)
+        header = read_image_header(photo.path)
         return photo.path, decoded_size(header, photo.size), header.has_alpha, self.downscale
 
     def _read(self, path: Path, photo: Photo) -> DecodedImage:
@@ -212,7 +212,7 @@ def _usable_pixels(pixels: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "
 def _check_header(path: Path, size: tuple[int, int], what: str) -> None:
     """Refuses a mask or depth image of another shape than the photo."""
     try:
-        header = read_header(path)
+        header = read_image_header(path)
     except ImageError as error:
         raise ImageError(f"its {what} {error}") from error
     _check_shape((header.width, header.height), size, what)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from splax.files.ply import read_header, read_rows
+from splax.files.ply import read_ply_header, read_rows
 
 
 class PointCloud(NamedTuple):
@@ -46,7 +46,7 @@ def read_ply_points(path: Path) -> PointCloud | None:
     try:
         # What is not finite is left out in the end.
         with open(path, "rb") as file, np.errstate(over="ignore", invalid="ignore"):
-            header = read_header(file)
+            header = read_ply_header(file)
             vertices = next((e for e in header.elements if e.name == "vertex"), None)
             if vertices is None or not {"x", "y", "z"} <= vertices.properties.keys():
                 raise ValueError("has no vertices with x, y and z")

@@ -54,7 +54,7 @@ class ImageHeader(NamedTuple):
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def read_header(path: Path) -> ImageHeader:
+def read_image_header(path: Path) -> ImageHeader:
     """Reads what a PNG or JPEG file declares, of a large one only its ends.
 
     Raises:
@@ -70,12 +70,12 @@ def read_header(path: Path) -> ImageHeader:
         raise ImageError(f"cannot be read ({error.strerror})") from error
     if size > len(head) and (_PNG_END if head.startswith(_PNG_SIGNATURE) else _JPEG_END) in tail:
         with suppress(ImageError):
-            return parse_header(head, size)
+            return parse_image_header(head, size)
     # It is small, has much before its size, or something behind its end.
-    return parse_header(read_bytes(path))
+    return parse_image_header(read_bytes(path))
 
 
-def parse_header(data: bytes, size: int | None = None) -> ImageHeader:
+def parse_image_header(data: bytes, size: int | None = None) -> ImageHeader:
     """What a PNG or JPEG file declares.
 
     Args:

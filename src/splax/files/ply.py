@@ -32,7 +32,7 @@ _MAX_LINE = 1 << 20
 
 
 @dataclass
-class Element:
+class PlyElement:
     """Rows of one kind; ``properties`` maps names to numpy types without byte order."""
 
     name: str
@@ -41,7 +41,7 @@ class Element:
     has_lists: bool = False
 
 
-class Block(NamedTuple):
+class PlyBlock(NamedTuple):
     """Properties that follow each other in a file.
 
     Attributes:
@@ -54,16 +54,16 @@ class Block(NamedTuple):
 
 
 @dataclass
-class Header:
+class PlyHeader:
     """What a PLY header declares; ``byte_order`` is empty for ascii, ``size`` in bytes."""
 
     byte_order: str
-    elements: list[Element]
+    elements: list[PlyElement]
     comments: list[str]
     size: int
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_ply_header(file: BinaryIO) -> PlyHeader:
     """The header of a file opened at its beginning.
 
     Raises:
@@ -75,7 +75,7 @@ def read_header(file: BinaryIO) -> Header:
     end = _END.search(data)
     if end is None:
         raise ValueError(f"is not a usable PLY file: no 'end_header' in its first {MAX_HEADER_BYTES} bytes")
-    header = Header("?", [], [], end.end())
+    header = PlyHeader("?", [], [], end.end())
     for line in data[: end.start()].decode("utf-8", "replace").splitlines()[1:]:
         _read_header_line(header, line.split())
     if header.byte_order == "?":
@@ -83,7 +83,7 @@ def read_header(file: BinaryIO) -> Header:
     return header
 
 
-def _read_header_line(header: Header, words: list[str]) -> None:
+def _read_header_line(header: PlyHeader, words: list[str]) -> None:
     match words:
         case [] | ["obj_info", *_]:
             pass
@@ -92,7 +92,7 @@ def _read_header_line(header: Header, words: list[str]) -> None:
         case ["format", name, "1.0"] if name in _BYTE_ORDERS:
             header.byte_order = _BYTE_ORDERS[name]
         case ["element", name, count] if count.isascii() and count.isdigit() and len(count) <= 15:
-            header.elements.append(Element(name, int(count)))
+            header.elements.append(PlyElement(name, int(count)))
         case ["property", "list", _, _, _] if header.elements:
             header.elements[-1].has_lists = True
         case ["property", kind, name] if kind in _TYPES and header.elements:
@@ -103,7 +103,7 @@ def _read_header_line(header: Header, words: list[str]) -> None:
             raise ValueError(f"has a header line that is no PLY: {shorten(' '.join(words))}")
 
 
-def read_rows(file: BinaryIO, header: Header, element: Element) -> Iterator[tuple[slice, Any]]:
+def read_rows(file: BinaryIO, header: PlyHeader, element: PlyElement) -> Iterator[tuple[slice, Any]]:
     """Rows of one of the header's elements, in chunks: where they belong, and an array per property name.
 
     Raises:
@@ -130,7 +130,7 @@ def read_rows(file: BinaryIO, header: Header, element: Element) -> Iterator[tupl
     return _read_text(file, sum(e.count for e in before), element)
 
 
-def use_rows(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], None]) -> None:
+def for_each_chunk(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], None]) -> None:
     """Hands each of the chunks of :func:`read_rows` to ``use``, in several threads."""
     lock = threading.Lock()
 
@@ -156,7 +156,7 @@ def as_matrix(chunk: Any) -> Float32[np.ndarray, "rows properties"] | None:
     return chunk.view(np.float32).reshape(len(chunk), -1)
 
 
-def _row_type(element: Element, header: Header) -> np.dtype:
+def _row_type(element: PlyElement, header: PlyHeader) -> np.dtype:
     return np.dtype([(name, header.byte_order + kind) for name, kind in element.properties.items()])
 
 
@@ -166,7 +166,7 @@ def _read_binary(file: BinaryIO, dtype: np.dtype, count: int) -> Iterator[tuple[
         yield rows, np.frombuffer(data, dtype, count=rows.stop - rows.start)
 
 
-def _read_text(file: BinaryIO, skip: int, element: Element) -> Iterator[tuple[slice, Any]]:
+def _read_text(file: BinaryIO, skip: int, element: PlyElement) -> Iterator[tuple[slice, Any]]:
     for _ in range(skip):
         if not file.readline(_MAX_LINE):
             raise ValueError("is truncated")
@@ -191,7 +191,7 @@ def _chunks(count: int, row_bytes: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[Block]], comments: list[str]) -> None:
+def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[PlyBlock]], comments: list[str]) -> None:
     """Writes a binary little endian file.
 
     Args:
@@ -217,7 +217,7 @@ def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[Block]], comm
         _write_rows(file, blocks)
 
 
-def _write_rows(file: BinaryIO, blocks: Sequence[Block]) -> None:
+def _write_rows(file: BinaryIO, blocks: Sequence[PlyBlock]) -> None:
     """Lays the blocks side by side, a chunk of rows in each thread; while one writes, others lay out theirs."""
     parts = {str(i): _rows_as_items(block.values) for i, block in enumerate(blocks)}
     row = np.dtype([(name, part.dtype.newbyteorder("<"), part.shape[1:]) for name, part in parts.items()])

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32, UInt32
 
-from splax.files.ply import Block, Element, Header, antialiased_comments, read_rows, write_elements
+from splax.files.ply import PlyBlock, PlyElement, PlyHeader, antialiased_comments, read_rows, write_elements
 from splax.io.quantization import (
     from_smallest_three,
     logit,
@@ -32,12 +32,12 @@ _SH_RANGE = 8  # coefficients lie in [-4, 4]
 _LOG_SCALE_RANGE = 20  # beyond it the writers of the format clip
 
 
-def is_compressed(header: Header) -> bool:
+def is_compressed(header: PlyHeader) -> bool:
     """Whether a PLY file is of this kind."""
     return any(e.name == "vertex" and _WORDS[0] in e.properties for e in header.elements)
 
 
-def unpack(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
+def unpack(file: BinaryIO, header: PlyHeader) -> dict[str, np.ndarray]:
     """Every Param of a compressed file, [rows, ...] float32.
 
     Raises:
@@ -68,7 +68,7 @@ def unpack(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
     }
 
 
-def _check(header: Header, chunk: Element | None, vertex: Element, sh: Element | None) -> bool:
+def _check(header: PlyHeader, chunk: PlyElement | None, vertex: PlyElement, sh: PlyElement | None) -> bool:
     """Raises an error unless the elements are those of the format; returns whether colours have a range."""
     if chunk is None:
         raise ValueError("is no compressed PLY file of PlayCanvas: it has no element 'chunk'")
@@ -100,7 +100,7 @@ def _sh_names(num: int) -> list[str]:
 
 
 def _read_columns(
-    file: BinaryIO, header: Header, element: Element, names: Sequence[str], dtype: type
+    file: BinaryIO, header: PlyHeader, element: PlyElement, names: Sequence[str], dtype: type
 ) -> np.ndarray:
     """Some properties of an element, [rows, len(names)]."""
     chunks = read_rows(file, header, element)  # checks the size of the file: before anything is allocated
@@ -112,7 +112,7 @@ def _read_columns(
 
 
 def _unpack_sh(
-    file: BinaryIO, header: Header, sh: Element | None, count: int
+    file: BinaryIO, header: PlyHeader, sh: PlyElement | None, count: int
 ) -> Float32[np.ndarray, "n k 3"]:
     if sh is None or not sh.properties:
         return np.empty((count, 0, 3), np.float32)
@@ -159,25 +159,28 @@ def write_compressed_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
     words = [_join(position, _BITS), rotation, _join(scale, _BITS), _join(rgba, (8, 8, 8, 8))]
     elements = {
         "chunk": [*table, *scale_table, *color_table],
-        "vertex": [Block([name], column) for name, column in zip(_WORDS, words, strict=True)],
+        "vertex": [PlyBlock([name], column) for name, column in zip(_WORDS, words, strict=True)],
     }
     if num := arrays.shN.shape[1]:
         stored = to_bytes(np.floor((arrays.shN / _SH_RANGE + np.float32(0.5)) * 256))
-        elements["sh"] = [Block(_sh_names(3 * num), stored.swapaxes(1, 2))]
+        elements["sh"] = [PlyBlock(_sh_names(3 * num), stored.swapaxes(1, 2))]
     write_elements(file, elements, antialiased_comments(arrays.antialiased))
     return _clipped(arrays, log_scales)
 
 
 def _pack_range(
     values: Float32[np.ndarray, "n 3"], names: Sequence[str]
-) -> tuple[Float32[np.ndarray, "n 3"], list[Block]]:
+) -> tuple[Float32[np.ndarray, "n 3"], list[PlyBlock]]:
     """Values in [0, 1] of their chunk's range, and the blocks of the ranges."""
     missing = -len(values) % CHUNK
     chunks = np.pad(values, [(0, missing), (0, 0)], mode="edge").reshape(-1, CHUNK, 3)
     low, high = chunks.min(axis=1), chunks.max(axis=1)
     width = np.maximum(high.astype(np.float64) - low, np.finfo(np.float64).tiny)
     unit = ((chunks - low[:, None].astype(np.float64)) / width[:, None]).astype(np.float32)
-    table = [Block([f"min_{name}" for name in names], low), Block([f"max_{name}" for name in names], high)]
+    table = [
+        PlyBlock([f"min_{name}" for name in names], low),
+        PlyBlock([f"max_{name}" for name in names], high),
+    ]
     return unit.reshape(-1, 3)[: len(values)], table
 
 

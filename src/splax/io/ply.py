@@ -16,15 +16,15 @@ import numpy as np
 
 from splax.files.limits import check_regular
 from splax.files.ply import (
-    Block,
-    Header,
+    PlyBlock,
+    PlyHeader,
     antialiased_comments,
     as_matrix,
+    for_each_chunk,
     is_antialiased,
-    read_header,
+    read_ply_header,
     read_rows,
     shorten,
-    use_rows,
     write_elements,
 )
 from splax.gaussians import Gaussians
@@ -91,10 +91,10 @@ def write_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
     columns = [*_standard_columns(arrays.sh_degree), *_extra_columns(extras)]
     values = arrays.params | {"shN": arrays.shN.swapaxes(1, 2)}
     blocks = [
-        Block([column.property for column in of_param], values[name])
+        PlyBlock([column.property for column in of_param], values[name])
         for name, of_param in groupby(columns, key=lambda column: column.param)
     ]
-    blocks.insert(1, Block(_NORMALS, np.broadcast_to(np.zeros(3, np.float32), (arrays.num, 3))))
+    blocks.insert(1, PlyBlock(_NORMALS, np.broadcast_to(np.zeros(3, np.float32), (arrays.num, 3))))
     names = [name for block in blocks for name in block.properties]
     if len(set(names)) != len(names):
         raise ValueError(f"Params {sorted(extras)} take names that the PLY layout has already; rename them.")
@@ -117,7 +117,7 @@ def read_ply(path: Path, cls: type[Gaussians] | None = None) -> SplatArrays:
     """
     check_regular(path)
     with path.open("rb") as file:
-        header = read_header(file)
+        header = read_ply_header(file)
         compressed = is_compressed(header)
         params = unpack(file, header) if compressed else _read_params(file, header, path, cls)
     standard = {name: params.pop(name) for name in _standard_shapes(0)}
@@ -158,7 +158,7 @@ def _extra_columns(shapes: dict[str, tuple[int, ...]]) -> list[Column]:
 
 
 def _read_params(
-    file: BinaryIO, header: Header, path: Path, cls: type[Gaussians] | None
+    file: BinaryIO, header: PlyHeader, path: Path, cls: type[Gaussians] | None
 ) -> dict[str, np.ndarray]:
     """Every Param of the file that ``cls`` takes, [rows, ...] float32."""
     vertex = next((e for e in header.elements if e.name == "vertex"), None)
@@ -191,7 +191,7 @@ def _read_params(
             for column in columns:
                 params[column.param][(rows, *column.entry)] = chunk[column.property]
 
-    use_rows(chunks, scatter)
+    for_each_chunk(chunks, scatter)
     return params
 
 

@@ -17,7 +17,7 @@ from splax.files.limits import read_regular
 from splax.io.axes import flip_axes
 from splax.io.quantization import from_smallest_three, logit, sigmoid, smallest_three, to_bytes, unit_quats
 from splax.io.splat_arrays import SplatArrays, extras_left_out
-from splax.io.spz_streams import Header, read_streams, write_streams
+from splax.io.spz_streams import SpzHeader, read_streams, write_streams
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, num_sh_bases
 
 VERSIONS = (2, 3, 4)
@@ -71,7 +71,7 @@ def write_spz(file: BinaryIO, arrays: SplatArrays, version: int = 3) -> list[str
     arrays = flip_axes(arrays, _RUB)
     bits = _choose_fractional_bits(arrays)
     xyzw = np.roll(unit_quats(arrays.quats), -1, axis=1)
-    header = Header(
+    header = SpzHeader(
         check_version(version), arrays.num, arrays.sh_degree, bits, _ANTIALIASED * arrays.antialiased
     )
     log_scales = (arrays.log_scales - _LOG_SCALE_MIN) * _LOG_SCALE_STEPS

@@ -27,7 +27,7 @@ _MAX_EXTENSION_BYTES = 1 << 16
 _LEVEL_V4 = 12
 
 
-class Header(NamedTuple):
+class SpzHeader(NamedTuple):
     """What a file says of itself."""
 
     version: int
@@ -49,15 +49,15 @@ class Header(NamedTuple):
         return {name: shape for name, shape in shapes.items() if math.prod(shape)}
 
 
-class Streams(NamedTuple):
-    """The bytes of a file by name, as :meth:`Header.shapes`; extension records by type."""
+class SpzStreams(NamedTuple):
+    """The bytes of a file by name, as :meth:`SpzHeader.shapes`; extension records by type."""
 
-    header: Header
+    header: SpzHeader
     arrays: dict[str, UInt8[np.ndarray, "..."]]
     extensions: dict[int, bytes]
 
 
-def read_streams(data: bytes) -> Streams:
+def read_streams(data: bytes) -> SpzStreams:
     """Unpacks a file.
 
     Raises:
@@ -71,7 +71,7 @@ def read_streams(data: bytes) -> Streams:
     raise ValueError(f"is no SPZ file: expected gzip or 'NGSP' at its beginning, found {data[:4]!a}")
 
 
-def write_streams(file: BinaryIO, header: Header, arrays: dict[str, UInt8[np.ndarray, "..."]]) -> None:
+def write_streams(file: BinaryIO, header: SpzHeader, arrays: dict[str, UInt8[np.ndarray, "..."]]) -> None:
     """Packs a file of ``header.version``.
 
     Raises:
@@ -93,7 +93,7 @@ def write_streams(file: BinaryIO, header: Header, arrays: dict[str, UInt8[np.nda
     file.writelines(packed)
 
 
-def _read_gzip(data: bytes) -> Streams:
+def _read_gzip(data: bytes) -> SpzStreams:
     unpacker = zlib.decompressobj(wbits=31)
     try:
         start = unpacker.decompress(data, _HEADER.size)
@@ -114,7 +114,7 @@ def _read_gzip(data: bytes) -> Streams:
     return _streams(header, parts, rest)
 
 
-def _read_zstd(data: bytes) -> Streams:
+def _read_zstd(data: bytes) -> SpzStreams:
     header, (num_streams, table) = _parse(_HEADER_V4, data)
     _checked_size(header, len(data))
     start = table + num_streams * _TABLE_ROW.size
@@ -161,12 +161,12 @@ def _zstandard() -> Any:
     return zstandard
 
 
-def _parse(layout: struct.Struct, data: bytes) -> tuple[Header, tuple[int, ...]]:
+def _parse(layout: struct.Struct, data: bytes) -> tuple[SpzHeader, tuple[int, ...]]:
     """The header, and what follows its common part."""
     if len(data) < layout.size:
         raise ValueError(f"is truncated: expected a header of {layout.size} bytes, found {len(data)}")
     magic, *fields = layout.unpack_from(data)
-    header = Header(*fields[:5])
+    header = SpzHeader(*fields[:5])
     if magic != _MAGIC:
         raise ValueError(f"is no SPZ file: expected 'NGSP' in its header, found {magic!a}")
     versions = (4,) if layout is _HEADER_V4 else (2, 3)
@@ -182,18 +182,18 @@ def _parse(layout: struct.Struct, data: bytes) -> tuple[Header, tuple[int, ...]]
     return header, tuple(fields[5:])
 
 
-def _checked_size(header: Header, stored: int) -> int:
+def _checked_size(header: SpzHeader, stored: int) -> int:
     total = sum(math.prod(shape) for shape in header.shapes().values())
     check_expansion("its header", total, stored)
     return total
 
 
-def _streams(header: Header, parts: list[bytes], records: bytes) -> Streams:
+def _streams(header: SpzHeader, parts: list[bytes], records: bytes) -> SpzStreams:
     shapes = header.shapes()
     arrays = {
         n: np.frombuffer(part, np.uint8).reshape(shapes[n]) for n, part in zip(shapes, parts, strict=True)
     }
-    return Streams(header, arrays, _parse_extensions(records) if header.flags & _HAS_EXTENSIONS else {})
+    return SpzStreams(header, arrays, _parse_extensions(records) if header.flags & _HAS_EXTENSIONS else {})
 
 
 def _parse_extensions(records: bytes) -> dict[int, bytes]:
