@@ -32,12 +32,12 @@ _SH_RANGE = 8  # coefficients lie in [-4, 4]
 _LOG_SCALE_RANGE = 20  # beyond it the writers of the format clip
 
 
-def is_compressed(header: PlyHeader) -> bool:
+def is_compressed_ply(header: PlyHeader) -> bool:
     """Whether a PLY file is of this kind."""
     return any(e.name == "vertex" and _WORDS[0] in e.properties for e in header.elements)
 
 
-def unpack(file: BinaryIO, header: PlyHeader) -> dict[str, np.ndarray]:
+def unpack_compressed_ply(file: BinaryIO, header: PlyHeader) -> dict[str, np.ndarray]:
     """Every Param of a compressed file, [rows, ...] float32.
 
     Raises:

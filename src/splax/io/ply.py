@@ -28,7 +28,7 @@ from splax.files.ply import (
     write_elements,
 )
 from splax.gaussians import Gaussians
-from splax.io.compressed_ply import is_compressed, unpack
+from splax.io.compressed_ply import is_compressed_ply, unpack_compressed_ply
 from splax.io.splat_arrays import SplatArrays, accepted_params, empty_array, from_gaussians
 from splax.io.splat_files import load_with, write_with
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, num_sh_bases
@@ -39,7 +39,7 @@ _NORMALS = ("nx", "ny", "nz")
 _COMMENT = "splax param"
 
 
-class Column(NamedTuple):
+class _Column(NamedTuple):
     """Where a PLY property lies in a row of a Param."""
 
     property: str
@@ -118,8 +118,8 @@ def read_ply(path: Path, cls: type[Gaussians] | None = None) -> SplatArrays:
     check_regular(path)
     with path.open("rb") as file:
         header = read_ply_header(file)
-        compressed = is_compressed(header)
-        params = unpack(file, header) if compressed else _read_params(file, header, path, cls)
+        compressed = is_compressed_ply(header)
+        params = unpack_compressed_ply(file, header) if compressed else _read_params(file, header, path, cls)
     standard = {name: params.pop(name) for name in _standard_shapes(0)}
     return SplatArrays(**standard, extras=params, antialiased=is_antialiased(header.comments))
 
@@ -136,24 +136,24 @@ def _standard_shapes(sh_degree: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _standard_columns(sh_degree: int) -> list[Column]:
+def _standard_columns(sh_degree: int) -> list[_Column]:
     """The layout of 3DGS, in its order."""
     bases = num_sh_bases(sh_degree) - 1
     return [
-        *(Column(axis, "means", (i,)) for i, axis in enumerate("xyz")),
-        *(Column(f"f_dc_{i}", "sh0", (0, i)) for i in range(3)),
-        *(Column(f"f_rest_{i}", "shN", (i % bases, i // bases)) for i in range(3 * bases)),
-        Column("opacity", "logit_opacities", ()),
-        *(Column(f"scale_{i}", "log_scales", (i,)) for i in range(3)),
-        *(Column(f"rot_{i}", "quats", (i,)) for i in range(4)),
+        *(_Column(axis, "means", (i,)) for i, axis in enumerate("xyz")),
+        *(_Column(f"f_dc_{i}", "sh0", (0, i)) for i in range(3)),
+        *(_Column(f"f_rest_{i}", "shN", (i % bases, i // bases)) for i in range(3 * bases)),
+        _Column("opacity", "logit_opacities", ()),
+        *(_Column(f"scale_{i}", "log_scales", (i,)) for i in range(3)),
+        *(_Column(f"rot_{i}", "quats", (i,)) for i in range(4)),
     ]
 
 
-def _extra_columns(shapes: dict[str, tuple[int, ...]]) -> list[Column]:
+def _extra_columns(shapes: dict[str, tuple[int, ...]]) -> list[_Column]:
     columns = []
     for name, shape in shapes.items():
         for i, index in enumerate(np.ndindex(shape)):
-            columns.append(Column(f"{name}_{i}" if shape else name, name, index))
+            columns.append(_Column(f"{name}_{i}" if shape else name, name, index))
     return columns
 
 
@@ -205,7 +205,7 @@ def _sh_degree_of(properties: dict[str, str]) -> int:
     return sizes.index(num)
 
 
-def _check_properties(properties: dict[str, str], columns: list[Column]) -> None:
+def _check_properties(properties: dict[str, str], columns: list[_Column]) -> None:
     missing = next((c.property for c in columns if c.property not in properties), None)
     if missing is None:
         return
