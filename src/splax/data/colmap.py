@@ -9,7 +9,7 @@ from splax.data.photo_reader import Photo
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
 from splax.data.tracks import points_of_photos
 from splax.files.image_header import ImageError
-from splax.files.json import shorten
+from splax.files.limits import shorten
 from splax.scene import Scene
 
 _TRIED = 20  # images that are looked for to find the dataset's folder

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64
 
 from splax.data.colmap_lens import CAMERA_MODEL_NAMES, CAMERA_MODELS, ColmapLens
 from splax.data.points import PointCloud, make_point_cloud
-from splax.files.json import shorten
+from splax.files.limits import shorten
 
 # Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
 FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")

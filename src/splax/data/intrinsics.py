@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from splax.data.colmap_lens import ColmapLens
-from splax.files.json import read_number, shorten
+from splax.files.json import read_number
+from splax.files.limits import shorten
 
 # nerfstudio's and COLMAP's names, and the model that takes their coefficients here.
 _COLMAP_MODELS = {

@@ -24,7 +24,8 @@ from splax.data.layout import find_mask, list_images
 from splax.data.photo_reader import Photo
 from splax.data.poses import OPENCV, to_viewmat
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
-from splax.files.json import read_json, shorten
+from splax.files.json import read_json
+from splax.files.limits import shorten
 from splax.scene import Scene
 
 COLOR_FOLDERS = ("color", "rgb", "image")

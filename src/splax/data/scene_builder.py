@@ -19,7 +19,7 @@ from splax.data.lazy_view import LazyView, PixelCache, Pixels
 from splax.data.photo_reader import OpenedPhoto, Photo, PhotoReader
 from splax.data.points import PointCloud
 from splax.files.image_header import ImageError
-from splax.files.json import shorten
+from splax.files.limits import shorten
 from splax.scene import Scene, View, split_views
 
 # Decoded photos that are kept in memory.

@@ -32,7 +32,8 @@ from splax.data.points import PointCloud, make_point_cloud, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.files.image_header import ImageError
-from splax.files.json import read_json, read_number, shorten
+from splax.files.json import read_json, read_number
+from splax.files.limits import shorten
 from splax.scene import Scene
 
 NAME = "transforms.json"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from splax.files.limits import shorten
+
 MAX_BYTES = 256 << 20
 
 
@@ -59,9 +61,3 @@ def read_number(source: Mapping[str, Any], key: str, label: str, *, default: flo
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
         raise ValueError(f"{label}: {key} must be a finite number, got {shorten(value)}. {cure}".rstrip())
     return float(value)
-
-
-def shorten(value: object) -> str:
-    """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

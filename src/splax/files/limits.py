@@ -40,3 +40,9 @@ def check_expansion(what: str, expanded: int, stored: int) -> None:
             f"is damaged or hostile: {what} declares {expanded:,} bytes, but what is stored of it, {stored:,} "
             f"bytes, may unpack to {allowed:,} at most"
         )
+
+
+def shorten(value: object) -> str:
+    """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

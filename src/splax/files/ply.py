@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from splax.files.limits import shorten
+
 MAX_HEADER_BYTES = 1 << 18
 CHUNK_BYTES = 1 << 21  # fits the cache of a processor, and takes long enough for threads to pay
 _THREADS = min(4, os.cpu_count() or 1)  # numpy lets go of the interpreter lock; more would wait for memory
@@ -259,9 +261,3 @@ def is_antialiased(comments: list[str]) -> bool:
     """Whether the header says so: in the words of Brush, or of Postshot (``antialiased 1``)."""
     words = [" ".join(comment.lower().split()) for comment in comments]
     return "splatrendermode: mip" in words or "antialiased 1" in words
-
-
-def shorten(value: object) -> str:
-    """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

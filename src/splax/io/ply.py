@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
-from splax.files.limits import check_regular
+from splax.files.limits import check_regular, shorten
 from splax.files.ply import (
     PlyBlock,
     PlyHeader,
@@ -24,7 +24,6 @@ from splax.files.ply import (
     is_antialiased,
     read_ply_header,
     read_rows,
-    shorten,
     write_elements,
 )
 from splax.gaussians import Gaussians

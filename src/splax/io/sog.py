@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from splax.files.limits import check_expansion, check_regular, read_regular
-from splax.files.ply import shorten
+from splax.files.limits import check_expansion, check_regular, read_regular, shorten
 from splax.io.quantization import from_smallest_three, logit
 from splax.io.splat_arrays import SplatArrays
 from splax.ops.spherical_harmonics import num_sh_bases

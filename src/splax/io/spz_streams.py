@@ -13,8 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from splax.files.limits import check_expansion
-from splax.files.ply import shorten
+from splax.files.limits import check_expansion, shorten
 
 MAX_DEGREE = 4
 _MAGIC, _GZIP = b"NGSP", b"\x1f\x8b"
