@@ -15,14 +15,13 @@ from splax.files.ply import PlyBlock, PlyElement, PlyHeader, antialiased_comment
 from splax.io.quantization import (
     from_smallest_three,
     logit,
-    rgb_to_sh0,
-    sh0_to_rgb,
     sigmoid,
     smallest_three,
     to_bytes,
     unit_quats,
 )
 from splax.io.splat_arrays import SplatArrays, extras_left_out
+from splax.ops.spherical_harmonics import rgb_to_sh0, sh0_to_rgb
 
 CHUNK = 256
 _WORDS = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
@@ -63,7 +62,7 @@ def unpack_compressed_ply(file: BinaryIO, header: PlyHeader) -> dict[str, np.nda
         "log_scales": spread(_split(scale, _BITS), 3),
         "quats": from_smallest_three((rotation >> 30).astype(int), _split(rotation, (10, 10, 10)) * 2 - 1),
         "logit_opacities": logit(rgba[:, 3]),
-        "sh0": rgb_to_sh0(spread(rgba[:, :3], 6) if colored else rgba[:, :3]),
+        "sh0": rgb_to_sh0(spread(rgba[:, :3], 6) if colored else rgba[:, :3])[:, None],
         "shN": _unpack_sh(file, header, sh, vertex.count),
     }
 
@@ -152,7 +151,7 @@ def write_compressed_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
     position, table = _pack_range(arrays.means, _POSITION)
     log_scales = np.clip(arrays.log_scales, -_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
     scale, scale_table = _pack_range(log_scales, _SCALE)
-    color, color_table = _pack_range(sh0_to_rgb(arrays.sh0), _COLOR)
+    color, color_table = _pack_range(sh0_to_rgb(arrays.sh0[:, 0]), _COLOR)
     largest, others = smallest_three(unit_quats(arrays.quats))
     rgba = np.concatenate([color, sigmoid(arrays.logit_opacities)[:, None]], axis=1)
     rotation = (largest.astype(np.uint32) << 30) | _join(others / 2 + np.float32(0.5), (10, 10, 10))

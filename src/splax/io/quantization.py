@@ -3,8 +3,6 @@
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from splax.ops.spherical_harmonics import SH_C0
-
 _SQRT2 = 2**0.5
 
 
@@ -21,16 +19,6 @@ def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 def logit(opacities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Logits of opacities in [0, 1]; infinite for exactly 0 and 1."""
     return np.log(opacities) - np.log1p(-opacities)
-
-
-def sh0_to_rgb(sh0: Float[np.ndarray, "n 1 3"]) -> Float[np.ndarray, "n 3"]:
-    """Colours of the coefficients of degree 0; beyond [0, 1] where other degrees make up for it."""
-    return sh0[:, 0] * np.float32(SH_C0) + np.float32(0.5)
-
-
-def rgb_to_sh0(rgb: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 1 3"]:
-    """Inverse of :func:`sh0_to_rgb`."""
-    return ((rgb - np.float32(0.5)) / np.float32(SH_C0))[:, None]
 
 
 def unit_quats(quats: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:

@@ -9,8 +9,9 @@ from typing import BinaryIO
 import numpy as np
 
 from splax.files.limits import read_regular
-from splax.io.quantization import logit, rgb_to_sh0, sh0_to_rgb, sigmoid, to_bytes, unit_quats
+from splax.io.quantization import logit, sigmoid, to_bytes, unit_quats
 from splax.io.splat_arrays import SplatArrays, extras_left_out
+from splax.ops.spherical_harmonics import rgb_to_sh0, sh0_to_rgb
 
 _ROW = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
 
@@ -33,7 +34,7 @@ def read_splat(path: Path) -> SplatArrays:
         quats=(rows["quats"].astype(np.float32) - 128) / 128,
         log_scales=np.log(rows["scales"]).astype(np.float32, copy=False),
         logit_opacities=logit(rgba[:, 3]),
-        sh0=rgb_to_sh0(rgba[:, :3]),
+        sh0=rgb_to_sh0(rgba[:, None, :3]),
         shN=np.zeros((len(rows), 0, 3), np.float32),
     )
 
@@ -41,7 +42,7 @@ def read_splat(path: Path) -> SplatArrays:
 def write_splat(file: BinaryIO, arrays: SplatArrays) -> list[str]:
     """Writes a .splat file; returns what of the Gaussians it could not hold."""
     rows = np.empty(arrays.num, _ROW)
-    rgb = sh0_to_rgb(arrays.sh0)
+    rgb = sh0_to_rgb(arrays.sh0[:, 0])
     rows["means"] = arrays.means
     # Within float32: e^88 is its largest power.
     rows["scales"] = np.exp(np.clip(arrays.log_scales, -80, 80))
