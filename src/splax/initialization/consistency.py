@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from splax.initialization.small_photos import SmallPhotos, Warps, pixel_centers, warps_between
+from splax.initialization.small_photos import SmallPhotos, Warps, homogeneous_pixels, warps_between
 
 # A point this many tolerances in front of what another photo sees would be in its way.
 _IN_THE_WAY = 2.0
@@ -50,7 +50,7 @@ def _count(
     tolerance: float | Float[Array, ""],
 ) -> tuple[Int[Array, "h w"], Int[Array, "h w"]]:
     height, width = inverse_depth.shape
-    pixels = pixel_centers(height, width)
+    pixels = homogeneous_pixels(height, width)
 
     def ask(other, asked, warp):
         rays = jnp.einsum("rc,chw->rhw", warp.A, pixels, precision="highest")

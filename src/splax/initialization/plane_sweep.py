@@ -24,7 +24,13 @@ from tqdm import tqdm
 
 from splax.initialization.consistency import count_support
 from splax.initialization.depth_source import DepthError
-from splax.initialization.small_photos import SmallPhotos, Warps, pixel_centers, shrink_photos, warps_between
+from splax.initialization.small_photos import (
+    SmallPhotos,
+    Warps,
+    homogeneous_pixels,
+    shrink_photos,
+    warps_between,
+)
 from splax.initialization.view_selection import focus_depths, select_views
 from splax.scene import Scene
 
@@ -202,7 +208,7 @@ def match(
     """
     height, width = photo.shape
     # Not in the low precision that a GPU multiplies matrices in.
-    rays = jnp.einsum("src,chw->srhw", warps.A, pixel_centers(height, width), precision="highest")
+    rays = jnp.einsum("src,chw->srhw", warps.A, homogeneous_pixels(height, width), precision="highest")
     mean = _box(photo, window)
     variance = _box(photo * photo, window) - mean * mean
 

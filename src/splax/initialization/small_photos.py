@@ -59,7 +59,7 @@ def warps_between(photos: SmallPhotos, index: int, others: Int[np.ndarray, " s"]
     return Warps(jnp.asarray(A, jnp.float32), jnp.asarray(b, jnp.float32))
 
 
-def pixel_centers(height: int, width: int) -> Float[Array, "3 height width"]:
+def homogeneous_pixels(height: int, width: int) -> Float[Array, "3 height width"]:
     """Homogeneous coordinates (x, y, 1) of all pixels."""
     rows, columns = jnp.mgrid[:height, :width] + 0.5
     return jnp.stack([columns, rows, jnp.ones_like(rows)])
