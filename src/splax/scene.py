@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from splax.cameras import Camera
 
-EXTENT_MARGIN = 1.1  # of the 3D Gaussian splatting reference implementation
+_EXTENT_MARGIN = 1.1  # of the 3D Gaussian splatting reference implementation
 # Camera axes whose mean squared sine to their common direction is below this are taken as parallel
 # (about half a degree): their meeting point would be noise.
-PARALLEL = 1e-4
+_PARALLEL = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -256,12 +256,12 @@ def scene_bounds(camera_to_world: Float[np.ndarray, "views 4 4"]) -> SceneBounds
     spread = np.linalg.norm(positions - mean_position, axis=-1).max()
     # Below the rounding of float32 positions, cameras are at one place.
     one_place = spread <= 1e-6 * (1 + np.abs(mean_position).max())
-    extent = 1.0 if one_place else EXTENT_MARGIN * float(spread)
+    extent = 1.0 if one_place else _EXTENT_MARGIN * float(spread)
 
     # Distance of x to an axis is |(I - d dᵀ)(x - p)|; the normal equations sum the projectors.
     across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
     normal_matrix = across.mean(0)
-    if np.linalg.eigvalsh(normal_matrix)[0] > PARALLEL:
+    if np.linalg.eigvalsh(normal_matrix)[0] > _PARALLEL:
         center = np.linalg.solve(normal_matrix, np.einsum("vij,vj->i", across, positions) / len(poses))
     else:
         center = mean_position + extent * forward.mean(0) / max(np.linalg.norm(forward.mean(0)), 1e-12)

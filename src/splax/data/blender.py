@@ -7,15 +7,15 @@ from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.data.transforms import read_frames
 from splax.scene import Scene
 
-TRAIN = "transforms_train.json"
+_TRAIN = "transforms_train.json"
 # The split that scores are reported on comes first; the other one is left alone.
-HELD_OUT = ("transforms_test.json", "transforms_val.json")
+_HELD_OUT = ("transforms_test.json", "transforms_val.json")
 
 
 def find_blender(path: Path) -> Path | None:
     """The file of the training split that a user means by the folder ``path``, or by one of its files."""
-    folder = path.parent if path.name in (TRAIN, *HELD_OUT) else path
-    return folder / TRAIN if (folder / TRAIN).is_file() else None
+    folder = path.parent if path.name in (_TRAIN, *_HELD_OUT) else path
+    return folder / _TRAIN if (folder / _TRAIN).is_file() else None
 
 
 def load_blender(train_path: Path, options: ReadOptions) -> Scene:
@@ -34,7 +34,7 @@ def load_blender(train_path: Path, options: ReadOptions) -> Scene:
     left_out: LeftOut = []
     train = read_frames(train_path, options, left_out)[1]
     held_out = next(
-        (train_path.parent / name for name in HELD_OUT if (train_path.parent / name).is_file()), None
+        (train_path.parent / name for name in _HELD_OUT if (train_path.parent / name).is_file()), None
     )
     test: list[Photo] | None = None
     if held_out is not None:

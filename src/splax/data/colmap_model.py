@@ -25,7 +25,7 @@ from splax.data.points import PointCloud, make_point_cloud
 from splax.files.limits import shorten
 
 # Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
-FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")
+_FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")
 # Points that are kept of those found in an image.
 MAX_IMAGE_POINTS = 4096
 _MAX_NAME = 4096
@@ -67,7 +67,7 @@ _ImageRow = tuple[
 
 def find_model(root: Path) -> Path | None:
     """The folder of the model that belongs to a dataset."""
-    return next((root / folder for folder in FOLDERS if is_model(root / folder)), None)
+    return next((root / folder for folder in _FOLDERS if is_model(root / folder)), None)
 
 
 def is_model(folder: Path) -> bool:

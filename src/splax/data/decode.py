@@ -48,7 +48,7 @@ def read_image(
     header, pixels = parse_image_header(data), _decode(data)
     if size is not None and _is_to_be_turned(header, size):
         pixels = turn(pixels, header.orientation)
-    return DecodedImage(to_rgb(pixels, white_background=white_background), _alpha(pixels))
+    return DecodedImage(_to_rgb(pixels, white_background=white_background), _alpha(pixels))
 
 
 def decoded_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
     Raises:
         ImageError: as :func:`read_image`.
     """
-    grey = to_rgb(_decode(read_bytes(path))).max(axis=-1)
+    grey = _to_rgb(_decode(read_bytes(path))).max(axis=-1)
     return grey > (0 if grey.max() <= 1 else 127)
 
 
@@ -112,7 +112,7 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h 
     return np.asarray(pixels)
 
 
-def to_rgb(
+def _to_rgb(
     pixels: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"], *, white_background: bool = False
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Grey, BGR or BGRA of 8 or 16 bits, as OpenCV decodes them, to uint8 RGB.

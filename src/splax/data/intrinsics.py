@@ -28,7 +28,7 @@ _COLMAP_MODELS = {
     "SIMPLE_RADIAL_FISHEYE": "OPENCV_FISHEYE",
 }
 _COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
-UNDISTORT_CURE = "Undistort the photos first (such as with COLMAP's image_undistorter) and use those."
+_UNDISTORT_CURE = "Undistort the photos first (such as with COLMAP's image_undistorter) and use those."
 
 
 def read_lens(
@@ -83,7 +83,7 @@ def _distortion(both: Mapping[str, Any], label: str) -> tuple[str, tuple[float, 
     if name not in _COLMAP_MODELS if isinstance(name, str) else True:
         raise ValueError(
             f"{label}: camera_model {shorten(name)} is not supported; expected one of "
-            f"{', '.join(_COLMAP_MODELS)}. {UNDISTORT_CURE}"
+            f"{', '.join(_COLMAP_MODELS)}. {_UNDISTORT_CURE}"
         )
     model = "OPENCV_FISHEYE" if both.get("is_fisheye") else _COLMAP_MODELS[name]
     values = {key: read_number(both, key, label, default=0.0) for key in _COEFFICIENTS}
@@ -98,7 +98,7 @@ def _distortion(both: Mapping[str, Any], label: str) -> tuple[str, tuple[float, 
         if value != 0 and key not in used:
             raise ValueError(
                 f"{label}: distortion {key} = {value:g} is not supported with camera_model {name}, only "
-                f"{', '.join(used)}. {UNDISTORT_CURE}"
+                f"{', '.join(used)}. {_UNDISTORT_CURE}"
             )
     kept = used if model == "OPENCV_FISHEYE" else _COEFFICIENTS
     return model, tuple(values[key] for key in kept)

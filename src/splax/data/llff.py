@@ -18,15 +18,15 @@ from splax.data.scene_builder import ReadOptions, build_scene, fixed_lens
 from splax.files.npy import read_npy
 from splax.scene import Scene
 
-NAME = "poses_bounds.npy"
+_NAME = "poses_bounds.npy"
 
 
 def find_llff(path: Path) -> Path | None:
     """The poses that a user means by ``path``: that file, or in the folder, or above a folder of images."""
     if path.is_file():
-        return path if path.name == NAME else None
+        return path if path.name == _NAME else None
     folders = [path, path.absolute().parent] if path.name.startswith("images") else [path]
-    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+    return next((folder / _NAME for folder in folders if (folder / _NAME).is_file()), None)
 
 
 def load_llff(poses_path: Path, options: ReadOptions) -> Scene:

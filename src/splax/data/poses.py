@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-ROTATION_TOLERANCE = 1e-3
+_ROTATION_TOLERANCE = 1e-3
 
 # A camera's axes in files, as columns in OpenCV's (right, down, forward): each matrix takes a camera-to-world
 # rotation with those axes, times it, to one with OpenCV's.
@@ -30,12 +30,12 @@ def to_viewmat(
     rotation, position = pose[:3, :3], pose[:3, 3]
     error = np.abs(rotation.T @ rotation - np.eye(3)).max()
     determinant = np.linalg.det(rotation)
-    if error > ROTATION_TOLERANCE or determinant < 0:
+    if error > _ROTATION_TOLERANCE or determinant < 0:
         raise ValueError(
             f"{label}: its upper left 3 x 3 must be a rotation; it has determinant {determinant:.4g} and "
             f"|RᵀR - I| up to {error:.2g}. Remove scale and mirroring from the pose."
         )
-    if pose.shape[0] == 4 and np.abs(pose[3] - [0, 0, 0, 1]).max() > ROTATION_TOLERANCE:
+    if pose.shape[0] == 4 and np.abs(pose[3] - [0, 0, 0, 1]).max() > _ROTATION_TOLERANCE:
         raise ValueError(f"{label}: its last row must be 0 0 0 1, got {pose[3].tolist()}. Is it transposed?")
     u, _, vt = np.linalg.svd(rotation)  # the nearest exact rotation
     viewmat = np.eye(4)

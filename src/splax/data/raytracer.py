@@ -21,10 +21,10 @@ from splax.data.shapes import Scalars, Shape, Vectors
 
 GAMMA = 2.2
 # Rays that leave a surface start this far off it, in world units.
-OFFSET = 1e-3
-HIGHLIGHT_SHARPNESS = 60
-HIGHLIGHT_STRENGTH = 4.0
-SKY_BRIGHTNESS = 1.6
+_OFFSET = 1e-3
+_HIGHLIGHT_SHARPNESS = 60
+_HIGHLIGHT_STRENGTH = 4.0
+_SKY_BRIGHTNESS = 1.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def occluded(
     return blocked
 
 
-def radiance(
+def _radiance(
     solids: Sequence[Solid],
     lighting: Lighting,
     sample: int,
@@ -120,7 +120,7 @@ def radiance(
             normals[mine] = solid.shape.normals(points[mine])
             albedo[mine] = solid.albedo(solid.shape.local(points[mine]))
             gloss[mine] = solid.gloss
-    points = points + OFFSET * normals
+    points = points + _OFFSET * normals
     lamp, highlight = _lamp_light(solids, lighting, sample, points, normals, directions)
     surface = albedo * (
         lamp[:, None] * lighting.lamp_color + _sky_light(solids, lighting, sample, points, normals)
@@ -155,8 +155,8 @@ def _lamp_light(
     lit[lit] = ~occluded(solids, points[lit], to_lamp[lit], lamp_distance[lit])
     middle = to_lamp - directions
     middle /= np.linalg.norm(middle, axis=-1, keepdims=True)
-    highlight = np.maximum(np.einsum("ni,ni->n", normals, middle), 0) ** HIGHLIGHT_SHARPNESS
-    return cosine * lit, HIGHLIGHT_STRENGTH * highlight * lit
+    highlight = np.maximum(np.einsum("ni,ni->n", normals, middle), 0) ** _HIGHLIGHT_SHARPNESS
+    return cosine * lit, _HIGHLIGHT_STRENGTH * highlight * lit
 
 
 def _sky_light(
@@ -182,9 +182,9 @@ def _reflection(
 ) -> Vectors:
     """What a mirror would show: the solids, or a bright sky that fades to the ground."""
     mirrored = directions - 2 * np.einsum("ni,ni->n", normals, directions)[:, None] * normals
-    color = (0.5 + 0.5 * mirrored[:, 2:]) ** 2 * lighting.sky_color * SKY_BRIGHTNESS
+    color = (0.5 + 0.5 * mirrored[:, 2:]) ** 2 * lighting.sky_color * _SKY_BRIGHTNESS
     if bounces > 0:
-        seen, hit = radiance(solids, lighting, sample, points, mirrored, bounces - 1)
+        seen, hit = _radiance(solids, lighting, sample, points, mirrored, bounces - 1)
         color = np.where(hit[:, None], seen, color)
     return color.astype(np.float32)
 
@@ -211,7 +211,7 @@ def ray_trace(
         directions = pixels @ (view[:3, :3] @ inverse_K).T
         directions = (directions / np.linalg.norm(directions, axis=-1, keepdims=True)).astype(np.float32)
         origins = np.broadcast_to(view[:3, 3].astype(np.float32), directions.shape)
-        color, hit = radiance(solids, lighting, sample, origins, directions)
+        color, hit = _radiance(solids, lighting, sample, origins, directions)
         total += np.where(hit[:, None], color, lighting.background)
     image = (total / samples**2).clip(0, 1) ** (1 / GAMMA)
     return np.rint(image * 255).astype(np.uint8).reshape(camera.height, camera.width, 3)

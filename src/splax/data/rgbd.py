@@ -28,14 +28,14 @@ from splax.files.json import read_json
 from splax.files.limits import shorten
 from splax.scene import Scene
 
-COLOR_FOLDERS = ("color", "rgb", "image")
-DEPTH_FOLDER = "depth"
-LOGS = ("trajectory.log", "odometry.log")
-TUM_TRAJECTORY = "groundtruth.txt"
-MAX_BYTES = 1 << 28
-OPEN3D_UNIT = 1e-3
-TUM_UNIT = 1 / 5000
-TUM_TOLERANCE = 0.02  # seconds
+_COLOR_FOLDERS = ("color", "rgb", "image")
+_DEPTH_FOLDER = "depth"
+_LOGS = ("trajectory.log", "odometry.log")
+_TUM_TRAJECTORY = "groundtruth.txt"
+_MAX_BYTES = 1 << 28
+_OPEN3D_UNIT = 1e-3
+_TUM_UNIT = 1 / 5000
+_TUM_TOLERANCE = 0.02  # seconds
 
 
 class _Frame(NamedTuple):
@@ -47,10 +47,10 @@ class _Frame(NamedTuple):
 def find_rgbd(path: Path) -> Path | None:
     """The trajectory of a folder with colour and depth images."""
     if path.is_file():
-        return path if path.name in (*LOGS, TUM_TRAJECTORY) else None
-    if not (path / DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
+        return path if path.name in (*_LOGS, _TUM_TRAJECTORY) else None
+    if not (path / _DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
         return None
-    names = (*LOGS, TUM_TRAJECTORY, *sorted(file.name for file in path.glob("*.log")))
+    names = (*_LOGS, _TUM_TRAJECTORY, *sorted(file.name for file in path.glob("*.log")))
     return next((path / name for name in names if (path / name).is_file()), None)
 
 
@@ -68,9 +68,9 @@ def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
     folder = _color_folder(root)
     if folder is None:
         raise ValueError(
-            f"{root} has no folder of colour images; expected one of {', '.join(COLOR_FOLDERS)}."
+            f"{root} has no folder of colour images; expected one of {', '.join(_COLOR_FOLDERS)}."
         )
-    is_tum = trajectory.name == TUM_TRAJECTORY
+    is_tum = trajectory.name == _TUM_TRAJECTORY
     lens, label = _read_intrinsics(root)
     left_out: LeftOut = []
     frames = _tum_frames if is_tum else _open3d_frames
@@ -84,7 +84,7 @@ def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
             size=(lens.width, lens.height),
             mask=find_mask(root, PurePosixPath(frame.color.name)),
             depth=frame.depth,
-            depth_unit=TUM_UNIT if is_tum else OPEN3D_UNIT,
+            depth_unit=_TUM_UNIT if is_tum else _OPEN3D_UNIT,
         )
         for frame in frames(trajectory, list_images(folder), left_out)
     ]
@@ -92,13 +92,13 @@ def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
 
 
 def _color_folder(root: Path) -> Path | None:
-    return next((root / name for name in COLOR_FOLDERS if (root / name).is_dir()), None)
+    return next((root / name for name in _COLOR_FOLDERS if (root / name).is_dir()), None)
 
 
 def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
     """The n-th image, by name, has pose n; depth images are the colour images' namesakes, or of their order."""
     poses = _read_log(trajectory)
-    depths = list_images(trajectory.parent / DEPTH_FOLDER)
+    depths = list_images(trajectory.parent / _DEPTH_FOLDER)
     by_stem = {path.stem: path for path in depths}
     if not by_stem.keys() & {path.stem for path in colors} and len(depths) == len(colors):
         by_stem = {color.stem: depth for color, depth in zip(colors, depths, strict=True)}
@@ -126,7 +126,7 @@ def _tum_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iter
     if not rows or any(len(row) != 8 for row in rows):
         raise ValueError(f"{trajectory} is damaged: expected lines of 8 numbers, time tx ty tz qx qy qz qw.")
     table = np.array(rows)
-    depths = list_images(trajectory.parent / DEPTH_FOLDER)
+    depths = list_images(trajectory.parent / _DEPTH_FOLDER)
     depth_times = np.array([_time(path) for path in depths])
     for color in colors:
         pose, depth = _nearest(table[:, 0], _time(color)), _nearest(depth_times, _time(color))
@@ -152,14 +152,14 @@ def _nearest(times: Float[np.ndarray, " n"], time: float) -> int | None:
     if not len(times):
         return None
     index = int(np.abs(times - time).argmin())
-    return index if abs(times[index] - time) <= TUM_TOLERANCE else None
+    return index if abs(times[index] - time) <= _TUM_TOLERANCE else None
 
 
 def _read_table(path: Path) -> list[list[float]]:
     """Numbers line by line, without comments and empty lines."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB: is it a trajectory?")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: is it a trajectory?")
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error

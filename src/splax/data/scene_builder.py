@@ -24,7 +24,7 @@ from splax.scene import Scene, View, split_views
 
 # Decoded photos that are kept in memory.
 CACHE_BYTES = 2 << 30
-MAX_LISTED = 40
+_MAX_LISTED = 40
 
 # An image as its file has it, and why it is left out.
 LeftOut = list[tuple[str, str]]
@@ -212,7 +212,7 @@ def _listed(left_out: LeftOut) -> str:
         reasons.setdefault(reason, []).append(file_path)
     parts = []
     for reason, files in reasons.items():
-        listed = ", ".join(shorten(file).strip("'") for file in files[:MAX_LISTED])
-        more = f" and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
+        listed = ", ".join(shorten(file).strip("'") for file in files[:_MAX_LISTED])
+        more = f" and {len(files) - _MAX_LISTED} more" if len(files) > _MAX_LISTED else ""
         parts.append(f"{reason}: {listed}{more}")
     return "; ".join(parts) + "."

@@ -16,13 +16,13 @@ from splax.data.raytracer import GAMMA, Lighting, Solid, ray_trace
 from splax.data.shapes import Box, Disc, Scalars, Sphere, Vectors
 from splax.scene import Scene, View
 
-BACKGROUND = (0.0, 0.0, 0.0)
+_BACKGROUND = (0.0, 0.0, 0.0)
 SAMPLES = 2  # subpixels per pixel and axis
 TABLE_RADIUS = 2.0
 LAMP = (2.2, -1.6, 4.2)
-LAMP_RADIUS = 0.45
-LOOK_AT = (0.0, 0.0, 0.2)
-FOV_X = np.radians(50)
+_LAMP_RADIUS = 0.45
+_LOOK_AT = (0.0, 0.0, 0.2)
+_FOV_X = np.radians(50)
 
 
 def make_demo_scene(
@@ -60,7 +60,7 @@ def make_demo_scene(
 
     # Half a training step beside a training view, wherever the two counts divide each other.
     train, test = views("train", num_train, 0.0), views("test", num_test, 0.5 * max(num_test, 1) / num_train)
-    return Scene(train, test, source=f"ray traced demo, seed {seed}", background=BACKGROUND)
+    return Scene(train, test, source=f"ray traced demo, seed {seed}", background=_BACKGROUND)
 
 
 def demo_camera(turn: float, height: float, image_width: int, image_height: int) -> Camera:
@@ -71,8 +71,8 @@ def demo_camera(turn: float, height: float, image_width: int, image_height: int)
     out = np.array(
         [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)]
     )
-    position = np.array(LOOK_AT) + distance * out
-    return Camera.look_at(position, LOOK_AT, fov_x=FOV_X, width=image_width, height=image_height)
+    position = np.array(_LOOK_AT) + distance * out
+    return Camera.look_at(position, _LOOK_AT, fov_x=_FOV_X, width=image_width, height=image_height)
 
 
 def demo_lighting() -> Lighting:
@@ -81,7 +81,7 @@ def demo_lighting() -> Lighting:
     order = np.arange(count) + 0.5
     angle = order * np.pi * (3 - np.sqrt(5))  # sunflower: even on a disc
     disc = np.sqrt(order / count)[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
-    lamp = np.array(LAMP) + LAMP_RADIUS * np.concatenate([disc, np.zeros((count, 1))], -1)
+    lamp = np.array(LAMP) + _LAMP_RADIUS * np.concatenate([disc, np.zeros((count, 1))], -1)
     # A disc lifted to the hemisphere is distributed as the cosine.
     sky = np.concatenate([disc, np.sqrt(1 - (disc**2).sum(-1, keepdims=True))], -1)
     return Lighting(
@@ -89,7 +89,7 @@ def demo_lighting() -> Lighting:
         sky=sky.astype(np.float32),
         lamp_color=np.array([1.05, 0.98, 0.86], np.float32),
         sky_color=np.array([0.36, 0.42, 0.52], np.float32),
-        background=np.array(BACKGROUND, np.float32) ** GAMMA,
+        background=np.array(_BACKGROUND, np.float32) ** GAMMA,
     )
 
 

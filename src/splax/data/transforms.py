@@ -36,9 +36,9 @@ from splax.files.json import read_json, read_number
 from splax.files.limits import shorten
 from splax.scene import Scene
 
-NAME = "transforms.json"
+_NAME = "transforms.json"
 # Of nerfstudio: depth images are in millimetres, unless the file says otherwise.
-DEPTH_UNIT = 1e-3
+_DEPTH_UNIT = 1e-3
 
 
 def find_transforms(path: Path) -> Path | None:
@@ -48,7 +48,7 @@ def find_transforms(path: Path) -> Path | None:
     folders = [path, path / "images"]
     if path.name.startswith("images"):
         folders.append(path.absolute().parent)
-    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+    return next((folder / _NAME for folder in folders if (folder / _NAME).is_file()), None)
 
 
 def load_transforms(json_path: Path, options: ReadOptions) -> Scene:
@@ -207,7 +207,7 @@ def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
 
 
 def _depth_unit(both: Mapping[str, Any], label: str) -> float:
-    unit = read_number(both, "depth_unit_scale_factor", label, default=DEPTH_UNIT)
+    unit = read_number(both, "depth_unit_scale_factor", label, default=_DEPTH_UNIT)
     if not unit > 0:
         raise ValueError(f"{label}: depth_unit_scale_factor must be positive, got {unit:g}.")
     return unit

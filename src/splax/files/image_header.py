@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from splax.files.exif import orientation
 
-MAX_PIXELS = 1 << 28  # 268 megapixels, more than any camera takes
-MAX_BYTES = 1 << 30
+_MAX_PIXELS = 1 << 28  # 268 megapixels, more than any camera takes
+_MAX_BYTES = 1 << 30
 # What a small file may unpack to, and a large one for each of its bytes: no photo expands a hundredfold, but flat
 # masks do a thousandfold.
-SMALL_BYTES = 1 << 27
-MAX_EXPANSION = 128
+_SMALL_BYTES = 1 << 27
+_MAX_EXPANSION = 128
 
 # What is read of a large file, at its beginning and at its end.
 _END_BYTES = 1 << 16
@@ -97,9 +97,9 @@ def parse_image_header(data: bytes, size: int | None = None) -> ImageHeader:
     size = len(data) if size is None else size
     if width == 0 or height == 0:
         raise ImageError(f"declares {width} x {height} pixels")
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"declares {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
-    if width * height * _pixel_bytes(data) > max(SMALL_BYTES, MAX_EXPANSION * size):
+    if width * height > _MAX_PIXELS:
+        raise ImageError(f"declares {width} x {height} pixels; at most {_MAX_PIXELS:,} are read")
+    if width * height * _pixel_bytes(data) > max(_SMALL_BYTES, _MAX_EXPANSION * size):
         raise ImageError(f"declares {width} x {height} pixels, too many for its {size:,} bytes")
     has_alpha = data.startswith(_PNG_SIGNATURE) and (data[25:26] in (b"\4", b"\6") or b"tRNS" in data)
     return ImageHeader(width, height, orientation(data), has_alpha)
@@ -113,8 +113,8 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         size = os.stat(path).st_size
-        if size > MAX_BYTES:
-            raise ImageError(f"is {size / 2**30:.1f} GiB; at most {MAX_BYTES // 2**30} GiB are read")
+        if size > _MAX_BYTES:
+            raise ImageError(f"is {size / 2**30:.1f} GiB; at most {_MAX_BYTES // 2**30} GiB are read")
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror})") from error

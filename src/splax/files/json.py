@@ -7,7 +7,7 @@ from typing import Any
 
 from splax.files.limits import shorten
 
-MAX_BYTES = 256 << 20
+_MAX_BYTES = 256 << 20
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -18,12 +18,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_BYTES else b""
+        data = path.read_bytes() if size <= _MAX_BYTES else b""
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-    if size > MAX_BYTES:
+    if size > _MAX_BYTES:
         raise ValueError(
-            f"{path} is {size / 2**20:.0f} MiB; at most {MAX_BYTES >> 20} MiB are read. "
+            f"{path} is {size / 2**20:.0f} MiB; at most {_MAX_BYTES >> 20} MiB are read. "
             f"A transforms.json of thousands of photos takes a few: is it the right file?"
         )
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 # What a file may unpack to: small files anything up to the floor, others this many times their own size.
 # Packed splats that were trained expand less than threefold; compressors reach over a thousandfold.
-MAX_EXPANSION = 128
+_MAX_EXPANSION = 128
 _FLOOR = 64 << 20  # bytes
 
 
@@ -34,7 +34,7 @@ def check_expansion(what: str, expanded: int, stored: int) -> None:
     Raises:
         ValueError: if ``expanded`` is more than a splat file of ``stored`` bytes can hold.
     """
-    allowed = max(_FLOOR, MAX_EXPANSION * stored)
+    allowed = max(_FLOOR, _MAX_EXPANSION * stored)
     if expanded > allowed:
         raise ValueError(
             f"is damaged or hostile: {what} declares {expanded:,} bytes, but what is stored of it, {stored:,} "

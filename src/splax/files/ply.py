@@ -17,7 +17,7 @@ from jaxtyping import Float32
 
 from splax.files.limits import shorten
 
-MAX_HEADER_BYTES = 1 << 18
+_MAX_HEADER_BYTES = 1 << 18
 CHUNK_BYTES = 1 << 21  # fits the cache of a processor, and takes long enough for threads to pay
 _THREADS = min(4, os.cpu_count() or 1)  # numpy lets go of the interpreter lock; more would wait for memory
 
@@ -71,12 +71,12 @@ def read_ply_header(file: BinaryIO) -> PlyHeader:
     Raises:
         ValueError: if it is none, or is larger than 256 KiB.
     """
-    data = file.read(MAX_HEADER_BYTES)
+    data = file.read(_MAX_HEADER_BYTES)
     if not re.match(rb"ply[ \t]*\r?\n", data):
         raise ValueError("is not a PLY file: it does not begin with 'ply'")
     end = _END.search(data)
     if end is None:
-        raise ValueError(f"is not a usable PLY file: no 'end_header' in its first {MAX_HEADER_BYTES} bytes")
+        raise ValueError(f"is not a usable PLY file: no 'end_header' in its first {_MAX_HEADER_BYTES} bytes")
     header = PlyHeader("?", [], [], end.end())
     for line in data[: end.start()].decode("utf-8", "replace").splitlines()[1:]:
         _read_header_line(header, line.split())
@@ -211,7 +211,7 @@ def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[PlyBlock]], c
         lines.append(f"element {name} {len(blocks[0].values)}")
         lines += [f"property {kind} {p}" for block in blocks for p in block.properties]
     header = "\n".join([*lines, "end_header", ""]).encode()
-    if len(header) > MAX_HEADER_BYTES:
+    if len(header) > _MAX_HEADER_BYTES:
         num = max(sum(len(block.properties) for block in blocks) for blocks in elements.values())
         raise ValueError(f"{num} properties a row are more than a PLY header of 256 KiB can name")
     file.write(header)

@@ -60,10 +60,10 @@ class MonocularDepth:
         return f"the network {self.model}"
 
 
-Known = tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]
+_Known = tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]
 
 
-def _known_depth(scene: Scene) -> list[Known]:
+def _known_depth(scene: Scene) -> list[_Known]:
     """For each training view some pixels, as shares of width and height, and the depth there."""
     if scene.points is not None:
         return [_project(view, np.asarray(scene.points, np.float64)) for view in scene.train]
@@ -73,7 +73,7 @@ def _known_depth(scene: Scene) -> list[Known]:
         raise DepthError(f"depth of a network has no scale: the scene has no points, and {error}") from error
 
 
-def _project(view: View, points: Float[np.ndarray, "n 3"]) -> Known:
+def _project(view: View, points: Float[np.ndarray, "n 3"]) -> _Known:
     """Points in the frame; hidden ones are among them, which the fit must bear."""
     host = view.camera.to_numpy()
     local = np.asarray(host.to_camera_space(points))
@@ -83,7 +83,7 @@ def _project(view: View, points: Float[np.ndarray, "n 3"]) -> Known:
     return pixels[inside], local[inside, 2]
 
 
-def _pixels_of(depth: Float32[np.ndarray, "h w"] | None) -> Known:
+def _pixels_of(depth: Float32[np.ndarray, "h w"] | None) -> _Known:
     if depth is None:
         return np.empty((0, 2)), np.empty(0)
     rows, columns = np.nonzero(depth)

@@ -49,7 +49,7 @@ _WITNESSES = 10
 _PEAK = 2
 
 
-class Matches(NamedTuple):
+class _Matches(NamedTuple):
     """What fits best at each pixel.
 
     Attributes:
@@ -73,7 +73,7 @@ class PlaneSweep:
         num_neighbors: other photos that each is compared with.
         window: side of the windows that are compared, pixels, odd.
         min_score: correlation from which a match counts, in (0, 1).
-        max_ambiguity: see :class:`Matches`; in (0, 1].
+        max_ambiguity: see :class:`_Matches`; in (0, 1].
         tolerance: relative difference of depth up to which two photos agree.
         min_support: photos that must agree; fewer where there are fewer.
         max_views: photos to match; of more than that, so many are taken at even steps.
@@ -159,7 +159,7 @@ class PlaneSweep:
         # Shown where standard error is a terminal.
         for index in tqdm(range(len(neighbors)), "Matching photos", unit="photo", disable=None, leave=False):
             others, weight = neighbors[index], weights[index]
-            matches = match(
+            matches = _match(
                 photos.grey[index],
                 photos.grey[others],
                 photos.valid[others] & (weight > 0)[:, None, None],
@@ -187,7 +187,7 @@ class PlaneSweep:
 
 
 @partial(jax.jit, static_argnames="window")
-def match(
+def _match(
     photo: Float[Array, "h w"],
     others: Float[Array, "s h w"],
     valid: Bool[Array, "s h w"],
@@ -195,7 +195,7 @@ def match(
     inverse_depths: Float[Array, " d"],
     *,
     window: int,
-) -> Matches:
+) -> _Matches:
     """Sweeps planes through one photo.
 
     Args:
@@ -238,7 +238,7 @@ def _mean_of_better_half(scores: Float[Array, "s h w"], seen: Bool[Array, "s h w
     return jnp.where(num > 0, jnp.where(counted, ordered, 0).sum(axis=0) / jnp.maximum(half, 1), -1)
 
 
-def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> Matches:
+def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> _Matches:
     """The highest peak, between planes by a parabola."""
     num = len(scores)
     best = scores.argmax(axis=0)
@@ -252,7 +252,7 @@ def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> 
     shift = jnp.where(bend < 0, 0.5 * (below - above) / jnp.where(bend < 0, bend, -1), 0).clip(-1, 1)
     step = inverse_depths[1] - inverse_depths[0]
     at_end = (best == 0) | (best == num - 1)
-    return Matches(
+    return _Matches(
         inverse_depth=inverse_depths[inner] + shift * step,
         score=jnp.where(at_end, -1, top),
         ambiguity=(1 - top) / jnp.maximum(1 - second, 1e-6),

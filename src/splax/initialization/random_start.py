@@ -50,7 +50,7 @@ def random_cube(scene: Scene) -> Cube:
     - Photos that go round something: 1.5 times the distance from which they were taken.
     - Photos taken from within, looking out: 3 times the size of the rig, as gsplat.
     """
-    if shows_object(scene):
+    if _shows_object(scene):
         return Cube(scene.center, scene.radius * min(_half_width(view) for view in scene.train))
     viewmats = np.stack([np.asarray(view.camera.viewmat, np.float64) for view in scene.train])
     depths = viewmats[:, 2, :3] @ scene.center + viewmats[:, 2, 3]
@@ -60,7 +60,7 @@ def random_cube(scene: Scene) -> Cube:
     return Cube(positions.mean(axis=0), _LOOKING_OUT * scene.extent)
 
 
-def shows_object(scene: Scene) -> bool:
+def _shows_object(scene: Scene) -> bool:
     """Whether most photos, of some that are looked into, have a transparent background."""
     views = scene.train[:: -(-len(scene.train) // _MAX_LOOKED_INTO)]
     return 2 * sum(view.has_alpha and view.alpha is not None for view in views) > len(views)

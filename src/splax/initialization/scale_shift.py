@@ -18,7 +18,7 @@ _TRIALS = 300
 _FITTING = 2.5
 _MAD_TO_SIGMA = 1.4826
 # Pixels of known depth that the two numbers are found from, at least and at most.
-MIN_PIXELS, _MAX_PIXELS = 20, 5_000
+_MIN_PIXELS, _MAX_PIXELS = 20, 5_000
 
 
 class ScaleShift(NamedTuple):
@@ -45,7 +45,7 @@ def fit_scale_shift(
     """
     usable = np.isfinite(values) & np.isfinite(inverse_depths)
     values, inverse_depths = values[usable].astype(np.float64), inverse_depths[usable].astype(np.float64)
-    if len(values) < MIN_PIXELS:
+    if len(values) < _MIN_PIXELS:
         return None
     rng = np.random.default_rng(seed)
     if len(values) > _MAX_PIXELS:

@@ -14,7 +14,7 @@ from splax.data.decode import downscale_image, downscale_mask
 from splax.scene import View
 
 # Alpha, of 255, from which a pixel belongs to a surface: at soft edges two colours are mixed.
-OPAQUE = 250
+_OPAQUE = 250
 # Luma of ITU-R BT.601.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -92,7 +92,7 @@ def usable_pixels(view: View, width: int, height: int) -> Bool[np.ndarray, "heig
     if view.mask is not None:
         usable &= downscale_mask(view.mask, width, height)
     if view.alpha is not None:
-        usable &= downscale_image(view.alpha, width, height) >= OPAQUE
+        usable &= downscale_image(view.alpha, width, height) >= _OPAQUE
     return usable
 
 

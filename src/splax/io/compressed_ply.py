@@ -23,7 +23,7 @@ from splax.io.quantization import (
 from splax.io.splat_arrays import SplatArrays, extras_left_out
 from splax.ops.spherical_harmonics import rgb_to_sh0, sh0_to_rgb
 
-CHUNK = 256
+_CHUNK = 256
 _WORDS = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 _POSITION, _SCALE, _COLOR = "xyz", ("scale_x", "scale_y", "scale_z"), "rgb"
 _BITS = (11, 10, 11)
@@ -50,7 +50,7 @@ def unpack_compressed_ply(file: BinaryIO, header: PlyHeader) -> dict[str, np.nda
     high = _read_columns(file, header, elements["chunk"], [f"max_{name}" for name in names], np.float32)
     words = _read_columns(file, header, vertex, _WORDS, np.uint32)
     position, rotation, scale, color = words.T
-    of_row = np.arange(vertex.count) // CHUNK
+    of_row = np.arange(vertex.count) // _CHUNK
 
     def spread(unit: Float32[np.ndarray, "n 3"], first: int) -> Float32[np.ndarray, "n 3"]:
         columns = slice(first, first + 3)
@@ -82,9 +82,9 @@ def _check(header: PlyHeader, chunk: PlyElement | None, vertex: PlyElement, sh: 
         raise ValueError(f"is no compressed PLY file of PlayCanvas: it has no {sorted(missing)[0]}")
     if vertex.count == 0:
         raise ValueError("holds no Gaussians: its element 'vertex' has 0 rows")
-    if chunk.count != -(-vertex.count // CHUNK):
+    if chunk.count != -(-vertex.count // _CHUNK):
         raise ValueError(
-            f"is damaged: {vertex.count} Gaussians need {-(-vertex.count // CHUNK)} chunks of {CHUNK}, "
+            f"is damaged: {vertex.count} Gaussians need {-(-vertex.count // _CHUNK)} chunks of {_CHUNK}, "
             f"its header has {chunk.count}"
         )
     if sh and (
@@ -171,8 +171,8 @@ def _pack_range(
     values: Float32[np.ndarray, "n 3"], names: Sequence[str]
 ) -> tuple[Float32[np.ndarray, "n 3"], list[PlyBlock]]:
     """Values in [0, 1] of their chunk's range, and the blocks of the ranges."""
-    missing = -len(values) % CHUNK
-    chunks = np.pad(values, [(0, missing), (0, 0)], mode="edge").reshape(-1, CHUNK, 3)
+    missing = -len(values) % _CHUNK
+    chunks = np.pad(values, [(0, missing), (0, 0)], mode="edge").reshape(-1, _CHUNK, 3)
     low, high = chunks.min(axis=1), chunks.max(axis=1)
     width = np.maximum(high.astype(np.float64) - low, np.finfo(np.float64).tiny)
     unit = ((chunks - low[:, None].astype(np.float64)) / width[:, None]).astype(np.float32)

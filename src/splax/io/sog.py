@@ -29,7 +29,7 @@ _PALETTE_ROW = 64  # entries of the palette in a row of its image
 _FIRST_TAG = 252  # of a quaternion's alpha: the index of its largest component follows
 
 # Reads a file of the data set by its name.
-Opener = Callable[[str], bytes]
+_Opener = Callable[[str], bytes]
 
 
 def read_sog(path: Path) -> SplatArrays:
@@ -70,7 +70,7 @@ def _read_zipped(archive: zipfile.ZipFile, name: str, archive_size: int) -> byte
         return member.read(info.file_size)
 
 
-def _read(open_: Opener) -> SplatArrays:
+def _read(open_: _Opener) -> SplatArrays:
     meta = _parse_meta(open_(META))
     count = _number(meta, "count", 1, _MAX_COUNT)
     quats = _image(open_, meta, "quats", 0, count)
@@ -88,7 +88,7 @@ def _read(open_: Opener) -> SplatArrays:
     )
 
 
-def _unpack_means(open_: Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n 3"]:
+def _unpack_means(open_: _Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n 3"]:
     """16 bits between least and greatest value of sign(x) log(|x| + 1)."""
     low, high = (_numbers(meta, "means", key, 3).astype(np.float64) for key in ("mins", "maxs"))
     lower, upper = (_image(open_, meta, "means", i, count)[:, :3].astype(np.uint16) for i in (0, 1))
@@ -105,7 +105,7 @@ def _unpack_quats(pixels: UInt8[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"
     return quats
 
 
-def _unpack_sh(open_: Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n k 3"]:
+def _unpack_sh(open_: _Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n k 3"]:
     if meta.get("shN") is None:
         return np.zeros((count, 0, 3), np.float32)
     part = _part(meta, "shN")
@@ -163,7 +163,7 @@ def _numbers(meta: dict[str, Any], name: str, key: str, num: int) -> Float32[np.
 
 
 def _image(
-    open_: Opener, meta: dict[str, Any], name: str, index: int, count: int, width: int | None = None
+    open_: _Opener, meta: dict[str, Any], name: str, index: int, count: int, width: int | None = None
 ) -> UInt8[np.ndarray, "n 4"]:
     """The first ``count`` pixels of an image, row by row, RGBA."""
     files = _part(meta, name).get("files")

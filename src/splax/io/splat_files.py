@@ -21,9 +21,9 @@ Reader: TypeAlias = Callable[[Path], SplatArrays]
 Writer: TypeAlias = Callable[[BinaryIO, SplatArrays], list[str]]
 
 # An opacity of exactly 1 (or 0) has an infinite logit: sigmoid(15) is 1 - 3e-7.
-MAX_LOGIT = 15.0
+_MAX_LOGIT = 15.0
 # A scale of zero, as flat Gaussians have in some files, is e^-20 = 2e-9 instead.
-MIN_LOG_SCALE = -20.0
+_MIN_LOG_SCALE = -20.0
 
 
 def load_with(path: str | os.PathLike[str], reader: Reader, cls: type[G]) -> G:
@@ -54,7 +54,7 @@ def read_with(path: str | os.PathLike[str], reader: Reader) -> SplatArrays:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise ValueError(f"{path} {error}.") from error
-    usable, notes = repair(arrays)
+    usable, notes = _repair(arrays)
     if usable.num == 0:
         raise ValueError(f"{path} holds no usable Gaussians: not one of its {arrays.num} rows is finite.")
     _warn(path, notes)
@@ -67,7 +67,7 @@ def write_with(path: str | os.PathLike[str], arrays: SplatArrays, writer: Writer
     Raises:
         ValueError: if there is nothing to write, or the file cannot be written.
     """
-    usable, notes = repair(arrays)
+    usable, notes = _repair(arrays)
     if usable.num == 0:
         raise ValueError(f"there is nothing to save: of {arrays.num} Gaussians alive, none is finite.")
     # What leaves float32 is clipped, as all that is beyond a format's range.
@@ -77,7 +77,7 @@ def write_with(path: str | os.PathLike[str], arrays: SplatArrays, writer: Writer
 
 
 @np.errstate(invalid="ignore", over="ignore")  # a signalling NaN; a sum of large numbers
-def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
+def _repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
     """What can be drawn of the arrays, and a note on each thing that was done.
 
     Infinite logits are clamped, scales of zero raised, quaternions of zero become the identity (as in 3DGS
@@ -86,12 +86,12 @@ def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
     notes = []
     logits, log_scales, quats = arrays.logit_opacities, arrays.log_scales, arrays.quats
     if num := int((infinite := np.isinf(logits)).sum()):
-        logits = np.where(infinite, np.copysign(np.float32(MAX_LOGIT), logits), logits)
-        notes.append(f"{num:,} opacities of exactly 0 or 1 were clamped to logits of {MAX_LOGIT:g}")
+        logits = np.where(infinite, np.copysign(np.float32(_MAX_LOGIT), logits), logits)
+        notes.append(f"{num:,} opacities of exactly 0 or 1 were clamped to logits of {_MAX_LOGIT:g}")
     if (zero := log_scales == -np.inf).any():
-        log_scales = np.where(zero, np.float32(MIN_LOG_SCALE), log_scales)
+        log_scales = np.where(zero, np.float32(_MIN_LOG_SCALE), log_scales)
         notes.append(
-            f"{int(zero.any(axis=1).sum()):,} Gaussians with a scale of zero got e^{MIN_LOG_SCALE:g}"
+            f"{int(zero.any(axis=1).sum()):,} Gaussians with a scale of zero got e^{_MIN_LOG_SCALE:g}"
         )
     suspects = np.flatnonzero(quats[:, 0] == 0)  # few; to ask all four of every row takes ten times as long
     if len(zero := suspects[~quats[suspects].any(axis=1)]):

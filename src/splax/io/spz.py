@@ -20,7 +20,7 @@ from splax.io.splat_arrays import SplatArrays, extras_left_out
 from splax.io.spz_streams import SpzHeader, read_streams, write_streams
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, num_sh_bases
 
-VERSIONS = (2, 3, 4)
+_VERSIONS = (2, 3, 4)
 _ANTIALIASED = 1
 _RUB = (1, -1, -1)  # signs of the axes against splax's
 _COORDINATE_SYSTEM = 0xADBE0003
@@ -94,7 +94,7 @@ def check_version(version: int) -> int:
     Raises:
         ValueError: if it is not 2, 3 or 4.
     """
-    if version not in VERSIONS:
+    if version not in _VERSIONS:
         raise ValueError(f"SPZ has versions 2, 3 and 4, got {version}.")
     return version
 

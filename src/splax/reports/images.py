@@ -14,7 +14,7 @@ from splax.files.atomic import atomic_write, write_whole
 from splax.reports.plots import plot_curve
 
 # Mean absolute error over the channels that gets the brightest colour of an error map.
-ERROR_RANGE = 0.25
+_ERROR_RANGE = 0.25
 _SEPARATOR = 4  # px
 
 
@@ -47,7 +47,7 @@ def side_by_side(truth: ArrayLike, render: ArrayLike) -> UInt8[np.ndarray, "h w2
     """One picture of truth | render | error.
 
     The error is the absolute difference, mean over the channels, from black (0) over red to yellow
-    (``ERROR_RANGE`` or more).
+    (``_ERROR_RANGE`` or more).
 
     Args:
         truth: [H, W, 3], float in [0, 1] or uint8.
@@ -64,7 +64,7 @@ def side_by_side(truth: ArrayLike, render: ArrayLike) -> UInt8[np.ndarray, "h w2
             f"side_by_side needs two images [H, W, 3] of one shape, got {images[0].shape}, {images[1].shape}."
         )
     error = np.abs(images[0].astype(np.float32) - images[1]).mean(axis=-1) / 255
-    colored = cv2.applyColorMap(to_uint8(error / ERROR_RANGE), cv2.COLORMAP_INFERNO)[..., ::-1]
+    colored = cv2.applyColorMap(to_uint8(error / _ERROR_RANGE), cv2.COLORMAP_INFERNO)[..., ::-1]
     gap = np.full((len(error), _SEPARATOR, 3), 255, np.uint8)
     return np.concatenate([images[0], gap, images[1], gap, colored], axis=1)
 
