@@ -5,6 +5,7 @@ One float32 property per number: log scales, opacity logits, quaternions wxyz, a
 ``name_0, name_1, ...``; a header comment ``splax param NAME SHAPE`` keeps their shape.
 """
 
+import functools
 import math
 import os
 import warnings
@@ -61,7 +62,7 @@ def load_ply(path: str | os.PathLike[str], cls: type[G] = Gaussians) -> G:
     Raises:
         ValueError: if the file cannot be read, is damaged, or holds no Gaussians of SH degree 0 to 3.
     """
-    return load_with(path, lambda path: read_ply(path, cls), cls)
+    return load_with(path, functools.partial(read_ply, cls=cls), cls)
 
 
 def save_ply(path: str | os.PathLike[str], gaussians: Gaussians, *, antialiased: bool = False) -> None:
@@ -228,7 +229,7 @@ def _extra_shapes(
             warnings.warn(
                 f"{path}: Params {shorten(', '.join(skipped))} were left out: the constructor of "
                 f"{cls.__name__} does not name them.",
-                stacklevel=8,
+                stacklevel=7,
             )
     shapes = {}
     for name in [name for name in noted if name in wanted]:

@@ -61,7 +61,7 @@ def read_spz(path: Path) -> SplatArrays:
     return flip_axes(arrays, signs)
 
 
-def write_spz(file: BinaryIO, arrays: SplatArrays, version: int = 3) -> list[str]:
+def write_spz(file: BinaryIO, arrays: SplatArrays, spz_version: int = 3) -> list[str]:
     """Writes an SPZ file; returns what of the Gaussians it could not hold.
 
     Raises:
@@ -72,7 +72,7 @@ def write_spz(file: BinaryIO, arrays: SplatArrays, version: int = 3) -> list[str
     bits = _choose_fractional_bits(arrays)
     xyzw = np.roll(unit_quats(arrays.quats), -1, axis=1)
     header = SpzHeader(
-        check_version(version), arrays.num, arrays.sh_degree, bits, _ANTIALIASED * arrays.antialiased
+        check_version(spz_version), arrays.num, arrays.sh_degree, bits, _ANTIALIASED * arrays.antialiased
     )
     log_scales = (arrays.log_scales - _LOG_SCALE_MIN) * _LOG_SCALE_STEPS
     colors = (arrays.sh0[:, 0] * np.float32(_SH0_SCALE) + np.float32(0.5)) * 255
@@ -81,7 +81,7 @@ def write_spz(file: BinaryIO, arrays: SplatArrays, version: int = 3) -> list[str
         "alphas": to_bytes(sigmoid(arrays.logit_opacities) * 255),
         "colors": to_bytes(colors),
         "scales": to_bytes(log_scales),
-        "rotations": _pack_first_three(xyzw) if version == 2 else _pack_smallest_three(xyzw),
+        "rotations": _pack_first_three(xyzw) if spz_version == 2 else _pack_smallest_three(xyzw),
         "sh": _pack_sh(arrays.shN),
     }
     write_streams(file, header, streams)
