@@ -1,6 +1,6 @@
-"""Photos of a dataset: first their headers, which decide the camera, and when they are needed their pixels.
+"""Reads the photos of a dataset: first their headers, which decide the camera, later their pixels.
 
-Decoding undistorts and makes smaller, and the mask and the depth image go along.
+Decoding also undistorts and downscales the image, and its mask and depth image in the same way.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from splax.data.lazy_view import Pixels
 from splax.data.tracks import PhotoPoints
 from splax.files.image_header import ImageError, read_image_header
 
-# Undistorters kept: each holds eight bytes for a pixel.
+# Undistorters that are kept: each of them takes eight bytes per pixel.
 _MAX_UNDISTORTERS = 2
-# No image is as large: beyond this a place in it is a damaged number.
+# No image is as large as this, in pixels: a larger coordinate is a damaged number.
 _FAR_PIXEL = 1e7
 
 
@@ -41,18 +41,19 @@ class Photo(NamedTuple):
     """A photo on disk and the camera that took it.
 
     Attributes:
-        name: of the view; unique.
-        path: the image file.
+        name: name of the view, unique in the dataset.
+        path: image file.
         viewmat: world to camera, OpenCV axes, [4, 4].
-        lens: the lens for an image stored at (width, height) pixels; may raise ValueError.
-        label: names the dataset's file and the entry in errors.
-        size: width and height of the images that the file speaks of, if it says so.
-        downscaled: a copy of the image that ``downscale`` may make use of.
-        mask: the mask's file.
-        depth: the depth image's file.
+        lens: function that returns the lens for an image stored at (width, height) pixels; may raise ValueError.
+        label: text for errors that names the dataset's file and the entry.
+        size: width and height in pixels of the image that the dataset describes; None if it does not state them.
+        downscaled: smaller copy of the image, which may be read instead of ``path``; None if there is none.
+        mask: file of the mask, or None.
+        depth: file of the depth image, or None.
         depth_unit: world units per stored number of ``depth``.
-        points: surface points that it shows, and where, in pixels of an image of ``size`` or else of its own.
-        time: when it was taken, in the unit of the dataset; None if the file does not say.
+        points: surface points that the photo shows, and their pixels in an image of ``size``, or of the stored
+            size if ``size`` is None.
+        time: time at which the photo was taken, in the unit of the dataset; None if the dataset does not state it.
     """
 
     name: str
@@ -73,13 +74,13 @@ class OpenedPhoto(NamedTuple):
     """A photo whose header was read.
 
     Attributes:
-        photo: which.
-        path: the image to decode: the photo's own or the smaller copy.
-        size: width and height of that image.
-        lens: that took it.
-        camera: the pinhole camera of the view.
+        photo: photo that was opened.
+        path: image file to decode: that of the photo, or its smaller copy.
+        size: width and height of that image in pixels.
+        lens: lens that took the image, for an image of ``size``.
+        camera: pinhole camera of the view.
         has_alpha: whether some pixels may be transparent.
-        point_pixels: where the view shows the photo's points, [P, 2]; NaN where it cannot be said.
+        point_pixels: pixels of the view that show the photo's points, [P, 2]; NaN where unknown.
     """
 
     photo: Photo
@@ -92,17 +93,17 @@ class OpenedPhoto(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Memory that the view's pixels take at most."""
+        """Most memory that the view's pixels take, in bytes."""
         bytes_each = 3 + self.has_alpha + (self.photo.mask is not None) + 4 * (self.photo.depth is not None)
         return self.camera.width * self.camera.height * bytes_each
 
 
 class PhotoReader:
-    """Reads the photos of one dataset; may be used by several threads.
+    """Reads the photos of one dataset. Several threads may use one reader.
 
     Args:
-        downscale: factor >= 1 by which images are made smaller, by area.
-        white_background: composite transparent images on white instead of black.
+        downscale: factor >= 1 by which images are made smaller, by averaging areas.
+        white_background: whether to composite transparent images on white instead of black.
     """
 
     def __init__(self, downscale: float, white_background: bool) -> None:
@@ -115,8 +116,8 @@ class PhotoReader:
         """Reads the headers of a photo's files.
 
         Raises:
-            ImageError: if its files cannot be used.
-            ValueError: if its lens cannot, or ``downscale`` leaves no pixels.
+            ImageError: if a file of the photo cannot be used.
+            ValueError: if its lens cannot be used, or ``downscale`` leaves no pixels.
         """
         path, size, has_alpha, downscale = self._open_image(photo)
         for file, what in ((photo.mask, "mask"), (photo.depth, "depth image")):
@@ -144,17 +145,18 @@ class PhotoReader:
         )
         pixels = None
         if photo.points is not None:
-            # Of the model's image, then of the one that is decoded, undistorted, and made smaller.
+            # Pixels of the dataset's image become pixels of the decoded image, then of the undistorted and
+            # downscaled one.
             pixels = _usable_pixels(photo.points.pixels) * (np.array(size) / (photo.size or size))
             pixels = undistort_pixels(lens, K, pixels) * (np.array([width, height]) / size)
             pixels = _usable_pixels(pixels).astype(np.float32)
         return OpenedPhoto(photo, path, size, lens, camera, has_alpha, pixels)
 
     def decode(self, opened: OpenedPhoto) -> Pixels:
-        """Reads, undistorts and downscales.
+        """Reads, undistorts and downscales the pixels of a photo.
 
         Raises:
-            ImageError: if a file cannot be decoded, or the mask leaves nothing.
+            ImageError: if a file cannot be decoded, or the mask leaves no pixel.
         """
         photo = opened.photo
         decoded = self._read(opened.path, photo)
@@ -181,9 +183,9 @@ class PhotoReader:
         return pixels
 
     def _open_image(self, photo: Photo) -> tuple[Path, tuple[int, int], bool, float]:
-        """The image to decode, its size, whether it has alpha, and what is left of the downscaling.
+        """The image to decode, its size, whether it has alpha, and the factor by which to downscale it.
 
-        The smaller copy is taken if there is one, exactly as much smaller as is asked for.
+        The smaller copy is used if there is one and it is smaller by exactly the factor that is asked for.
         """
         if photo.downscaled is not None and photo.size is not None:
             header = read_image_header(photo.downscaled)
@@ -194,7 +196,7 @@ class PhotoReader:
                 return photo.downscaled, size, header.has_alpha, 1.0
         if photo.path == photo.downscaled:
             raise ImageError(
-                f"there is only a copy in {photo.path.parent.name}, not of that part of the size"
+                f"there is only a copy in {photo.path.parent.name}, which is not smaller by that factor"
             )
         header = read_image_header(photo.path)
         return photo.path, decoded_size(header, photo.size), header.has_alpha, self.downscale
@@ -204,13 +206,13 @@ class PhotoReader:
 
 
 def _usable_pixels(pixels: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "points 2"]:
-    """NaN for places where no image reaches."""
-    usable = (np.abs(pixels) < _FAR_PIXEL).all(axis=1, keepdims=True)  # false of NaN
+    """The pixels, with NaN where a coordinate is larger than any image."""
+    usable = (np.abs(pixels) < _FAR_PIXEL).all(axis=1, keepdims=True)  # NaN compares as false
     return np.where(usable, pixels, np.nan)
 
 
 def _check_header(path: Path, size: tuple[int, int], what: str) -> None:
-    """Refuses a mask or depth image of another shape than the photo."""
+    """Raises ImageError if a mask or depth image has another aspect ratio than the photo."""
     try:
         header = read_image_header(path)
     except ImageError as error:
@@ -219,7 +221,7 @@ def _check_header(path: Path, size: tuple[int, int], what: str) -> None:
 
 
 def _fitted(path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int], what: str) -> np.ndarray:
-    """A mask or depth image at the size of its photo."""
+    """A mask or depth image, resized to the size of its photo."""
     try:
         values = read(path)
     except ImageError as error:
