@@ -203,7 +203,7 @@ def test_points_that_are_no_points_are_dropped(tmp_path):
 def test_other_parts_of_the_reconstruction_are_named(tmp_path):
     write_dataset(tmp_path)
     write_binary(tmp_path / "sparse" / "1")
-    with pytest.warns(UserWarning, match="1 more models beside this one, which are not read: 1"):
+    with pytest.warns(UserWarning, match="1 more models next to this one, which are not read: 1"):
         scene = load_dataset(tmp_path)
     assert scene.source.endswith("0")
     with pytest.warns(UserWarning, match="not read: 0"):
@@ -243,7 +243,7 @@ def test_copies_may_be_all_there_is(tmp_path):
         write_image(tmp_path / "images_2" / name, size=(32, 24))
     assert load_dataset(tmp_path, downscale=2).train[0].image.shape == (24, 32, 3)
     with pytest.raises(
-        ValueError, match="Smaller copies lie in images_1, images_2: downscale by that number"
+        ValueError, match="There are smaller copies in images_1, images_2: downscale by that number"
     ):
         load_dataset(tmp_path)
 

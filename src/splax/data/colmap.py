@@ -1,4 +1,4 @@
-"""Scenes of COLMAP: a sparse model and the images it was made from."""
+"""Reads datasets of COLMAP: a sparse model and the images that it was made from."""
 
 from pathlib import Path, PurePosixPath
 
@@ -12,11 +12,11 @@ from splax.files.image_header import ImageError
 from splax.files.limits import shorten
 from splax.scene import Scene
 
-_TRIED = 20  # images that are looked for to find the dataset's folder
+_TRIED = 20  # images of the model that are searched for, in order to find the dataset's folder
 
 
 def find_colmap(path: Path) -> Path | None:
-    """The model that a user means by ``path``: a dataset's folder, its ``images``, or the model itself."""
+    """The folder of the model for ``path``: a dataset's folder, its ``images``, or the model; None if none."""
     model = find_model(path)
     if model is None and path.name.startswith("images"):
         model = find_model(path.absolute().parent)
@@ -26,14 +26,14 @@ def find_colmap(path: Path) -> Path | None:
 def load_colmap(model: Path, options: ReadOptions) -> Scene:
     """Reads a COLMAP model, as .bin or .txt, and its images.
 
-    The dataset's folder is the nearest one, from the model's upwards, that has the images, in ``images`` or
-    in itself. Masks lie in ``masks`` there. For a whole ``downscale``, say 4, copies in ``images_4`` are used
-    where they are exactly as much smaller than the model's cameras. Cameras may differ in model and size, and
-    are scaled to images of another size.
+    The dataset's folder is the nearest one, from the model's folder upwards, that holds the images, either in
+    ``images`` or directly. Masks are read from ``masks`` there. For a whole ``downscale``, say 4, the copies in
+    ``images_4`` are used if they are smaller than the model's cameras by exactly that factor. Cameras may differ in
+    camera model and size. They are scaled if the images have another size.
 
     Args:
-        model: the folder with cameras, images and points3D.
-        options: how to read the images.
+        model: folder with cameras, images and points3D.
+        options: options for reading the images.
 
     Raises:
         ValueError: if the model is damaged or no image is usable.
@@ -46,7 +46,9 @@ def load_colmap(model: Path, options: ReadOptions) -> Scene:
     for image, shown in zip(images, tracks, strict=True):
         label = f"{model}: image {shorten(image.name)}"
         if image.camera_id not in cameras:
-            raise ValueError(f"{label} has camera {image.camera_id}, which the model lacks. Export it again.")
+            raise ValueError(
+                f"{label} has camera {image.camera_id}, which the model lacks. Export the model again."
+            )
         try:
             photo = _make_photo(image, cameras[image.camera_id], root, label, options)._replace(points=shown)
         except ImageError as error:
@@ -70,7 +72,7 @@ def load_colmap(model: Path, options: ReadOptions) -> Scene:
 
 
 def _find_root(model: Path, images: list[ModelImage], options: ReadOptions) -> Path:
-    """The folder that images are relative to; the one above ``sparse`` if none is found."""
+    """The folder that the names of images are relative to; the one above ``sparse`` if no image is found."""
     folders = [model, *model.absolute().parents[:3]]
     for root in folders:
         for image in images[:_TRIED]:
@@ -84,7 +86,7 @@ def _find_root(model: Path, images: list[ModelImage], options: ReadOptions) -> P
 
 
 def _find_image(root: Path, name: PurePosixPath, options: ReadOptions) -> tuple[Path | None, Path | None]:
-    """The image, and its smaller copy."""
+    """The image and its smaller copy; None for each that does not exist."""
     return first_file([root / "images" / name, root / name]), find_downscaled(root, name, options.downscale)
 
 
@@ -107,7 +109,7 @@ def _make_photo(image: ModelImage, camera: ColmapLens, root: Path, label: str, o
 
 
 def _notes(model: Path) -> list[str]:
-    """Other models of a reconstruction that fell into parts."""
+    """A warning if the reconstruction fell into several models, which names those that are not read."""
     folder = model.absolute().parent
     if folder.name != "sparse":
         return []
@@ -116,7 +118,7 @@ def _notes(model: Path) -> list[str]:
         return []
     listed = ", ".join(others[:5])
     return [
-        f"the reconstruction has {len(others)} more models beside this one, which are not read: {listed}."
+        f"the reconstruction has {len(others)} more models next to this one, which are not read: {listed}."
     ]
 
 
@@ -124,7 +126,7 @@ def _no_images(root: Path, model: Path, images: list[ModelImage]) -> str:
     if not images:
         return f"{model} holds no image: the reconstruction is empty. Export another model."
     smaller = sorted(folder.name for folder in root.glob("images_*") if folder.is_dir())
-    hint = f" Smaller copies lie in {', '.join(smaller)}: downscale by that number." if smaller else ""
+    hint = f" There are smaller copies in {', '.join(smaller)}: downscale by that number." if smaller else ""
     return (
         f"{model}: none of its {len(images)} images is there, such as {shorten(images[0].name)}. Expected them "
         f"in {root / 'images'}, or in {root}.{hint}"

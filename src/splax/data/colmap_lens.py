@@ -1,11 +1,11 @@
-"""Lenses: how cameras map directions to pixels, for the camera models of COLMAP 4.
+"""The camera models of COLMAP 4: formulas that map directions to pixels.
 
-Every model here is ``pixel = focal * distort(x / z, y / z) + principal point``; a pinhole's ``distort`` is the
-identity. Coefficients are in COLMAP's order, which is OpenCV's where OpenCV has the model. Sources: Brown 1966
-(radial and tangential terms), Kannala and Brandt 2006 (fisheye), Devernay and Faugeras 2001 (FOV), Fitzgibbon
-2001 (division), Khomutenko et al. 2016 (EUCM), Weng et al. 1992 (thin prism).
+Every camera model here is ``pixel = focal * distort(x / z, y / z) + principal point``; for a pinhole, ``distort``
+is the identity. Coefficients are in COLMAP's order, which is OpenCV's order where OpenCV has the model. Sources:
+Brown 1966 (radial and tangential terms), Kannala and Brandt 2006 (fisheye), Devernay and Faugeras 2001 (FOV),
+Fitzgibbon 2001 (division), Khomutenko et al. 2016 (EUCM), Weng et al. 1992 (thin prism).
 
-Convention: as everywhere in splax, the centre of the top left pixel is at (0.5, 0.5).
+As everywhere in splax, the centre of the top left pixel is at (0.5, 0.5).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class _CameraModel(NamedTuple):
     """One camera model.
 
     Attributes:
-        id: its number in COLMAP's binary files.
-        num_focal: 1 if both axes share a focal length, else 2.
-        num_coefficients: how many numbers follow the principal point.
-        distort: moves points of the plane z = 1; takes the coefficients one by one.
+        id: number of the model in COLMAP's binary files.
+        num_focal: number of focal lengths: 1 if both axes share one, else 2.
+        num_coefficients: number of coefficients, which follow the principal point.
+        distort: function that moves points of the plane z = 1; its further arguments are the coefficients.
     """
 
     id: int
@@ -38,7 +38,7 @@ class _CameraModel(NamedTuple):
 
     @property
     def num_params(self) -> int:
-        """Numbers in all: focal lengths, principal point, coefficients."""
+        """Number of all params: focal lengths, principal point and coefficients."""
         return self.num_focal + 2 + self.num_coefficients
 
 
@@ -47,14 +47,14 @@ class ColmapLens:
     """A camera model with its numbers, for images of one size.
 
     Attributes:
-        model: a key of :data:`CAMERA_MODELS`.
-        params: focal length(s) and principal point in pixels, then the coefficients.
-        width: of the images that ``params`` belong to, in pixels.
-        height: likewise.
+        model: name of the camera model, a key of :data:`CAMERA_MODELS`.
+        params: one or two focal lengths and the principal point in pixels, then the coefficients.
+        width: width in pixels of the images that ``params`` belong to.
+        height: height in pixels of the images that ``params`` belong to.
 
     Raises:
-        ValueError: on an unknown model, the wrong number of params, numbers that are not finite, a focal
-            length or size that is not positive. The message lacks the file's name.
+        ValueError: if the model is unknown, the number of params is wrong, a number is not finite, or a focal
+            length or the size is not positive. The message does not name the file.
     """
 
     model: str
@@ -96,17 +96,22 @@ class ColmapLens:
 
     @property
     def is_pinhole(self) -> bool:
-        """Whether the lens moves nothing, as far as numbers tell."""
+        """Whether the lens distorts nothing, within rounding."""
         grid = np.stack(np.meshgrid([-0.7, 0.3, 0.6], [-0.5, 0.2, 0.8]), axis=-1)
         return bool(np.abs(self.distort(grid) - grid).max() < 1e-12)
 
     def distort(self, points: _Points) -> _Points:
-        """Where the lens moves points (x / z, y / z), [..., 2]; NaN where it sees none."""
+        """Distorted positions of points (x / z, y / z), [..., 2]; NaN for points that the lens does not see."""
         with np.errstate(all="ignore"):
             return CAMERA_MODELS[self.model].distort(points, *self.coefficients)
 
     def undistort(self, points: _Points, num_iterations: int = 50) -> _Points:
-        """Inverse of :meth:`distort` by Newton's method, [..., 2]; NaN where it finds none."""
+        """Inverse of :meth:`distort` by Newton's method, [..., 2]; NaN where the method does not converge.
+
+        Args:
+            points: distorted points, [..., 2].
+            num_iterations: most steps of Newton's method.
+        """
         result = np.asarray(points, np.float64)
         with np.errstate(all="ignore"):
             for _ in range(num_iterations):
@@ -119,13 +124,13 @@ class ColmapLens:
                 )
                 result = result - np.moveaxis(step / (a * d - b * c), 0, -1)
             found = np.abs(self.distort(result) - points).max(axis=-1) < 1e-6
-            # Beyond where the lens folds over there may be others, on the far side or turned over.
+            # Beyond the radius where the lens folds over there may be other solutions, on the far side or mirrored.
             found &= np.linalg.det(self.jacobian(result)) > 0
             found &= np.sum(result * points, axis=-1) >= 0
         return np.where(found[..., None], result, np.nan)
 
     def jacobian(self, points: _Points) -> Float[np.ndarray, "*n 2 2"]:
-        """Derivatives of :meth:`distort` (central differences): the first index is of the result."""
+        """Derivatives of :meth:`distort` by central differences, [..., 2, 2]; the first index is the result's."""
         h = 1e-6 * (1 + np.abs(points).max(axis=-1, keepdims=True))
         columns = [
             (self.distort(points + h * axis) - self.distort(points - h * axis)) / (2 * h)
@@ -142,8 +147,12 @@ class ColmapLens:
     def resize(self, width: int, height: int) -> ColmapLens:
         """The lens for the same images at another size.
 
+        Args:
+            width: new width of the images in pixels.
+            height: new height of the images in pixels.
+
         Raises:
-            ValueError: if the aspect ratio is another, beyond what rounding of sizes explains.
+            ValueError: if the aspect ratio differs by more than rounding of sizes explains.
         """
         if not same_aspect_ratio((width, height), (self.width, self.height)):
             raise ValueError(
@@ -151,7 +160,7 @@ class ColmapLens:
                 f"another shape. Is it rotated or cropped? Make the size and the intrinsics match the image"
             )
         scale_x, scale_y = width / self.width, height / self.height
-        # Rounded sizes stretch a little, so both axes get a focal length.
+        # Rounded sizes stretch the image a little, so each axis gets its own focal length.
         model = _TWO_FOCAL.get(self.model, self.model)
         K = self.K
         params = (K[0, 0] * scale_x, K[1, 1] * scale_y, K[0, 2] * scale_x, K[1, 2] * scale_y)
@@ -161,7 +170,7 @@ class ColmapLens:
 
 
 def same_aspect_ratio(size: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether one (width, height) is the other resized, as far as rounding lets one tell: a pixel, and 2 %."""
+    """Whether two sizes (width, height) have one aspect ratio, up to rounding by a pixel and 2 %."""
     ratio = (size[0] / other[0]) / (size[1] / other[1])
     return abs(ratio - 1) <= 0.02 + 1 / size[0] + 1 / size[1]
 
@@ -193,7 +202,7 @@ def _tangential(points: _Points, p1: float, p2: float) -> _Points:
 
 
 def _equidistant(points: _Points) -> _Points:
-    """The distance from the centre becomes the angle from the axis."""
+    """Points whose distance from the centre is replaced by the angle from the optical axis."""
     r = np.sqrt(_squared(points))
     return points * np.where(r > 1e-9, np.arctan(r) / np.maximum(r, 1e-9), 1.0)
 
@@ -222,7 +231,7 @@ def _rad_tan_thin_prism_fisheye(points: _Points, *coefficients: float) -> _Point
         radial = radial + value * t2**power
     angles = angles * radial
     r2 = _squared(angles)
-    # The tangential coefficients stand in the other order than Brown's.
+    # The order of the tangential coefficients is the reverse of Brown's.
     return angles + _tangential(angles, p1, p0) + r2 * np.array([s0, s2]) + r2**2 * np.array([s1, s3])
 
 
@@ -235,7 +244,7 @@ def _fov(points: _Points, omega: float) -> _Points:
 
 
 def _division(points: _Points, k: float) -> _Points:
-    # Defined backwards: undistorted = distorted / (1 + k |distorted|^2).
+    # The model is defined by its inverse: undistorted = distorted / (1 + k |distorted|^2).
     return points * 2 / (1 + np.sqrt(1 - 4 * k * _squared(points)))
 
 
@@ -266,10 +275,10 @@ CAMERA_MODELS = {
     "FISHEYE": _CameraModel(15, 2, 0, _fisheye),
     "EUCM": _CameraModel(16, 2, 2, _eucm),
 }
-# COLMAP's numbers to names; 17 has no pinhole to be turned into, and is named only to be refused.
+# Names of the models by COLMAP's number. Number 17 cannot be undistorted to a pinhole; it has a name for its error.
 CAMERA_MODEL_NAMES = {model.id: name for name, model in CAMERA_MODELS.items()} | {17: "EQUIRECTANGULAR"}
 
-# What the models of one focal length are with two; further coefficients are 0.
+# For each model with one focal length, the same model with two; coefficients that it adds are 0.
 _TWO_FOCAL = {
     "SIMPLE_PINHOLE": "PINHOLE",
     "SIMPLE_RADIAL": "OPENCV",

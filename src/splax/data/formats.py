@@ -61,7 +61,8 @@ def load_dataset(
 
     The formats are ``"transforms"`` (a transforms.json of instant-ngp or nerfstudio), ``"blender"``
     (NeRF-synthetic), ``"colmap"``, ``"llff"`` and ``"rgbd"`` (Open3D and TUM). Photos are undistorted. Views whose
-    image, mask or depth image cannot be used are left out; one warning names them, and ``Scene.warnings`` keeps it.
+    image, mask or depth image cannot be used are left out; one warning names them, and ``Scene.warnings`` holds
+    it.
 
     Args:
         path: folder of the dataset, its ``images`` folder, or the file that describes it.

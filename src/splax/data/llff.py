@@ -1,8 +1,8 @@
-"""Scenes of LLFF: ``poses_bounds.npy`` beside a folder of images.
+"""Reads datasets of LLFF: ``poses_bounds.npy`` next to a folder of images.
 
-Each row holds a 3 x 5 matrix, row by row, and the nearest and farthest depth. The matrix is camera to world with
-axes (down, right, backward), and a fifth column (height, width, focal length). Rows are in the order of the
-images' names (Mildenhall et al. 2019, "Local Light Field Fusion").
+Each row of the array holds a 3 x 5 matrix, row by row, and the nearest and farthest depth. The matrix maps camera
+to world with axes (down, right, backward); its fifth column is (height, width, focal length). Rows are in the order
+of the images' names (Mildenhall et al. 2019, "Local Light Field Fusion").
 """
 
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ _NAME = "poses_bounds.npy"
 
 
 def find_llff(path: Path) -> Path | None:
-    """The poses that a user means by ``path``: that file, or in the folder, or above a folder of images."""
+    """The file of poses for ``path``: the file itself, or in the folder, or above a folder of images; or None."""
     if path.is_file():
         return path if path.name == _NAME else None
     folders = [path, path.absolute().parent] if path.name.startswith("images") else [path]
@@ -32,11 +32,11 @@ def find_llff(path: Path) -> Path | None:
 def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
     """Reads the poses and the images in ``images``.
 
-    For a whole ``downscale``, say 8, copies in ``images_8`` are used where they are exactly as much smaller.
+    For a whole ``downscale``, say 8, the copies in ``images_8`` are used if they are smaller by exactly that factor.
 
     Args:
-        poses_path: the file ``poses_bounds.npy``.
-        options: how to read the images.
+        poses_path: path of the file ``poses_bounds.npy``.
+        options: options for reading the images.
 
     Raises:
         ValueError: if the file is damaged, or does not hold a pose for each image.
@@ -51,8 +51,8 @@ def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
     paths = list_images(root / "images")
     if len(paths) != len(rows):
         raise ValueError(
-            f"{poses_path} holds {len(rows)} poses, but there are {len(paths)} images in {root / 'images'}; the "
-            f"order of names is all that joins them. Remove the images that got no pose, or estimate poses again."
+            f"{poses_path} holds {len(rows)} poses, but there are {len(paths)} images in {root / 'images'}; only "
+            f"the order of names joins them. Remove the images without a pose, or estimate the poses again."
         )
     photos = []
     for path, row in zip(paths, rows.astype(np.float64), strict=True):

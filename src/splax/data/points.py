@@ -1,4 +1,4 @@
-"""Known surface points of a scene, and the point clouds (.ply) that datasets come with."""
+"""Point clouds: the known surface points of a scene, and the .ply files that datasets keep them in."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +13,9 @@ class PointCloud(NamedTuple):
     """Surface points in world coordinates.
 
     Attributes:
-        positions: float32 [P, 3], all finite.
-        colors: uint8 RGB [P, 3], or None.
-        ids: by which photos' tracks name them, [P], or None.
+        positions: positions of the points, float32 [P, 3], all finite.
+        colors: RGB colours of the points, uint8 [P, 3], or None.
+        ids: ids by which the tracks of photos name the points, [P], or None.
     """
 
     positions: Float[np.ndarray, "points 3"]
@@ -28,8 +28,14 @@ def make_point_cloud(
     colors: UInt8[np.ndarray, "points 3"] | None,
     ids: Int64[np.ndarray, " points"] | None = None,
 ) -> PointCloud | None:
-    """The points that float32 can hold; None if there is none."""
-    with np.errstate(over="ignore", invalid="ignore"):  # a signalling NaN
+    """The points whose positions are finite in float32; None if there is none.
+
+    Args:
+        positions: positions of the points, [P, 3].
+        colors: RGB colours of the points, uint8 [P, 3], or None.
+        ids: ids of the points, [P], or None.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # signalling NaNs would warn
         positions = positions.astype(np.float32)
     usable = np.isfinite(positions).all(axis=-1)
     if not usable.any():
@@ -38,13 +44,13 @@ def make_point_cloud(
 
 
 def read_ply_points(path: Path) -> PointCloud | None:
-    """The vertices of a .ply file, with their colours if it has ``red green blue`` (bytes, or 0 to 1).
+    """The vertices of a .ply file, with colours if it has ``red green blue`` (as bytes, or floats of 0 to 1).
 
     Raises:
-        ValueError: if the file cannot be read, is damaged or holds no positions; names it.
+        ValueError: if the file cannot be read, is damaged or holds no positions; the message names it.
     """
     try:
-        # What is not finite is left out in the end.
+        # Numbers that are not finite need no warning here: make_point_cloud leaves them out.
         with open(path, "rb") as file, np.errstate(over="ignore", invalid="ignore"):
             header = read_ply_header(file)
             vertices = next((e for e in header.elements if e.name == "vertex"), None)

@@ -1,12 +1,12 @@
-"""Camera poses of files, checked and turned into world-to-camera matrices with OpenCV axes."""
+"""Checks camera poses of files, and makes world-to-camera matrices with OpenCV axes of them."""
 
 import numpy as np
 from jaxtyping import Float
 
 _ROTATION_TOLERANCE = 1e-3
 
-# A camera's axes in files, as columns in OpenCV's (right, down, forward): each matrix takes a camera-to-world
-# rotation with those axes, times it, to one with OpenCV's.
+# The axes of cameras in files, as columns in OpenCV's axes (right, down, forward): a camera-to-world rotation with
+# these axes, times the matrix, is one with OpenCV's axes.
 OPENCV = np.eye(3)
 OPENGL = np.diag([1.0, -1.0, -1.0])  # right, up, backward
 LLFF = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # down, right, backward
@@ -15,15 +15,15 @@ LLFF = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])  # down, r
 def to_viewmat(
     pose: Float[np.ndarray, "rows 4"], axes: Float[np.ndarray, "3 3"], label: str
 ) -> Float[np.ndarray, "4 4"]:
-    """World to camera with OpenCV axes, [4, 4].
+    """The world-to-camera matrix with OpenCV axes, [4, 4], of a pose in a file.
 
     Args:
         pose: camera to world, [3, 4] or [4, 4].
-        axes: the camera's axes; one of this module's constants.
-        label: names the file, the entry and the matrix in errors.
+        axes: axes of the camera, [3, 3]; one of this module's constants.
+        label: text for errors that names the file, the entry and the matrix.
 
     Raises:
-        ValueError: if numbers are not finite, or it is no rigid motion.
+        ValueError: if a number is not finite, or the pose is not a rigid motion.
     """
     if not (np.abs(pose) < 1e30).all():
         raise ValueError(f"{label} holds NaN or infinite numbers. Remove or estimate it again.")

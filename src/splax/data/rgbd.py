@@ -1,14 +1,15 @@
-"""Scenes of depth cameras: folders of colour and depth images with a trajectory, as Open3D and TUM keep them.
+"""Reads datasets of depth cameras: folders of colour and depth images with a trajectory, of Open3D and TUM.
 
-Open3D: ``color/``, ``depth/`` (16-bit, millimetres), ``trajectory.log`` (or another .log) with a line of three
-numbers and a 4 x 4 camera-to-world matrix for each frame, and a json file with ``intrinsic_matrix``, column by
-column.
+Open3D: ``color/``, ``depth/`` (16 bits, millimetres), ``trajectory.log`` (or another .log file) with a line of
+three numbers and a 4 x 4 camera-to-world matrix for each frame, and a json file with ``intrinsic_matrix``, column
+by column.
 
-TUM RGB-D: ``rgb/``, ``depth/`` (16-bit, 5000 to the metre), ``groundtruth.txt`` with lines ``time tx ty tz qx qy
-qz qw``, camera to world. File names are times in seconds; images are joined to the nearest depth image and pose
-within 20 ms. Intrinsics come from such a json file too, as the format has none.
+TUM RGB-D: ``rgb/``, ``depth/`` (16 bits, 5000 for each metre), ``groundtruth.txt`` with lines ``time tx ty tz qx qy
+qz qw``, camera to world. File names are times in seconds; each image is joined to the nearest depth image and the
+nearest pose within 20 ms. The format has no intrinsics, so they are read from a json file of Open3D.
 
-Axes are OpenCV's. Both count pixels from the centre of the first one: half a pixel is added to cx and cy.
+Both formats have OpenCV's axes, and count pixels from the centre of the first one: half a pixel is added to cx and
+cy.
 """
 
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ class _Frame(NamedTuple):
 
 
 def find_rgbd(path: Path) -> Path | None:
-    """The trajectory of a folder with colour and depth images."""
+    """The trajectory of a folder with colour and depth images, or the file ``path`` itself; None if there is none."""
     if path.is_file():
         return path if path.name in (*_LOGS, _TUM_TRAJECTORY) else None
     if not (path / _DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
@@ -58,8 +59,8 @@ def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
     """Reads colour and depth images with their poses.
 
     Args:
-        trajectory: the .log file of Open3D, or TUM's ``groundtruth.txt``.
-        options: how to read the images.
+        trajectory: .log file of Open3D, or ``groundtruth.txt`` of TUM.
+        options: options for reading the images.
 
     Raises:
         ValueError: if the trajectory or the intrinsics are missing or damaged, or no image is usable.
@@ -96,7 +97,11 @@ def _color_folder(root: Path) -> Path | None:
 
 
 def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
-    """The n-th image, by name, has pose n; depth images are the colour images' namesakes, or of their order."""
+    """Frames of Open3D: the n-th image by name has pose n.
+
+    The depth image of a frame has the name of its colour image. If no names agree and there are as many depth images
+    as colour images, both are joined in the order of their names.
+    """
     poses = _read_log(trajectory)
     depths = list_images(trajectory.parent / _DEPTH_FOLDER)
     by_stem = {path.stem: path for path in depths}
@@ -110,7 +115,7 @@ def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> I
 
 
 def _read_log(path: Path) -> dict[int, Float[np.ndarray, "4 4"]]:
-    """Poses by the number of their frame."""
+    """The poses of a .log file, by the number of the frame."""
     rows = _read_table(path)
     if len(rows) % 5 or any(len(row) != (4 if index % 5 else 3) for index, row in enumerate(rows)):
         raise ValueError(
@@ -121,7 +126,7 @@ def _read_log(path: Path) -> dict[int, Float[np.ndarray, "4 4"]]:
 
 
 def _tum_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
-    """Images with the depth image and the pose nearest in time."""
+    """Frames of TUM: each image with the depth image and the pose that are nearest in time."""
     rows = _read_table(trajectory)
     if not rows or any(len(row) != 8 for row in rows):
         raise ValueError(f"{trajectory} is damaged: expected lines of 8 numbers, time tx ty tz qx qy qz qw.")
@@ -156,7 +161,7 @@ def _nearest(times: Float[np.ndarray, " n"], time: float) -> int | None:
 
 
 def _read_table(path: Path) -> list[list[float]]:
-    """Numbers line by line, without comments and empty lines."""
+    """The numbers of a text file, line by line, without comments and empty lines."""
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: is it a trajectory?")
@@ -178,7 +183,7 @@ def _read_table(path: Path) -> list[list[float]]:
 
 
 def _read_intrinsics(root: Path) -> tuple[ColmapLens, str]:
-    """The camera of Open3D's json file, and the file's name for errors."""
+    """The camera of Open3D's json file, and the file's path for errors."""
     for path in sorted(root.glob("*.json")):
         meta = read_json(path)
         if "intrinsic_matrix" not in meta:
@@ -192,7 +197,7 @@ def _read_intrinsics(root: Path) -> tuple[ColmapLens, str]:
             return ColmapLens("PINHOLE", (fx, fy, cx + 0.5, cy + 0.5), width, height), str(path)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"{path} is no camera of Open3D: expected width, height and intrinsic_matrix of 9 numbers, column "
+                f"{path} is no camera of Open3D: expected width, height and an intrinsic_matrix of 9 numbers, column "
                 f"by column; got {shorten(numbers)}."
             ) from error
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Which surface points each photo shows and where, from the tracks of structure from motion."""
+"""The surface points that each photo shows, and their pixels, from the tracks of structure from motion."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -13,8 +13,8 @@ class PhotoPoints(NamedTuple):
     """Surface points that a photo shows.
 
     Attributes:
-        positions: in world coordinates, [P, 3].
-        pixels: where it shows them, [P, 2].
+        positions: positions of the points in world coordinates, [P, 3].
+        pixels: pixels of the photo that show the points, [P, 2].
     """
 
     positions: Float32[np.ndarray, "k 3"]
@@ -28,8 +28,9 @@ def points_of_photos(
     """The points that each photo shows; None for a photo that shows none of them.
 
     Args:
-        points: of the scene, with ids.
-        observations: ids of points for each photo, and where it shows them; those of no point are left out.
+        points: point cloud of the scene, with ids.
+        observations: for each photo the ids of the points that it shows, [K], and their pixels, [K, 2]. Ids that no
+            point has are left out.
     """
     if points is None or points.ids is None:
         yield from (None for _ in observations)
