@@ -13,7 +13,7 @@ _HELD_OUT = ("transforms_test.json", "transforms_val.json")
 
 
 def find_blender(path: Path) -> Path | None:
-    """The file of the training split in the folder ``path``, or next to the file ``path``; None if there is none."""
+    """The file of the training split in the folder ``path``, or next to the file ``path``; None if none."""
     folder = path.parent if path.name in (_TRAIN, *_HELD_OUT) else path
     return folder / _TRAIN if (folder / _TRAIN).is_file() else None
 

@@ -28,8 +28,8 @@ def load_colmap(model: Path, options: ReadOptions) -> Scene:
 
     The dataset's folder is the nearest one, from the model's folder upwards, that holds the images, either in
     ``images`` or directly. Masks are read from ``masks`` there. For a whole ``downscale``, say 4, the copies in
-    ``images_4`` are used if they are smaller than the model's cameras by exactly that factor. Cameras may differ in
-    camera model and size. They are scaled if the images have another size.
+    ``images_4`` are used if they are smaller than the model's cameras by exactly that factor. Cameras may differ
+    in camera model and size. They are scaled if the images have another size.
 
     Args:
         model: folder with cameras, images and points3D.

@@ -124,7 +124,8 @@ class ColmapLens:
                 )
                 result = result - np.moveaxis(step / (a * d - b * c), 0, -1)
             found = np.abs(self.distort(result) - points).max(axis=-1) < 1e-6
-            # Beyond the radius where the lens folds over there may be other solutions, on the far side or mirrored.
+            # Beyond the radius where the lens folds over there may be other solutions, on the far side or
+            # mirrored.
             found &= np.linalg.det(self.jacobian(result)) > 0
             found &= np.sum(result * points, axis=-1) >= 0
         return np.where(found[..., None], result, np.nan)
@@ -275,7 +276,8 @@ CAMERA_MODELS = {
     "FISHEYE": _CameraModel(15, 2, 0, _fisheye),
     "EUCM": _CameraModel(16, 2, 2, _eucm),
 }
-# Names of the models by COLMAP's number. Number 17 cannot be undistorted to a pinhole; it has a name for its error.
+# Names of the models by COLMAP's number. Number 17 cannot be undistorted to a pinhole; it has a name for its
+# error.
 CAMERA_MODEL_NAMES = {model.id: name for name, model in CAMERA_MODELS.items()} | {17: "EQUIRECTANGULAR"}
 
 # For each model with one focal length, the same model with two; coefficients that it adds are 0.

@@ -55,8 +55,8 @@ class ModelImage(NamedTuple):
     point_pixels: Float[np.ndarray, "points 2"]
 
 
-# Name, id of the camera, quaternion (w, x, y, z), translation; for each observation the id of its point, or -1, and
-# its pixel.
+# Name, id of the camera, quaternion (w, x, y, z), translation; for each observation the id of its point, or -1,
+# and its pixel.
 _ImageRow = tuple[
     str,
     int,

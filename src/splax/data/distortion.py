@@ -1,7 +1,7 @@
 """Undistorts photos, so that every camera is a pinhole.
 
-The undistorted image has the size of the photo. Its intrinsics are such that the lens saw every pixel: there are no
-black borders. Masks and depth images are undistorted in the same way.
+The undistorted image has the size of the photo. Its intrinsics are such that the lens saw every pixel: there are
+no black borders. Masks and depth images are undistorted in the same way.
 """
 
 import numpy as np
@@ -60,9 +60,9 @@ class Undistorter:
 def undistorted_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
     """Intrinsics of the undistorted image: of the photo's size, inside the photo, with the widest view possible.
 
-    The centres of the photo's border pixels are undistorted, which gives four curves. The largest upright rectangle
-    between the curves becomes the border of the undistorted image. It reaches at most :data:`MAX_TANGENT` from the
-    axis.
+    The centres of the photo's border pixels are undistorted, which gives four curves. The largest upright
+    rectangle between the curves becomes the border of the undistorted image. It reaches at most
+    :data:`MAX_TANGENT` from the axis.
 
     Args:
         lens: lens of photos of at least 2 x 2 pixels.

@@ -1,8 +1,8 @@
 """Reads datasets of LLFF: ``poses_bounds.npy`` next to a folder of images.
 
 Each row of the array holds a 3 x 5 matrix, row by row, and the nearest and farthest depth. The matrix maps camera
-to world with axes (down, right, backward); its fifth column is (height, width, focal length). Rows are in the order
-of the images' names (Mildenhall et al. 2019, "Local Light Field Fusion").
+to world with axes (down, right, backward); its fifth column is (height, width, focal length). Rows are in the
+order of the images' names (Mildenhall et al. 2019, "Local Light Field Fusion").
 """
 
 from pathlib import Path, PurePosixPath
@@ -32,7 +32,8 @@ def find_llff(path: Path) -> Path | None:
 def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
     """Reads the poses and the images in ``images``.
 
-    For a whole ``downscale``, say 8, the copies in ``images_8`` are used if they are smaller by exactly that factor.
+    For a whole ``downscale``, say 8, the copies in ``images_8`` are used if they are smaller by exactly that
+    factor.
 
     Args:
         poses_path: path of the file ``poses_bounds.npy``.

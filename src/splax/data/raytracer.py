@@ -1,7 +1,7 @@
 """A small ray tracer: textures, soft shadows, and one bounce of reflection.
 
-It makes images whose geometry is known exactly, for the demo and for tests; nothing here knows about Gaussians. All
-functions are vectorised over rays.
+It makes images whose geometry is known exactly, for the demo and for tests; nothing here knows about Gaussians.
+All functions are vectorised over rays.
 
 The lights are a small area light, sampled at one point per subpixel, and a dull sky, sampled in one direction per
 subpixel. A pixel averages its subpixels, which makes edges and shadows soft. Colours are linear until the last
@@ -159,7 +159,7 @@ def _lamp_light(
     normals: Vectors,
     directions: Vectors,
 ) -> tuple[Scalars, Scalars]:
-    """Light of the lamp at points: the cosine of its angle, and the highlight on a glossy coat (Blinn-Phong), [n]."""
+    """Light of the lamp at points, [n]: the cosine of its angle, and its highlight on a glossy coat (Blinn-Phong)."""
     to_lamp = lighting.lamp[sample] - points
     lamp_distance = np.linalg.norm(to_lamp, axis=-1)
     to_lamp = to_lamp / lamp_distance[:, None]

@@ -4,9 +4,9 @@ Open3D: ``color/``, ``depth/`` (16 bits, millimetres), ``trajectory.log`` (or an
 three numbers and a 4 x 4 camera-to-world matrix for each frame, and a json file with ``intrinsic_matrix``, column
 by column.
 
-TUM RGB-D: ``rgb/``, ``depth/`` (16 bits, 5000 for each metre), ``groundtruth.txt`` with lines ``time tx ty tz qx qy
-qz qw``, camera to world. File names are times in seconds; each image is joined to the nearest depth image and the
-nearest pose within 20 ms. The format has no intrinsics, so they are read from a json file of Open3D.
+TUM RGB-D: ``rgb/``, ``depth/`` (16 bits, 5000 for each metre), ``groundtruth.txt`` with lines ``time tx ty tz qx
+qy qz qw``, camera to world. File names are times in seconds; each image is joined to the nearest depth image and
+the nearest pose within 20 ms. The format has no intrinsics, so they are read from a json file of Open3D.
 
 Both formats have OpenCV's axes, and count pixels from the centre of the first one: half a pixel is added to cx and
 cy.
@@ -46,7 +46,7 @@ class _Frame(NamedTuple):
 
 
 def find_rgbd(path: Path) -> Path | None:
-    """The trajectory of a folder with colour and depth images, or the file ``path`` itself; None if there is none."""
+    """The trajectory of a folder with colour and depth images, or the file ``path`` itself; None if none."""
     if path.is_file():
         return path if path.name in (*_LOGS, _TUM_TRAJECTORY) else None
     if not (path / _DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
@@ -99,8 +99,8 @@ def _color_folder(root: Path) -> Path | None:
 def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
     """Frames of Open3D: the n-th image by name has pose n.
 
-    The depth image of a frame has the name of its colour image. If no names agree and there are as many depth images
-    as colour images, both are joined in the order of their names.
+    The depth image of a frame has the name of its colour image. If no names agree and there are as many depth
+    images as colour images, both are joined in the order of their names.
     """
     poses = _read_log(trajectory)
     depths = list_images(trajectory.parent / _DEPTH_FOLDER)
@@ -197,7 +197,7 @@ def _read_intrinsics(root: Path) -> tuple[ColmapLens, str]:
             return ColmapLens("PINHOLE", (fx, fy, cx + 0.5, cy + 0.5), width, height), str(path)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"{path} is no camera of Open3D: expected width, height and an intrinsic_matrix of 9 numbers, column "
+                f"{path} is no camera of Open3D: expected width, height and intrinsic_matrix of 9 numbers, column "
                 f"by column; got {shorten(numbers)}."
             ) from error
     raise ValueError(

@@ -29,8 +29,8 @@ def points_of_photos(
 
     Args:
         points: point cloud of the scene, with ids.
-        observations: for each photo the ids of the points that it shows, [K], and their pixels, [K, 2]. Ids that no
-            point has are left out.
+        observations: ids of the points that each photo shows, [K], and their pixels, [K, 2]. Ids that no point has
+            are left out.
     """
     if points is None or points.ids is None:
         yield from (None for _ in observations)

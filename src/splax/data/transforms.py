@@ -1,14 +1,14 @@
 """Reads datasets of transforms.json, as instant-ngp and nerfstudio write it.
 
 The file lists frames. Each has a ``file_path`` and a camera-to-world ``transform_matrix`` with OpenGL axes (+x
-right, +y up, +z backward), and may have a ``mask_path`` and a ``depth_file_path``. Here, and only here, the y and z
-axes are flipped to splax's OpenCV axes. Intrinsics are stated at the top of the file or in each frame. They are
+right, +y up, +z backward), and may have a ``mask_path`` and a ``depth_file_path``. Here, and only here, the y and
+z axes are flipped to splax's OpenCV axes. Intrinsics are stated at the top of the file or in each frame. They are
 scaled to the stored image if the file's ``w`` and ``h`` differ from its size. World coordinates stay those of the
 file. ``applied_transform`` states how they were made from COLMAP's; it is needed only for the points of a COLMAP
 model next to the file. The points of ``ply_file_path`` are in the file's own world.
 
-A frame may state its ``time`` (D-NeRF, dynamic datasets of nerfstudio), a number in any unit. Unless all frames do,
-times are ignored with a warning.
+A frame may state its ``time`` (D-NeRF, dynamic datasets of nerfstudio), a number in any unit. Unless all frames
+do, times are ignored with a warning.
 
 Errors and warnings name the file, the frame, what was found, and what to do.
 """
