@@ -1,4 +1,4 @@
-"""Bars for work that takes minutes and tells how far it is only when it is asked."""
+"""Progress bars for work that takes minutes and reports its progress only when asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ T = TypeVar("T")
 
 
 def progress_bar(what: str, total: int | None, show: bool | None) -> tqdm:
-    """A bar on standard error; None: if that is a terminal."""
+    """A progress bar on standard error.
+
+    Args:
+        what: name of the work, for people to read.
+        total: value at the end; None if unknown.
+        show: whether to show the bar; None: true if standard error is a terminal.
+    """
     return tqdm(desc=what, total=total, disable=None if show is None else not show, dynamic_ncols=True)
 
 
@@ -28,15 +34,18 @@ def run_with_bar(
     cancel: Callable[[], None],
     show: bool | None,
 ) -> T:
-    """Runs ``work`` in a thread, and shows how far it is.
+    """Runs ``work`` in a thread, and shows its progress.
 
     Args:
-        what: it does, for people.
-        total: of ``done`` at the end, if that is known.
-        work: must let go of the interpreter lock.
-        done: how far it is.
-        cancel: makes ``work`` return soon; called if the wait is interrupted.
-        show: whether to show a bar; see :func:`progress_bar`.
+        what: name of the work, for people to read.
+        total: value of ``done`` at the end; None if unknown.
+        work: function to run; it must release the interpreter lock.
+        done: function that returns the progress so far.
+        cancel: function that makes ``work`` return soon; called if the wait is interrupted.
+        show: whether to show the bar; None: true if standard error is a terminal.
+
+    Returns:
+        The result of ``work``.
     """
     results: list[T] = []
     errors: list[BaseException] = []

@@ -159,7 +159,7 @@ def _lamp_light(
     normals: Vectors,
     directions: Vectors,
 ) -> tuple[Scalars, Scalars]:
-    """Light of the lamp at points, [n]: the cosine of its angle, and its highlight on a glossy coat (Blinn-Phong)."""
+    """Cosine of the lamp at points, and its highlight on a glossy coat (Blinn-Phong), [n] each; 0 in shadow."""
     to_lamp = lighting.lamp[sample] - points
     lamp_distance = np.linalg.norm(to_lamp, axis=-1)
     to_lamp = to_lamp / lamp_distance[:, None]
