@@ -1,7 +1,7 @@
-"""SPZ, the container: a header and streams of bytes, in gzip (versions 2 and 3) or zstd (version 4).
+"""SPZ files as containers: a header and streams of bytes, in gzip (versions 2 and 3) or zstd (version 4).
 
-What the bytes mean is known to :mod:`splax.io.spz`. Files are not trusted: what is unpacked is bounded by what the
-header promises, and that by the size of the file.
+:mod:`splax.io.spz` knows the meaning of the bytes. Files are not trusted: the size of unpacked data is bounded by
+what the header declares, and that is bounded by the size of the file.
 """
 
 import io
@@ -18,7 +18,7 @@ from splax.files.limits import check_expansion, shorten
 MAX_DEGREE = 4
 _MAGIC, _GZIP = b"NGSP", b"\x1f\x8b"
 _HEADER = struct.Struct("<4sIIBBBB")  # the last byte is reserved; in version 4 it counts the streams
-_HEADER_V4 = struct.Struct("<4sIIBBBBI12x")  # and the offset of the table of streams follows
+_HEADER_V4 = struct.Struct("<4sIIBBBBI12x")  # the last number is the offset of the table of streams
 _TABLE_ROW = struct.Struct("<QQ")  # stored and unpacked size, bytes
 _EXTENSION = struct.Struct("<II")  # type and size, bytes
 _HAS_EXTENSIONS = 2
@@ -27,7 +27,15 @@ _LEVEL_V4 = 12
 
 
 class SpzHeader(NamedTuple):
-    """What a file says of itself."""
+    """The header of an SPZ file.
+
+    Attributes:
+        version: version of the format, 2 to 4.
+        num: number of Gaussians.
+        sh_degree: degree of the colour's spherical harmonics.
+        fractional_bits: bits of positions after the binary point.
+        flags: bits that mark properties of the file.
+    """
 
     version: int
     num: int
@@ -36,7 +44,7 @@ class SpzHeader(NamedTuple):
     flags: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the streams, bytes, in the order of the file."""
+        """Shapes of the streams of bytes by name, in the order of the file."""
         shapes = {
             "positions": (self.num, 3, 3),
             "alphas": (self.num,),
@@ -49,7 +57,13 @@ class SpzHeader(NamedTuple):
 
 
 class SpzStreams(NamedTuple):
-    """The bytes of a file by name, as :meth:`SpzHeader.shapes`; extension records by type."""
+    """The contents of an SPZ file.
+
+    Attributes:
+        header: header of the file.
+        arrays: bytes of each stream by name, of the shapes of :meth:`SpzHeader.shapes`.
+        extensions: bytes of each extension record by type.
+    """
 
     header: SpzHeader
     arrays: dict[str, UInt8[np.ndarray, "..."]]
@@ -57,11 +71,11 @@ class SpzStreams(NamedTuple):
 
 
 def read_streams(data: bytes) -> SpzStreams:
-    """Unpacks a file.
+    """Unpacks the bytes of an SPZ file.
 
     Raises:
-        ImportError: if it needs zstandard, which is not installed.
-        ValueError: if it is damaged, or of a version other than 2 to 4.
+        ImportError: if the file needs zstandard, which is not installed.
+        ValueError: if the file is damaged, or of a version other than 2 to 4.
     """
     if data[:2] == _GZIP:
         return _read_gzip(data)
@@ -71,10 +85,15 @@ def read_streams(data: bytes) -> SpzStreams:
 
 
 def write_streams(file: BinaryIO, header: SpzHeader, arrays: dict[str, UInt8[np.ndarray, "..."]]) -> None:
-    """Packs a file of ``header.version``.
+    """Packs and writes an SPZ file of ``header.version``.
+
+    Args:
+        file: file opened for writing.
+        header: header of the file.
+        arrays: bytes of each stream by name, of the shapes of :meth:`SpzHeader.shapes`.
 
     Raises:
-        ImportError: if it needs zstandard, which is not installed.
+        ImportError: if the version needs zstandard, which is not installed.
     """
     fields = (_MAGIC, *header)
     chunks = [np.ascontiguousarray(arrays[name]).data.cast("B") for name in header.shapes()]
@@ -101,7 +120,7 @@ def _read_gzip(data: bytes) -> SpzStreams:
         body = unpacker.decompress(unpacker.unconsumed_tail, total)
         if len(body) < total:
             raise ValueError(f"is truncated: its header promises {total:,} bytes, found {len(body):,}")
-        # To the end, where gzip's checksum is; a bomb behind the data is left alone.
+        # Reads to the end, where gzip's checksum is. Data that follows is bounded, in case it is a bomb.
         rest = unpacker.decompress(unpacker.unconsumed_tail, _MAX_EXTENSION_BYTES)
     except zlib.error as error:
         raise ValueError(f"is damaged: its gzip data does not unpack ({error})") from error
@@ -139,7 +158,7 @@ def _read_zstd(data: bytes) -> SpzStreams:
 
 def _unpack_zstd(stored: bytes, size: int) -> bytes:
     zstandard = _zstandard()
-    # A stream, since decompress() would trust the size that the frame itself declares; the window is bounded too.
+    # A stream is read, since decompress() trusts the size that the frame declares. The window is bounded too.
     unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     try:
         with unpacker.stream_reader(io.BytesIO(stored)) as reader:
@@ -161,7 +180,7 @@ def _zstandard() -> Any:
 
 
 def _parse(layout: struct.Struct, data: bytes) -> tuple[SpzHeader, tuple[int, ...]]:
-    """The header, and what follows its common part."""
+    """The header, and the fields that follow the part that all versions share."""
     if len(data) < layout.size:
         raise ValueError(f"is truncated: expected a header of {layout.size} bytes, found {len(data)}")
     magic, *fields = layout.unpack_from(data)
