@@ -1,4 +1,4 @@
-"""Datasets of every format, told apart by their files.
+"""Datasets of every format, which are distinguished by their files.
 
 A new format is a file with ``find`` and ``load``, and one line in :data:`FORMATS`.
 """

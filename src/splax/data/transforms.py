@@ -212,7 +212,7 @@ def _split(
 
 
 def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
-    """Names of the views that a list of file names names."""
+    """Names of the views in a list of file names."""
     names = meta.get(key) or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{json_path}: {key} must be a list of file names, got {shorten(names)}.")

@@ -19,9 +19,8 @@ from splax.files.limits import shorten
 
 _MAX_HEADER_BYTES = 1 << 18
 CHUNK_BYTES = 1 << 21  # small enough for the cache of a processor, large enough that threads are worth it
-_THREADS = min(
-    4, os.cpu_count() or 1
-)  # numpy releases the interpreter lock; more threads would wait for memory
+# numpy releases the interpreter lock; more threads than these would wait for memory.
+_THREADS = min(4, os.cpu_count() or 1)
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
@@ -206,9 +205,8 @@ def _read_text(file: BinaryIO, skip: int, element: PlyElement) -> Iterator[tuple
     for _ in range(skip):
         if not file.readline(_MAX_LINE):
             raise ValueError("is truncated")
-    for rows in _chunks(
-        element.count, 64 * len(element.properties)
-    ):  # 64 bytes as a Python float and as text
+    # A number takes 64 bytes as a Python float and as text.
+    for rows in _chunks(element.count, 64 * len(element.properties)):
         try:
             table = [
                 list(map(float, file.readline(_MAX_LINE).split())) for _ in range(rows.stop - rows.start)

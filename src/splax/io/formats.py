@@ -1,4 +1,4 @@
-"""Splat files of every format, told apart by their names.
+"""Splat files of every format, which are distinguished by their names.
 
 A new format is a file with its reader and writer, and one line in :data:`FORMATS`.
 """

@@ -90,9 +90,7 @@ def from_gaussians(gaussians: Gaussians, *, antialiased: bool = False) -> SplatA
                 f"Param {name} of shape {value.shape} has no row per Gaussian, so a splat file cannot hold it; "
                 "keep it outside Gaussians, e.g. in the SplatModel."
             )
-        with np.errstate(
-            over="ignore"
-        ):  # float64 numbers too large for float32 become infinite, and are left out
+        with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are left out
             params[name] = value.astype(np.float32, copy=False)
     standard = {field.name: params.pop(field.name) for field in dataclasses.fields(SplatArrays)[:6]}
     arrays = SplatArrays(**standard, extras=params, antialiased=antialiased)

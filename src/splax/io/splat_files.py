@@ -21,8 +21,8 @@ Reader: TypeAlias = Callable[[Path], SplatArrays]
 # A function that writes a file of one format. It returns a note for each thing that the format cannot hold.
 Writer: TypeAlias = Callable[[BinaryIO, SplatArrays], list[str]]
 
-# Logit for an opacity of exactly 1 (or, with its sign changed, 0), whose logit is infinite: sigmoid(15) is 1 -
-# 3e-7.
+# Logit for an opacity of exactly 1 (or, with its sign changed, 0), whose logit is infinite: sigmoid(15) is
+# 1 - 3e-7.
 _MAX_LOGIT = 15.0
 # Log scale for a scale of zero, which flat Gaussians have in some files: e^-20 is 2e-9.
 _MIN_LOG_SCALE = -20.0
@@ -60,7 +60,7 @@ def read_with(path: str | os.PathLike[str], reader: Reader) -> SplatArrays:
     try:
         with np.errstate(
             all="ignore"
-        ):  # numbers too large for float32 become infinite, and their rows are left out
+        ):  # numbers too large for float32 become infinite; their rows are left out
             arrays = reader(Path(path).expanduser())
         if arrays.num == 0:
             raise ValueError("holds no Gaussians")
@@ -112,9 +112,8 @@ def _repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
         notes.append(
             f"{int(zero.any(axis=1).sum()):,} Gaussians with a scale of zero got e^{_MIN_LOG_SCALE:g}"
         )
-    suspects = np.flatnonzero(
-        quats[:, 0] == 0
-    )  # few rows; checking all components of all rows takes ten times longer
+    # Few rows: checking all components of all rows takes ten times longer.
+    suspects = np.flatnonzero(quats[:, 0] == 0)
     if len(zero := suspects[~quats[suspects].any(axis=1)]):
         quats = quats.copy()
         quats[zero] = [1, 0, 0, 0]
@@ -131,9 +130,8 @@ def _repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
 def _finite_rows(arrays: SplatArrays) -> Bool[np.ndarray, " n"]:
     rows = np.ones(arrays.num, bool)
     for value in arrays.params.values():
-        if not np.isfinite(
-            value.sum()
-        ):  # rare; a sum takes no memory, and every NaN and infinity shows in it
+        # Rarely true. A sum takes no memory, and every NaN and infinity shows in it.
+        if not np.isfinite(value.sum()):
             rows &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
     return rows
 

@@ -74,7 +74,7 @@ def write_spz(file: BinaryIO, arrays: SplatArrays, spz_version: int = 3) -> list
         A note for each thing that the format cannot hold.
 
     Raises:
-        ImportError: for version 4, if zstandard is not installed.
+        ImportError: if the version is 4 and zstandard is not installed.
         ValueError: if the version is not 2, 3 or 4.
     """
     arrays = flip_axes(arrays, _RUB)
