@@ -21,8 +21,8 @@ Reader: TypeAlias = Callable[[Path], SplatArrays]
 # A function that writes a file of one format. It returns a note for each thing that the format cannot hold.
 Writer: TypeAlias = Callable[[BinaryIO, SplatArrays], list[str]]
 
-# Logit for an opacity of exactly 1 (or, with its sign changed, 0), whose logit is infinite: sigmoid(15) is
-# 1 - 3e-7.
+# Logit for an opacity of exactly 1 (or, with its sign changed, 0), whose logit is infinite: sigmoid(15)
+# is 1 - 3e-7.
 _MAX_LOGIT = 15.0
 # Log scale for a scale of zero, which flat Gaussians have in some files: e^-20 is 2e-9.
 _MIN_LOG_SCALE = -20.0
@@ -58,9 +58,8 @@ def read_with(path: str | os.PathLike[str], reader: Reader) -> SplatArrays:
         ValueError: if the file cannot be read, is damaged, or holds no Gaussians.
     """
     try:
-        with np.errstate(
-            all="ignore"
-        ):  # numbers too large for float32 become infinite; their rows are left out
+        # Numbers too large for float32 become infinite, and their rows are left out.
+        with np.errstate(all="ignore"):
             arrays = reader(Path(path).expanduser())
         if arrays.num == 0:
             raise ValueError("holds no Gaussians")
