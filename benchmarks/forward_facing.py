@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from splax.cameras import Camera
-from splax.data.raytracer import GAMMA, Lighting, Solid, render
+from splax.data.raytracer import GAMMA, Lighting, Solid, ray_trace
 from splax.data.shapes import Box, Sphere, Vectors
 from splax.data.synthetic import LAMP, SAMPLES, demo_lighting, make_noise
 from splax.scene import Scene, View, split_views
@@ -49,7 +49,7 @@ def make_forward_scene(
     # Without the end, where the camera would stand as for the first view, which is held out.
     for index, turn in enumerate(np.linspace(0, 1, num_views, endpoint=False)):
         camera = _camera(turn, width, height)
-        photo = expose(render(solids, lighting, camera, samples=SAMPLES), exposure(turn))
+        photo = expose(ray_trace(solids, lighting, camera, samples=SAMPLES), exposure(turn))
         views.append(View(photo, camera, f"{index:04d}"))
     train, test = split_views(views, test_every)
     return Scene(train, test, source=f"ray traced forward-facing set, seed {seed}")

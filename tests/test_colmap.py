@@ -13,7 +13,7 @@ import pytest
 from helpers import project, write_image
 
 from splax.cli.describe import describe_scene
-from splax.data.colmap_model import MAX_SEEN, find_model, read_cameras, read_images, read_points
+from splax.data.colmap_model import MAX_IMAGE_POINTS, find_model, read_cameras, read_images, read_points
 from splax.data.formats import load_dataset
 from splax.scene import View
 
@@ -124,9 +124,11 @@ def test_views_know_the_points_that_were_found_in_their_photos(tmp_path, write, 
 
 def test_of_very_many_points_in_a_photo_some_are_kept(tmp_path):
     folder = write_dataset(tmp_path) / "sparse" / "0"
-    observe(folder, {"a.png": list(range(3 * MAX_SEEN)), "b.png": []})
+    observe(folder, {"a.png": list(range(3 * MAX_IMAGE_POINTS)), "b.png": []})
     ids = read_images(folder)[0].point_ids
-    assert len(np.unique(ids)) == MAX_SEEN and ids.min() == 0 and ids.max() == 3 * MAX_SEEN - 1
+    assert (
+        len(np.unique(ids)) == MAX_IMAGE_POINTS and ids.min() == 0 and ids.max() == 3 * MAX_IMAGE_POINTS - 1
+    )
 
 
 @pytest.mark.parametrize("given", ["", "images", "sparse", "sparse/0"])
@@ -201,7 +203,7 @@ def test_points_that_are_no_points_are_dropped(tmp_path):
 def test_other_parts_of_the_reconstruction_are_named(tmp_path):
     write_dataset(tmp_path)
     write_binary(tmp_path / "sparse" / "1")
-    with pytest.warns(UserWarning, match="1 more models beside this one, which are not read: 1"):
+    with pytest.warns(UserWarning, match="1 more models next to this one, which are not read: 1"):
         scene = load_dataset(tmp_path)
     assert scene.source.endswith("0")
     with pytest.warns(UserWarning, match="not read: 0"):
@@ -241,7 +243,7 @@ def test_copies_may_be_all_there_is(tmp_path):
         write_image(tmp_path / "images_2" / name, size=(32, 24))
     assert load_dataset(tmp_path, downscale=2).train[0].image.shape == (24, 32, 3)
     with pytest.raises(
-        ValueError, match="Smaller copies lie in images_1, images_2: downscale by that number"
+        ValueError, match="There are smaller copies in images_1, images_2: downscale by that number"
     ):
         load_dataset(tmp_path)
 
@@ -408,7 +410,11 @@ def assert_is_model(folder: Path, reconstruction) -> None:
         assert found.camera_id == image.camera_id
         np.testing.assert_allclose(found.viewmat[:3], image.cam_from_world().matrix(), atol=1e-12)
         ids = {p.point3D_id for p in image.points2D if p.has_point3D()}
-        assert set(found.point_ids) == ids if len(ids) <= MAX_SEEN else len(found.point_ids) == MAX_SEEN
+        assert (
+            set(found.point_ids) == ids
+            if len(ids) <= MAX_IMAGE_POINTS
+            else len(found.point_ids) == MAX_IMAGE_POINTS
+        )
     assert points is not None and points.colors is not None and points.ids is not None
     for point_id, position in zip(points.ids, points.positions, strict=True):
         np.testing.assert_array_equal(position, reconstruction.points3D[point_id].xyz.astype(np.float32))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from splax.data.decode import read_image
-from splax.files.image_header import ImageError, ImageHeader, parse_header, read_header
+from splax.files.image_header import ImageError, ImageHeader, parse_image_header, read_image_header
 
 # Noise, so that the files are larger than what is read of them at once.
 IMAGE = np.random.default_rng(0).integers(0, 256, (300, 400, 4), np.uint8)
@@ -43,7 +43,7 @@ def with_segment(jpeg: bytes, size: int) -> bytes:
 def test_the_ends_of_a_file_tell_what_all_of_it_does(tmp_path, data, has_alpha):
     path = tmp_path / "image"
     path.write_bytes(data)
-    assert read_header(path) == parse_header(data) == ImageHeader(400, 300, 1, has_alpha)
+    assert read_image_header(path) == parse_image_header(data) == ImageHeader(400, 300, 1, has_alpha)
     assert read_image(path).image.shape == (300, 400, 3)
 
 
@@ -53,7 +53,7 @@ def test_files_that_end_too_early_are_found_without_decoding(tmp_path, extension
     data = encoded(extension)
     (tmp_path / "image").write_bytes(data[: int(share * len(data))])
     with pytest.raises(ImageError, match=r"damaged|neither"):
-        read_header(tmp_path / "image")
+        read_image_header(tmp_path / "image")
 
 
 @pytest.mark.parametrize("extension", [".png", ".jpg"])
@@ -68,7 +68,7 @@ def test_damage_is_an_image_error_or_a_plausible_size(tmp_path, extension):
             del data[rng.integers(1, len(data)) :]
         path.write_bytes(data)
         try:
-            header = read_header(path)
+            header = read_image_header(path)
         except ImageError:
             continue
         assert 0 < header.width * header.height <= 1 << 28 and 1 <= header.orientation <= 8
@@ -76,6 +76,6 @@ def test_damage_is_an_image_error_or_a_plausible_size(tmp_path, extension):
 
 def test_a_missing_file_is_an_image_error(tmp_path):
     with pytest.raises(ImageError, match=r"cannot be read \(No such file"):
-        read_header(tmp_path / "none.png")
+        read_image_header(tmp_path / "none.png")
     with pytest.raises(ImageError, match="cannot be read"):
-        read_header(tmp_path)
+        read_image_header(tmp_path)

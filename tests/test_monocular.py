@@ -11,9 +11,9 @@ from test_plane_sweep import photograph, true_depth
 
 import splax
 from splax.data.synthetic import demo_camera
-from splax.initialization.alignment import align_scale_shift
 from splax.initialization.depth_source import DepthError
 from splax.initialization.monocular import MonocularDepth, load_predictor
+from splax.initialization.scale_shift import fit_scale_shift
 from splax.scene import Scene, View
 
 needs_transformers = pytest.mark.skipif(
@@ -48,31 +48,29 @@ def ramp() -> Scene:
 
 
 @pytest.mark.parametrize("wrong", [0, 0.2, 0.4])
-def test_alignment_bears_what_is_wrong(wrong):
+def test_the_fit_bears_what_is_wrong(wrong):
     rng = np.random.default_rng(0)
     values = rng.uniform(-2, 7, 1000)
     inverse_depths = 0.03 * values + 0.4 + rng.normal(scale=1e-4, size=1000)
     bad = rng.random(1000) < wrong
     inverse_depths[bad] = rng.uniform(0.01, 3, bad.sum())
-    alignment = align_scale_shift(values, inverse_depths)
-    assert alignment is not None
-    assert alignment.scale == pytest.approx(0.03, rel=1e-2) and alignment.shift == pytest.approx(
-        0.4, rel=1e-2
-    )
+    fit = fit_scale_shift(values, inverse_depths)
+    assert fit is not None
+    assert fit.scale == pytest.approx(0.03, rel=1e-2) and fit.shift == pytest.approx(0.4, rel=1e-2)
 
 
-def test_without_errors_alignment_is_exact():
+def test_without_errors_the_fit_is_exact():
     values = np.linspace(0, 1, 30)
-    alignment = align_scale_shift(values, 2 * values + 1)
-    assert alignment == pytest.approx((2, 1), abs=1e-12)
+    fit = fit_scale_shift(values, 2 * values + 1)
+    assert fit == pytest.approx((2, 1), abs=1e-12)
 
 
-def test_what_cannot_be_aligned():
+def test_what_cannot_be_fitted():
     values = np.linspace(0, 1, 100)
-    assert align_scale_shift(values[:10], values[:10]) is None  # too few
-    assert align_scale_shift(np.ones(100), values) is None  # flat
-    assert align_scale_shift(values, 1 - values) is None  # the wrong way round
-    assert align_scale_shift(np.full(100, np.nan), values) is None
+    assert fit_scale_shift(values[:10], values[:10]) is None  # too few
+    assert fit_scale_shift(np.ones(100), values) is None  # flat
+    assert fit_scale_shift(values, 1 - values) is None  # the wrong way round
+    assert fit_scale_shift(np.full(100, np.nan), values) is None
 
 
 def test_a_network_is_put_to_scale_by_points(ramp):

@@ -161,7 +161,7 @@ def test_a_dataset_that_does_not_fit_is_decoded_when_it_is_looked_at(dataset, de
             np.testing.assert_array_equal(view.image, expected.image)
             assert view.mask is view.alpha is view.depth is None
     assert len(decodes) == 40
-    assert repr(scene.train[0]) == "PhotoView('000.png', 24 x 16)"
+    assert repr(scene.train[0]) == "LazyView('000.png', 24 x 16)"
     # A view that is changed holds its pixels.
     mask = np.ones((16, 24), bool)
     plain = dataclasses.replace(scene.train[0], mask=mask)

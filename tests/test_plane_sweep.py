@@ -13,12 +13,12 @@ from jaxtyping import Float
 
 import splax
 from splax.cameras import Camera
-from splax.data.raytracer import render, trace
+from splax.data.raytracer import ray_trace, trace
 from splax.data.synthetic import demo_camera, demo_lighting, demo_solids
 from splax.initialization.depth_source import DepthError
-from splax.initialization.neighbors import choose_neighbors, focus_depths
 from splax.initialization.plane_sweep import PlaneSweep
 from splax.initialization.small_photos import shrink_photos
+from splax.initialization.view_selection import focus_depths, select_views
 from splax.scene import Scene, View
 
 WIDTH, HEIGHT = 112, 84
@@ -40,7 +40,7 @@ def true_depth(camera: Camera) -> Float[np.ndarray, "h w"]:
 
 def photograph(cameras: Sequence[Camera]) -> list[View]:
     solids, lighting = demo_solids(np.random.default_rng(0)), demo_lighting()
-    return [View(render(solids, lighting, c, samples=2), c, f"{i}") for i, c in enumerate(cameras)]
+    return [View(ray_trace(solids, lighting, c, samples=2), c, f"{i}") for i, c in enumerate(cameras)]
 
 
 def sweep(scene: Scene, **settings: float) -> list[np.ndarray]:
@@ -191,7 +191,7 @@ def test_neighbors_see_the_same_from_a_few_degrees_beside():
     image = np.zeros((32, 40, 3), np.uint8)
     scene = Scene([View(image, camera, f"{i}") for i, camera in enumerate(cameras)], [])
     photos = shrink_photos(scene.train, 4000)
-    neighbors, weights = choose_neighbors(photos, np.full(10, 4.0), 4)
+    neighbors, weights = select_views(photos, np.full(10, 4.0), 4)
     assert set(neighbors[4][:2]) == {2, 6}
     np.testing.assert_allclose(weights[4][:2], 1, atol=1e-5)
     assert 9 not in neighbors[:9] and not weights[9].any()

@@ -1,11 +1,11 @@
-"""The box that random Gaussians fill, for objects, for what cameras go round, and for rooms."""
+"""The cube that random Gaussians fill, for objects, for what cameras go round, and for rooms."""
 
 import numpy as np
 import pytest
 from helpers import make_camera, project
 
 import splax
-from splax.initialization.random_start import random_box, random_points
+from splax.initialization.random_start import random_cube, random_points
 from splax.scene import Scene, View
 
 SIZE = 48
@@ -29,29 +29,29 @@ def disc() -> np.ndarray:
 
 
 def test_an_object_lies_in_what_every_camera_sees():
-    box = random_box(ring(alpha=disc()))
-    np.testing.assert_allclose(box.center, 0, atol=1e-4)
-    assert box.half_side == pytest.approx(4 * np.hypot(1, 0.3 / 4 * 4 / 4) * np.tan(0.35), rel=0.05)
+    cube = random_cube(ring(alpha=disc()))
+    np.testing.assert_allclose(cube.center, 0, atol=1e-4)
+    assert cube.half_side == pytest.approx(4 * np.hypot(1, 0.3 / 4 * 4 / 4) * np.tan(0.35), rel=0.05)
 
 
 def test_photos_that_go_round_something():
     scene = ring()
-    box = random_box(scene)
-    np.testing.assert_allclose(box.center, 0, atol=1e-4)
-    assert box.half_side == pytest.approx(1.5 * scene.radius)
+    cube = random_cube(scene)
+    np.testing.assert_allclose(cube.center, 0, atol=1e-4)
+    assert cube.half_side == pytest.approx(1.5 * scene.radius)
 
 
 def test_photos_that_look_out_of_the_middle():
     """The cube reaches three times as far as the cameras stand from their middle, and 1.1 for the margin."""
-    box = random_box(ring(inward=False))
-    np.testing.assert_allclose(box.center, 0, atol=1e-5)
-    assert box.half_side == pytest.approx(3 * 1.1 * np.hypot(4, 1.2), rel=1e-3)
+    cube = random_cube(ring(inward=False))
+    np.testing.assert_allclose(cube.center, 0, atol=1e-5)
+    assert cube.half_side == pytest.approx(3 * 1.1 * np.hypot(4, 1.2), rel=1e-3)
 
 
 def test_points_fill_the_box():
     scene = ring()
     points = random_points(scene, 20_000, np.random.default_rng(0))
-    half = random_box(scene).half_side
+    half = random_cube(scene).half_side
     assert points.shape == (20_000, 3) and np.abs(points).max() <= half + 1e-3
     np.testing.assert_allclose(points.mean(axis=0), 0, atol=0.03 * half)
     np.testing.assert_allclose(points.std(axis=0), half / np.sqrt(3), rtol=0.02)
@@ -78,7 +78,7 @@ def test_photos_that_are_all_transparent_leave_the_box():
 def test_lego_starts_within_lego(real_data):
     """Bounds from the dataset's README."""
     scene = splax.load_dataset(real_data / "lego", downscale=4)
-    assert random_box(scene).half_side == pytest.approx(1.45, abs=0.03)
+    assert random_cube(scene).half_side == pytest.approx(1.45, abs=0.03)
     points = random_points(scene, 10_000, np.random.default_rng(0))
     assert len(points) == 10_000
     low, high = np.array([-0.65, -1.16, -0.55]), np.array([0.65, 1.16, 1.02])

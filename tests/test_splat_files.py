@@ -1,5 +1,6 @@
 """Splat files of every format: what the bytes are, what comes back, and what is said of what does not."""
 
+import dataclasses
 import gzip
 import json
 import struct
@@ -161,6 +162,33 @@ def test_public_functions_go_by_the_name(tmp_path):
     with pytest.raises(ValueError, match="versions 2, 3 and 4, got 5"):
         splax.save_splats(tmp_path / "a.spz", gaussians, spz_version=5)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_format_is_one_line_of_the_table(tmp_path, monkeypatch):
+    """A reader, a writer and an option of its own: loading, saving and converting know the new format."""
+
+    def write(file, arrays, *, rows: int = 2) -> list[str]:
+        np.save(file, arrays.means[:rows])
+        return []
+
+    def read(path) -> SplatArrays:
+        means = np.load(path)
+        return dataclasses.replace(make_arrays(num=len(means)), means=means)
+
+    new = formats.SplatFormat(".means.npy", read, write, {"rows": int})
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, new))
+    arrays = make_arrays(num=5)
+    write_splats(tmp_path / "a.means.npy", arrays, rows=3)
+    assert read_splats(tmp_path / "a.means.npy").num == 3
+    formats.convert(tmp_path / "a.means.npy", tmp_path / "b.ply", rows=1)  # of no meaning for a .ply
+    assert read_splats(tmp_path / "b.ply").num == 3
+    with pytest.raises(ValueError, match=r"\.sog and \.means\.npy, or a folder with meta\.json"):
+        read_splats(tmp_path / "a.npy")
+
+
+def test_an_option_of_no_format_is_an_error(tmp_path):
+    with pytest.raises(TypeError, match=r"option 'version'; expected one of \['spz_version'\]"):
+        write_splats(tmp_path / "a.spz", make_arrays(num=5), version=4)
 
 
 def test_only_live_rows_are_written(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from splax.cameras import Camera
-from splax.data.raytracer import Lighting, Solid, occluded, render, trace
+from splax.data.raytracer import Lighting, Solid, occluded, ray_trace, trace
 from splax.data.shapes import Box, Disc, Sphere
 from splax.data.synthetic import TABLE_RADIUS, demo_camera, demo_lighting, demo_solids, make_demo_scene
 from splax.scene import Scene
@@ -155,7 +155,7 @@ def test_a_lamp_before_the_obstacle_is_not_shadowed():
 def test_silhouette_of_a_sphere_is_where_the_camera_projects_it():
     center, radius, eye = np.array([0.3, -0.2, 0.1]), 0.6, np.array([2.0, 3.0, 1.0])
     camera = Camera.look_at(eye, (0, 0, 0), fov_x=0.9, width=160, height=120)
-    image = render([matte(Sphere(center.astype(np.float32), radius))], daylight(), camera, samples=1)
+    image = ray_trace([matte(Sphere(center.astype(np.float32), radius))], daylight(), camera, samples=1)
     axis = center - eye
     distance = np.linalg.norm(axis)
     axis /= distance
@@ -175,7 +175,7 @@ def test_corners_of_a_box_are_where_the_camera_projects_them():
     half, rotation, center = np.array([0.5, 0.3, 0.4], np.float32), turn(0.5), vector(0.2, 0.1, 0.3)
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
     camera = Camera.look_at((3, 2, 2), (0, 0, 0), fov_x=0.7, width=320, height=240)
-    image = render([matte(Box(center, half, rotation))], daylight(), camera, samples=1)
+    image = ray_trace([matte(Box(center, half, rotation))], daylight(), camera, samples=1)
     corner_pixels = project(camera, (corners * half) @ rotation.T + center)
     red = np.argwhere(image[..., 0] > 0)[:, ::-1] + 0.5
     np.testing.assert_allclose(red.min(0), corner_pixels.min(0), atol=1.5)
@@ -188,7 +188,7 @@ def test_brightness_of_matte_ground_follows_the_cosine():
     lamp = np.array([[1e4 * np.sin(np.pi / 3), 0, 1e4 * np.cos(np.pi / 3)]], np.float32)
     light = Lighting(lamp, light.sky, light.lamp_color, light.sky_color, light.background)
     camera = Camera.look_at((0, -3, 3), (0, 0, 0), fov_x=0.3, width=8, height=8)
-    image = render([matte(Disc(vector(0, 0, 0), 50.0), (1, 1, 1))], light, camera, samples=1)
+    image = ray_trace([matte(Disc(vector(0, 0, 0), 50.0), (1, 1, 1))], light, camera, samples=1)
     np.testing.assert_allclose(image, 255 * 0.75 ** (1 / 2.2), atol=1)
 
 
@@ -196,7 +196,7 @@ def test_a_mirror_shows_the_mirrored_sphere():
     floor = matte(Disc(vector(0, 0, 0), 5.0), (0, 0, 0), gloss=1.0)
     ball = matte(Sphere(vector(0, 0, 1.0), 0.3))
     camera = Camera.look_at((0, -4, 2), (0, 0, 0), fov_x=1.0, width=160, height=120)
-    image = render([floor, ball], daylight(), camera, samples=1)
+    image = ray_trace([floor, ball], daylight(), camera, samples=1)
     mirrored = colors_at(image, project(camera, np.array([[0, 0, -1.0]])))[0]
     assert mirrored[0] > 40  # its shaded underside
     assert mirrored[0] > 2 * max(mirrored[1], mirrored[2])
@@ -250,7 +250,7 @@ def test_demo_test_views_stand_between_the_training_views(demo):
 def test_demo_shows_its_solids_where_they_are(demo):
     background = np.round(255 * np.array(demo.background))
     camera = demo_camera(0.0, 1.0, 200, 150)
-    image = render(demo_solids(np.random.default_rng(0)), demo_lighting(), camera, samples=2)
+    image = ray_trace(demo_solids(np.random.default_rng(0)), demo_lighting(), camera, samples=2)
     # The marble's centre, the middle of the toy block's top, and a point off the table.
     pixels = project(camera, np.array([[1.4, 0.2, 0.2], [-0.75, 1.0, 0.64], [-2.2, 0.0, 0.0]]))
     marble, block, outside = colors_at(image, pixels)

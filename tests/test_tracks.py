@@ -18,7 +18,7 @@ from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera
 from splax.corrections.tracks import ROBUST, reprojection_error
 from splax.data.colmap_lens import ColmapLens
-from splax.data.distortion import inner_intrinsics, undistort_pixels
+from splax.data.distortion import undistort_pixels, undistorted_intrinsics
 from splax.training.photos.loader import PhotoLoader
 
 WIDTH, HEIGHT = 40, 32
@@ -54,7 +54,7 @@ def test_the_error_is_that_of_huber_in_shares_of_the_longer_side():
 def test_places_in_the_photo_go_through_the_lens_backwards(model):
     coefficients = {"PINHOLE": (), "OPENCV": (-0.1, 0.02, 0.001, -0.002)}.get(model, (0.05, 0.01, 0, 0))
     lens = ColmapLens(model, (60.0, 61, 33, 23, *coefficients), 64, 48)
-    K = lens.K if lens.is_pinhole else inner_intrinsics(lens)
+    K = lens.K if lens.is_pinhole else undistorted_intrinsics(lens)
     local = np.random.default_rng(0).uniform([-0.4, -0.3, 1], [0.4, 0.3, 1], (50, 3))
     found = undistort_pixels(lens, K, lens.project(local))
     np.testing.assert_allclose(found, local[:, :2] * np.diag(K)[:2] + K[:2, 2], atol=1e-6)

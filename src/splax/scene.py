@@ -1,11 +1,11 @@
 """Scenes: posed photos, split into training and test views.
 
-Readers of files make a :class:`Scene`; training, evaluation and the command line only ever see one.
+Readers of files make a :class:`Scene`; training, evaluation and the command line only see scenes.
 
-Photos come without a scale: "far" and "small" have a meaning only next to the cameras. Training uses two
-such measures, both of the training views: ``extent`` is the unit of errors of depth and of motions of cameras
-(``getNerfppNorm`` of Kerbl et al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field Rendering");
-``center`` and ``radius`` say where the cameras look, for a random start.
+Photos have no scale: "far" and "small" have a meaning only relative to the cameras. Training uses two measures of
+the training cameras. ``extent`` is the unit of depth errors and of camera motions (``getNerfppNorm`` of Kerbl et
+al. 2023, "3D Gaussian Splatting for Real-Time Radiance Field Rendering"). ``center`` and ``radius`` say where the
+cameras look; a random start uses them.
 """
 
 from __future__ import annotations
@@ -21,35 +21,46 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from splax.cameras import Camera
 
-EXTENT_MARGIN = 1.1  # of the 3D Gaussian splatting reference implementation
-# Camera axes whose mean squared sine to their common direction is below this are taken as parallel
-# (about half a degree): their meeting point would be noise.
-PARALLEL = 1e-4
+# Factor of the 3D Gaussian splatting reference implementation.
+_EXTENT_MARGIN = 1.1
+# Camera axes whose mean squared sine to their common direction is below this value (about half a degree) count as
+# parallel: the point where they meet would be noise.
+_PARALLEL = 1e-4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class View:
     """A photo and the camera that took it.
 
-    Those of a dataset that is larger than :func:`splax.load_dataset`'s cache are decoded when their pixels are
-    asked for, which then may raise ValueError, with the file's name.
+    A dataset that is larger than the cache of :func:`splax.load_dataset` gives views that decode their photos when
+    the pixels are read. Reading them may then raise ValueError; the message names the file.
 
     Attributes:
-        image: RGB, uint8, [H, W, 3].
-        camera: one camera (not a batch) of the same width and height; when the photo was taken is its ``time``.
-        name: unique in its scene; the path below the image folder for photos, such as ``"0001.jpg"``.
-        mask: true where the image is to be used, [H, W]; None: everywhere.
+        image: RGB pixels, uint8 [H, W, 3].
+        camera: one camera (not a batch) of the same width and height. Its ``time`` is when the photo was taken.
+        name: name of the view, unique in its scene; for photos the path below the image folder, such as
+            ``"0001.jpg"``.
+        mask: true where the image is to be used, bool [H, W]; None: everywhere.
         depth: camera-space z in world units, float32 [H, W], 0 where unknown; None: unknown everywhere.
-        alpha: how opaque the photo is, uint8 [H, W], 255 where nothing shines through; None: 255 everywhere.
-            ``image`` is on the scene's background already.
-        points: surface points that the photo shows, float32 [P, 3], world coordinates; None: none are known.
-        point_pixels: where the photo was found to show them, float32 [P, 2], x and y in pixels of ``image`` with
-            centres at +0.5; NaN where it is not known; None: unknown of all. A few may lie outside the image, as
-            undistortion crops it.
+        alpha: opacity of the photo, uint8 [H, W], 0 (transparent) to 255 (opaque); None: 255 everywhere.
+            ``image`` is composited on the scene's background already.
+        points: surface points that the photo shows, float32 [P, 3], world coordinates; None: no point is known.
+        point_pixels: pixels at which the photo shows the points, float32 [P, 2], x and y in pixels of ``image``
+            with centres at +0.5, NaN where unknown; None: all are unknown. A few may lie outside the image,
+            because undistortion crops it.
 
     Raises:
-        ValueError: if the image is not uint8 [H, W, 3], the camera, the mask, the depth or alpha is of another
-            size or type, the points are not float32 [P, 3] and finite, or their pixels not float32 [P, 2].
+        ValueError: if the image is not uint8 [H, W, 3]; if the camera, the mask, the depth or alpha has another
+            size or type; if the points are not float32 [P, 3] and finite; or if their pixels are not float32
+            [P, 2].
+
+    Example:
+        >>> import numpy as np
+        >>> import splax
+        >>> camera = splax.Camera.look_at((0, -2, 0), (0, 0, 0), fov_x=1.0, width=4, height=3)
+        >>> view = splax.View(image=np.zeros((3, 4, 3), np.uint8), camera=camera, name="0001.jpg")
+        >>> view.name, view.image.shape, view.time, view.has_mask
+        ('0001.jpg', (3, 4, 3), None, False)
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -89,35 +100,35 @@ class View:
         ):
             raise ValueError(
                 f"View {self.name!r}: points must be float32 [P, 3] and finite, got {points.dtype} "
-                f"{list(points.shape)}."
+                f"{list(points.shape)}. Leave out points that are not finite."
             )
         pixels, num = self.point_pixels, None if points is None else len(points)
         if pixels is not None and (
             pixels.dtype != np.float32 or pixels.shape != (num, 2) or np.isinf(pixels).any()
         ):
             raise ValueError(
-                f"View {self.name!r}: point_pixels must be float32 [P, 2], one for each of the points, of which "
-                f"there are {num}, finite or NaN; got {pixels.dtype} {list(pixels.shape)}."
+                f"View {self.name!r}: point_pixels must be float32 [P, 2], one row for each of the {num} points, "
+                f"finite or NaN; got {pixels.dtype} {list(pixels.shape)}."
             )
 
     @property
     def time(self) -> float | None:
-        """When the photo was taken: ``camera.time``, in the unit of the dataset; None if it is not known."""
+        """Time at which the photo was taken: ``camera.time``, in the unit of the dataset; None if unknown."""
         return None if self.camera.time is None else float(self.camera.time)
 
     @property
     def has_alpha(self) -> bool:
-        """Whether some pixels may be transparent. Views on disk tell without being decoded."""
+        """Whether some pixels may be transparent. Views on disk know it without decoding the photo."""
         return self.alpha is not None
 
     @property
     def has_mask(self) -> bool:
-        """Whether there is a mask. Views on disk tell without being decoded."""
+        """Whether there is a mask. Views on disk know it without decoding the mask."""
         return self.mask is not None
 
     @property
     def has_depth(self) -> bool:
-        """Whether there is a depth image. Views on disk tell without being decoded."""
+        """Whether there is a depth image. Views on disk know it without decoding the image."""
         return self.depth is not None
 
 
@@ -125,7 +136,7 @@ class SceneBounds(NamedTuple):
     """Position and size of a scene in world units.
 
     Attributes:
-        center: the point nearest to all camera axes, [3].
+        center: point nearest to all camera axes, [3].
         radius: median distance of the cameras from ``center``; positive.
         extent: 1.1 times the largest distance of a camera from the mean camera position; positive.
     """
@@ -137,23 +148,32 @@ class SceneBounds(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Scene:
-    """Posed photos of one place, of any sizes, and what is known about it before training.
+    """Posed photos of one place, of any sizes, and what is known about the place before training.
 
     Attributes:
-        train: views to train on; at least one.
+        train: views to train on, at least one.
         test: views held out for evaluation; may be empty.
         points: known surface points in world coordinates, float32 [P, 3], or None.
-        point_colors: their colours, uint8 [P, 3], or None.
-        warnings: what the reader left out or had to assume, one line each.
-        source: where the scene came from; shown to people.
-        background: the colour behind everything, RGB in [0, 1], where it is known: what transparent
-            pixels were composited on. Photos leave it black.
-        dataset_type: name of the format it was read from, as :func:`splax.load_dataset` takes it.
-        applied_transform: what the file says was done to the world it was made from (nerfstudio, to COLMAP's):
-            takes homogeneous points of that world to this one, [4, 4]; None if it says nothing.
+        point_colors: RGB colours of the points, uint8 [P, 3], or None.
+        warnings: warnings of the reader, one line for each thing that it left out or had to assume.
+        source: file or program that the scene came from, for people to read.
+        background: colour behind everything, RGB in [0, 1], on which transparent pixels were composited. Black for
+            photos, which do not say what is behind them.
+        dataset_type: name of the format that the scene was read from, as :func:`splax.load_dataset` takes it.
+        applied_transform: matrix that takes homogeneous points of an earlier world to the world of the scene,
+            [4, 4], as files of nerfstudio have it for the world of COLMAP; None if the file states no matrix.
 
     Raises:
-        ValueError: on no training view, repeated names, or points that are not [P, 3].
+        ValueError: if there is no training view, a name is repeated, or the points are not [P, 3].
+
+    Example:
+        >>> import splax
+        >>> scene = splax.make_demo_scene(num_train=3, num_test=1, width=16, height=12)
+        >>> len(scene.train), len(scene.test), scene.train[0].image.shape
+        (3, 1, (12, 16, 3))
+        >>> larger = splax.Scene(train=[*scene.train, *scene.test], test=[])
+        >>> [view.name for view in larger.train]
+        ['train_000', 'train_001', 'train_002', 'test_000']
     """
 
     train: Sequence[View]
@@ -185,25 +205,25 @@ class Scene:
 
     @cached_property
     def bounds(self) -> SceneBounds:
-        """Center, radius and extent together; see :func:`splax.scene.scene_bounds`."""
+        """Center, radius and extent of the training cameras; see :func:`splax.scene.scene_bounds`."""
         return scene_bounds(np.stack([_camera_to_world(view.camera) for view in self.train]))
 
     @property
     def extent(self) -> float:
         """Size of the camera rig in world units; positive.
 
-        1.1 times the largest distance of a training camera from their mean position, 1 where they all
-        stand in one place. It is the unit of errors of depth and of motions of cameras. It is about the
-        distance from which the scene was photographed when cameras go round it, and less when they do not;
-        the unit of training is that distance itself, see :mod:`splax.training.distance`.
+        The extent is 1.1 times the largest distance of a training camera from the mean camera position, and 1 if
+        all cameras stand in one place. It is the unit of depth errors and of camera motions. If the cameras
+        surround the scene, the extent is about the distance from which they photographed it; otherwise it is
+        less. The unit of training is that distance itself, see :mod:`splax.training.distance`.
         """
         return self.bounds.extent
 
     @property
     def center(self) -> Float[np.ndarray, " 3"]:
-        """The point the training cameras look at: nearest to all their axes, [3].
+        """Point at which the training cameras look: the point nearest to all their axes, [3].
 
-        Where the axes are parallel it is the mean camera position moved forward by ``extent``.
+        If the axes are parallel, it is the mean camera position moved forward by ``extent``.
         """
         return self.bounds.center
 
@@ -217,8 +237,9 @@ def split_views(views: Sequence[View], test_every: int) -> tuple[list[View], lis
     """Sorts views by name and holds out every ``test_every``-th, starting with the first.
 
     Args:
-        views: at least one.
-        test_every: 8 is the field's habit; 0 holds out none. A single view is always for training.
+        views: views to split, at least one.
+        test_every: step between held out views, at least 2 (8 is usual in the field); 0 holds out none. A single
+            view is always for training.
 
     Returns:
         The training views and the test views.
@@ -241,27 +262,27 @@ def split_views(views: Sequence[View], test_every: int) -> tuple[list[View], lis
 def scene_bounds(camera_to_world: Float[np.ndarray, "views 4 4"]) -> SceneBounds:
     """Measures a scene by its cameras.
 
-    ``center`` minimises the sum of squared distances to the camera axes. Where the axes are parallel, or
-    there is one view only, no such point exists: then it is the mean camera position moved forward, along
-    the mean viewing direction, by ``extent``. Cameras that all stand in one place give ``extent`` 1, since
-    nothing fixes the scale, and a ``radius`` of zero is replaced by ``extent``.
+    ``center`` minimises the sum of squared distances to the camera axes. If the axes are parallel, or there is
+    only one view, no such point exists: then ``center`` is the mean camera position moved forward, along the mean
+    viewing direction, by ``extent``. If all cameras stand in one place, ``extent`` is 1, since nothing fixes the
+    scale. A ``radius`` of zero is replaced by ``extent``.
 
     Args:
-        camera_to_world: poses with OpenCV axes (+z forward), [V, 4, 4]; at least one.
+        camera_to_world: camera poses with OpenCV axes (+z forward), [V, 4, 4]; at least one.
     """
     poses = np.asarray(camera_to_world, np.float64)
     positions, forward = poses[:, :3, 3], poses[:, :3, 2]
     forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
     mean_position = positions.mean(0)
     spread = np.linalg.norm(positions - mean_position, axis=-1).max()
-    # Below the rounding of float32 positions, cameras are at one place.
+    # A spread below the rounding of float32 positions means that all cameras are at one place.
     one_place = spread <= 1e-6 * (1 + np.abs(mean_position).max())
-    extent = 1.0 if one_place else EXTENT_MARGIN * float(spread)
+    extent = 1.0 if one_place else _EXTENT_MARGIN * float(spread)
 
-    # Distance of x to an axis is |(I - d dᵀ)(x - p)|; the normal equations sum the projectors.
+    # The distance of x from an axis is |(I - d dᵀ)(x - p)|; the normal equations sum the projectors.
     across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
     normal_matrix = across.mean(0)
-    if np.linalg.eigvalsh(normal_matrix)[0] > PARALLEL:
+    if np.linalg.eigvalsh(normal_matrix)[0] > _PARALLEL:
         center = np.linalg.solve(normal_matrix, np.einsum("vij,vj->i", across, positions) / len(poses))
     else:
         center = mean_position + extent * forward.mean(0) / max(np.linalg.norm(forward.mean(0)), 1e-12)

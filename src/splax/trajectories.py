@@ -1,4 +1,4 @@
-"""Camera paths for films."""
+"""Camera paths for videos."""
 
 from __future__ import annotations
 
@@ -11,17 +11,30 @@ from splax.scene import Scene
 
 
 def orbit(scene: Scene, num: int = 120) -> list[Camera]:
-    """A circle round what the training cameras look at, at their mean height and median distance.
+    """Cameras on a circle around the point at which the training cameras look.
+
+    The circle has the mean height and the median distance of the training cameras, and begins near the first one.
 
     Args:
-        scene: its training cameras give centre, upward direction and distance; the first gives size, lens, time.
-        num: cameras on the circle, evenly spaced.
+        scene: scene whose training cameras give the centre, the upward direction and the distance. The first one
+            also gives the image size, the lens and the time.
+        num: number of cameras on the circle, evenly spaced.
+
+    Returns:
+        The cameras, in order along the circle.
 
     Raises:
         ValueError: if ``num`` is below 1.
+
+    Example:
+        >>> import splax
+        >>> scene = splax.make_demo_scene(num_train=4, num_test=0, width=16, height=12)
+        >>> cameras = splax.orbit(scene, num=8)
+        >>> len(cameras), cameras[0].width, cameras[0].height
+        (8, 16, 12)
     """
     if num < 1:
-        raise ValueError(f"orbit needs at least 1 camera, got num={num}.")
+        raise ValueError(f"orbit needs at least 1 camera, got num={num}; pass num=1 or more.")
     first = scene.train[0].camera
     poses = np.stack([np.asarray(view.camera.camera_to_world, np.float64) for view in scene.train])
     offsets = poses[:, :3, 3] - scene.center
@@ -29,7 +42,7 @@ def orbit(scene: Scene, num: int = 120) -> list[Camera]:
     up = up / np.linalg.norm(up) if np.linalg.norm(up) > 1e-6 else np.array([0.0, 0.0, 1.0])
     heights = offsets @ up
     radii = np.linalg.norm(offsets - heights[:, None] * up, axis=1)
-    # Begins at the first camera's side.
+    # The circle begins on the side of the first camera.
     start = offsets[0] - heights[0] * up
     if np.linalg.norm(start) < 1e-6:
         start = np.cross(up, [1.0, 0.0, 0.0] if abs(up[0]) < 0.9 else [0.0, 1.0, 0.0])

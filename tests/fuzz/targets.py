@@ -30,7 +30,7 @@ from splax.data.colmap_model import read_cameras, read_images, read_points
 from splax.data.decode import read_depth, read_image, read_mask
 from splax.data.formats import load_dataset
 from splax.data.points import read_ply_points
-from splax.files.image_header import read_header
+from splax.files.image_header import read_image_header
 from splax.files.json import read_json
 from splax.io.formats import read_splats
 from splax.scene import Scene
@@ -112,7 +112,7 @@ def _colmap_model(folder: Path) -> None:
 
 
 def _image(path: Path) -> None:
-    header = read_header(path)
+    header = read_image_header(path)
     picture = read_image(path)
     assert picture.image.shape == (header.height, header.width, 3), "size"
 

@@ -1,1 +1,1 @@
-"""Photos without cameras, or a video, to a dataset: sharp frames, structure from motion, files."""
+"""Makes a dataset of photos without cameras, or of a video: sharp frames, structure from motion, files."""

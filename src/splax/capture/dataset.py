@@ -1,4 +1,4 @@
-"""A dataset from photos whose cameras nobody knows, or from a video."""
+"""Makes a dataset of photos whose cameras are unknown, or of a video."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from splax.capture.frames import write_sharp_frames
-from splax.capture.structure import Model, estimate_cameras, require_pycolmap
+from splax.capture.structure import Reconstruction, estimate_cameras, require_pycolmap
 from splax.data.layout import EXTENSIONS, VIDEOS, find_mask, list_images
-from splax.files.image_header import ImageError, read_header
+from splax.files.image_header import ImageError, read_image_header
 
-# With fewer registered photos there is nothing to train on, and none to hold out.
-MIN_REGISTERED = 3
-REPORT = "process.json"
+# With fewer registered photos than this, there are too few to train on and to hold out.
+_MIN_REGISTERED = 3
+_REPORT = "process.json"
 _MODEL = Path("sparse") / "0"
 
 
-class Report(NamedTuple):
-    """What became of the photos.
+class DatasetReport(NamedTuple):
+    """The dataset that was made.
 
     Attributes:
         out: folder of the dataset.
-        num_photos: photos or frames that were looked at.
-        model: the cameras that were found.
+        num_photos: number of photos or frames that were used.
+        model: reconstruction, that is the cameras and points that were found.
     """
 
     out: Path
     num_photos: int
-    model: Model
+    model: Reconstruction
 
 
 def make_dataset(
@@ -46,26 +46,40 @@ def make_dataset(
     one_camera: bool | None = None,
     max_size: int = 1600,
     progress: bool | None = None,
-) -> Report:
-    """Makes a dataset that :func:`splax.load_dataset` reads from photos without cameras, or from a video.
+) -> DatasetReport:
+    """Makes a dataset for :func:`splax.load_dataset` of photos without cameras, or of a video.
 
-    Cameras and points come from structure from motion with pycolmap, on the CPU: with 50 photos it takes minutes,
-    with hundreds hours, as every photo is compared with every other. The dataset is a COLMAP model and copies of
-    the photos. They stay as they are: ``load_dataset`` takes lens distortion out at any size. The folder appears
-    when all is done.
+    Structure from motion with pycolmap finds cameras and points, on the CPU. It takes minutes with 50 photos and
+    hours with hundreds, as every photo is compared with every other photo. The dataset consists of a COLMAP model
+    and of copies of the photos. The copies are not changed: ``load_dataset`` undistorts them at any size. The
+    folder appears when all work is done.
 
     Args:
-        source: a folder of PNG or JPEG files, or a video. Masks in ``masks/`` in the folder are copied.
-        out: folder to make; must not hold anything.
-        num_frames: of a video: the sharpest of as many equal parts is taken.
-        min_registered: share of the photos whose cameras must be found, for this not to be an error.
-        one_camera: whether all photos were taken by one camera at one zoom; None: if they have one size.
-        max_size: longer side, in pixels, at which photos are looked at; the copies are not made smaller.
-        progress: whether to show bars; None: if standard error is a terminal.
+        source: folder of PNG or JPEG files, or a video. Masks in the folder's ``masks/`` are copied.
+        out: folder to make; must be empty or absent.
+        num_frames: number of frames to take from a video: it is divided into that many equal parts, and the
+            sharpest frame of each part is taken.
+        min_registered: least share of the photos whose cameras must be found, in [0, 1].
+        one_camera: whether one camera took all photos at one zoom; None: true if all photos have one size.
+        max_size: longer side, in pixels, to which photos are reduced for finding cameras; the copies are not made
+            smaller.
+        progress: whether to show progress bars; None: true if standard error is a terminal.
+
+    Returns:
+        The folder of the dataset, the number of photos, and the cameras that were found.
 
     Raises:
         ImportError: if pycolmap is not installed.
-        ValueError: if there are too few photos or frames, too few cameras are found, or ``out`` is in use.
+        ValueError: if ``source`` does not exist, there are too few photos or frames, too few cameras are found,
+            ``out`` is in use, or an option is out of range.
+
+    Example:
+        Making a dataset takes minutes, so only an error is shown here.
+
+        >>> import splax
+        >>> report = splax.make_dataset("no/such/folder", "dataset")
+        Traceback (most recent call last):
+        ValueError: no/such/folder: no such file or folder; expected a folder of photos, or a video.
     """
     source, out = Path(source).expanduser(), Path(out).expanduser()
     _check_options(source, out, num_frames, min_registered, max_size)
@@ -96,30 +110,30 @@ def make_dataset(
         _check_model(model, source, len(sizes), min_registered)
         assert model is not None
         report = {"source": str(source.absolute()), "photos": len(sizes), **model._asdict()}
-        (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    return Report(out, len(sizes), model)
+        (folder / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
+    return DatasetReport(out, len(sizes), model)
 
 
 def _check_number(source: Path, num: int) -> None:
-    if num < MIN_REGISTERED:
+    if num < _MIN_REGISTERED:
         raise ValueError(
             f"{source} has {num} usable {'frames' if source.is_file() else 'photos'}; cameras can be estimated "
-            f"from {MIN_REGISTERED} or more, which show the same things from several places."
+            f"from {_MIN_REGISTERED} or more that show the same things from several places."
         )
 
 
 def _is_one_camera(source: Path, sizes: Sequence[tuple[int, int]], wanted: bool | None) -> bool:
-    """Whether photos of these sizes are taken for those of one camera.
+    """Whether photos of these sizes are treated as photos of one camera.
 
     Raises:
-        ValueError: if there are too few, or they cannot be of one camera although that is wanted.
+        ValueError: if there are too few photos, or ``wanted`` is true although their sizes differ.
     """
     _check_number(source, len(sizes))
     num_sizes = len(set(sizes))
     if wanted and num_sizes > 1:
         raise ValueError(
-            f"{source}: photos of one camera at one zoom are of one size, these are of {num_sizes}; "
-            "leave one_camera to be found out."
+            f"{source}: photos of one camera at one zoom have one size, but these have {num_sizes} sizes; "
+            "pass one_camera=None, so that it is found out."
         )
     return num_sizes == 1 if wanted is None else wanted
 
@@ -131,8 +145,8 @@ def _check_options(source: Path, out: Path, num_frames: int, min_registered: flo
         raise ValueError(f"{source} is a single photo; give the folder of all photos, or a video.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already, and is not replaced; choose another folder, or remove it.")
-    if num_frames < MIN_REGISTERED:
-        raise ValueError(f"num_frames must be at least {MIN_REGISTERED}, got {num_frames}.")
+    if num_frames < _MIN_REGISTERED:
+        raise ValueError(f"num_frames must be at least {_MIN_REGISTERED}, got {num_frames}.")
     if not 0 <= min_registered <= 1:
         raise ValueError(f"min_registered must lie in [0, 1], got {min_registered}.")
     if max_size < 100:
@@ -140,7 +154,7 @@ def _check_options(source: Path, out: Path, num_frames: int, min_registered: flo
 
 
 def _copy_photos(source: Path, folder: Path) -> None:
-    """Copies photos that can be used, and their masks."""
+    """Copies the photos that can be used, and their masks."""
     photos = list_images(source)
     if not photos and (source / "images").is_dir():
         photos = list_images(source / "images")
@@ -153,7 +167,7 @@ def _copy_photos(source: Path, folder: Path) -> None:
     left_out = []
     for photo in photos:
         try:
-            read_header(photo)
+            read_image_header(photo)
         except ImageError as error:
             left_out.append(f"{photo.name} {error}")
             continue
@@ -168,22 +182,22 @@ def _copy_photos(source: Path, folder: Path) -> None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    header = read_header(path)
+    header = read_image_header(path)
     return header.width, header.height
 
 
-def _check_model(model: Model | None, source: Path, num_photos: int, min_registered: float) -> None:
+def _check_model(model: Reconstruction | None, source: Path, num_photos: int, min_registered: float) -> None:
     found = 0 if model is None else model.num_images
-    if found < max(MIN_REGISTERED, min_registered * num_photos):
+    if found < max(_MIN_REGISTERED, min_registered * num_photos):
         raise ValueError(
             f"{source}: cameras were found for {found} of {num_photos} photos, too few. Photos should be sharp, "
-            "show things with texture that do not move, and overlap by half or more, from places that differ."
+            "show textured things that do not move, overlap by half or more, and be taken from different places."
         )
 
 
 @contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that becomes it at the end, or is removed on an error."""
+    """Yields a folder next to ``out``; it is renamed to ``out`` at the end, or removed on an error."""
     temporary = out.absolute().with_name(f".splax-{secrets.token_hex(6)}")
     try:
         temporary.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Sharp frames of a video."""
+"""Takes sharp frames from a video."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from splax.capture.progress import bar
+from splax.capture.progress import progress_bar
 
-# Sharpness is compared at this size of the longer side: noise of the sensor counts less.
+# Longer side, in pixels, at which sharpness is compared: at a small size the noise of the sensor counts less.
 _LONG_SIDE = 640
 _QUALITY = 95
 
-Frame = UInt8[np.ndarray, "h w 3"]
+_Frame = UInt8[np.ndarray, "h w 3"]
 
 
 def write_sharp_frames(video: Path, folder: Path, num_frames: int, *, progress: bool | None = None) -> int:
     """Writes the sharpest frame of each of ``num_frames`` equal parts of a video, as JPEG files.
 
+    Args:
+        video: video file.
+        folder: folder to write to; must exist.
+        num_frames: number of parts.
+        progress: whether to show a progress bar; None: true if standard error is a terminal.
+
     Returns:
-        How many were written: less than ``num_frames`` of a video that has fewer.
+        The number of files written, which is less than ``num_frames`` if the video has fewer frames.
 
     Raises:
         ValueError: if there is no frame, or the disk is full.
@@ -46,28 +52,34 @@ def write_sharp_frames(video: Path, folder: Path, num_frames: int, *, progress: 
 
 def sharp_frames(
     video: Path, total: int, num_frames: int, *, progress: bool | None = None
-) -> Iterator[tuple[int, Frame]]:
-    """The sharpest frame of each of ``num_frames`` equal parts of a video of ``total`` frames.
+) -> Iterator[tuple[int, _Frame]]:
+    """Yields the sharpest frame of each of ``num_frames`` equal parts of a video.
+
+    Args:
+        video: video file.
+        total: number of frames of the video.
+        num_frames: number of parts.
+        progress: whether to show a progress bar; None: true if standard error is a terminal.
 
     Yields:
-        Its number in the video, and its pixels in OpenCV's order of channels.
+        The number of the frame in the video, and its pixels in OpenCV's order of channels, [H, W, 3].
     """
     num_frames = min(num_frames, total)
     part, best, found = 0, -1.0, None
-    with bar("Frames", total, progress) as shown:
+    with progress_bar("Frames", total, progress) as bar:
         for index, frame in enumerate(_frames(video)):
             if found is not None and index * num_frames // total > part:
                 yield found
                 part, best = index * num_frames // total, -1.0
             if (value := sharpness(frame)) > best:
                 best, found = value, (index, frame)
-            shown.update()
+            bar.update()
     if found is not None:
         yield found
 
 
-def sharpness(frame: Frame) -> float:
-    """Variance of the Laplacian of brightness (Pech-Pacheco et al. 2000): the higher the sharper."""
+def sharpness(frame: _Frame) -> float:
+    """Sharpness of a frame: the variance of the Laplacian of its brightness (Pech-Pacheco et al. 2000)."""
     import cv2
 
     grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
@@ -78,7 +90,7 @@ def sharpness(frame: Frame) -> float:
 
 
 def count_frames(video: Path) -> int:
-    """How many frames a video says it has, or has if it does not say; 0 if it cannot be read."""
+    """Number of frames that a video states, or that are counted if it states none; 0 if it cannot be read."""
     import cv2
 
     capture = cv2.VideoCapture(str(video))
@@ -96,7 +108,7 @@ def count_frames(video: Path) -> int:
         capture.release()
 
 
-def _frames(video: Path) -> Iterator[Frame]:
+def _frames(video: Path) -> Iterator[_Frame]:
     import cv2
 
     capture = cv2.VideoCapture(str(video))

@@ -1,4 +1,4 @@
-"""Bars for work that takes minutes and tells how far it is only when it is asked."""
+"""Progress bars for work that takes minutes and reports its progress only when asked."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ _POLL_SECONDS = 0.5
 T = TypeVar("T")
 
 
-def bar(what: str, total: int | None, show: bool | None) -> tqdm:
-    """A bar on standard error; None: if that is a terminal."""
+def progress_bar(what: str, total: int | None, show: bool | None) -> tqdm:
+    """A progress bar on standard error.
+
+    Args:
+        what: name of the work, for people to read.
+        total: value at the end; None if unknown.
+        show: whether to show the bar; None: true if standard error is a terminal.
+    """
     return tqdm(desc=what, total=total, disable=None if show is None else not show, dynamic_ncols=True)
 
 
@@ -28,15 +34,18 @@ def run_with_bar(
     cancel: Callable[[], None],
     show: bool | None,
 ) -> T:
-    """Runs ``work`` in a thread, and shows how far it is.
+    """Runs ``work`` in a thread, and shows its progress.
 
     Args:
-        what: it does, for people.
-        total: of ``done`` at the end, if that is known.
-        work: must let go of the interpreter lock.
-        done: how far it is.
-        cancel: makes ``work`` return soon; called if the wait is interrupted.
-        show: whether to show a bar; see :func:`bar`.
+        what: name of the work, for people to read.
+        total: value of ``done`` at the end; None if unknown.
+        work: function to run; it must release the interpreter lock.
+        done: function that returns the progress so far.
+        cancel: function that makes ``work`` return soon; called if the wait is interrupted.
+        show: whether to show the bar; None: true if standard error is a terminal.
+
+    Returns:
+        The result of ``work``.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -48,18 +57,18 @@ def run_with_bar(
             errors.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
-    with bar(what, total, show) as shown:
+    with progress_bar(what, total, show) as bar:
         thread.start()
         try:
             while thread.is_alive():
                 thread.join(_POLL_SECONDS)
-                shown.update(max(0, min(done(), total or sys.maxsize) - shown.n))
+                bar.update(max(0, min(done(), total or sys.maxsize) - bar.n))
         except KeyboardInterrupt:
             cancel()
             thread.join()
             raise
         if not errors and total is not None:
-            shown.update(total - shown.n)
+            bar.update(total - bar.n)
     if errors:
         raise errors[0]
     return results[0]

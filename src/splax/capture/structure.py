@@ -1,4 +1,4 @@
-"""Where photos were taken: structure from motion with COLMAP (Schönberger and Frahm 2016), on the CPU."""
+"""Estimates cameras by structure from motion with COLMAP (Schönberger and Frahm 2016), on the CPU."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 from splax.capture.progress import run_with_bar
 
-# More do not match better, and matching takes the square of it.
+# More features do not match better, and the time of matching grows with the square of their number.
 _MAX_FEATURES = 4096
-# Photos that are matched at once: how fine the bar is.
+# Photos that are matched together, which decides how often the progress bar moves.
 _BLOCK = 10
-# Frames of a longer video are not compared with all others, but with those before and after.
+# Frames of a video with more frames than this are not compared with all others, only with those before and after.
 _MAX_EXHAUSTIVE_FRAMES = 150
 _OVERLAP = 20
 
 
-class Model(NamedTuple):
-    """What structure from motion found.
+class Reconstruction(NamedTuple):
+    """Cameras and points that structure from motion found.
 
     Attributes:
-        num_images: registered, that is with a camera.
-        num_points: points in space.
-        error: mean distance of a point from where it was seen, in pixels.
-        num_models: parts that the photos fell into; the others are not kept.
+        num_images: number of registered photos, that is of those with a camera.
+        num_points: number of points in space.
+        error: mean distance between a projected point and its observations, in pixels.
+        num_models: number of models that the photos fell into; only the largest is kept.
     """
 
     num_images: int
@@ -36,10 +36,13 @@ class Model(NamedTuple):
 
 
 def require_pycolmap() -> Any:
-    """The module.
+    """Imports pycolmap.
+
+    Returns:
+        The module.
 
     Raises:
-        ImportError: if it is not installed.
+        ImportError: if pycolmap is not installed.
     """
     try:
         import pycolmap
@@ -60,21 +63,21 @@ def estimate_cameras(
     one_camera: bool,
     max_size: int,
     progress: bool | None = None,
-) -> Model | None:
+) -> Reconstruction | None:
     """Estimates cameras and points, and writes the largest model.
 
     Args:
         images: folder of the photos.
-        names: of those to use.
-        model: folder to write cameras, images and points3D to, as .bin; it must exist.
-        scratch: folder for COLMAP's database; it must exist.
-        is_video: the photos are frames, in order of time.
-        one_camera: all were taken by one camera at one zoom, and have one size.
-        max_size: longer side, in pixels, at which features are looked for.
-        progress: whether to show bars; None: if standard error is a terminal.
+        names: file names of the photos to use.
+        model: folder to which cameras, images and points3D are written as .bin; must exist.
+        scratch: folder for COLMAP's database; must exist.
+        is_video: whether the photos are frames of a video, in the order of time.
+        one_camera: whether one camera took all photos at one zoom and one size.
+        max_size: longer side, in pixels, to which photos are reduced before features are extracted.
+        progress: whether to show progress bars; None: true if standard error is a terminal.
 
     Returns:
-        What was found, or None if no two photos go together.
+        The largest reconstruction; None if no two photos match.
 
     Raises:
         ImportError: if pycolmap is not installed.
@@ -110,12 +113,12 @@ def estimate_cameras(
     return _write_largest(models, model)
 
 
-def _write_largest(models: Sequence[Any], folder: Path) -> Model | None:
+def _write_largest(models: Sequence[Any], folder: Path) -> Reconstruction | None:
     if not models:
         return None
     best = max(models, key=lambda found: (found.num_reg_images(), found.num_points3D()))
     best.write_binary(folder)
-    return Model(
+    return Reconstruction(
         best.num_reg_images(), best.num_points3D(), best.compute_mean_reprojection_error(), len(models)
     )
 
@@ -130,7 +133,7 @@ def _extract(
     token: Any,
 ) -> None:
     reader = pycolmap.ImageReaderOptions()
-    # A photo alone does not decide as many numbers as all photos of a camera do.
+    # A single photo does not determine as many params of a lens as all photos of one camera do.
     reader.camera_model = "OPENCV" if one_camera else "SIMPLE_RADIAL"
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.max_image_size = max_size
@@ -186,8 +189,8 @@ def _map(
 
 
 def _count(database: Path, table: str) -> int:
-    """Rows of a table that COLMAP may be writing to; 0 if that cannot be told now."""
-    # Immutable: without any lock, for which COLMAP does not wait but dies. What is read may make no sense.
+    """Number of rows of a table that COLMAP may be writing to; 0 if it cannot be read now."""
+    # Immutable means that no lock is taken: COLMAP does not wait for a lock but dies. The number may be nonsense.
     uri = f"{database.absolute().as_uri()}?immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as reader:
@@ -198,7 +201,7 @@ def _count(database: Path, table: str) -> int:
 
 @contextmanager
 def _quiet(pycolmap: Any) -> Iterator[None]:
-    """Without COLMAP's hundreds of lines on standard error."""
+    """Suppresses COLMAP's hundreds of lines on standard error."""
     before = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = int(pycolmap.logging.Level.FATAL)
     try:

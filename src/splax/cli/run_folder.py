@@ -22,7 +22,7 @@ from splax.corrections.base import Correction
 from splax.corrections.held_out import HeldOutViews
 from splax.files.atomic import write_whole
 from splax.files.json import read_json
-from splax.files.ply import is_antialiased, read_header
+from splax.files.ply import is_antialiased, read_ply_header
 from splax.gaussians import Gaussians
 from splax.io.ply import load_ply, save_ply
 from splax.metrics.lpips import Network
@@ -267,7 +267,7 @@ class RunFolder:
         path = self.path / POINT_CLOUD
         try:
             with path.open("rb") as file:
-                return is_antialiased(read_header(file).comments)
+                return is_antialiased(read_ply_header(file).comments)
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
         except ValueError as error:

@@ -1,1 +1,1 @@
-"""Scenes: from files to posed photos; numpy and OpenCV only."""
+"""Datasets: readers that make a Scene of posed photos on disk, with numpy and OpenCV only."""

@@ -1,40 +1,42 @@
-"""Scenes of NeRF-synthetic, as its Blender script writes them: one transforms file for each split."""
+"""Reads datasets of NeRF-synthetic, as its Blender script writes them: one transforms file for each split."""
 
 from pathlib import Path
 
 from splax.data.photo_reader import Photo
-from splax.data.scene_builder import LeftOut, Options, read_scene
+from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.data.transforms import read_frames
 from splax.scene import Scene
 
-TRAIN = "transforms_train.json"
-# The split that scores are reported on comes first; the other one is left alone.
-HELD_OUT = ("transforms_test.json", "transforms_val.json")
+_TRAIN = "transforms_train.json"
+# The first of these files that exists is held out: scores are reported on the test split. The other is not read.
+_HELD_OUT = ("transforms_test.json", "transforms_val.json")
 
 
 def find_blender(path: Path) -> Path | None:
-    """The file of the training split that a user means by the folder ``path``, or by one of its files."""
-    folder = path.parent if path.name in (TRAIN, *HELD_OUT) else path
-    return folder / TRAIN if (folder / TRAIN).is_file() else None
+    """The file of the training split in the folder ``path``, or next to the file ``path``; None if none."""
+    folder = path.parent if path.name in (_TRAIN, *_HELD_OUT) else path
+    return folder / _TRAIN if (folder / _TRAIN).is_file() else None
 
 
-def load_blender(train_path: Path, options: Options) -> Scene:
+def load_blender(train_path: Path, options: ReadOptions) -> Scene:
     """Reads the splits and their images.
 
-    Views of ``transforms_test.json`` are held out, else those of ``transforms_val.json``, else every
-    ``test_every``-th. RGBA images are composited on black or white.
+    The held out views are those of ``transforms_test.json``; if there is no such file, those of
+    ``transforms_val.json``; if there is none either, every ``test_every``-th view. RGBA images are composited on
+    black or white.
 
     Args:
-        train_path: the file ``transforms_train.json``.
-        options: how to read the images.
+        train_path: path of the file ``transforms_train.json``.
+        options: options for reading the images.
 
     Raises:
-        ValueError: as :func:`splax.data.transforms.load_transforms`.
+        ValueError: if a file is damaged or no image is usable, as for
+            :func:`splax.data.transforms.load_transforms`.
     """
     left_out: LeftOut = []
     train = read_frames(train_path, options, left_out)[1]
     held_out = next(
-        (train_path.parent / name for name in HELD_OUT if (train_path.parent / name).is_file()), None
+        (train_path.parent / name for name in _HELD_OUT if (train_path.parent / name).is_file()), None
     )
     test: list[Photo] | None = None
     if held_out is not None:
@@ -42,7 +44,7 @@ def load_blender(train_path: Path, options: Options) -> Scene:
         known = {photo.name for photo in train}
         left_out += [(photo.name, "held out, but also trained on") for photo in test if photo.name in known]
         test = [photo for photo in test if photo.name not in known]
-    return read_scene(
+    return build_scene(
         train,
         options,
         source=train_path,

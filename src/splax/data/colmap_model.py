@@ -1,11 +1,11 @@
-"""The files of a COLMAP model: cameras, images and points3D, each .bin or .txt.
+"""Reads the files of a COLMAP model: cameras, images and points3D, each as .bin or .txt.
 
-Layout: https://colmap.github.io/format.html. ``rigs`` and ``frames`` of COLMAP 4 repeat what images hold, and
-are not read. COLMAP's axes and pixel centres are splax's: +x right, +y down, +z forward, world to camera, the
-first centre at (0.5, 0.5).
+Layout: https://colmap.github.io/format.html. The files ``rigs`` and ``frames`` of COLMAP 4 repeat what images
+hold, and are not read. COLMAP has the axes and pixel centres of splax: +x right, +y down, +z forward, world to
+camera, the first centre at (0.5, 0.5).
 
-Files are not trusted: counts are checked against the file's size before memory is taken, and every error names
-the file.
+Files are not trusted: counts are checked against the file's size before memory is allocated, and every error
+names the file.
 """
 
 import math
@@ -20,17 +20,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int64
 
-from splax.data.colmap_lens import MODEL_NAMES, MODELS, ColmapLens
-from splax.data.points import Points, make_points
-from splax.files.json import shorten
+from splax.data.colmap_lens import CAMERA_MODEL_NAMES, CAMERA_MODELS, ColmapLens
+from splax.data.points import PointCloud, make_point_cloud
+from splax.files.limits import shorten
 
-# Where models lie below a dataset's folder, or its ``sparse``: COLMAP's place, image_undistorter's, nerfstudio's.
-FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")
-# Points that are kept of those found in an image.
-MAX_SEEN = 4096
+# Folders of models, relative to a dataset's folder or to its ``sparse``, as COLMAP, its image_undistorter and
+# nerfstudio have them.
+_FOLDERS = ("sparse/0", "sparse", ".", "0", "colmap/sparse/0")
+# Most points of an image that are kept.
+MAX_IMAGE_POINTS = 4096
 _MAX_NAME = 4096
 _MAX_LINE = 1 << 24
-_POINT_BYTES = 51  # of a 3D point, before its track
+_POINT_BYTES = 51  # bytes of a 3D point, before its track
 _TRACK_BYTES = 8
 _OBSERVATION = np.dtype([("position", "<f8", 2), ("point_id", "<i8")])
 
@@ -39,12 +40,12 @@ class ModelImage(NamedTuple):
     """An image of a model.
 
     Attributes:
-        name: as the file has it; not to be trusted as a path.
+        name: name of the image as the file has it; not to be trusted as a path.
         camera_id: key of the model's cameras.
         viewmat: world to camera, [4, 4].
-        point_ids: of the points that were found in it, sorted, each once; at most :data:`MAX_SEEN`, then evenly
-            taken.
-        point_pixels: where those were found, [points, 2], in pixels of the camera; not to be trusted to be finite.
+        point_ids: ids of the points that were found in the image, [points], sorted, each once; if there are more
+            than :data:`MAX_IMAGE_POINTS`, that many at even steps.
+        point_pixels: pixels of the camera at which the points were found, [points, 2]; may not be finite.
     """
 
     name: str
@@ -54,7 +55,8 @@ class ModelImage(NamedTuple):
     point_pixels: Float[np.ndarray, "points 2"]
 
 
-# Name, camera's id, quaternion (w, x, y, z), translation; of each observation a point's id or -1, and its place.
+# Name, id of the camera, quaternion (w, x, y, z), translation; for each observation the id of its point, or -1,
+# and its pixel.
 _ImageRow = tuple[
     str,
     int,
@@ -66,20 +68,20 @@ _ImageRow = tuple[
 
 
 def find_model(root: Path) -> Path | None:
-    """The folder of the model that belongs to a dataset."""
-    return next((root / folder for folder in FOLDERS if is_model(root / folder)), None)
+    """The folder of the model in a dataset's folder; None if there is none."""
+    return next((root / folder for folder in _FOLDERS if is_model(root / folder)), None)
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder holds a model, whole or not."""
+    """Whether a folder holds a COLMAP model; files of it may be missing."""
     return _find_file(folder, "cameras") is not None
 
 
 def read_cameras(folder: Path) -> dict[int, ColmapLens]:
-    """Cameras by id.
+    """The cameras of a model, by id.
 
     Raises:
-        ValueError: if the file is missing, damaged or holds a camera that cannot be used; names it.
+        ValueError: if the file is missing, damaged, or holds a camera that cannot be used; the message names it.
     """
     path = _file(folder, "cameras")
     rows = _text_cameras(path) if path.suffix == ".txt" else _binary_cameras(path)
@@ -93,10 +95,10 @@ def read_cameras(folder: Path) -> dict[int, ColmapLens]:
 
 
 def read_images(folder: Path) -> list[ModelImage]:
-    """Images with their poses, in the file's order.
+    """The images of a model with their poses, in the file's order.
 
     Raises:
-        ValueError: if the file is missing or damaged; names it.
+        ValueError: if the file is missing or damaged; the message names it.
     """
     path = _file(folder, "images")
     rows = _text_images(path) if path.suffix == ".txt" else _binary_images(path)
@@ -105,17 +107,17 @@ def read_images(folder: Path) -> list[ModelImage]:
             name,
             camera_id,
             _viewmat(quat, translation, f"{path}: image {shorten(name)}"),
-            *_seen(ids, pixels),
+            *_points_of_image(ids, pixels),
         )
         for name, camera_id, quat, translation, ids, pixels in rows
     ]
 
 
-def read_points(folder: Path) -> Points | None:
-    """The 3D points with their colours; None if there is none.
+def read_points(folder: Path) -> PointCloud | None:
+    """The 3D points of a model with their colours; None if there is no point.
 
     Raises:
-        ValueError: if the file is damaged; names it.
+        ValueError: if the file is damaged; the message names it.
     """
     path = _find_file(folder, "points3D")
     if path is None:
@@ -132,13 +134,13 @@ def _file(folder: Path, name: str) -> Path:
     path = _find_file(folder, name)
     if path is None:
         raise ValueError(
-            f"{folder} is no whole COLMAP model: it has no {name}.bin or {name}.txt. Export the model again."
+            f"{folder} is no complete COLMAP model: it has no {name}.bin or {name}.txt. Export the model again."
         )
     return path
 
 
 def _viewmat(quat: tuple[float, ...], translation: tuple[float, ...], label: str) -> Float[np.ndarray, "4 4"]:
-    """World to camera from a quaternion (w, x, y, z) of any length and a translation."""
+    """World to camera, [4, 4], from a quaternion (w, x, y, z) of any length and a translation."""
     norm, t = math.hypot(*quat), np.array(translation)
     if not (np.abs(t) < 1e30).all() or not 1e-6 < norm < 1e6:
         raise ValueError(
@@ -155,15 +157,20 @@ def _viewmat(quat: tuple[float, ...], translation: tuple[float, ...], label: str
     return viewmat
 
 
-def _seen(
+def _points_of_image(
     ids: Int64[np.ndarray, " observations"], pixels: Float[np.ndarray, "observations 2"]
 ) -> tuple[Int64[np.ndarray, " points"], Float[np.ndarray, "points 2"]]:
-    """Points among the observations of an image, where -1 stands for no point, and where they were first found."""
+    """The points that an image observes: their ids, each once, and the pixels where each was first found.
+
+    Args:
+        ids: ids of the points of the observations; -1 stands for no point.
+        pixels: pixels of the observations.
+    """
     found = np.flatnonzero(ids >= 0)
     ids, first = np.unique(ids[found], return_index=True)
     kept = np.arange(len(ids))
-    if len(ids) > MAX_SEEN:
-        kept = np.linspace(0, len(ids) - 1, MAX_SEEN).astype(np.int64)
+    if len(ids) > MAX_IMAGE_POINTS:
+        kept = np.linspace(0, len(ids) - 1, MAX_IMAGE_POINTS).astype(np.int64)
     return ids[kept], pixels[found[first[kept]]]
 
 
@@ -171,7 +178,7 @@ def _seen(
 
 
 class _Cursor:
-    """Reads little-endian numbers of a mapped file one after the other, never past its end."""
+    """Reads little-endian numbers of a mapped file in order, and never past its end."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
         self.data, self.path, self.position = data, path, 0
@@ -184,13 +191,13 @@ class _Cursor:
         return values
 
     def count(self, min_bytes: int) -> int:
-        """A count of records of at least so many bytes each."""
+        """Reads the number of records that follow, each of at least ``min_bytes`` bytes."""
         (count,) = self.read("Q")
         self.require(count * min_bytes)
         return count
 
     def records(self, layout: np.dtype) -> np.ndarray:
-        """As many records as are announced, copied."""
+        """Reads a number of records and then the records, into an array of their own."""
         count = self.count(layout.itemsize)
         records = np.frombuffer(self.data, layout, count, self.position).copy()
         self.position += records.nbytes
@@ -228,11 +235,11 @@ def _binary_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[floa
     with _open_binary(path) as cursor:
         for _ in range(cursor.count(24)):
             camera_id, model_id, width, height = cursor.read("iiQQ")
-            name = MODEL_NAMES.get(model_id)
-            if name not in MODELS:
-                # Without the number of its params the file cannot be read on.
+            name = CAMERA_MODEL_NAMES.get(model_id)
+            if name not in CAMERA_MODELS:
+                # The number of its params is unknown, so the rest of the file cannot be read.
                 raise ValueError(f"{path}: camera {camera_id}: {_unsupported(name or f'number {model_id}')}")
-            params = cursor.read(f"{MODELS[name].num_params}d")
+            params = cursor.read(f"{CAMERA_MODELS[name].num_params}d")
             yield camera_id, name, width, height, params
 
 
@@ -241,15 +248,18 @@ def _binary_images(path: Path) -> Iterator[_ImageRow]:
         for _ in range(cursor.count(73)):
             _, *pose, camera_id = cursor.read("i7di")
             name = cursor.name()
-            seen = cursor.records(_OBSERVATION)
-            ids, pixels = seen["point_id"].astype(np.int64), seen["position"].astype(np.float64)
+            observations = cursor.records(_OBSERVATION)
+            ids, pixels = (
+                observations["point_id"].astype(np.int64),
+                observations["position"].astype(np.float64),
+            )
             yield name, camera_id, tuple(pose[:4]), tuple(pose[4:]), ids, pixels
 
 
-def _binary_points(path: Path) -> Points | None:
+def _binary_points(path: Path) -> PointCloud | None:
     with _open_binary(path) as cursor:
         starts = np.empty(cursor.count(_POINT_BYTES), np.int64)
-        # By hand: there may be millions.
+        # Not by the methods of the cursor, which are slower: there may be millions of points.
         track_length = struct.Struct("<Q").unpack_from
         for index in range(len(starts)):
             cursor.require(_POINT_BYTES)
@@ -257,13 +267,13 @@ def _binary_points(path: Path) -> Points | None:
             (length,) = track_length(cursor.data, cursor.position + _POINT_BYTES - 8)
             cursor.position += _POINT_BYTES + length * _TRACK_BYTES
         cursor.require(0)
-        # Only the first 35 bytes of each are wanted: id, position, colour.
+        # Only the first 35 bytes of each point are needed: id, position, colour.
         data = np.frombuffer(cursor.data, np.uint8)
         rows = data[starts[:, None] + np.arange(35)]
         del data  # a mapped file with a view on it cannot be closed
     positions = np.ascontiguousarray(rows[:, 8:32]).view("<f8").reshape(-1, 3)
     ids = np.ascontiguousarray(rows[:, :8]).view("<i8").ravel()
-    return make_points(positions.astype(np.float64), rows[:, 32:35].copy(), ids.astype(np.int64))
+    return make_point_cloud(positions.astype(np.float64), rows[:, 32:35].copy(), ids.astype(np.int64))
 
 
 # --- text ---------------------------------------------------------------------------------------------------
@@ -277,13 +287,13 @@ def _text_cameras(path: Path) -> Iterator[tuple[int, str, int, int, tuple[float,
         with _describing(path, number):
             camera_id, model, width, height = int(words[0]), words[1], int(words[2]), int(words[3])
             params = tuple(map(float, words[4:]))
-        if model not in MODELS:
+        if model not in CAMERA_MODELS:
             raise ValueError(f"{path}: camera {camera_id}: {_unsupported(shorten(model))}")
         yield camera_id, model, width, height, params
 
 
 def _text_images(path: Path) -> Iterator[_ImageRow]:
-    """Two lines an image: its pose, and its observations, which may be an empty line."""
+    """Rows of images: each takes two lines, its pose and its observations; the latter may be empty."""
     lines = _lines(path)
     for number, line in lines:
         if not line.strip():
@@ -304,7 +314,7 @@ def _text_images(path: Path) -> Iterator[_ImageRow]:
         yield *image, ids, pixels
 
 
-def _text_points(path: Path) -> Points | None:
+def _text_points(path: Path) -> PointCloud | None:
     positions, colors, ids = [], [], []
     for number, line in _lines(path):
         words = line.split(maxsplit=8)
@@ -318,11 +328,11 @@ def _text_points(path: Path) -> Points | None:
     if not positions:
         return None
     rgb = np.frombuffer(b"".join(colors), np.uint8).reshape(-1, 3)
-    return make_points(np.array(positions), rgb, np.array(ids))
+    return make_point_cloud(np.array(positions), rgb, np.array(ids))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines and their numbers, without comments."""
+    """Pairs of a line's number and its text, without comments."""
     try:
         with open(path, "rb") as file:
             number = 0
@@ -338,7 +348,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def _describing(path: Path, number: int) -> Iterator[None]:
-    """Names the line in errors of reading it."""
+    """Turns errors of reading a line into a ValueError that names the file and the line."""
     try:
         yield
     except (ValueError, IndexError, OverflowError) as error:
@@ -350,6 +360,6 @@ def _describing(path: Path, number: int) -> Iterator[None]:
 
 def _unsupported(model: str) -> str:
     return (
-        f"camera model {model} is not supported; expected one of {', '.join(MODELS)}. "
+        f"camera model {model} is not supported; expected one of {', '.join(CAMERA_MODELS)}. "
         f"Render the photos to pinhole views first, or estimate the cameras with another model."
     )

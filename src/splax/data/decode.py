@@ -1,6 +1,6 @@
-"""Photos, masks and depth images from disk: PNG and JPEG of any depth, and depth as .npy.
+"""Decodes photos, masks and depth images: PNG and JPEG files of 8 or 16 bits, and .npy files of depth.
 
-The files are not trusted: their declared size is read and checked before anything is decoded.
+The files are not trusted: the size that they declare is checked before anything is decoded.
 """
 
 from pathlib import Path
@@ -9,18 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8, UInt16
 
-from splax.data.colmap_lens import same_shape
+from splax.data.colmap_lens import same_aspect_ratio
 from splax.files.exif import turn
-from splax.files.image_header import ImageError, ImageHeader, parse_header, read_bytes
+from splax.files.image_header import ImageError, ImageHeader, parse_image_header, read_bytes
 from splax.files.npy import read_npy
 
 
-class Picture(NamedTuple):
-    """What an image file holds.
+class DecodedImage(NamedTuple):
+    """The pixels of an image file.
 
     Attributes:
-        image: uint8 RGB on a background, [H, W, 3].
-        alpha: how opaque each pixel is, uint8 [H, W]; None if all are.
+        image: RGB pixels, composited on a background, uint8 [H, W, 3].
+        alpha: opacity of each pixel, uint8 [H, W]; None if all pixels are opaque.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -29,29 +29,29 @@ class Picture(NamedTuple):
 
 def read_image(
     path: Path, *, size: tuple[float, float] | None = None, white_background: bool = False
-) -> Picture:
+) -> DecodedImage:
     """Reads a PNG or JPEG file.
 
-    Grey images become RGB, 16 bits are cut to 8, transparent pixels (straight alpha) are composited on
-    black or white. The rotation noted in EXIF is ignored, as structure-from-motion tools do, unless only
-    the rotated image has the shape of ``size``.
+    Grey images become RGB, 16 bits are cut to 8, and transparent pixels (straight alpha) are composited on black
+    or white. The rotation that EXIF notes is ignored, as structure-from-motion tools ignore it, unless only the
+    rotated image has the aspect ratio of ``size``.
 
     Args:
-        path: the file.
-        size: width and height of the images that the camera belongs to, up to a scale, if known.
-        white_background: composite transparent pixels on white instead of black.
+        path: file to read.
+        size: width and height of the images that the camera belongs to, up to a scale; None if unknown.
+        white_background: whether to composite transparent pixels on white instead of black.
 
     Raises:
-        ImageError: if the file cannot be read, is not PNG or JPEG, is damaged or absurdly large.
+        ImageError: if the file cannot be read, is neither PNG nor JPEG, is damaged, or is too large.
     """
     data = read_bytes(path)
-    header, pixels = parse_header(data), _decode(data)
+    header, pixels = parse_image_header(data), _decode(data)
     if size is not None and _is_to_be_turned(header, size):
         pixels = turn(pixels, header.orientation)
-    return Picture(to_rgb(pixels, white_background=white_background), _alpha(pixels))
+    return DecodedImage(_to_rgb(pixels, white_background=white_background), _alpha(pixels))
 
 
-def seen_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple[int, int]:
+def decoded_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple[int, int]:
     """Width and height that :func:`read_image` makes of a file with this header."""
     if size is not None and _is_to_be_turned(header, size):
         return header.turned_size
@@ -60,28 +60,28 @@ def seen_size(header: ImageHeader, size: tuple[float, float] | None) -> tuple[in
 
 def _is_to_be_turned(header: ImageHeader, size: tuple[float, float]) -> bool:
     stored = header.width, header.height
-    return not same_shape(stored, size) and same_shape((header.height, header.width), size)
+    return not same_aspect_ratio(stored, size) and same_aspect_ratio((header.height, header.width), size)
 
 
 def read_mask(path: Path) -> Bool[np.ndarray, "h w"]:
-    """Reads a mask, [H, W]: true where the image is bright, that is from 128 up, or from 1 in files of 0 and 1.
+    """Reads a mask, [H, W]: true where the image is at least 128, or at least 1 if the file holds only 0 and 1.
 
     Raises:
-        ImageError: as :func:`read_image`.
+        ImageError: if the file cannot be read, is neither PNG nor JPEG, is damaged, or is too large.
     """
-    grey = to_rgb(_decode(read_bytes(path))).max(axis=-1)
+    grey = _to_rgb(_decode(read_bytes(path))).max(axis=-1)
     return grey > (0 if grey.max() <= 1 else 127)
 
 
 def read_depth(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
-    """Reads a depth image, [H, W]: stored numbers times ``unit``; 0 where nothing was measured.
+    """Reads a depth image in world units, [H, W]; 0 where nothing was measured.
 
     Args:
-        path: a grey PNG of 8 or 16 bits, or a .npy file of numbers [H, W] or [H, W, 1].
+        path: grey PNG file of 8 or 16 bits, or .npy file of numbers [H, W] or [H, W, 1].
         unit: world units per stored number.
 
     Raises:
-        ImageError: if the file cannot be read, is damaged or of another kind.
+        ImageError: if the file cannot be read, is damaged, or holds something else.
     """
     if path.suffix.lower() == ".npy":
         try:
@@ -92,17 +92,17 @@ def read_depth(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
     else:
         depth = _decode(read_bytes(path))
     if depth.ndim != 2 or depth.size == 0:
-        raise ImageError(f"must be one number per pixel, got shape {list(depth.shape)}")
+        raise ImageError(f"must hold one number per pixel, got shape {list(depth.shape)}")
     with np.errstate(all="ignore"):
         depth = depth.astype(np.float32) * np.float32(unit)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 
 def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"]:
-    """Pixels as stored, in OpenCV's order of channels."""
+    """The pixels of an image file as they are stored, with the channels in OpenCV's order."""
     import cv2
 
-    header = parse_header(data)
+    header = parse_image_header(data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -112,14 +112,14 @@ def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h 
     return np.asarray(pixels)
 
 
-def to_rgb(
+def _to_rgb(
     pixels: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"], *, white_background: bool = False
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Grey, BGR or BGRA of 8 or 16 bits, as OpenCV decodes them, to uint8 RGB.
+    """Converts pixels as OpenCV decodes them to uint8 RGB.
 
     Args:
-        pixels: [H, W], [H, W, 3] or [H, W, 4].
-        white_background: composite transparent pixels on white instead of black.
+        pixels: grey [H, W], BGR [H, W, 3] or BGRA [H, W, 4] pixels of 8 or 16 bits.
+        white_background: whether to composite transparent pixels on white instead of black.
     """
     import cv2
 
@@ -163,7 +163,7 @@ def downscale_image(
 def downscale_mask(
     mask: Bool[np.ndarray, "h w"], width: int, height: int
 ) -> Bool[np.ndarray, "height width"]:
-    """True where the whole area of a new pixel is."""
+    """Makes a mask smaller: a new pixel is true where its whole area is."""
     import cv2
 
     if mask.shape == (height, width):
@@ -173,7 +173,7 @@ def downscale_mask(
 
 
 def resize_nearest(values: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Takes the old pixel under the centre of each new one; for what must not be averaged."""
+    """Resizes values that must not be averaged: each new pixel is the old one under its centre."""
     rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.intp)
     columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.intp)
     return values[rows[:, None], columns]

@@ -1,7 +1,7 @@
-"""Takes lens distortion out of photos, so that every camera is a pinhole.
+"""Undistorts photos, so that every camera is a pinhole.
 
-The undistorted image has the same size, and intrinsics such that every pixel was seen by the lens: no black
-borders. Masks and depth images go the same way.
+The undistorted image has the size of the photo. Its intrinsics are such that the lens saw every pixel: there are
+no black borders. Masks and depth images are undistorted in the same way.
 """
 
 import numpy as np
@@ -9,40 +9,40 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from splax.data.colmap_lens import ColmapLens
 
-# A pinhole stretches without end towards 90 degrees from its axis: wider lenses are cut at about 70.
+# A pinhole image grows without bound towards 90 degrees from its axis: wider lenses are cut at about 70 degrees.
 MAX_TANGENT = 2.75
-# Of Newton's method for points: it doubles the digits, and there are thousands in each photo.
+# Steps of Newton's method for points. Each step doubles the digits, and a photo has thousands of points.
 _UNDISTORT_STEPS = 10
-_ROWS = 64  # of the map computed at once, to keep memory small
+_ROWS = 64  # rows of the map that are computed together, which keeps memory small
 
 
 class Undistorter:
-    """Undistorts photos of one lens.
+    """Undistorts the photos of one lens.
 
     Attributes:
         K: intrinsics of the undistorted image, [3, 3].
 
     Raises:
-        ValueError: if the lens cannot be undone over the whole image.
+        ValueError: if the distortion cannot be inverted over the whole image.
     """
 
     K: Float[np.ndarray, "3 3"]
 
     def __init__(self, lens: ColmapLens) -> None:
-        """Prepares for photos of ``lens.width`` x ``lens.height`` pixels."""
-        self.K = inner_intrinsics(lens)
+        """Prepares the map for photos of ``lens.width`` x ``lens.height`` pixels."""
+        self.K = undistorted_intrinsics(lens)
         self._map = _pixel_map(lens, self.K)
 
     def image(self, image: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
         """The photo, or its alpha, as a pinhole camera with ``self.K`` would have taken it."""
         import cv2
 
-        # Replicate: rounding may leave the image by a ten-thousandth of a pixel.
+        # Border pixels are replicated, as rounding may lead out of the photo by a ten-thousandth of a pixel.
         undistorted = cv2.remap(image, *self._map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(undistorted, np.uint8)
 
     def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-        """The mask of the undistorted photo: true where all pixels that went into one are."""
+        """The mask of the undistorted photo: a pixel is true if all pixels of the mask that it mixes are true."""
         import cv2
 
         bytes_ = mask.astype(np.uint8) * 255
@@ -50,25 +50,25 @@ class Undistorter:
         return np.asarray(undistorted) == 255
 
     def depth(self, depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
-        """The depth of the undistorted photo, from the nearest pixel: depths of two things do not mix."""
+        """The depth of the undistorted photo, from the nearest pixel, as depths of two surfaces must not mix."""
         import cv2
 
         undistorted = cv2.remap(depth, *self._map, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(undistorted, np.float32)
 
 
-def inner_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
-    """Intrinsics whose image of the same size lies inside the photo, as large as possible.
+def undistorted_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
+    """Intrinsics of the undistorted image: of the photo's size, inside the photo, with the widest view possible.
 
-    The centres of the photo's border pixels are undistorted; the largest upright rectangle between the
-    four curves they form becomes the border of the new image. It reaches at most :data:`MAX_TANGENT` from
-    the axis.
+    The centres of the photo's border pixels are undistorted, which gives four curves. The largest upright
+    rectangle between the curves becomes the border of the undistorted image. It reaches at most
+    :data:`MAX_TANGENT` from the axis.
 
     Args:
-        lens: for images of at least 2 x 2 pixels.
+        lens: lens of photos of at least 2 x 2 pixels.
 
     Raises:
-        ValueError: if the lens cannot be undone over the whole image.
+        ValueError: if the distortion cannot be inverted over the whole image.
     """
     width, height = int(lens.width), int(lens.height)
     u, v = np.arange(width) + 0.5, np.arange(height) + 0.5
@@ -77,7 +77,7 @@ def inner_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
     def seen(u, v, axis, worst, otherwise):
         pixels = np.stack(np.broadcast_arrays(u, v), axis=-1)
         border = lens.undistort((pixels - principal) / focal)[:, axis]
-        # Border pixels that show nothing in front of the pinhole limit nothing.
+        # Border pixels that show nothing in front of the pinhole set no limit.
         border = border[np.isfinite(border)]
         return np.clip(worst(border, initial=otherwise), -MAX_TANGENT, MAX_TANGENT)
 
@@ -86,7 +86,7 @@ def inner_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
     with np.errstate(all="ignore"):
         new_focal = np.array([width - 1, height - 1]) / (high - low)
         new_principal = 0.5 - new_focal * low
-    # Within the rectangle the lens must neither leave the photo nor fold over.
+    # Inside the rectangle, the lens must neither lead out of the photo nor fold over.
     grid = low + (high - low) * np.stack(np.meshgrid(*[np.linspace(0, 1, 129)] * 2), axis=-1)
     with np.errstate(all="ignore"):
         pixels = lens.distort(grid) * focal + principal
@@ -107,12 +107,12 @@ def inner_intrinsics(lens: ColmapLens) -> Float[np.ndarray, "3 3"]:
 def undistort_pixels(
     lens: ColmapLens, K: Float[np.ndarray, "3 3"], pixels: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, "n 2"]:
-    """Where the undistorted image shows what the photo shows at these pixels; NaN where the lens cannot be undone.
+    """Moves pixels of a photo to the pixels of its undistorted image that show the same; NaN where that fails.
 
     Args:
-        lens: of the photo.
-        K: intrinsics of the undistorted image, of the same size.
-        pixels: x and y, centres at +0.5.
+        lens: lens of the photo.
+        K: intrinsics of the undistorted image, which has the photo's size, [3, 3].
+        pixels: x and y in pixels of the photo, centres at +0.5, [n, 2].
     """
     if lens.is_pinhole:
         return pixels
@@ -123,7 +123,7 @@ def undistort_pixels(
 def _pixel_map(
     lens: ColmapLens, K: Float[np.ndarray, "3 3"]
 ) -> tuple[Float32[np.ndarray, "h w"], Float32[np.ndarray, "h w"]]:
-    """Where the photo shows what each pixel of the new image shows, as OpenCV counts pixels."""
+    """For each pixel of the undistorted image, the column and row of the photo that show the same, for OpenCV."""
     width, height = int(lens.width), int(lens.height)
     x = (np.arange(width) + 0.5 - K[0, 2]) / K[0, 0]
     y = (np.arange(height) + 0.5 - K[1, 2]) / K[1, 1]
@@ -131,7 +131,7 @@ def _pixel_map(
     for start in range(0, height, _ROWS):
         part = slice(start, start + _ROWS)
         plane = np.stack(np.meshgrid(x, y[part]), axis=-1)
-        # OpenCV puts the centre of the first pixel at (0, 0), half a pixel before ours.
+        # OpenCV has the centre of the first pixel at (0, 0), splax at (0.5, 0.5).
         pixels = lens.distort(plane) * np.array(lens.focal) + lens.K[:2, 2] - 0.5
         columns[part], rows[part] = pixels[..., 0], pixels[..., 1]
     return columns, rows

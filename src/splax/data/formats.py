@@ -1,4 +1,7 @@
-"""One entry to scenes on disk: finds the format and calls its reader."""
+"""Datasets of every format, which are distinguished by their files.
+
+A new format is a file with ``find`` and ``load``, and one line in :data:`FORMATS`.
+"""
 
 import math
 import os
@@ -11,34 +14,37 @@ from splax.data.colmap import find_colmap, load_colmap
 from splax.data.layout import EXTENSIONS, VIDEOS
 from splax.data.llff import find_llff, load_llff
 from splax.data.rgbd import find_rgbd, load_rgbd
-from splax.data.scene_builder import CACHE_BYTES, Options
+from splax.data.scene_builder import CACHE_BYTES, ReadOptions
 from splax.data.transforms import find_transforms, load_transforms
 from splax.scene import Scene
 
 
-class Format(NamedTuple):
+class DatasetFormat(NamedTuple):
     """A kind of dataset.
 
     Attributes:
-        find: the file or folder to read, from the path that a user gives; None if there is none.
-        load: reads what ``find`` found.
-        files: what is looked for, for people.
+        find: function that returns the file or folder to read for the path that a user gives, or None if the path
+            is no dataset of this format.
+        load: function that reads the file or folder that ``find`` returned.
+        files: names of the files that ``find`` looks for, for people to read.
     """
 
     find: Callable[[Path], Path | None]
-    load: Callable[[Path, Options], Scene]
+    load: Callable[[Path, ReadOptions], Scene]
     files: str
 
 
-# In the order in which they are looked for: some folders hold several.
+# The formats are tried in this order: some folders hold several of them.
 FORMATS = {
-    "transforms": Format(find_transforms, load_transforms, "transforms.json"),
-    "blender": Format(find_blender, load_blender, "transforms_train.json"),
-    "colmap": Format(
+    "transforms": DatasetFormat(find_transforms, load_transforms, "transforms.json"),
+    "blender": DatasetFormat(find_blender, load_blender, "transforms_train.json"),
+    "colmap": DatasetFormat(
         find_colmap, load_colmap, "cameras.bin or .txt in sparse/0, sparse or the folder itself"
     ),
-    "llff": Format(find_llff, load_llff, "poses_bounds.npy"),
-    "rgbd": Format(find_rgbd, load_rgbd, "color/ or rgb/, depth/, and trajectory.log or groundtruth.txt"),
+    "llff": DatasetFormat(find_llff, load_llff, "poses_bounds.npy"),
+    "rgbd": DatasetFormat(
+        find_rgbd, load_rgbd, "color/ or rgb/, depth/, and trajectory.log or groundtruth.txt"
+    ),
 }
 
 
@@ -53,28 +59,46 @@ def load_dataset(
 ) -> Scene:
     """Reads posed photos from disk.
 
-    Understands ``"transforms"`` (a transforms.json of instant-ngp or nerfstudio), ``"blender"`` (NeRF-synthetic),
-    ``"colmap"``, ``"llff"`` and ``"rgbd"`` (Open3D and TUM). Lens distortion is taken out. Views whose image, mask
-    or depth image cannot be used are left out, with one warning that names them; it is kept in
-    ``Scene.warnings``.
+    The formats are ``"transforms"`` (a transforms.json of instant-ngp or nerfstudio), ``"blender"``
+    (NeRF-synthetic), ``"colmap"``, ``"llff"`` and ``"rgbd"`` (Open3D and TUM). Photos are undistorted. Views whose
+    image, mask or depth image cannot be used are left out; one warning names them, and ``Scene.warnings`` holds
+    it.
 
     Args:
-        path: the dataset's folder, its ``images`` folder, or the file that describes it.
-        dataset_type: name of the format, or None to find out.
-        downscale: factor >= 1 by which images are made smaller, by area; need not be whole.
-        test_every: every how many-th view, by sorted name and from the first, is held out; 0 for none. Ignored
-            where the dataset has test views of its own.
-        white_background: composite transparent images on white instead of black; becomes
+        path: folder of the dataset, its ``images`` folder, or the file that describes it.
+        dataset_type: name of the format; None: it is found out from the files.
+        downscale: factor >= 1 by which images are made smaller, by averaging areas; need not be whole.
+        test_every: step between held out views, sorted by name and starting with the first; 0 holds out none.
+            Ignored if the dataset has test views of its own.
+        white_background: whether to composite transparent images on white instead of black; the colour becomes
             ``Scene.background``.
-        cache_bytes: of decoded photos that are kept in memory. If all fit they are decoded now; else each is
-            decoded when it is looked at, and damage that its header does not show is found then.
+        cache_bytes: bytes of decoded photos that are kept in memory. If all photos fit, they are decoded now.
+            Otherwise each photo is decoded when its pixels are read, and damage that its header does not show is
+            found only then.
 
     Returns:
-        The scene, with uint8 images and cameras in the frame of the file.
+        The scene, with uint8 images, and with cameras in the world of the file.
 
     Raises:
-        ValueError: on anything that leaves no usable scene; the message names the file, what was found,
-            and what to do.
+        ValueError: if no usable scene is left; the message names the file, what was found, and what to do.
+
+    Example:
+        >>> import json, pathlib, tempfile
+        >>> import numpy as np
+        >>> import splax
+        >>> from splax.reports.images import save_png
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     frames = []
+        ...     for i in range(3):
+        ...         save_png(f"{folder}/{i}.png", np.full((12, 16, 3), 50 * i, np.uint8))
+        ...         frames.append({"file_path": f"{i}.png", "transform_matrix": np.eye(4).tolist()})
+        ...     meta = {"camera_angle_x": 1.0, "frames": frames}
+        ...     _ = pathlib.Path(folder, "transforms.json").write_text(json.dumps(meta))
+        ...     scene = splax.load_dataset(folder, downscale=2, test_every=3)
+        >>> scene.dataset_type, [view.name for view in scene.train], [view.name for view in scene.test]
+        ('transforms', ['1.png', '2.png'], ['0.png'])
+        >>> scene.train[0].image.shape
+        (6, 8, 3)
     """
     if dataset_type not in (None, *FORMATS):
         supported = ", ".join(map(repr, FORMATS))
@@ -88,7 +112,7 @@ def load_dataset(
     path = Path(path).expanduser()
     if not path.exists():
         raise ValueError(f"No such folder: {path}. Expected a folder with photos and their cameras.")
-    options = Options(downscale, test_every, white_background, cache_bytes)
+    options = ReadOptions(downscale, test_every, white_background, cache_bytes)
     for name in FORMATS if dataset_type is None else (dataset_type,):
         found = FORMATS[name].find(path)
         if found is not None:
@@ -97,7 +121,7 @@ def load_dataset(
 
 
 def _not_found(path: Path, dataset_type: str | None) -> str:
-    """What was looked for, and what to do, from what lies there."""
+    """Text of the error for a path without a dataset: what was looked for, what is there, and what to do."""
     names = FORMATS if dataset_type is None else (dataset_type,)
     looked_for = "; ".join(f"{name}: {FORMATS[name].files}" for name in names)
     text = f"{path} is not a dataset that splax reads. Looked for {looked_for}."

@@ -1,8 +1,8 @@
-"""The intrinsics of transforms.json: per frame or for all, as focal lengths or as angles.
+"""Reads the intrinsics of transforms.json: for each frame or for all, as focal lengths or as angles.
 
 Keys: ``fl_x fl_y`` in pixels or ``camera_angle_x camera_angle_y`` in radians, ``cx cy`` (default: the image
 centre), ``w h`` (default: the stored image's size), ``camera_model`` and lens distortion: ``k1 k2 p1 p2 k3``,
-or ``k1`` to ``k4`` of a fisheye. What a frame states wins over what the file states for all.
+or ``k1`` to ``k4`` of a fisheye. A value of a frame takes precedence over the value for all frames.
 """
 
 import math
@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from splax.data.colmap_lens import ColmapLens
-from splax.files.json import read_number, shorten
+from splax.files.json import read_number
+from splax.files.limits import shorten
 
-# nerfstudio's and COLMAP's names, and the model that takes their coefficients here.
-CAMERA_MODELS = {
+# Camera models by the names of nerfstudio and COLMAP, and the camera model here that takes their coefficients.
+_COLMAP_MODELS = {
     "OPENCV": "FULL_OPENCV",
     "PINHOLE": "FULL_OPENCV",
     "SIMPLE_PINHOLE": "FULL_OPENCV",
@@ -27,7 +28,7 @@ CAMERA_MODELS = {
     "SIMPLE_RADIAL_FISHEYE": "OPENCV_FISHEYE",
 }
 _COEFFICIENTS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
-UNDISTORT_CURE = "Undistort the photos first (such as with COLMAP's image_undistorter) and use those."
+_UNDISTORT_CURE = "Undistort the photos first (such as with COLMAP's image_undistorter) and use those."
 
 
 def read_lens(
@@ -38,15 +39,15 @@ def read_lens(
     Args:
         width: width of the stored image in pixels.
         height: height of the stored image in pixels.
-        entry: the frame's object in the file.
-        meta: the file's top-level object.
-        label: names the file and the frame in errors.
+        entry: object of the frame in the file.
+        meta: top-level object of the file.
+        label: text for errors that names the file and the frame.
 
     Raises:
-        ValueError: on numbers that are none, a focal length that is missing or not positive, an aspect
-            ratio other than the image's, or a lens model that is not supported.
+        ValueError: if a value is not a number, a focal length is missing or not positive, the aspect ratio is not
+            the image's, or the camera model is not supported.
     """
-    both = ChainMap(entry, meta)  # no copy of a file's top for each of its frames
+    both = ChainMap(entry, meta)  # does not copy the top-level object for each frame
     stated = stated_size(both, label) or (width, height)
     focal = _focal(entry, *stated, label) or _focal(meta, *stated, label)
     if focal is None:
@@ -58,16 +59,16 @@ def read_lens(
     cy = read_number(both, "cy", label, default=stated[1] / 2)
     model, coefficients = _distortion(both, label)
     try:
-        return ColmapLens(model, (*focal, cx, cy, *coefficients), *stated).resized(width, height)
+        return ColmapLens(model, (*focal, cx, cy, *coefficients), *stated).resize(width, height)
     except ValueError as error:
         raise ValueError(f"{label}: {error}.") from error
 
 
 def stated_size(both: Mapping[str, Any], label: str) -> tuple[float, float] | None:
-    """``w`` and ``h`` in pixels where the file states both.
+    """The values of ``w`` and ``h`` in pixels; None unless the file states both.
 
     Raises:
-        ValueError: if they are no size.
+        ValueError: if one of them is not a number of at least 1.
     """
     width = read_number(both, "w", label, default=math.nan)
     height = read_number(both, "h", label, default=math.nan)
@@ -77,34 +78,34 @@ def stated_size(both: Mapping[str, Any], label: str) -> tuple[float, float] | No
 
 
 def _distortion(both: Mapping[str, Any], label: str) -> tuple[str, tuple[float, ...]]:
-    """Model and coefficients, as :class:`ColmapLens` wants them."""
+    """The camera model and its coefficients, as :class:`ColmapLens` takes them."""
     name = both.get("camera_model") or "OPENCV"
-    if name not in CAMERA_MODELS if isinstance(name, str) else True:
+    if name not in _COLMAP_MODELS if isinstance(name, str) else True:
         raise ValueError(
             f"{label}: camera_model {shorten(name)} is not supported; expected one of "
-            f"{', '.join(CAMERA_MODELS)}. {UNDISTORT_CURE}"
+            f"{', '.join(_COLMAP_MODELS)}. {_UNDISTORT_CURE}"
         )
-    model = "OPENCV_FISHEYE" if both.get("is_fisheye") else CAMERA_MODELS[name]
+    model = "OPENCV_FISHEYE" if both.get("is_fisheye") else _COLMAP_MODELS[name]
     values = {key: read_number(both, key, label, default=0.0) for key in _COEFFICIENTS}
     if model == "OPENCV_FISHEYE":
         used = ("k1", "k2", "k3", "k4")
     elif name == "FULL_OPENCV":
         used = _COEFFICIENTS
     else:
-        # OpenCV divides by the polynomial of k4, nerfstudio multiplies by it.
+        # OpenCV divides by a polynomial of k4, nerfstudio multiplies by one.
         used = _COEFFICIENTS[:5]
     for key, value in values.items():
         if value != 0 and key not in used:
             raise ValueError(
                 f"{label}: distortion {key} = {value:g} is not supported with camera_model {name}, only "
-                f"{', '.join(used)}. {UNDISTORT_CURE}"
+                f"{', '.join(used)}. {_UNDISTORT_CURE}"
             )
     kept = used if model == "OPENCV_FISHEYE" else _COEFFICIENTS
     return model, tuple(values[key] for key in kept)
 
 
 def _focal(source: dict[str, Any], width: float, height: float, label: str) -> tuple[float, float] | None:
-    """Both focal lengths in pixels from one object; the other axis's where only one is given."""
+    """Both focal lengths in pixels from one object; if only one is given, it is used for both axes."""
     x = _axis_focal(source, "x", width, label)
     y = _axis_focal(source, "y", height, label)
     if x is None and y is None:

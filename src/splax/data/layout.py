@@ -1,6 +1,6 @@
-"""Where a dataset keeps the image, the smaller copy and the mask of a view.
+"""Finds the files of a view in the folder of its dataset: the image, its smaller copy and its mask.
 
-Names in files are not trusted: none leads out of the dataset's folder.
+Names that files hold are not trusted: a name that leads out of the dataset's folder is refused.
 """
 
 import os
@@ -15,22 +15,22 @@ VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3g
 
 
 def relative_path(name: str) -> PurePosixPath:
-    """A name from a file as a path below the dataset's folder.
+    """A name that a file holds, as a path below the dataset's folder.
 
     Raises:
-        ImageError: if it is absolute, leads out of the folder, or is the folder itself.
+        ImageError: if the name is absolute, leads out of the folder, or is the folder itself.
     """
     relative = PurePosixPath(posixpath.normpath(name.replace("\\", "/")))
     outside = relative.is_absolute() or PureWindowsPath(relative).drive or relative.parts[:1] == ("..",)
     if outside or "\0" in name:
         raise ImageError("leads out of the dataset's folder; names must be relative to it")
-    if not relative.name:  # with an extension added, it would be a file beside the folder
+    if not relative.name:  # with an extension added, it would be a file next to the folder
         raise ImageError("names no file")
     return relative
 
 
 def first_file(candidates: Iterable[Path], extensions: tuple[str, ...] = ("", *EXTENSIONS)) -> Path | None:
-    """The first candidate that is a file, with any of the extensions added."""
+    """The first of the candidates, each with all extensions added in turn, that is a file; None if none is."""
     for candidate in candidates:
         for extension in extensions:
             path = candidate.parent / f"{candidate.name}{extension}"
@@ -40,18 +40,18 @@ def first_file(candidates: Iterable[Path], extensions: tuple[str, ...] = ("", *E
 
 
 def find_mask(root: Path, name: PurePosixPath) -> Path | None:
-    """The mask in the folder ``masks`` for the image ``name`` below ``images``.
+    """The mask in the folder ``masks`` for the image ``name`` below ``images``; None if there is none.
 
-    Its name is the image's, with another extension, or with one added (``a.jpg.png``, as COLMAP has it).
+    The mask has the image's name, with another extension or with one added (``a.jpg.png``, as COLMAP names it).
     """
-    if not os.path.isdir(root / "masks"):  # the usual case, and sparing of many names to try
+    if not os.path.isdir(root / "masks"):  # the usual case; this one check saves trying many names
         return None
     path = root / "masks" / name
     return first_file([path, path.with_suffix("")])
 
 
-def find_small(root: Path, name: PurePosixPath, downscale: float) -> Path | None:
-    """The copy of an image in ``images_2``, ``images_4`` ... for a whole ``downscale`` above 1."""
+def find_downscaled(root: Path, name: PurePosixPath, downscale: float) -> Path | None:
+    """The copy of an image in ``images_2``, ``images_4`` and so on, for a whole ``downscale`` above 1; or None."""
     if downscale == 1 or downscale != int(downscale):
         return None
     path = root / f"images_{int(downscale)}" / name
@@ -59,7 +59,11 @@ def find_small(root: Path, name: PurePosixPath, downscale: float) -> Path | None
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images in a folder, by name."""
+    """The image files in a folder, sorted by name.
+
+    Raises:
+        ValueError: if the folder cannot be read; the message names it.
+    """
     try:
         return sorted(path for path in folder.iterdir() if path.suffix in EXTENSIONS and path.is_file())
     except OSError as error:

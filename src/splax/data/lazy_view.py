@@ -1,6 +1,6 @@
-"""Views whose photos stay on disk until they are looked at.
+"""Views whose photos stay on disk until their pixels are read.
 
-A dataset may be far larger than memory. What was decoded last is kept in a cache of bounded size.
+A dataset may be far larger than memory. A cache of bounded size keeps the photos that were used last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from splax.scene import View
 
 
 class Pixels(NamedTuple):
-    """What one photo holds, all of one size; see :class:`splax.View`."""
+    """The image of a photo, its alpha, mask and depth image, all of one size; see :class:`splax.View`."""
 
     image: UInt8[np.ndarray, "h w 3"]
     alpha: UInt8[np.ndarray, "h w"] | None
@@ -27,11 +27,17 @@ class Pixels(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Memory that they take."""
+        """Memory that the arrays take, in bytes."""
         return sum(values.nbytes for values in self if values is not None)
 
     def apply(self, image: Callable, mask: Callable, depth: Callable) -> Pixels:
-        """Each part through the function for it; ``image`` is for alpha as well."""
+        """Applies a function to each array that is there.
+
+        Args:
+            image: function for the image and for alpha.
+            mask: function for the mask.
+            depth: function for the depth image.
+        """
         return Pixels(
             image(self.image),
             None if self.alpha is None else image(self.alpha),
@@ -41,11 +47,11 @@ class Pixels(NamedTuple):
 
 
 class PixelCache:
-    """Keeps what was used last, up to a number of bytes. May be used by several threads.
+    """Keeps the pixels that were used last, up to a number of bytes. Several threads may use one cache.
 
     Attributes:
-        limit: bytes that are kept; something larger than it is not kept at all.
-        nbytes: bytes kept now.
+        limit: most bytes to keep; pixels that are larger than this are not kept at all.
+        nbytes: bytes that are kept now.
     """
 
     def __init__(self, limit: int) -> None:
@@ -55,7 +61,7 @@ class PixelCache:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Pixels]) -> Pixels:
-        """What is kept for ``key``, or else what ``make`` makes."""
+        """The pixels that are kept for ``key``; if there are none, those that ``make`` returns."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)
@@ -70,10 +76,10 @@ class PixelCache:
         return pixels
 
 
-class PhotoView(View):
-    """A view whose pixels are decoded when they are asked for, and again when the cache has let go of them.
+class LazyView(View):
+    """A view whose pixels are decoded when they are read, and once more when the cache has dropped them.
 
-    ``dataclasses.replace`` makes a :class:`splax.View` of it, which holds its pixels.
+    ``dataclasses.replace`` makes a plain :class:`splax.View` of it, which holds its pixels.
     """
 
     _source: Callable[[], Pixels]
@@ -82,7 +88,7 @@ class PhotoView(View):
     _deep: bool
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """A plain view: this is what ``dataclasses.replace`` calls."""
+        """Makes a plain view: ``dataclasses.replace`` calls this."""
         return View(*args, **kwargs)
 
     @classmethod
@@ -97,18 +103,18 @@ class PhotoView(View):
         has_depth: bool,
         points: Float32[np.ndarray, "points 3"] | None = None,
         point_pixels: Float32[np.ndarray, "points 2"] | None = None,
-    ) -> PhotoView:
-        """Makes one.
+    ) -> LazyView:
+        """Makes a view of a photo on disk.
 
         Args:
-            camera: of the size that the pixels will have.
-            name: of the view.
-            source: returns the pixels, raises ValueError if they cannot be had.
+            camera: camera of the width and height that the pixels will have.
+            name: name of the view.
+            source: function that returns the pixels, and raises ValueError if they cannot be read.
             has_alpha: whether some pixels may be transparent.
             has_mask: whether there is a mask.
             has_depth: whether there is a depth image.
-            points: surface points that it shows.
-            point_pixels: where it shows them.
+            points: surface points that the photo shows, float32 [P, 3], or None.
+            point_pixels: pixels that show the points, float32 [P, 2], or None.
         """
         view = object.__new__(cls)
         attributes = {"camera": camera, "name": name, "points": points, "point_pixels": point_pixels}
@@ -132,14 +138,14 @@ class PhotoView(View):
         return self._deep
 
     def __getattribute__(self, name: str) -> Any:
-        """Attributes of :class:`splax.View`; the pixels come from the source."""
+        """Attributes of :class:`splax.View`; image, alpha, mask and depth come from the source."""
         if name in Pixels._fields:
             return getattr(self._source(), name)
         return super().__getattribute__(name)
 
     def __repr__(self) -> str:
         size = f"{self.camera.width} x {self.camera.height}"
-        return f"PhotoView({self.name!r}, {size})"
+        return f"LazyView({self.name!r}, {size})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are plain views."""

@@ -1,8 +1,8 @@
-"""Scenes of LLFF: ``poses_bounds.npy`` beside a folder of images.
+"""Reads datasets of LLFF: ``poses_bounds.npy`` next to a folder of images.
 
-Each row holds a 3 x 5 matrix, row by row, and the nearest and farthest depth. The matrix is camera to world with
-axes (down, right, backward), and a fifth column (height, width, focal length). Rows are in the order of the
-images' names (Mildenhall et al. 2019, "Local Light Field Fusion").
+Each row of the array holds a 3 x 5 matrix, row by row, and the nearest and farthest depth. The matrix maps camera
+to world with axes (down, right, backward); its fifth column is (height, width, focal length). Rows are in the
+order of the images' names (Mildenhall et al. 2019, "Local Light Field Fusion").
 """
 
 from pathlib import Path, PurePosixPath
@@ -11,32 +11,33 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_lens import ColmapLens
-from splax.data.layout import find_mask, find_small, list_images
+from splax.data.layout import find_downscaled, find_mask, list_images
 from splax.data.photo_reader import Photo
 from splax.data.poses import LLFF, to_viewmat
-from splax.data.scene_builder import Options, fixed_lens, read_scene
+from splax.data.scene_builder import ReadOptions, build_scene, fixed_lens
 from splax.files.npy import read_npy
 from splax.scene import Scene
 
-NAME = "poses_bounds.npy"
+_NAME = "poses_bounds.npy"
 
 
 def find_llff(path: Path) -> Path | None:
-    """The poses that a user means by ``path``: that file, or in the folder, or above a folder of images."""
+    """The file of poses for ``path``: the file itself, or in the folder, or above a folder of images; or None."""
     if path.is_file():
-        return path if path.name == NAME else None
+        return path if path.name == _NAME else None
     folders = [path, path.absolute().parent] if path.name.startswith("images") else [path]
-    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+    return next((folder / _NAME for folder in folders if (folder / _NAME).is_file()), None)
 
 
-def load_llff(poses_path: Path, options: Options) -> Scene:
+def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
     """Reads the poses and the images in ``images``.
 
-    For a whole ``downscale``, say 8, copies in ``images_8`` are used where they are exactly as much smaller.
+    For a whole ``downscale``, say 8, the copies in ``images_8`` are used if they are smaller by exactly that
+    factor.
 
     Args:
-        poses_path: the file ``poses_bounds.npy``.
-        options: how to read the images.
+        poses_path: path of the file ``poses_bounds.npy``.
+        options: options for reading the images.
 
     Raises:
         ValueError: if the file is damaged, or does not hold a pose for each image.
@@ -51,8 +52,8 @@ def load_llff(poses_path: Path, options: Options) -> Scene:
     paths = list_images(root / "images")
     if len(paths) != len(rows):
         raise ValueError(
-            f"{poses_path} holds {len(rows)} poses, but there are {len(paths)} images in {root / 'images'}; the "
-            f"order of names is all that joins them. Remove the images that got no pose, or estimate poses again."
+            f"{poses_path} holds {len(rows)} poses, but there are {len(paths)} images in {root / 'images'}; only "
+            f"the order of names joins them. Remove the images without a pose, or estimate the poses again."
         )
     photos = []
     for path, row in zip(paths, rows.astype(np.float64), strict=True):
@@ -67,11 +68,11 @@ def load_llff(poses_path: Path, options: Options) -> Scene:
                 lens=fixed_lens(lens, label),
                 label=label,
                 size=(lens.width, lens.height),
-                small=find_small(root, name, options.downscale),
+                downscaled=find_downscaled(root, name, options.downscale),
                 mask=find_mask(root, name),
             )
         )
-    return read_scene(photos, options, source=poses_path, dataset_type="llff", left_out=[])
+    return build_scene(photos, options, source=poses_path, dataset_type="llff", left_out=[])
 
 
 def _lens(row: Float[np.ndarray, " numbers"], label: str) -> ColmapLens:

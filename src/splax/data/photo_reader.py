@@ -1,6 +1,6 @@
-"""Photos of a dataset: first their headers, which decide the camera, and when they are needed their pixels.
+"""Reads the photos of a dataset: first their headers, which decide the camera, later their pixels.
 
-Decoding undistorts and makes smaller, and the mask and the depth image go along.
+Decoding also undistorts and downscales the image, and its mask and depth image in the same way.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from splax.cameras import Camera
-from splax.data.colmap_lens import ColmapLens, same_shape
+from splax.data.colmap_lens import ColmapLens, same_aspect_ratio
 from splax.data.decode import (
-    Picture,
+    DecodedImage,
+    decoded_size,
     downscale_image,
     downscale_mask,
     read_depth,
     read_image,
     read_mask,
     resize_nearest,
-    seen_size,
 )
-from splax.data.distortion import Undistorter, inner_intrinsics, undistort_pixels
+from splax.data.distortion import Undistorter, undistort_pixels, undistorted_intrinsics
 from splax.data.lazy_view import Pixels
-from splax.data.tracks import SeenPoints
-from splax.files.image_header import ImageError, read_header
+from splax.data.tracks import PhotoPoints
+from splax.files.image_header import ImageError, read_image_header
 
-# Undistorters kept: each holds eight bytes for a pixel.
+# Undistorters that are kept: each of them takes eight bytes per pixel.
 _MAX_UNDISTORTERS = 2
-# No image is as large: beyond this a place in it is a damaged number.
+# No image is as large as this, in pixels: a larger coordinate is a damaged number.
 _FAR_PIXEL = 1e7
 
 
@@ -41,18 +41,19 @@ class Photo(NamedTuple):
     """A photo on disk and the camera that took it.
 
     Attributes:
-        name: of the view; unique.
-        path: the image file.
+        name: name of the view, unique in the dataset.
+        path: image file.
         viewmat: world to camera, OpenCV axes, [4, 4].
-        lens: the lens for an image stored at (width, height) pixels; may raise ValueError.
-        label: names the dataset's file and the entry in errors.
-        size: width and height of the images that the file speaks of, if it says so.
-        small: a copy of the image that ``downscale`` may make use of.
-        mask: the mask's file.
-        depth: the depth image's file.
+        lens: function that returns the lens for an image stored at (width, height) pixels; may raise ValueError.
+        label: text for errors that names the dataset's file and the entry.
+        size: width and height in pixels of the image that the dataset describes; None if it does not state them.
+        downscaled: smaller copy of the image, which may be read instead of ``path``; None if there is none.
+        mask: file of the mask, or None.
+        depth: file of the depth image, or None.
         depth_unit: world units per stored number of ``depth``.
-        seen: surface points that it shows, and where, in pixels of an image of ``size`` or else of its own.
-        time: when it was taken, in the unit of the dataset; None if the file does not say.
+        points: surface points that the photo shows, and their pixels in an image of ``size``, or of the stored
+            size if ``size`` is None.
+        time: time at which the photo was taken, in the unit of the dataset; None if the dataset does not state it.
     """
 
     name: str
@@ -61,11 +62,11 @@ class Photo(NamedTuple):
     lens: Callable[[int, int], ColmapLens]
     label: str
     size: tuple[float, float] | None = None
-    small: Path | None = None
+    downscaled: Path | None = None
     mask: Path | None = None
     depth: Path | None = None
     depth_unit: float = 1e-3
-    seen: SeenPoints | None = None
+    points: PhotoPoints | None = None
     time: float | None = None
 
 
@@ -73,13 +74,13 @@ class OpenedPhoto(NamedTuple):
     """A photo whose header was read.
 
     Attributes:
-        photo: which.
-        path: the image to decode: the photo's own or the smaller copy.
-        size: width and height of that image.
-        lens: that took it.
-        camera: the pinhole camera of the view.
+        photo: photo that was opened.
+        path: image file to decode: that of the photo, or its smaller copy.
+        size: width and height of that image in pixels.
+        lens: lens that took the image, for an image of ``size``.
+        camera: pinhole camera of the view.
         has_alpha: whether some pixels may be transparent.
-        point_pixels: where the view shows the photo's points, [P, 2]; NaN where it cannot be said.
+        point_pixels: pixels of the view that show the photo's points, [P, 2]; NaN where unknown.
     """
 
     photo: Photo
@@ -92,31 +93,31 @@ class OpenedPhoto(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Memory that the view's pixels take at most."""
+        """Most memory that the view's pixels take, in bytes."""
         bytes_each = 3 + self.has_alpha + (self.photo.mask is not None) + 4 * (self.photo.depth is not None)
         return self.camera.width * self.camera.height * bytes_each
 
 
 class PhotoReader:
-    """Reads the photos of one dataset; may be used by several threads.
+    """Reads the photos of one dataset. Several threads may use one reader.
 
     Args:
-        downscale: factor >= 1 by which images are made smaller, by area.
-        white_background: composite transparent images on white instead of black.
+        downscale: factor >= 1 by which images are made smaller, by averaging areas.
+        white_background: whether to composite transparent images on white instead of black.
     """
 
     def __init__(self, downscale: float, white_background: bool) -> None:
         self.downscale = downscale
         self.white_background = white_background
-        self._inner_intrinsics = lru_cache(maxsize=4)(inner_intrinsics)
+        self._inner_intrinsics = lru_cache(maxsize=4)(undistorted_intrinsics)
         self._undistorter = lru_cache(maxsize=_MAX_UNDISTORTERS)(Undistorter)
 
     def open(self, photo: Photo) -> OpenedPhoto:
         """Reads the headers of a photo's files.
 
         Raises:
-            ImageError: if its files cannot be used.
-            ValueError: if its lens cannot, or ``downscale`` leaves no pixels.
+            ImageError: if a file of the photo cannot be used.
+            ValueError: if its lens cannot be used, or ``downscale`` leaves no pixels.
         """
         path, size, has_alpha, downscale = self._open_image(photo)
         for file, what in ((photo.mask, "mask"), (photo.depth, "depth image")):
@@ -143,22 +144,23 @@ class PhotoReader:
             time=photo.time,
         )
         pixels = None
-        if photo.seen is not None:
-            # Of the model's image, then of the one that is decoded, undistorted, and made smaller.
-            pixels = _usable_pixels(photo.seen.pixels) * (np.array(size) / (photo.size or size))
+        if photo.points is not None:
+            # Pixels of the dataset's image become pixels of the decoded image, then of the undistorted and
+            # downscaled one.
+            pixels = _usable_pixels(photo.points.pixels) * (np.array(size) / (photo.size or size))
             pixels = undistort_pixels(lens, K, pixels) * (np.array([width, height]) / size)
             pixels = _usable_pixels(pixels).astype(np.float32)
         return OpenedPhoto(photo, path, size, lens, camera, has_alpha, pixels)
 
     def decode(self, opened: OpenedPhoto) -> Pixels:
-        """Reads, undistorts and downscales.
+        """Reads, undistorts and downscales the pixels of a photo.
 
         Raises:
-            ImageError: if a file cannot be decoded, or the mask leaves nothing.
+            ImageError: if a file cannot be decoded, or the mask leaves no pixel.
         """
         photo = opened.photo
-        picture = self._read(opened.path, photo)
-        if picture.image.shape[1::-1] != opened.size:
+        decoded = self._read(opened.path, photo)
+        if decoded.image.shape[1::-1] != opened.size:
             raise ImageError(f"has another size than when the dataset was opened, {opened.size}")
         mask = depth = None
         if photo.mask is not None:
@@ -166,7 +168,7 @@ class PhotoReader:
         if photo.depth is not None:
             unit = photo.depth_unit
             depth = _fitted(photo.depth, lambda path: read_depth(path, unit), opened.size, "depth image")
-        pixels = Pixels(picture.image, picture.alpha, mask, depth)
+        pixels = Pixels(decoded.image, decoded.alpha, mask, depth)
         if not opened.lens.is_pinhole:
             undistort = self._undistorter(opened.lens)
             pixels = pixels.apply(undistort.image, undistort.mask, undistort.depth)
@@ -181,45 +183,45 @@ class PhotoReader:
         return pixels
 
     def _open_image(self, photo: Photo) -> tuple[Path, tuple[int, int], bool, float]:
-        """The image to decode, its size, whether it has alpha, and what is left of the downscaling.
+        """The image to decode, its size, whether it has alpha, and the factor by which to downscale it.
 
-        The smaller copy is taken if there is one, exactly as much smaller as is asked for.
+        The smaller copy is used if there is one and it is smaller by exactly the factor that is asked for.
         """
-        if photo.small is not None and photo.size is not None:
-            header = read_header(photo.small)
-            size = seen_size(header, photo.size)
+        if photo.downscaled is not None and photo.size is not None:
+            header = read_image_header(photo.downscaled)
+            size = decoded_size(header, photo.size)
             exact = np.array(photo.size) / self.downscale
             # Programs round sizes up, down or to the nearest.
             if (np.abs(np.array(size) - exact) < 1).all():
-                return photo.small, size, header.has_alpha, 1.0
-        if photo.path == photo.small:
+                return photo.downscaled, size, header.has_alpha, 1.0
+        if photo.path == photo.downscaled:
             raise ImageError(
-                f"there is only a copy in {photo.path.parent.name}, not of that part of the size"
+                f"there is only a copy in {photo.path.parent.name}, which is not smaller by that factor"
             )
-        header = read_header(photo.path)
-        return photo.path, seen_size(header, photo.size), header.has_alpha, self.downscale
+        header = read_image_header(photo.path)
+        return photo.path, decoded_size(header, photo.size), header.has_alpha, self.downscale
 
-    def _read(self, path: Path, photo: Photo) -> Picture:
+    def _read(self, path: Path, photo: Photo) -> DecodedImage:
         return read_image(path, size=photo.size, white_background=self.white_background)
 
 
 def _usable_pixels(pixels: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "points 2"]:
-    """NaN for places where no image reaches."""
-    usable = (np.abs(pixels) < _FAR_PIXEL).all(axis=1, keepdims=True)  # false of NaN
+    """The pixels, with NaN where a coordinate is larger than any image."""
+    usable = (np.abs(pixels) < _FAR_PIXEL).all(axis=1, keepdims=True)  # NaN compares as false
     return np.where(usable, pixels, np.nan)
 
 
 def _check_header(path: Path, size: tuple[int, int], what: str) -> None:
-    """Refuses a mask or depth image of another shape than the photo."""
+    """Raises ImageError if a mask or depth image has another aspect ratio than the photo."""
     try:
-        header = read_header(path)
+        header = read_image_header(path)
     except ImageError as error:
         raise ImageError(f"its {what} {error}") from error
     _check_shape((header.width, header.height), size, what)
 
 
 def _fitted(path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int], what: str) -> np.ndarray:
-    """A mask or depth image at the size of its photo."""
+    """A mask or depth image, resized to the size of its photo."""
     try:
         values = read(path)
     except ImageError as error:
@@ -231,5 +233,5 @@ def _fitted(path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int
 
 
 def _check_shape(found: tuple[int, int], size: tuple[int, int], what: str) -> None:
-    if found != size and not same_shape(found, size):
+    if found != size and not same_aspect_ratio(found, size):
         raise ImageError(f"its {what} is {found[0]} x {found[1]}, the image {size[0]} x {size[1]}")

@@ -1,11 +1,11 @@
 """A small ray tracer: textures, soft shadows, and one bounce of reflection.
 
-It makes pictures whose geometry is known exactly, for the demo and for tests; nothing here knows about
-Gaussians. Everything is vectorised over rays.
+It makes images whose geometry is known exactly, for the demo and for tests; nothing here knows about Gaussians.
+All functions are vectorised over rays.
 
-Light: a small area light, sampled at one point per subpixel, and a dull sky, sampled in one direction per
-subpixel; a pixel averages its subpixels, which makes edges and shadows soft. Colours are linear until the
-last step, which encodes them with a gamma of 2.2.
+The lights are a small area light, sampled at one point per subpixel, and a dull sky, sampled in one direction per
+subpixel. A pixel averages its subpixels, which makes edges and shadows soft. Colours are linear until the last
+step, which encodes them with a gamma of 2.2.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from splax.cameras import Camera
 from splax.data.shapes import Scalars, Shape, Vectors
 
 GAMMA = 2.2
-# Rays that leave a surface start this far off it, in world units.
-OFFSET = 1e-3
-HIGHLIGHT_SHARPNESS = 60
-HIGHLIGHT_STRENGTH = 4.0
-SKY_BRIGHTNESS = 1.6
+# Distance from a surface, in world units, at which rays that leave it start.
+_OFFSET = 1e-3
+_HIGHLIGHT_SHARPNESS = 60
+_HIGHLIGHT_STRENGTH = 4.0
+_SKY_BRIGHTNESS = 1.6
 
 
 @dataclasses.dataclass(frozen=True)
 class Solid:
-    """A shape and what it is made of.
+    """A shape and its material.
 
     Attributes:
-        shape: the surface.
-        albedo: linear RGB in [0, 1] at points in the shape's own frame, [n, 3] -> [n, 3].
-        gloss: how much a white coat reflects at a right angle, in [0, 1]; 0 is matte.
+        shape: surface of the solid.
+        albedo: function from points in the shape's own frame, [n, 3], to linear RGB in [0, 1], [n, 3].
+        gloss: share of light that a white coat reflects at a right angle, in [0, 1]; 0 is matte.
     """
 
     shape: Shape
@@ -44,14 +44,14 @@ class Solid:
 
 @dataclasses.dataclass(frozen=True)
 class Lighting:
-    """What lights the solids.
+    """The lights of a scene.
 
     Attributes:
         lamp: points on the area light, one per subpixel, [samples, 3].
         sky: unit directions to the sky, one per subpixel, [samples, 3].
-        lamp_color: light of the lamp on a surface that faces it, linear RGB; it does not fall off.
+        lamp_color: light of the lamp on a surface that faces it, linear RGB; it does not fade with distance.
         sky_color: light of the unobstructed sky on a surface that faces up, linear RGB.
-        background: what a camera sees behind the solids, linear RGB.
+        background: colour that a camera sees behind the solids, linear RGB.
     """
 
     lamp: Vectors
@@ -64,7 +64,13 @@ class Lighting:
 def trace(
     solids: Sequence[Solid], origins: Vectors, directions: Vectors
 ) -> tuple[Scalars, Int[np.ndarray, " n"]]:
-    """Distance to the nearest solid along each ray, and its index; inf and -1 where there is none."""
+    """Distance to the nearest solid along each ray, and the solid's index; inf and -1 where there is none.
+
+    Args:
+        solids: solids that rays can meet.
+        origins: start of each ray, [n, 3].
+        directions: unit direction of each ray, [n, 3].
+    """
     distance = np.full(len(origins), np.inf, np.float32)
     index = np.full(len(origins), -1)
     for i, solid in enumerate(solids):
@@ -78,14 +84,21 @@ def trace(
 def occluded(
     solids: Sequence[Solid], origins: Vectors, directions: Vectors, distance: Scalars
 ) -> Bool[np.ndarray, " n"]:
-    """Whether a solid lies on each ray before ``distance``."""
+    """Whether a solid lies on each ray before a distance.
+
+    Args:
+        solids: solids that rays can meet.
+        origins: start of each ray, [n, 3].
+        directions: unit direction of each ray, [n, 3].
+        distance: distance along each ray, [n].
+    """
     blocked = np.zeros(len(origins), bool)
     for solid in solids:
         blocked |= solid.shape.intersect(origins, directions) < distance
     return blocked
 
 
-def radiance(
+def _radiance(
     solids: Sequence[Solid],
     lighting: Lighting,
     sample: int,
@@ -93,18 +106,18 @@ def radiance(
     directions: Vectors,
     bounces: int = 1,
 ) -> tuple[Vectors, Bool[np.ndarray, " n"]]:
-    """Linear colour that arrives along each ray, and whether the ray met a solid.
+    """Linear colour that arrives along each ray, and whether the ray meets a solid.
 
     Args:
-        solids: the scene.
-        lighting: its lights.
-        sample: which point of the lamp and direction of the sky to use.
-        origins: where rays start, [n, 3].
-        directions: unit directions of the rays, [n, 3].
-        bounces: how many mirror reflections to follow.
+        solids: solids of the scene.
+        lighting: lights of the scene.
+        sample: index of the lamp's point and of the sky's direction to use.
+        origins: start of each ray, [n, 3].
+        directions: unit direction of each ray, [n, 3].
+        bounces: number of mirror reflections to follow.
 
     Returns:
-        Colours [n, 3], zero where nothing was hit, and the mask of hits [n].
+        Colours, [n, 3], zero where a ray meets no solid, and whether each ray meets one, [n].
     """
     color = np.zeros_like(origins)
     distance, index = trace(solids, origins, directions)
@@ -120,7 +133,7 @@ def radiance(
             normals[mine] = solid.shape.normals(points[mine])
             albedo[mine] = solid.albedo(solid.shape.local(points[mine]))
             gloss[mine] = solid.gloss
-    points = points + OFFSET * normals
+    points = points + _OFFSET * normals
     lamp, highlight = _lamp_light(solids, lighting, sample, points, normals, directions)
     surface = albedo * (
         lamp[:, None] * lighting.lamp_color + _sky_light(solids, lighting, sample, points, normals)
@@ -146,7 +159,7 @@ def _lamp_light(
     normals: Vectors,
     directions: Vectors,
 ) -> tuple[Scalars, Scalars]:
-    """Cosine of the unobstructed lamp, and its highlight on a glossy coat (Blinn-Phong), [n] each."""
+    """Cosine of the lamp at points, and its highlight on a glossy coat (Blinn-Phong), [n] each; 0 in shadow."""
     to_lamp = lighting.lamp[sample] - points
     lamp_distance = np.linalg.norm(to_lamp, axis=-1)
     to_lamp = to_lamp / lamp_distance[:, None]
@@ -155,14 +168,14 @@ def _lamp_light(
     lit[lit] = ~occluded(solids, points[lit], to_lamp[lit], lamp_distance[lit])
     middle = to_lamp - directions
     middle /= np.linalg.norm(middle, axis=-1, keepdims=True)
-    highlight = np.maximum(np.einsum("ni,ni->n", normals, middle), 0) ** HIGHLIGHT_SHARPNESS
-    return cosine * lit, HIGHLIGHT_STRENGTH * highlight * lit
+    highlight = np.maximum(np.einsum("ni,ni->n", normals, middle), 0) ** _HIGHLIGHT_SHARPNESS
+    return cosine * lit, _HIGHLIGHT_STRENGTH * highlight * lit
 
 
 def _sky_light(
     solids: Sequence[Solid], lighting: Lighting, sample: int, points: Vectors, normals: Vectors
 ) -> Vectors:
-    """Light of the sky: half by the slope of the surface, half by one ray that may be obstructed."""
+    """Light of the sky at points: half of it by the surface's slope, half by one ray that may be obstructed."""
     direction = np.broadcast_to(lighting.sky[sample], points.shape)
     far = np.full(len(points), np.inf, np.float32)
     facing = np.maximum(np.einsum("ni,ni->n", normals, direction), 0)
@@ -180,25 +193,25 @@ def _reflection(
     directions: Vectors,
     bounces: int,
 ) -> Vectors:
-    """What a mirror would show: the solids, or a bright sky that fades to the ground."""
+    """Colour that a mirror would show: the solids, or a bright sky that fades towards the ground."""
     mirrored = directions - 2 * np.einsum("ni,ni->n", normals, directions)[:, None] * normals
-    color = (0.5 + 0.5 * mirrored[:, 2:]) ** 2 * lighting.sky_color * SKY_BRIGHTNESS
+    color = (0.5 + 0.5 * mirrored[:, 2:]) ** 2 * lighting.sky_color * _SKY_BRIGHTNESS
     if bounces > 0:
-        seen, hit = radiance(solids, lighting, sample, points, mirrored, bounces - 1)
+        seen, hit = _radiance(solids, lighting, sample, points, mirrored, bounces - 1)
         color = np.where(hit[:, None], seen, color)
     return color.astype(np.float32)
 
 
-def render(
+def ray_trace(
     solids: Sequence[Solid], lighting: Lighting, camera: Camera, *, samples: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture of the solids, [H, W, 3].
+    """An image of the solids, uint8 [H, W, 3].
 
     Args:
-        solids: the scene.
-        lighting: its lights, with ``samples**2`` points and directions.
+        solids: solids of the scene.
+        lighting: lights of the scene, with ``samples**2`` points and directions.
         camera: one camera.
-        samples: subpixels per pixel and axis.
+        samples: number of subpixels per pixel along each axis.
     """
     view = np.asarray(camera.camera_to_world, np.float64)
     inverse_K = np.linalg.inv(np.asarray(camera.K, np.float64))
@@ -211,7 +224,7 @@ def render(
         directions = pixels @ (view[:3, :3] @ inverse_K).T
         directions = (directions / np.linalg.norm(directions, axis=-1, keepdims=True)).astype(np.float32)
         origins = np.broadcast_to(view[:3, 3].astype(np.float32), directions.shape)
-        color, hit = radiance(solids, lighting, sample, origins, directions)
+        color, hit = _radiance(solids, lighting, sample, origins, directions)
         total += np.where(hit[:, None], color, lighting.background)
     image = (total / samples**2).clip(0, 1) ** (1 / GAMMA)
     return np.rint(image * 255).astype(np.uint8).reshape(camera.height, camera.width, 3)

@@ -1,14 +1,15 @@
-"""Scenes of depth cameras: folders of colour and depth images with a trajectory, as Open3D and TUM keep them.
+"""Reads datasets of depth cameras: folders of colour and depth images with a trajectory, of Open3D and TUM.
 
-Open3D: ``color/``, ``depth/`` (16-bit, millimetres), ``trajectory.log`` (or another .log) with a line of three
-numbers and a 4 x 4 camera-to-world matrix for each frame, and a json file with ``intrinsic_matrix``, column by
-column.
+Open3D: ``color/``, ``depth/`` (16 bits, millimetres), ``trajectory.log`` (or another .log file) with a line of
+three numbers and a 4 x 4 camera-to-world matrix for each frame, and a json file with ``intrinsic_matrix``, column
+by column.
 
-TUM RGB-D: ``rgb/``, ``depth/`` (16-bit, 5000 to the metre), ``groundtruth.txt`` with lines ``time tx ty tz qx qy
-qz qw``, camera to world. File names are times in seconds; images are joined to the nearest depth image and pose
-within 20 ms. Intrinsics come from such a json file too, as the format has none.
+TUM RGB-D: ``rgb/``, ``depth/`` (16 bits, 5000 for each metre), ``groundtruth.txt`` with lines ``time tx ty tz qx
+qy qz qw``, camera to world. File names are times in seconds; each image is joined to the nearest depth image and
+the nearest pose within 20 ms. The format has no intrinsics, so they are read from a json file of Open3D.
 
-Axes are OpenCV's. Both count pixels from the centre of the first one: half a pixel is added to cx and cy.
+Both formats have OpenCV's axes, and count pixels from the centre of the first one: half a pixel is added to cx and
+cy.
 """
 
 from collections.abc import Iterator
@@ -23,18 +24,19 @@ from splax.data.colmap_lens import ColmapLens
 from splax.data.layout import find_mask, list_images
 from splax.data.photo_reader import Photo
 from splax.data.poses import OPENCV, to_viewmat
-from splax.data.scene_builder import LeftOut, Options, fixed_lens, read_scene
-from splax.files.json import read_json, shorten
+from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
+from splax.files.json import read_json
+from splax.files.limits import shorten
 from splax.scene import Scene
 
-COLOR_FOLDERS = ("color", "rgb", "image")
-DEPTH_FOLDER = "depth"
-LOGS = ("trajectory.log", "odometry.log")
-TUM_TRAJECTORY = "groundtruth.txt"
-MAX_BYTES = 1 << 28
-OPEN3D_UNIT = 1e-3
-TUM_UNIT = 1 / 5000
-TUM_TOLERANCE = 0.02  # seconds
+_COLOR_FOLDERS = ("color", "rgb", "image")
+_DEPTH_FOLDER = "depth"
+_LOGS = ("trajectory.log", "odometry.log")
+_TUM_TRAJECTORY = "groundtruth.txt"
+_MAX_BYTES = 1 << 28
+_OPEN3D_UNIT = 1e-3
+_TUM_UNIT = 1 / 5000
+_TUM_TOLERANCE = 0.02  # seconds
 
 
 class _Frame(NamedTuple):
@@ -44,21 +46,21 @@ class _Frame(NamedTuple):
 
 
 def find_rgbd(path: Path) -> Path | None:
-    """The trajectory of a folder with colour and depth images."""
+    """The trajectory of a folder with colour and depth images, or the file ``path`` itself; None if none."""
     if path.is_file():
-        return path if path.name in (*LOGS, TUM_TRAJECTORY) else None
-    if not (path / DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
+        return path if path.name in (*_LOGS, _TUM_TRAJECTORY) else None
+    if not (path / _DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
         return None
-    names = (*LOGS, TUM_TRAJECTORY, *sorted(file.name for file in path.glob("*.log")))
+    names = (*_LOGS, _TUM_TRAJECTORY, *sorted(file.name for file in path.glob("*.log")))
     return next((path / name for name in names if (path / name).is_file()), None)
 
 
-def load_rgbd(trajectory: Path, options: Options) -> Scene:
+def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
     """Reads colour and depth images with their poses.
 
     Args:
-        trajectory: the .log file of Open3D, or TUM's ``groundtruth.txt``.
-        options: how to read the images.
+        trajectory: .log file of Open3D, or ``groundtruth.txt`` of TUM.
+        options: options for reading the images.
 
     Raises:
         ValueError: if the trajectory or the intrinsics are missing or damaged, or no image is usable.
@@ -67,9 +69,9 @@ def load_rgbd(trajectory: Path, options: Options) -> Scene:
     folder = _color_folder(root)
     if folder is None:
         raise ValueError(
-            f"{root} has no folder of colour images; expected one of {', '.join(COLOR_FOLDERS)}."
+            f"{root} has no folder of colour images; expected one of {', '.join(_COLOR_FOLDERS)}."
         )
-    is_tum = trajectory.name == TUM_TRAJECTORY
+    is_tum = trajectory.name == _TUM_TRAJECTORY
     lens, label = _read_intrinsics(root)
     left_out: LeftOut = []
     frames = _tum_frames if is_tum else _open3d_frames
@@ -83,21 +85,25 @@ def load_rgbd(trajectory: Path, options: Options) -> Scene:
             size=(lens.width, lens.height),
             mask=find_mask(root, PurePosixPath(frame.color.name)),
             depth=frame.depth,
-            depth_unit=TUM_UNIT if is_tum else OPEN3D_UNIT,
+            depth_unit=_TUM_UNIT if is_tum else _OPEN3D_UNIT,
         )
         for frame in frames(trajectory, list_images(folder), left_out)
     ]
-    return read_scene(photos, options, source=trajectory, dataset_type="rgbd", left_out=left_out)
+    return build_scene(photos, options, source=trajectory, dataset_type="rgbd", left_out=left_out)
 
 
 def _color_folder(root: Path) -> Path | None:
-    return next((root / name for name in COLOR_FOLDERS if (root / name).is_dir()), None)
+    return next((root / name for name in _COLOR_FOLDERS if (root / name).is_dir()), None)
 
 
 def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
-    """The n-th image, by name, has pose n; depth images are the colour images' namesakes, or of their order."""
+    """Frames of Open3D: the n-th image by name has pose n.
+
+    The depth image of a frame has the name of its colour image. If no names agree and there are as many depth
+    images as colour images, both are joined in the order of their names.
+    """
     poses = _read_log(trajectory)
-    depths = list_images(trajectory.parent / DEPTH_FOLDER)
+    depths = list_images(trajectory.parent / _DEPTH_FOLDER)
     by_stem = {path.stem: path for path in depths}
     if not by_stem.keys() & {path.stem for path in colors} and len(depths) == len(colors):
         by_stem = {color.stem: depth for color, depth in zip(colors, depths, strict=True)}
@@ -109,7 +115,7 @@ def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> I
 
 
 def _read_log(path: Path) -> dict[int, Float[np.ndarray, "4 4"]]:
-    """Poses by the number of their frame."""
+    """The poses of a .log file, by the number of the frame."""
     rows = _read_table(path)
     if len(rows) % 5 or any(len(row) != (4 if index % 5 else 3) for index, row in enumerate(rows)):
         raise ValueError(
@@ -120,12 +126,12 @@ def _read_log(path: Path) -> dict[int, Float[np.ndarray, "4 4"]]:
 
 
 def _tum_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
-    """Images with the depth image and the pose nearest in time."""
+    """Frames of TUM: each image with the depth image and the pose that are nearest in time."""
     rows = _read_table(trajectory)
     if not rows or any(len(row) != 8 for row in rows):
         raise ValueError(f"{trajectory} is damaged: expected lines of 8 numbers, time tx ty tz qx qy qz qw.")
     table = np.array(rows)
-    depths = list_images(trajectory.parent / DEPTH_FOLDER)
+    depths = list_images(trajectory.parent / _DEPTH_FOLDER)
     depth_times = np.array([_time(path) for path in depths])
     for color in colors:
         pose, depth = _nearest(table[:, 0], _time(color)), _nearest(depth_times, _time(color))
@@ -151,14 +157,14 @@ def _nearest(times: Float[np.ndarray, " n"], time: float) -> int | None:
     if not len(times):
         return None
     index = int(np.abs(times - time).argmin())
-    return index if abs(times[index] - time) <= TUM_TOLERANCE else None
+    return index if abs(times[index] - time) <= _TUM_TOLERANCE else None
 
 
 def _read_table(path: Path) -> list[list[float]]:
-    """Numbers line by line, without comments and empty lines."""
+    """The numbers of a text file, line by line, without comments and empty lines."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB: is it a trajectory?")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: is it a trajectory?")
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
@@ -177,7 +183,7 @@ def _read_table(path: Path) -> list[list[float]]:
 
 
 def _read_intrinsics(root: Path) -> tuple[ColmapLens, str]:
-    """The camera of Open3D's json file, and the file's name for errors."""
+    """The camera of Open3D's json file, and the file's path for errors."""
     for path in sorted(root.glob("*.json")):
         meta = read_json(path)
         if "intrinsic_matrix" not in meta:

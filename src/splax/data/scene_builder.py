@@ -1,7 +1,7 @@
-"""From posed photos on disk to a Scene; what readers of all formats share.
+"""Builds a Scene of posed photos on disk, for the readers of all formats.
 
-A reader finds out where photos lie and which cameras took them. Here they become views; photos that cannot be
-used are left out, and named.
+A reader finds the files of the photos and the cameras that took them. This module makes views of them. Photos that
+cannot be used are left out, and a warning names them.
 """
 
 import os
@@ -15,30 +15,30 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_lens import ColmapLens
-from splax.data.lazy_view import PhotoView, PixelCache, Pixels
+from splax.data.lazy_view import LazyView, PixelCache, Pixels
 from splax.data.photo_reader import OpenedPhoto, Photo, PhotoReader
-from splax.data.points import Points
+from splax.data.points import PointCloud
 from splax.files.image_header import ImageError
-from splax.files.json import shorten
+from splax.files.limits import shorten
 from splax.scene import Scene, View, split_views
 
-# Decoded photos that are kept in memory.
+# Bytes of decoded photos that are kept in memory.
 CACHE_BYTES = 2 << 30
-MAX_LISTED = 40
+_MAX_LISTED = 40
 
-# An image as its file has it, and why it is left out.
+# Photos that are left out: the name of each as its dataset has it, and the reason.
 LeftOut = list[tuple[str, str]]
 
 
-class Options(NamedTuple):
-    """How photos are read.
+class ReadOptions(NamedTuple):
+    """Options for reading the photos of a dataset.
 
     Attributes:
-        downscale: factor >= 1 by which images are made smaller, by area.
-        test_every: every how many-th view, by sorted name, is held out for testing; 0 for none. Formats with
-            test views of their own ignore it.
-        white_background: composite transparent images on white instead of black.
-        cache_bytes: of decoded photos that are kept in memory.
+        downscale: factor >= 1 by which images are made smaller, by averaging areas.
+        test_every: step between held out views, sorted by name; 0 holds out none. Formats with test views of their
+            own ignore it.
+        white_background: whether to composite transparent images on white instead of black.
+        cache_bytes: bytes of decoded photos that are kept in memory.
     """
 
     downscale: float = 1
@@ -48,41 +48,46 @@ class Options(NamedTuple):
 
 
 def fixed_lens(camera: ColmapLens, label: str) -> Callable[[int, int], ColmapLens]:
-    """For :attr:`Photo.lens`: one camera, scaled to the image; its errors begin with ``label``."""
+    """A function for :attr:`Photo.lens` that scales one camera to the size of the image.
+
+    Args:
+        camera: lens for images of the size that the dataset states.
+        label: text that errors begin with; it names the dataset's file and the entry.
+    """
 
     def lens(width: int, height: int) -> ColmapLens:
         try:
-            return camera.resized(width, height)
+            return camera.resize(width, height)
         except ValueError as error:
             raise ValueError(f"{label}: {error}.") from error
 
     return lens
 
 
-def read_scene(
+def build_scene(
     photos: Sequence[Photo],
-    options: Options,
+    options: ReadOptions,
     *,
     source: Path,
     dataset_type: str,
     left_out: LeftOut,
     test_photos: Sequence[Photo] | None = None,
-    points: Points | None = None,
+    points: PointCloud | None = None,
     applied_transform: Float[np.ndarray, "4 4"] | None = None,
     notes: Sequence[str] = (),
 ) -> Scene:
     """Reads photos and makes a Scene of them.
 
     Args:
-        photos: all of them, or those for training if ``test_photos`` is given.
-        options: how to read them.
-        source: the file that describes the dataset; named in errors.
+        photos: all photos, or the training photos if ``test_photos`` is given.
+        options: options for reading them.
+        source: file that describes the dataset; errors name it.
         dataset_type: name of the format.
-        left_out: what the reader has left out already; images that cannot be used are added.
-        test_photos: those held out, where the dataset says so itself.
-        points: known surface points.
-        applied_transform: see :class:`splax.Scene`.
-        notes: further things that people should know.
+        left_out: photos that the reader has left out already. Photos that cannot be used are appended.
+        test_photos: held out photos, if the dataset itself says which these are; None: the options say it.
+        points: known surface points, or None.
+        applied_transform: transform that the dataset states, [4, 4]; see :class:`splax.Scene`.
+        notes: further warnings, one sentence each.
 
     Raises:
         ValueError: if a lens is unusable, no image is usable, or ``downscale`` leaves no pixels.
@@ -121,7 +126,7 @@ def read_scene(
 def _with_times(
     photos: Sequence[Photo], test_photos: Sequence[Photo] | None
 ) -> tuple[Sequence[Photo], Sequence[Photo] | None, list[str]]:
-    """The photos with a time each or all without, and what people should know of it."""
+    """The photos, either all with a time or all without one, and the warnings about it."""
     each = [*photos, *(test_photos or ())]
     times = {photo.time for photo in each if photo.time is not None}
     missing = [photo.name for photo in each if photo.time is None]
@@ -144,18 +149,18 @@ def _with_times(
 
 
 def _read_views(
-    photos: Sequence[Photo], options: Options, cache: PixelCache, left_out: LeftOut
+    photos: Sequence[Photo], options: ReadOptions, cache: PixelCache, left_out: LeftOut
 ) -> list[View]:
     """Views of the photos that can be used.
 
-    If all their pixels fit into the cache they are decoded now, otherwise only their headers are read.
+    If the pixels of all photos fit into the cache, they are decoded now; otherwise only headers are read.
     """
     reader = PhotoReader(options.downscale, options.white_background)
 
     def decode(opened: OpenedPhoto) -> Pixels:
         return cache.get(opened.photo.name, lambda: reader.decode(opened))
 
-    # OpenCV lets go of the interpreter lock; a few threads keep memory for decoding small.
+    # OpenCV releases the interpreter lock. Only a few threads decode, so that decoding takes little memory.
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         opened = [photo for _, photo in _usable(pool, reader.open, photos, photos, left_out)]
         if cache.nbytes + sum(photo.nbytes for photo in opened) <= cache.limit:
@@ -171,7 +176,15 @@ def _usable(
     photos: Sequence[Photo],
     left_out: LeftOut,
 ) -> list[tuple[Any, Any]]:
-    """Each item with what is read of it; an item of which nothing can be read is left out."""
+    """Pairs of an item and the result of ``read`` for it; items that cannot be read are left out.
+
+    Args:
+        pool: threads that call ``read``.
+        read: function that raises ImageError for an item that cannot be used.
+        items: arguments for ``read``.
+        photos: photo that each item belongs to.
+        left_out: list to which the photos that cannot be used are appended.
+    """
 
     def attempt(item: Any) -> Any:
         try:
@@ -193,26 +206,26 @@ def _make_view(opened: OpenedPhoto, decode: Callable[[OpenedPhoto], Pixels]) -> 
         except ImageError as error:
             raise ValueError(f"{opened.path}: the photo {error}. Replace it, or take it out.") from error
 
-    return PhotoView.on_disk(
+    return LazyView.on_disk(
         opened.camera,
         photo.name,
         source,
         has_alpha=opened.has_alpha,
         has_mask=photo.mask is not None,
         has_depth=photo.depth is not None,
-        points=None if photo.seen is None else photo.seen.positions,
+        points=None if photo.points is None else photo.points.positions,
         point_pixels=opened.point_pixels,
     )
 
 
 def _listed(left_out: LeftOut) -> str:
-    """Reasons with the files they hold for, on one line."""
+    """One line that names each reason for leaving out photos, and the photos that it applies to."""
     reasons: dict[str, list[str]] = {}
     for file_path, reason in left_out:
         reasons.setdefault(reason, []).append(file_path)
     parts = []
     for reason, files in reasons.items():
-        listed = ", ".join(shorten(file).strip("'") for file in files[:MAX_LISTED])
-        more = f" and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else ""
+        listed = ", ".join(shorten(file).strip("'") for file in files[:_MAX_LISTED])
+        more = f" and {len(files) - _MAX_LISTED} more" if len(files) > _MAX_LISTED else ""
         parts.append(f"{reason}: {listed}{more}")
     return "; ".join(parts) + "."

@@ -1,4 +1,4 @@
-"""Surfaces that rays can meet, in closed form and vectorised over rays, in float32."""
+"""Surfaces that rays can meet: closed forms in float32, vectorised over rays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ class Shape(ABC):
 
     @abstractmethod
     def intersect(self, origins: Vectors, directions: Vectors) -> Scalars:
-        """Distance along unit directions to the first hit in front, [n]; inf where there is none."""
+        """Distance along each ray to the first point of the surface in front of its origin, [n]; inf if none.
+
+        Args:
+            origins: start of each ray, [n, 3].
+            directions: unit direction of each ray, [n, 3].
+        """
 
     @abstractmethod
     def normals(self, points: Vectors) -> Vectors:
@@ -25,12 +30,12 @@ class Shape(ABC):
 
     @abstractmethod
     def local(self, points: Vectors) -> Vectors:
-        """Points in the shape's own frame, where its texture lives, [n, 3]."""
+        """The points in the shape's own frame, in which its texture is defined, [n, 3]."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sphere(Shape):
-    """A sphere; its own frame is centred on it and turned by ``rotation``."""
+    """A sphere. Its own frame is centred on it and rotated by ``rotation``."""
 
     center: Float[np.ndarray, " 3"]
     radius: float
@@ -41,7 +46,7 @@ class Sphere(Shape):
     def intersect(self, origins: Vectors, directions: Vectors) -> Scalars:  # noqa: D102
         offset = origins - self.center
         along = np.einsum("ni,ni->n", offset, directions)
-        # Squared distance of the centre from the ray, taken from the perpendicular: no cancellation.
+        # The squared distance of the centre from the ray is that of the perpendicular: no cancellation.
         across = offset - along[:, None] * directions
         discriminant = self.radius**2 - np.einsum("ni,ni->n", across, across)
         distance = -along - np.sqrt(np.maximum(discriminant, 0))
@@ -56,7 +61,7 @@ class Sphere(Shape):
 
 @dataclasses.dataclass(frozen=True)
 class Box(Shape):
-    """A box of half sizes ``half``; the columns of ``rotation`` are its axes in the world."""
+    """A box with half sizes ``half``. The columns of ``rotation`` are its axes in the world."""
 
     center: Float[np.ndarray, " 3"]
     half: Float[np.ndarray, " 3"]

@@ -1,9 +1,9 @@
-"""The scene of ``splax demo``: a still life on a round table, ray traced, with known cameras.
+"""The demo scene: a ray traced still life on a round table, with known cameras.
 
-Everything lies within 2 units of the origin, on a table top at z = 0, against a constant background
-(``Scene.background``): nothing is infinitely far away, and a renderer that uses that background needs no
-Gaussians for it. The pictures come from ray-surface intersection (:mod:`splax.data.raytracer`), so fitting
-Gaussians to them is a reconstruction, not a copy.
+All solids lie within 2 units of the origin, on a table top at z = 0, against a constant background
+(``Scene.background``). Nothing is infinitely far away, and a renderer that uses that background needs no Gaussians
+for it. The images are made by intersecting rays with surfaces (:mod:`splax.data.raytracer`), so fitting Gaussians
+to them is a reconstruction, not a copy.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.cameras import Camera
-from splax.data.raytracer import GAMMA, Lighting, Solid, render
+from splax.data.raytracer import GAMMA, Lighting, Solid, ray_trace
 from splax.data.shapes import Box, Disc, Scalars, Sphere, Vectors
 from splax.scene import Scene, View
 
-BACKGROUND = (0.0, 0.0, 0.0)
+_BACKGROUND = (0.0, 0.0, 0.0)
 SAMPLES = 2  # subpixels per pixel and axis
 TABLE_RADIUS = 2.0
 LAMP = (2.2, -1.6, 4.2)
-LAMP_RADIUS = 0.45
-LOOK_AT = (0.0, 0.0, 0.2)
-FOV_X = np.radians(50)
+_LAMP_RADIUS = 0.45
+_LOOK_AT = (0.0, 0.0, 0.2)
+_FOV_X = np.radians(50)
 
 
 def make_demo_scene(
@@ -30,18 +30,24 @@ def make_demo_scene(
 ) -> Scene:
     """Ray traces the demo scene.
 
-    The cameras stand on a hemisphere around the table and look at its middle. Test cameras stand between
-    the training ones, at heights of their own, so no test view was seen in training.
+    The cameras stand on a hemisphere around the table and look at its middle. Test cameras stand between the
+    training cameras, at other heights, so that training sees no test view.
 
     Args:
         num_train: number of training views, at least 1.
-        num_test: number of test views.
-        width: image width in pixels.
-        height: image height in pixels.
-        seed: of the textures' noise and the cameras' heights. The same seed gives the same bytes.
+        num_test: number of test views, at least 0.
+        width: width of the images in pixels.
+        height: height of the images in pixels.
+        seed: seed of the textures' noise and of the cameras' heights. The same seed gives the same bytes.
 
     Raises:
         ValueError: if there is no training view or a size is not positive.
+
+    Example:
+        >>> import splax
+        >>> scene = splax.make_demo_scene(num_train=4, num_test=2, width=32, height=24)
+        >>> len(scene.train), len(scene.test), scene.train[0].image.shape
+        (4, 2, (24, 32, 3))
     """
     if num_train < 1 or num_test < 0:
         raise ValueError(f"The demo needs num_train >= 1 and num_test >= 0, got {num_train} and {num_test}.")
@@ -54,42 +60,49 @@ def make_demo_scene(
         heights = (np.arange(count) * 0.618 + rng.random()) % 1
         cameras = [demo_camera(t, h, width, height) for t, h in zip(turns, heights, strict=True)]
         return [
-            View(render(solids, lighting, camera, samples=SAMPLES), camera, f"{prefix}_{i:03d}")
+            View(ray_trace(solids, lighting, camera, samples=SAMPLES), camera, f"{prefix}_{i:03d}")
             for i, camera in enumerate(cameras)
         ]
 
-    # Half a training step beside a training view, wherever the two counts divide each other.
+    # If one count divides the other, each test view is half a step away from a training view.
     train, test = views("train", num_train, 0.0), views("test", num_test, 0.5 * max(num_test, 1) / num_train)
-    return Scene(train, test, source=f"ray traced demo, seed {seed}", background=BACKGROUND)
+    return Scene(train, test, source=f"ray traced demo, seed {seed}", background=_BACKGROUND)
 
 
 def demo_camera(turn: float, height: float, image_width: int, image_height: int) -> Camera:
-    """A camera on the hemisphere: ``turn`` in [0, 1) round the table, ``height`` from 0 (low) to 1."""
+    """A camera on the hemisphere.
+
+    Args:
+        turn: position around the table, in [0, 1).
+        height: height above the table, from 0 (low) to 1 (high).
+        image_width: width of the image in pixels.
+        image_height: height of the image in pixels.
+    """
     azimuth = 2 * np.pi * turn
     elevation = np.radians(18 + 40 * height)
     distance = 4.7 + 0.3 * np.sin(3 * azimuth)
     out = np.array(
         [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)]
     )
-    position = np.array(LOOK_AT) + distance * out
-    return Camera.look_at(position, LOOK_AT, fov_x=FOV_X, width=image_width, height=image_height)
+    position = np.array(_LOOK_AT) + distance * out
+    return Camera.look_at(position, _LOOK_AT, fov_x=_FOV_X, width=image_width, height=image_height)
 
 
 def demo_lighting() -> Lighting:
     """One warm lamp above the table and a dim blue sky, with a sample for each subpixel."""
     count = SAMPLES**2
     order = np.arange(count) + 0.5
-    angle = order * np.pi * (3 - np.sqrt(5))  # sunflower: even on a disc
+    angle = order * np.pi * (3 - np.sqrt(5))  # the sunflower pattern is even on a disc
     disc = np.sqrt(order / count)[:, None] * np.stack([np.cos(angle), np.sin(angle)], -1)
-    lamp = np.array(LAMP) + LAMP_RADIUS * np.concatenate([disc, np.zeros((count, 1))], -1)
-    # A disc lifted to the hemisphere is distributed as the cosine.
+    lamp = np.array(LAMP) + _LAMP_RADIUS * np.concatenate([disc, np.zeros((count, 1))], -1)
+    # An even disc that is lifted to the hemisphere has the density of the cosine.
     sky = np.concatenate([disc, np.sqrt(1 - (disc**2).sum(-1, keepdims=True))], -1)
     return Lighting(
         lamp=lamp.astype(np.float32),
         sky=sky.astype(np.float32),
         lamp_color=np.array([1.05, 0.98, 0.86], np.float32),
         sky_color=np.array([0.36, 0.42, 0.52], np.float32),
-        background=np.array(BACKGROUND, np.float32) ** GAMMA,
+        background=np.array(_BACKGROUND, np.float32) ** GAMMA,
     )
 
 
@@ -168,7 +181,7 @@ def _blend(weight: Scalars, first: str, second: str) -> Vectors:
 
 
 def _soft_step(value: Scalars, width: float) -> Scalars:
-    """0 below, 1 above zero, with an edge soft enough not to alias."""
+    """Zero for negative values and one for positive ones, with an edge that is soft enough not to alias."""
     t = (0.5 + 0.5 * value / width).clip(0, 1)
     return t * t * (3 - 2 * t)
 
@@ -178,10 +191,10 @@ def _stripes(first: str, second: str, period: float) -> Texture:
 
 
 def _toy_block(half: float) -> Texture:
-    """Cream faces with a blue frame and a red dot; for a cube."""
+    """A texture for a cube: cream faces with a blue frame and a red dot."""
 
     def texture(points: Vectors) -> Vectors:
-        # Of |x|, |y|, |z| on a cube's surface the largest is ``half``; the other two lie in the face.
+        # On a cube's surface the largest of |x|, |y|, |z| is ``half``; the other two lie in the face.
         inner, outer, _ = np.sort(np.abs(points) / half, axis=-1).T
         frame = _soft_step(outer - 0.76, 0.05)[:, None]
         dot = _soft_step(0.42 - np.hypot(inner, outer), 0.05)[:, None]
@@ -196,7 +209,7 @@ def _mottled(noise: Callable, first: str, second: str, frequency: float) -> Text
 
 
 def _table(noise: Callable) -> Texture:
-    """Soft checks of two woods with a grain, and a dark rim."""
+    """A texture for the table: soft checks of two kinds of wood with a grain, and a dark rim."""
 
     def texture(points: Vectors) -> Vectors:
         x, y = points[:, 0], points[:, 1]

@@ -1,16 +1,16 @@
-"""Scenes of transforms.json, as instant-ngp and nerfstudio write it.
+"""Reads datasets of transforms.json, as instant-ngp and nerfstudio write it.
 
-The file lists frames, each with a ``file_path`` and a camera-to-world ``transform_matrix`` with OpenGL axes
-(+x right, +y up, +z backward), and maybe a ``mask_path`` and a ``depth_file_path``. Here, and only here, the y
-and z axes are flipped to splax's OpenCV axes. Intrinsics may stand at the top of the file or in each frame, and
-are scaled to the stored image where the file's ``w`` and ``h`` differ from it. World coordinates stay those of
-the file: ``applied_transform``, which says how they came from COLMAP's, is needed only for points of a COLMAP
-model that lies beside the file; those of ``ply_file_path`` are in the file's own frame.
+The file lists frames. Each has a ``file_path`` and a camera-to-world ``transform_matrix`` with OpenGL axes (+x
+right, +y up, +z backward), and may have a ``mask_path`` and a ``depth_file_path``. Here, and only here, the y and
+z axes are flipped to splax's OpenCV axes. Intrinsics are stated at the top of the file or in each frame. They are
+scaled to the stored image if the file's ``w`` and ``h`` differ from its size. World coordinates stay those of the
+file. ``applied_transform`` states how they were made from COLMAP's; it is needed only for the points of a COLMAP
+model next to the file. The points of ``ply_file_path`` are in the file's own world.
 
-A frame may state its ``time`` (D-NeRF, dynamic datasets of nerfstudio), a number in any unit. Unless all do,
-times are ignored with a warning.
+A frame may state its ``time`` (D-NeRF, dynamic datasets of nerfstudio), a number in any unit. Unless all frames
+do, times are ignored with a warning.
 
-Errors and omissions name the file, the frame, what was found, and what to do.
+Errors and warnings name the file, the frame, what was found, and what to do.
 """
 
 import math
@@ -26,43 +26,44 @@ from jaxtyping import Float
 
 from splax.data.colmap_model import find_model, read_points
 from splax.data.intrinsics import read_lens, stated_size
-from splax.data.layout import find_mask, find_small, first_file, relative_path
+from splax.data.layout import find_downscaled, find_mask, first_file, relative_path
 from splax.data.photo_reader import Photo
-from splax.data.points import Points, make_points, read_ply_points
+from splax.data.points import PointCloud, make_point_cloud, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
-from splax.data.scene_builder import LeftOut, Options, read_scene
+from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.files.image_header import ImageError
-from splax.files.json import read_json, read_number, shorten
+from splax.files.json import read_json, read_number
+from splax.files.limits import shorten
 from splax.scene import Scene
 
-NAME = "transforms.json"
-# Of nerfstudio: depth images are in millimetres, unless the file says otherwise.
-DEPTH_UNIT = 1e-3
+_NAME = "transforms.json"
+# Depth images of nerfstudio are in millimetres, unless the file states another unit.
+_DEPTH_UNIT = 1e-3
 
 
 def find_transforms(path: Path) -> Path | None:
-    """The transforms.json that a user means by ``path``: that file, or in or above a folder of images."""
+    """The transforms.json for ``path``: the file itself, or in or above a folder of images; None if none."""
     if path.is_file():
         return path if path.suffix.lower() == ".json" else None
     folders = [path, path / "images"]
     if path.name.startswith("images"):
         folders.append(path.absolute().parent)
-    return next((folder / NAME for folder in folders if (folder / NAME).is_file()), None)
+    return next((folder / _NAME for folder in folders if (folder / _NAME).is_file()), None)
 
 
-def load_transforms(json_path: Path, options: Options) -> Scene:
+def load_transforms(json_path: Path, options: ReadOptions) -> Scene:
     """Reads a transforms.json and its images.
 
-    Frames whose image is missing, damaged or outside the folder are left out, with one warning for all. Images
-    are looked for relative to the file's folder, and in ``images/`` there; masks also in ``masks/``.
+    Frames whose image is missing, damaged or outside the folder are left out, with one warning for all of them.
+    Images are searched for relative to the file's folder and in its ``images/``; masks also in its ``masks/``.
 
     Args:
-        json_path: the json file.
-        options: how to read the images.
+        json_path: path of the json file.
+        options: options for reading the images.
 
     Raises:
-        ValueError: if the file is no such json, a pose or the intrinsics are unusable, no image is usable, the
-            point cloud is damaged, or ``downscale`` leaves no pixels.
+        ValueError: if the file is no transforms.json, a pose or the intrinsics are unusable, no image is usable,
+            the point cloud is damaged, or ``downscale`` leaves no pixels.
     """
     left_out: LeftOut = []
     notes: list[str] = []
@@ -70,7 +71,7 @@ def load_transforms(json_path: Path, options: Options) -> Scene:
     applied = _applied_transform(meta, json_path)
     points = _read_points(meta, applied, json_path, notes)
     train, test = _split(meta, photos, json_path)
-    return read_scene(
+    return build_scene(
         train,
         options,
         source=json_path,
@@ -83,11 +84,21 @@ def load_transforms(json_path: Path, options: Options) -> Scene:
     )
 
 
-def read_frames(json_path: Path, options: Options, left_out: LeftOut) -> tuple[dict[str, Any], list[Photo]]:
-    """The file's top-level object, and its frames with a valid pose and an image file, each image once.
+def read_frames(
+    json_path: Path, options: ReadOptions, left_out: LeftOut
+) -> tuple[dict[str, Any], list[Photo]]:
+    """Reads the frames of a transforms.json.
+
+    Args:
+        json_path: path of the json file.
+        options: options for reading the images.
+        left_out: list to which frames without a usable image file are appended.
+
+    Returns:
+        The top-level object of the file, and the frames that have an image file, each image once.
 
     Raises:
-        ValueError: if the file is no such json, or a pose is unusable.
+        ValueError: if the file is no transforms.json, or a pose is unusable.
     """
     meta = read_json(json_path)
     entries = meta.get("frames")
@@ -124,12 +135,12 @@ def _make_photo(
     root: Path,
     viewmat: Float[np.ndarray, "4 4"],
     label: str,
-    options: Options,
+    options: ReadOptions,
 ) -> Photo:
-    """One frame with the files it names.
+    """One frame with the files that it names.
 
     Raises:
-        ImageError: if one of them is missing or outside the folder.
+        ImageError: if one of the files is missing or outside the folder.
     """
     path = _find_image(root, entry["file_path"])
     below_root = relative_path(path.relative_to(root).as_posix())
@@ -142,7 +153,7 @@ def _make_photo(
         lens=partial(read_lens, entry=entry, meta=meta, label=label),
         label=label,
         size=stated_size(both, label),
-        small=find_small(root, name, options.downscale),
+        downscaled=find_downscaled(root, name, options.downscale),
         mask=_named_file(root, entry, "mask_path") or find_mask(root, name),
         depth=_named_file(root, entry, "depth_file_path"),
         depth_unit=_depth_unit(both, label),
@@ -153,7 +164,7 @@ def _make_photo(
 def _find_image(root: Path, file_path: str) -> Path:
     relative = relative_path(file_path)
     candidates = [root / relative, root / "images" / relative]
-    if relative.parts[:1] == ("images",):  # the json file lies among the images
+    if relative.parts[:1] == ("images",):  # the json file may be among the images
         candidates.append(root / relative.relative_to("images"))
     path = first_file(candidates)
     if path is None:
@@ -162,7 +173,11 @@ def _find_image(root: Path, file_path: str) -> Path:
 
 
 def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
-    """The file that an optional key names."""
+    """The file that an optional key names; None if the key is absent.
+
+    Raises:
+        ImageError: if there is no such file, or it is outside the folder.
+    """
     name = source.get(key)
     if name is None:
         return None
@@ -180,9 +195,10 @@ def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
 def _split(
     meta: dict[str, Any], photos: list[Photo], json_path: Path
 ) -> tuple[list[Photo], list[Photo] | None]:
-    """Training and test views as nerfstudio's ``test_filenames`` (else ``val_filenames``) say; None: they do not.
+    """The training photos and the test photos that the file states; None if it states no test photos.
 
-    ``train_filenames``, where given, leaves out all others.
+    Test photos are those of nerfstudio's ``test_filenames``, or else of ``val_filenames``. If there is a
+    ``train_filenames``, training photos that it does not name are left out.
     """
     held_out = _named_views(meta, "test_filenames", json_path) or _named_views(
         meta, "val_filenames", json_path
@@ -196,7 +212,7 @@ def _split(
 
 
 def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
-    """Names of views from a list of file names."""
+    """Names of the views in a list of file names."""
     names = meta.get(key) or []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{json_path}: {key} must be a list of file names, got {shorten(names)}.")
@@ -204,21 +220,21 @@ def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
 
 
 def _depth_unit(both: Mapping[str, Any], label: str) -> float:
-    unit = read_number(both, "depth_unit_scale_factor", label, default=DEPTH_UNIT)
+    unit = read_number(both, "depth_unit_scale_factor", label, default=_DEPTH_UNIT)
     if not unit > 0:
         raise ValueError(f"{label}: depth_unit_scale_factor must be positive, got {unit:g}.")
     return unit
 
 
 def _time(entry: Mapping[str, Any], label: str) -> float | None:
-    """When the frame was taken, if it says so."""
+    """Time at which the frame was taken; None if the frame does not state it."""
     cure = "Correct it, or take time out of all frames."
     time = read_number(entry, "time", label, default=math.nan, cure=cure)
     return None if math.isnan(time) else time
 
 
 def _viewmat(matrix: object, label: str) -> Float[np.ndarray, "4 4"]:
-    """World-to-camera with OpenCV axes, from a frame's camera-to-world matrix with OpenGL axes."""
+    """World to camera with OpenCV axes, [4, 4], from a frame's camera-to-world matrix with OpenGL axes."""
     if matrix is None:
         raise ValueError(f"{label}: has no transform_matrix; expected the 4 x 4 camera-to-world matrix.")
     label = f"{label}: transform_matrix"
@@ -226,7 +242,7 @@ def _viewmat(matrix: object, label: str) -> Float[np.ndarray, "4 4"]:
 
 
 def _read_matrix(matrix: object, label: str) -> Float[np.ndarray, "rows 4"]:
-    """Numbers, [4, 4] or [3, 4]."""
+    """The numbers of a matrix in the file, [4, 4] or [3, 4]."""
     try:
         values = np.array(matrix, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -237,7 +253,7 @@ def _read_matrix(matrix: object, label: str) -> Float[np.ndarray, "rows 4"]:
 
 
 def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarray, "4 4"] | None:
-    """What nerfstudio did to COLMAP's world, if the file says so."""
+    """The transform that nerfstudio applied to COLMAP's world, [4, 4]; None if the file states none."""
     applied = meta.get("applied_transform")
     if applied is None:
         return None
@@ -248,8 +264,15 @@ def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarra
 
 def _read_points(
     meta: dict[str, Any], applied: Float[np.ndarray, "4 4"] | None, json_path: Path, notes: list[str]
-) -> Points | None:
-    """Points of ``ply_file_path``, else of a COLMAP model beside the file."""
+) -> PointCloud | None:
+    """The points of ``ply_file_path``, or else of a COLMAP model next to the file; None if there is neither.
+
+    Args:
+        meta: top-level object of the file.
+        applied: transform from COLMAP's world to that of the file, [4, 4], or None.
+        json_path: path of the file.
+        notes: list to which a warning is appended if ``ply_file_path`` does not exist.
+    """
     root, name = json_path.parent, meta.get("ply_file_path")
     if name is not None:
         if not isinstance(name, str):
@@ -258,15 +281,15 @@ def _read_points(
             path = root / relative_path(name)
         except ImageError as error:
             raise ValueError(f"{json_path}: ply_file_path {error}.") from error
-        if os.path.isfile(path):  # no error for names of absurd length
+        if os.path.isfile(path):  # false, not an error, for a name that is too long
             return read_ply_points(path)
         notes.append(f"ply_file_path {shorten(name)} is no file; the scene has no points.")
         return None
     model = find_model(root)
-    # Without the transform nobody knows whether both are in one frame.
+    # Without the transform it is unknown whether both are in one world.
     if applied is None or model is None:
         return None
     points = read_points(model)
     if points is None:
         return None
-    return make_points(points.positions @ applied[:3, :3].T + applied[:3, 3], points.colors)
+    return make_point_cloud(points.positions @ applied[:3, :3].T + applied[:3, 3], points.colors)

@@ -1,1 +1,1 @@
-"""Containers that strangers send: bounded in size before anything is allocated, and never unpickled."""
+"""File containers that are not trusted: their size is bounded before memory is allocated, nothing is unpickled."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whenever the program is stopped."""
+"""Writes files that are whole or absent, whenever the program is stopped."""
 
 import os
 import secrets
@@ -9,15 +9,18 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path to write to; it becomes ``path`` when the block ends without an error.
+    """Yields a temporary path to write to; the file is renamed to ``path`` when the block ends without an error.
 
-    Missing parent folders are made. The temporary file lies beside ``path`` and has its suffix; on an error
-    it is removed and what was at ``path`` stays.
+    Missing parent folders are made. The temporary file is in the folder of ``path`` and has its suffix. On an
+    error it is removed, and a file that was at ``path`` stays.
+
+    Args:
+        path: file to write.
 
     Raises:
         ValueError: if the file cannot be written, e.g. ``path`` is a folder, or the disk is full.
     """
-    # A link stays one: what it points to is replaced.
+    # A symbolic link stays: the file that it points to is replaced.
     target = Path(os.path.realpath(os.path.expanduser(path)))
     temporary = target.with_name(f".splax-{secrets.token_hex(6)}{target.suffix}")
     try:
@@ -36,7 +39,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes ``data`` to ``path``, all of it or nothing.
+    """Writes all bytes to a file, or nothing.
+
+    Args:
+        path: file to write.
+        data: bytes of the file.
 
     Raises:
         ValueError: if the file cannot be written.

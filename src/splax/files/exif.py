@@ -1,6 +1,6 @@
-"""The orientation that cameras note in EXIF: how stored pixels are to be turned for looking at.
+"""The orientation that EXIF notes: how to turn and mirror stored pixels to show the photo upright.
 
-Structure-from-motion tools ignore it (COLMAP 4.2 does), so a camera's size says whether it counts.
+Structure-from-motion tools ignore it (COLMAP 4.2 does). Whether it applies follows from the size of the camera.
 """
 
 import struct
@@ -12,7 +12,7 @@ _MAX_ENTRIES = 512
 
 
 def orientation(data: bytes) -> int:
-    """Orientation 1 to 8 of a JPEG or PNG file; 1 (as stored) where it has none or a damaged one."""
+    """The orientation of a JPEG or PNG file, 1 to 8; 1 (as stored) if it has none or a damaged one."""
     try:
         value = _tiff_orientation(_exif_block(data))
     except (struct.error, IndexError):
@@ -21,7 +21,12 @@ def orientation(data: bytes) -> int:
 
 
 def turn(pixels: np.ndarray, value: int) -> np.ndarray:
-    """Stored pixels [H, W, ...] as they are to be seen; 5 to 8 swap width and height."""
+    """Stored pixels as they look upright.
+
+    Args:
+        pixels: stored pixels, [H, W, ...].
+        value: orientation, 1 to 8; 5 to 8 swap width and height.
+    """
     if value >= 5:
         pixels = pixels.swapaxes(0, 1)
     if value in (2, 3, 6, 7):
@@ -32,7 +37,7 @@ def turn(pixels: np.ndarray, value: int) -> np.ndarray:
 
 
 def _exif_block(data: bytes) -> bytes:
-    """The TIFF structure that holds EXIF; empty if there is none."""
+    """The bytes of the TIFF structure that holds EXIF; empty if there is none."""
     if data.startswith(b"\x89PNG"):
         position = 8
         while position + 8 <= len(data):
@@ -60,6 +65,6 @@ def _tiff_orientation(block: bytes) -> int:
     count = struct.unpack_from(order + "H", block, start)[0]
     for index in range(min(count, _MAX_ENTRIES)):
         tag, kind = struct.unpack_from(order + "HH", block, start + 2 + 12 * index)
-        if tag == _TAG and kind == 3:  # a 16-bit number, stored in place
+        if tag == _TAG and kind == 3:  # a 16-bit number, stored in the entry itself
             return struct.unpack_from(order + "H", block, start + 10 + 12 * index)[0]
     return 1

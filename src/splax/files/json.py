@@ -1,27 +1,29 @@
-"""Json files that are not trusted: bounded, and with errors that say where the fault is."""
+"""Reads json files that are not trusted: their size is bounded, and errors say where the fault is."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_BYTES = 256 << 20
+from splax.files.limits import shorten
+
+_MAX_BYTES = 256 << 20
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The top-level object of a json file.
+    """Reads the top-level object of a json file.
 
     Raises:
-        ValueError: if the file cannot be read, is larger than 256 MiB, is no json or holds no object.
+        ValueError: if the file cannot be read, is larger than 256 MiB, is not json or does not hold an object.
     """
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_BYTES else b""
+        data = path.read_bytes() if size <= _MAX_BYTES else b""
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-    if size > MAX_BYTES:
+    if size > _MAX_BYTES:
         raise ValueError(
-            f"{path} is {size / 2**20:.0f} MiB; at most {MAX_BYTES >> 20} MiB are read. "
+            f"{path} is {size / 2**20:.0f} MiB; at most {_MAX_BYTES >> 20} MiB are read. "
             f"A transforms.json of thousands of photos takes a few: is it the right file?"
         )
     try:
@@ -33,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from error
     except RecursionError as error:
         raise ValueError(f"{path} is not a transforms.json: it is nested too deeply.") from error
-    except ValueError as error:  # no UTF-8, or an integer of thousands of digits
+    except ValueError as error:  # text that is not UTF-8, or an integer of thousands of digits
         raise ValueError(f"{path} is not valid json: {error}. Write the file again.") from error
     if not isinstance(meta, dict):
         raise ValueError(f"{path} must hold a json object with 'frames', got {shorten(meta)}.")
@@ -41,17 +43,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_number(source: Mapping[str, Any], key: str, label: str, *, default: float, cure: str = "") -> float:
-    """A finite number of the file; ``default`` where the key is absent or null.
+    """Reads a finite number of a json object; ``default`` if the key is absent or null.
 
     Args:
-        source: mapping that holds the number.
-        key: its name there.
-        label: the file and the entry, for errors.
-        default: number where the file has none.
-        cure: a sentence for the error about what to do.
+        source: object that may hold the number.
+        key: name of the number in the object.
+        label: text for errors that names the file and the entry.
+        default: number to return if the object has none.
+        cure: sentence for the error that says what to do.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: if the value is not a finite number.
     """
     value = source.get(key)
     if value is None:
@@ -59,9 +61,3 @@ def read_number(source: Mapping[str, Any], key: str, label: str, *, default: flo
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e30:
         raise ValueError(f"{label}: {key} must be a finite number, got {shorten(value)}. {cure}".rstrip())
     return float(value)
-
-
-def shorten(value: object) -> str:
-    """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

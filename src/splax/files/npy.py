@@ -1,7 +1,7 @@
-"""Arrays of .npy files that are not trusted: no pickles, and no larger than the file.
+"""Reads .npy files that are not trusted: nothing is unpickled, and an array is no larger than its file.
 
 Layout: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html. numpy's own reader raises errors of
-many kinds on damaged headers.
+many kinds for damaged headers.
 """
 
 import ast
@@ -19,11 +19,11 @@ _NUMBERS = re.compile(r"[<>=|]?[fiu][1248]")
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """The array of real numbers that a .npy file holds.
+    """Reads the array of real numbers of a .npy file.
 
     Raises:
-        ValueError: if it cannot be read, is no such file, is shorter than it claims or holds something
-            else; the message lacks the file's name.
+        ValueError: if the file cannot be read, is not a .npy file, is shorter than it claims, or does not hold
+            real numbers. The message does not name the file.
     """
     try:
         with open(path, "rb") as file:
@@ -41,7 +41,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def _read_header(data: bytes) -> tuple[int, dict[str, Any]]:
-    """Where the numbers begin, and the dictionary before them."""
+    """The position of the first number in bytes, and the dictionary that precedes it."""
     try:
         if not data.startswith(_MAGIC):
             raise ValueError
@@ -76,5 +76,5 @@ def _dtype(header: dict[str, Any]) -> np.dtype:
 def _shape(header: dict[str, Any]) -> tuple[int, ...]:
     shape = header.get("shape")
     if not isinstance(shape, tuple) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError("is damaged: its shape is none")
+        raise ValueError("is damaged: its header states no valid shape")
     return shape

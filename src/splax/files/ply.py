@@ -1,7 +1,7 @@
-"""PLY, the container: a text header that names properties, then rows of numbers.
+"""PLY files as containers: a text header that names properties, then rows of numbers.
 
-What it holds for Gaussians is known to :mod:`splax.io.ply`. Files are not trusted: the header is bounded, and
-counts are checked against the file's size before anything is allocated.
+:mod:`splax.io.ply` knows which properties Gaussians have. Files are not trusted: the size of the header is
+bounded, and counts are checked against the file's size before memory is allocated.
 """
 
 import os
@@ -15,9 +15,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-MAX_HEADER_BYTES = 1 << 18
-CHUNK_BYTES = 1 << 21  # fits the cache of a processor, and takes long enough for threads to pay
-_THREADS = min(4, os.cpu_count() or 1)  # numpy lets go of the interpreter lock; more would wait for memory
+from splax.files.limits import shorten
+
+_MAX_HEADER_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 21  # small enough for the cache of a processor, large enough that threads are worth it
+# numpy releases the interpreter lock; more threads than these would wait for memory.
+_THREADS = min(4, os.cpu_count() or 1)
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
@@ -32,8 +35,15 @@ _MAX_LINE = 1 << 20
 
 
 @dataclass
-class Element:
-    """Rows of one kind; ``properties`` maps names to numpy types without byte order."""
+class PlyElement:
+    """Rows of one kind.
+
+    Attributes:
+        name: name of the element.
+        count: number of rows.
+        properties: numpy type, without byte order, of each property by name.
+        has_lists: whether a property is a list, which is not read.
+    """
 
     name: str
     count: int
@@ -41,12 +51,13 @@ class Element:
     has_lists: bool = False
 
 
-class Block(NamedTuple):
+class PlyBlock(NamedTuple):
     """Properties that follow each other in a file.
 
     Attributes:
-        properties: their names.
-        values: [rows, ...] of any stride, a row's numbers in the order of the names.
+        properties: names of the properties.
+        values: values of the properties, [rows, ...], of any stride; a row's numbers are in the order of the
+            names.
     """
 
     properties: Sequence[str]
@@ -54,28 +65,35 @@ class Block(NamedTuple):
 
 
 @dataclass
-class Header:
-    """What a PLY header declares; ``byte_order`` is empty for ascii, ``size`` in bytes."""
+class PlyHeader:
+    """The header of a PLY file.
+
+    Attributes:
+        byte_order: ``"<"`` or ``">"`` for binary files; empty for text.
+        elements: elements in the order of the file.
+        comments: comments, one for each comment line.
+        size: size of the header in bytes.
+    """
 
     byte_order: str
-    elements: list[Element]
+    elements: list[PlyElement]
     comments: list[str]
     size: int
 
 
-def read_header(file: BinaryIO) -> Header:
-    """The header of a file opened at its beginning.
+def read_ply_header(file: BinaryIO) -> PlyHeader:
+    """Reads the header of a PLY file that was opened at its beginning.
 
     Raises:
-        ValueError: if it is none, or is larger than 256 KiB.
+        ValueError: if the file has no PLY header, or one that is larger than 256 KiB.
     """
-    data = file.read(MAX_HEADER_BYTES)
+    data = file.read(_MAX_HEADER_BYTES)
     if not re.match(rb"ply[ \t]*\r?\n", data):
         raise ValueError("is not a PLY file: it does not begin with 'ply'")
     end = _END.search(data)
     if end is None:
-        raise ValueError(f"is not a usable PLY file: no 'end_header' in its first {MAX_HEADER_BYTES} bytes")
-    header = Header("?", [], [], end.end())
+        raise ValueError(f"is not a usable PLY file: no 'end_header' in its first {_MAX_HEADER_BYTES} bytes")
+    header = PlyHeader("?", [], [], end.end())
     for line in data[: end.start()].decode("utf-8", "replace").splitlines()[1:]:
         _read_header_line(header, line.split())
     if header.byte_order == "?":
@@ -83,7 +101,7 @@ def read_header(file: BinaryIO) -> Header:
     return header
 
 
-def _read_header_line(header: Header, words: list[str]) -> None:
+def _read_header_line(header: PlyHeader, words: list[str]) -> None:
     match words:
         case [] | ["obj_info", *_]:
             pass
@@ -92,7 +110,7 @@ def _read_header_line(header: Header, words: list[str]) -> None:
         case ["format", name, "1.0"] if name in _BYTE_ORDERS:
             header.byte_order = _BYTE_ORDERS[name]
         case ["element", name, count] if count.isascii() and count.isdigit() and len(count) <= 15:
-            header.elements.append(Element(name, int(count)))
+            header.elements.append(PlyElement(name, int(count)))
         case ["property", "list", _, _, _] if header.elements:
             header.elements[-1].has_lists = True
         case ["property", kind, name] if kind in _TYPES and header.elements:
@@ -103,18 +121,26 @@ def _read_header_line(header: Header, words: list[str]) -> None:
             raise ValueError(f"has a header line that is no PLY: {shorten(' '.join(words))}")
 
 
-def read_rows(file: BinaryIO, header: Header, element: Element) -> Iterator[tuple[slice, Any]]:
-    """Rows of one of the header's elements, in chunks: where they belong, and an array per property name.
+def read_rows(file: BinaryIO, header: PlyHeader, element: PlyElement) -> Iterator[tuple[slice, Any]]:
+    """Reads the rows of an element in chunks.
+
+    Args:
+        file: file opened for reading.
+        header: header of the file.
+        element: one of the header's elements.
+
+    Returns:
+        An iterator of chunks: the indices of its rows, and a mapping from the name of each property to its values.
 
     Raises:
-        ValueError: if the file is too short for it, is damaged, or an element up to it has lists.
+        ValueError: if the file is too short, is damaged, or an element before this one or itself has lists.
     """
     before = header.elements[: header.elements.index(element)]
     for other in (*before, element):
         if other.has_lists:
             raise ValueError(f"has lists in its element {shorten(other.name)}; only fixed sizes are read")
     binary = bool(header.byte_order)
-    # A number of a text takes at least two bytes, with what separates it from the next.
+    # A number in a text file takes at least two bytes, as a separator follows it.
     row_bytes = [
         _row_type(e, header).itemsize if binary else 2 * len(e.properties) for e in (*before, element)
     ]
@@ -130,8 +156,13 @@ def read_rows(file: BinaryIO, header: Header, element: Element) -> Iterator[tupl
     return _read_text(file, sum(e.count for e in before), element)
 
 
-def use_rows(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], None]) -> None:
-    """Hands each of the chunks of :func:`read_rows` to ``use``, in several threads."""
+def for_each_chunk(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], None]) -> None:
+    """Calls a function for each chunk of :func:`read_rows`, in several threads.
+
+    Args:
+        chunks: chunks, as :func:`read_rows` yields them.
+        use: function of the indices of the rows and of the chunk.
+    """
     lock = threading.Lock()
 
     def work() -> None:
@@ -148,7 +179,11 @@ def use_rows(chunks: Iterator[tuple[slice, Any]], use: Callable[[slice, Any], No
 
 
 def as_matrix(chunk: Any) -> Float32[np.ndarray, "rows properties"] | None:
-    """A chunk of :func:`read_rows` as one array, if all its properties are float32 in this machine's order."""
+    """A chunk of :func:`read_rows` as one array, [rows, properties].
+
+    Returns:
+        A view of the chunk; None unless all its properties are float32 in this machine's byte order.
+    """
     if not isinstance(chunk, np.ndarray) or not chunk.dtype.names:
         return None
     if any(kind != np.float32 for kind, _ in chunk.dtype.fields.values()):
@@ -156,7 +191,7 @@ def as_matrix(chunk: Any) -> Float32[np.ndarray, "rows properties"] | None:
     return chunk.view(np.float32).reshape(len(chunk), -1)
 
 
-def _row_type(element: Element, header: Header) -> np.dtype:
+def _row_type(element: PlyElement, header: PlyHeader) -> np.dtype:
     return np.dtype([(name, header.byte_order + kind) for name, kind in element.properties.items()])
 
 
@@ -166,16 +201,17 @@ def _read_binary(file: BinaryIO, dtype: np.dtype, count: int) -> Iterator[tuple[
         yield rows, np.frombuffer(data, dtype, count=rows.stop - rows.start)
 
 
-def _read_text(file: BinaryIO, skip: int, element: Element) -> Iterator[tuple[slice, Any]]:
+def _read_text(file: BinaryIO, skip: int, element: PlyElement) -> Iterator[tuple[slice, Any]]:
     for _ in range(skip):
         if not file.readline(_MAX_LINE):
             raise ValueError("is truncated")
-    for rows in _chunks(element.count, 64 * len(element.properties)):  # as Python floats and text
+    # A number takes 64 bytes as a Python float and as text.
+    for rows in _chunks(element.count, 64 * len(element.properties)):
         try:
             table = [
                 list(map(float, file.readline(_MAX_LINE).split())) for _ in range(rows.stop - rows.start)
             ]
-        except ValueError as error:  # its message would hold the whole word
+        except ValueError as error:  # its message holds the whole word, which may be long
             raise ValueError(f"is damaged: {shorten(error)}") from error
         if any(len(row) != len(element.properties) for row in table):
             raise ValueError(
@@ -185,20 +221,20 @@ def _read_text(file: BinaryIO, skip: int, element: Element) -> Iterator[tuple[sl
 
 
 def _chunks(count: int, row_bytes: int) -> Iterator[slice]:
-    """All rows, in chunks of equal size but for the last."""
+    """Slices of all rows; each but the last holds as many rows as fit into a chunk."""
     size = max(1, CHUNK_BYTES // max(1, row_bytes))
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
 
-def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[Block]], comments: list[str]) -> None:
-    """Writes a binary little endian file.
+def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[PlyBlock]], comments: list[str]) -> None:
+    """Writes a binary little-endian PLY file.
 
     Args:
-        file: opened for writing.
-        elements: for each element its blocks, in the order of the file; all values of an element are of one type,
-            float32, uint32 or uint8, and have as many rows.
-        comments: for the header, one line each.
+        file: file opened for writing.
+        elements: blocks of each element, in the order of the file. All values of an element are of one type,
+            float32, uint32 or uint8, and have the same number of rows.
+        comments: comments for the header, one line each.
 
     Raises:
         ValueError: if the header would be larger than readers accept.
@@ -209,16 +245,19 @@ def write_elements(file: BinaryIO, elements: Mapping[str, Sequence[Block]], comm
         lines.append(f"element {name} {len(blocks[0].values)}")
         lines += [f"property {kind} {p}" for block in blocks for p in block.properties]
     header = "\n".join([*lines, "end_header", ""]).encode()
-    if len(header) > MAX_HEADER_BYTES:
+    if len(header) > _MAX_HEADER_BYTES:
         num = max(sum(len(block.properties) for block in blocks) for blocks in elements.values())
-        raise ValueError(f"{num} properties a row are more than a PLY header of 256 KiB can name")
+        raise ValueError(f"{num} properties per row are more than a PLY header of 256 KiB can name")
     file.write(header)
     for blocks in elements.values():
         _write_rows(file, blocks)
 
 
-def _write_rows(file: BinaryIO, blocks: Sequence[Block]) -> None:
-    """Lays the blocks side by side, a chunk of rows in each thread; while one writes, others lay out theirs."""
+def _write_rows(file: BinaryIO, blocks: Sequence[PlyBlock]) -> None:
+    """Writes the rows of all blocks, interleaved.
+
+    Each thread interleaves a chunk of rows; while one thread writes, others interleave theirs.
+    """
     parts = {str(i): _rows_as_items(block.values) for i, block in enumerate(blocks)}
     row = np.dtype([(name, part.dtype.newbyteorder("<"), part.shape[1:]) for name, part in parts.items()])
     start = file.tell()
@@ -234,15 +273,16 @@ def _write_rows(file: BinaryIO, blocks: Sequence[Block]) -> None:
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(write, _chunks(len(blocks[0].values), row.itemsize)):
-            pass  # raises what a thread raised
-    file.seek(0, os.SEEK_END)  # the last chunk of the file may not have been the last to be written
+            pass  # raises the errors of the threads
+    file.seek(0, os.SEEK_END)  # the last chunk of the file may not have been written last
 
 
 def _rows_as_items(values: np.ndarray) -> np.ndarray:
-    """Every row as one item of raw bytes, which is copied about twice as fast as its numbers.
+    """Each row as one item of raw bytes, which is copied about twice as fast as its numbers.
 
     Returns:
-        A view, [rows]; the values themselves if a row does not lie in one piece, or has to change its byte order.
+        A view of the values, [rows]; or the values themselves if a row is not contiguous or its byte order has to
+        change.
     """
     if not values[:1].flags.c_contiguous or values.dtype != values.dtype.newbyteorder("<"):
         return values
@@ -251,17 +291,11 @@ def _rows_as_items(values: np.ndarray) -> np.ndarray:
 
 
 def antialiased_comments(antialiased: bool) -> list[str]:
-    """The comment that says how to draw Gaussians, as Brush and splat-transform write it; none for plain ones."""
+    """Comments that mark Gaussians as antialiased, as Brush and splat-transform write them; none for others."""
     return ["SplatRenderMode: mip"] * antialiased
 
 
 def is_antialiased(comments: list[str]) -> bool:
-    """Whether the header says so: in the words of Brush, or of Postshot (``antialiased 1``)."""
+    """Whether comments mark the Gaussians as antialiased, as Brush or Postshot (``antialiased 1``) write it."""
     words = [" ".join(comment.lower().split()) for comment in comments]
     return "splatrendermode: mip" in words or "antialiased 1" in words
-
-
-def shorten(value: object) -> str:
-    """What an untrusted file holds, safe to print: escaped and at most 80 characters."""
-    text = ascii(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

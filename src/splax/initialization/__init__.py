@@ -1,1 +1,1 @@
-"""Where Gaussians start: on known points, on depth, or anywhere in a box."""
+"""Points that Gaussians start on: surface points from depth, or random points."""

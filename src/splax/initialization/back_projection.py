@@ -1,4 +1,4 @@
-"""From depth maps to coloured surface points in the world."""
+"""Back-projects depth maps to coloured surface points in the world."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from itertools import zip_longest
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from splax.data.colmap_lens import same_shape
+from splax.data.colmap_lens import same_aspect_ratio
 from splax.data.decode import downscale_image, resize_nearest
-from splax.data.points import Points
+from splax.data.points import PointCloud
 from splax.initialization.depth_source import DepthError, DepthSource
 from splax.initialization.small_photos import resized_K, usable_pixels
 from splax.initialization.voxels import merge_points
 from splax.scene import Scene, View
 
-# Points that are kept before they are merged: all views together get so many pixels.
+# Most pixels of all depth maps together, that is points before they are merged.
 _MAX_PIXELS = 2_000_000
 
 
 def points_from_depth(
     scene: Scene, depth: DepthSource | Iterable[Float32[np.ndarray, "h w"] | None], num: int
-) -> Points:
-    """Surface points of a scene: all depth maps back-projected, and merged to at most ``num``.
+) -> PointCloud:
+    """Surface points of a scene: the back-projected depth maps, merged to at most ``num`` points.
 
     Args:
-        scene: its training views are used.
-        depth: where depth comes from, or one depth map (or None) for each training view.
-        num: how many points at most.
+        scene: scene whose training views are used.
+        depth: source of depth, or one depth map (or None) for each training view, in their order.
+        num: most points to return, at least 1.
 
     Raises:
         DepthError: if no pixel has a depth.
-        ValueError: on depth maps that do not belong to the views, or ``num`` below 1.
+        ValueError: if the depth maps do not fit the views, or ``num`` is below 1.
     """
     if num < 1:
         raise ValueError(f"num must be at least 1, got {num}.")
@@ -53,13 +53,16 @@ def points_from_depth(
 def back_project(
     view: View, depth: Float32[np.ndarray, "h w"]
 ) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
-    """World points under the pixels of a depth map, and the photo's colours there.
+    """World points that the pixels of a depth map show, and the photo's colours there.
 
-    Pixels of unknown depth, masked or not opaque, are left out.
+    Pixels are left out if their depth is unknown, they are masked, or they are not opaque.
 
     Args:
-        view: the photo and its camera.
-        depth: camera-space z in world units; 0, NaN or infinite where unknown. Any size.
+        view: photo with its camera.
+        depth: camera-space z in world units, [H, W], of any size; 0, NaN or infinite where unknown.
+
+    Returns:
+        Points in world coordinates, [n, 3], and their RGB colours, [n, 3].
     """
     height, width = depth.shape
     known = np.isfinite(depth) & (depth > 0) & usable_pixels(view, width, height)
@@ -74,7 +77,11 @@ def back_project(
 def _as_many(
     depths: Iterable[Float32[np.ndarray, "h w"] | None], num: int
 ) -> Iterator[Float32[np.ndarray, "h w"] | None]:
-    """The depth maps one by one; an error if there are more or fewer than views."""
+    """Yields the depth maps one by one.
+
+    Raises:
+        ValueError: if there are more or fewer depth maps than ``num``.
+    """
     missing = object()
     for values, index in zip_longest(depths, range(num), fillvalue=missing):
         if values is missing or index is missing:
@@ -88,13 +95,17 @@ def _as_many(
 def _fitted(
     depth: Float32[np.ndarray, "h w"], view: View, max_pixels: int
 ) -> Float32[np.ndarray, "height width"]:
-    """The depth map, made smaller if it has more pixels than that."""
+    """The depth map, resized so that it has at most ``max_pixels`` pixels.
+
+    Raises:
+        ValueError: if it is no depth map of the view.
+    """
     depth = np.asarray(depth, np.float32)
     camera = view.camera
-    if depth.ndim != 2 or not same_shape(depth.shape[::-1], (camera.width, camera.height)):
+    if depth.ndim != 2 or not same_aspect_ratio(depth.shape[::-1], (camera.width, camera.height)):
         raise ValueError(
-            f"View {view.name!r}: its depth map must be [height, width] and of the photo's shape, "
-            f"{camera.height} x {camera.width} or that resized; got {list(depth.shape)}."
+            f"View {view.name!r}: its depth map must be [height, width] with the photo's aspect ratio, that of "
+            f"{camera.height} x {camera.width}; got {list(depth.shape)}."
         )
     factor = math.sqrt(max_pixels / depth.size)
     if factor >= 1:

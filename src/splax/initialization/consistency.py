@@ -1,4 +1,4 @@
-"""Whether the depth of one photo is confirmed by that of others."""
+"""Checks the depth of each photo against the depth of other photos."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from splax.initialization.small_photos import SmallPhotos, Warps, pixel_centers, warps_between
+from splax.initialization.small_photos import SmallPhotos, Warps, homogeneous_pixels, warps_between
 
-# A point this many tolerances in front of what another photo sees would be in its way.
+# A point that is more than this many tolerances in front of what another photo shows would hide it.
 _IN_THE_WAY = 2.0
 
 
@@ -21,15 +21,22 @@ def count_support(
     weights: Float[np.ndarray, "v n"],
     tolerance: float,
 ) -> tuple[Int[np.ndarray, "v h w"], Int[np.ndarray, "v h w"]]:
-    """For each pixel, how many neighbours have the same depth there, and how many see through its point.
+    """Counts, for each pixel, the other photos that confirm its depth and those that contradict it.
+
+    A photo confirms a point if its own depth there is the same. It contradicts the point if it shows something
+    behind it.
 
     Args:
-        photos: with their cameras.
-        inverse_depths: 1 / z.
-        known: where that counts.
-        neighbors: photos to ask, for each photo.
-        weights: those of weight 0 are not asked.
-        tolerance: relative difference of depth that is no difference.
+        photos: photos with their cameras.
+        inverse_depths: 1 / z of each pixel, [V, H, W].
+        known: whether the depth of a pixel is known, [V, H, W].
+        neighbors: indices of the photos to compare each photo with, [V, N].
+        weights: weights of these photos, [V, N]; photos of weight 0 are not compared.
+        tolerance: relative difference up to which two depths count as the same.
+
+    Returns:
+        The number of photos that confirm each pixel, and of those that contradict it, [V, H, W]; 0 where the depth
+        is unknown.
     """
     depths, mask = jnp.asarray(inverse_depths), jnp.asarray(known)
     counts = []
@@ -50,7 +57,7 @@ def _count(
     tolerance: float | Float[Array, ""],
 ) -> tuple[Int[Array, "h w"], Int[Array, "h w"]]:
     height, width = inverse_depth.shape
-    pixels = pixel_centers(height, width)
+    pixels = homogeneous_pixels(height, width)
 
     def ask(other, asked, warp):
         rays = jnp.einsum("rc,chw->rhw", warp.A, pixels, precision="highest")

@@ -1,4 +1,4 @@
-"""Which depth a start is made of where nobody says."""
+"""The source of depth for a start if the user names none."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from splax.scene import Scene
 
 
 def default_depth(scene: Scene) -> DepthSource:
-    """The dataset's depth images; a plane sweep where it has none."""
+    """The depth images of the dataset; if it has none, a plane sweep."""
     return stored_depth if has_depth(scene) else PlaneSweep()

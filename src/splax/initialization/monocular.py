@@ -1,4 +1,4 @@
-"""Depth from a network that sees one photo at a time, brought to scale by what is known of the scene."""
+"""Depth from a network that sees one photo at a time, put into world units by what is known of the scene."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from splax.initialization.alignment import align_scale_shift
 from splax.initialization.depth_source import DepthError
 from splax.initialization.plane_sweep import PlaneSweep
+from splax.initialization.scale_shift import fit_scale_shift
 from splax.scene import Scene, View
 
 DEFAULT_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
-# Models of transformers that say depth, not inverse depth.
+# Models of transformers that predict depth, not inverse depth.
 _METRIC_MODELS = frozenset({"depth_pro", "glpn", "zoedepth"})
-# Depth beyond this many times the farthest known one is a guess.
+# Depth beyond this many times the farthest known depth is a guess, and counts as unknown.
 _MAX_BEYOND = 3.0
 
 
-# Anything that tells near from far in a photo: relative inverse depth, larger is nearer, of any size.
+# A function from a photo to its relative inverse depth: larger is nearer, of any image size.
 DepthPredictor: TypeAlias = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.ndarray, "height width"]]
 
 
@@ -31,28 +31,44 @@ DepthPredictor: TypeAlias = Callable[[UInt8[np.ndarray, "h w 3"]], Float32[np.nd
 class MonocularDepth:
     """Depth from a network, as a source of depth for ``Gaussians.from_depth``.
 
-    What the network says of each photo is fitted, by a scale and a shift of inverse depth, to the scene's points
-    or, where it has none, to what a plane sweep finds. Photos for which that fails are left out.
+    The network predicts relative inverse depth for each photo. A scale and a shift fit it to the scene's points,
+    or, if the scene has none, to the depth that a plane sweep finds. Photos for which the fit fails get no depth.
 
     Attributes:
-        model: an id on the Hugging Face hub or a local folder, of any depth model of transformers; its weights
-            must be in safetensors. Or a predictor of your own.
+        model: id on the Hugging Face hub, or local folder, of any depth model of transformers whose weights are in
+            safetensors; or a function of your own, from an image, uint8 [H, W, 3], to relative inverse depth,
+            float32 of any size, larger is nearer.
+
+    Example:
+        A function of your own needs no network. This one takes the lower rows of a photo for the nearer ones.
+
+        >>> import numpy as np
+        >>> import splax
+        >>> scene = splax.make_demo_scene(num_train=3, num_test=0, width=32, height=24)
+        >>> x, y = np.meshgrid(np.linspace(-1, 1, 6), np.linspace(-1, 1, 6))
+        >>> points = np.stack([x, y, np.zeros_like(x)], axis=-1).reshape(-1, 3)
+        >>> scene = splax.Scene(train=scene.train, test=[], points=points)
+        >>> def rows(image):
+        ...     return np.repeat(np.arange(24, dtype=np.float32)[:, None], 32, axis=1)
+        >>> depths = list(splax.MonocularDepth(rows)(scene))
+        >>> len(depths), depths[0].shape, bool(depths[0][20, 16] < depths[0][4, 16])
+        (3, (24, 32), True)
     """
 
     model: str | Path | DepthPredictor = DEFAULT_MODEL
 
     def __call__(self, scene: Scene) -> Iterator[Float32[np.ndarray, "h w"] | None]:
-        """Depth maps of the training views, one by one.
+        """Returns the depth maps of the training views, one by one.
 
         Raises:
             ImportError: if transformers is not installed.
             ValueError: if the model cannot be loaded.
-            DepthError: if nothing is known to bring depth to scale.
+            DepthError: if no depth is known that could put the network's depth into world units.
         """
-        known = _known_depth(scene)  # first, as it may fail
+        known = _known_depth(scene)  # before the model is loaded, as it may fail
         predict = load_predictor(self.model) if isinstance(self.model, str | Path) else self.model
         return (
-            _aligned(predict(view.image), pixels, depths)
+            _to_world_units(predict(view.image), pixels, depths)
             for view, (pixels, depths) in zip(scene.train, known, strict=True)
         )
 
@@ -60,11 +76,11 @@ class MonocularDepth:
         return f"the network {self.model}"
 
 
-Known = tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]
+_Known = tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]
 
 
-def _known_depth(scene: Scene) -> list[Known]:
-    """For each training view some pixels, as shares of width and height, and the depth there."""
+def _known_depth(scene: Scene) -> list[_Known]:
+    """Pixels of known depth of each training view, in shares of width and height, [n, 2], and the depths, [n]."""
     if scene.points is not None:
         return [_project(view, np.asarray(scene.points, np.float64)) for view in scene.train]
     try:
@@ -73,8 +89,8 @@ def _known_depth(scene: Scene) -> list[Known]:
         raise DepthError(f"depth of a network has no scale: the scene has no points, and {error}") from error
 
 
-def _project(view: View, points: Float[np.ndarray, "n 3"]) -> Known:
-    """Points in the frame; hidden ones are among them, which the fit must bear."""
+def _project(view: View, points: Float[np.ndarray, "n 3"]) -> _Known:
+    """The points that lie in the image, hidden ones too: their pixels in shares of the size, and their depths."""
     host = view.camera.to_numpy()
     local = np.asarray(host.to_camera_space(points))
     local = local[local[:, 2] > 0]
@@ -83,7 +99,7 @@ def _project(view: View, points: Float[np.ndarray, "n 3"]) -> Known:
     return pixels[inside], local[inside, 2]
 
 
-def _pixels_of(depth: Float32[np.ndarray, "h w"] | None) -> Known:
+def _pixels_of(depth: Float32[np.ndarray, "h w"] | None) -> _Known:
     if depth is None:
         return np.empty((0, 2)), np.empty(0)
     rows, columns = np.nonzero(depth)
@@ -92,26 +108,35 @@ def _pixels_of(depth: Float32[np.ndarray, "h w"] | None) -> Known:
     return pixels, depth[rows, columns].astype(np.float64)
 
 
-def _aligned(
+def _to_world_units(
     inverse: Float32[np.ndarray, "h w"], pixels: Float[np.ndarray, "n 2"], depths: Float[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "h w"] | None:
-    """Relative inverse depth as depth in world units; None if it does not fit what is known."""
+    """Puts relative inverse depth into world units.
+
+    Args:
+        inverse: relative inverse depth of a photo, [H, W].
+        pixels: pixels of known depth, in shares of width and height, [n, 2].
+        depths: depths of these pixels in world units, [n].
+
+    Returns:
+        The depth map, [H, W], 0 where unknown; None if no scale and shift fit the known depths.
+    """
     height, width = inverse.shape
     columns, rows = (pixels * (width, height)).astype(np.intp).T
-    alignment = align_scale_shift(inverse[rows, columns], 1 / depths)
-    if alignment is None:
+    fit = fit_scale_shift(inverse[rows, columns], 1 / depths)
+    if fit is None:
         return None
-    scaled = alignment.scale * inverse.astype(np.float64) + alignment.shift
+    scaled = fit.scale * inverse.astype(np.float64) + fit.shift
     known = scaled > 1 / (_MAX_BEYOND * depths.max())
     return np.where(known, 1 / np.where(known, scaled, 1), 0).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def load_predictor(model: str | Path) -> DepthPredictor:
-    """A depth model of transformers.
+    """Loads a depth model of transformers.
 
     Args:
-        model: an id on the Hugging Face hub, or a local folder as ``save_pretrained`` writes it.
+        model: id on the Hugging Face hub, or local folder as ``save_pretrained`` writes it.
 
     Raises:
         ImportError: if transformers or torch is not installed.
@@ -129,7 +154,7 @@ def load_predictor(model: str | Path) -> DepthPredictor:
     where = str(Path(model).expanduser()) if local else str(model)
     try:
         processor: Any = AutoImageProcessor.from_pretrained(where, local_files_only=local)
-        # Never pickle: other formats of weights can run code.
+        # Only safetensors: weights in other formats are pickled, and can run code.
         network: Any = AutoModelForDepthEstimation.from_pretrained(
             where, local_files_only=local, use_safetensors=True
         )

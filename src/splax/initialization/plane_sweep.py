@@ -1,13 +1,12 @@
 """Depth of posed photos by sweeping planes through the scene: no network, nothing to download.
 
-For each photo a stack of planes, parallel to it and evenly spaced in inverse depth, goes through the scene
-(Collins 1996, "A Space-Sweep Approach to True Multi-Image Matching"). Neighbouring photos are warped by way of
-each plane and compared with the photo in small windows, by normalised cross-correlation; each pixel takes the
-plane that fits best. What is doubtful is left out: weak or ambiguous matches, and depth that the depth of
-other photos does not confirm.
+Each photo gets a stack of planes, parallel to it and evenly spaced in inverse depth (Collins 1996, "A Space-Sweep
+Approach to True Multi-Image Matching"). Neighbouring photos are projected onto each plane and compared with the
+photo in small windows, by normalised cross-correlation; each pixel takes the plane that fits best. Doubtful depth
+is left out: weak or ambiguous matches, and depth that the depth of other photos does not confirm.
 
-A first sweep of tiny photos, over all depths that matter, finds the range that each photo needs; the second
-one sweeps that.
+A first sweep of tiny photos, over all depths that matter, finds the range of depths of each photo. The second
+sweep covers this range.
 """
 
 from __future__ import annotations
@@ -24,32 +23,39 @@ from tqdm import tqdm
 
 from splax.initialization.consistency import count_support
 from splax.initialization.depth_source import DepthError
-from splax.initialization.neighbors import choose_neighbors, focus_depths
-from splax.initialization.small_photos import SmallPhotos, Warps, pixel_centers, shrink_photos, warps_between
+from splax.initialization.small_photos import (
+    SmallPhotos,
+    Warps,
+    homogeneous_pixels,
+    shrink_photos,
+    warps_between,
+)
+from splax.initialization.view_selection import focus_depths, select_views
 from splax.scene import Scene
 
-# The first sweep: pixels, planes, and the relative error of depth up to which two photos agree.
+# Pixels and planes of the first sweep, and the relative difference of depth up to which two photos agree in it.
 _COARSE_PIXELS, _COARSE_PLANES, _COARSE_TOLERANCE = 6_000, 128, 0.05
-# It goes from infinity to this share of the distance to what a camera looks at.
+# Least depth of the first sweep, as a share of the depth at which a camera looks; the largest is infinity.
 _NEAREST = 0.15
-# Range of the second sweep: nearly all inverse depths that the first one found, and a margin of their span.
+# Quantiles of the inverse depths of the first sweep that bound the range of the second, and a margin in shares of
+# the range.
 _QUANTILES, _MARGIN = (0.005, 0.995), 0.15
 _MIN_RANGE_PIXELS = 50
-# Variances of grey values below this are noise, not texture (a standard deviation of 0.8 of 255).
+# Variance of grey values below which there is only noise, not texture (a standard deviation of 0.8 of 255).
 _NOISE_VARIANCE = 1e-5
-# Neighbours that are asked whether they have the same depth.
+# Other photos whose depth is compared with that of a photo.
 _WITNESSES = 10
-# Planes this near to the best one belong to its peak.
+# Distance from the best plane, in planes, up to which others belong to the same peak.
 _PEAK = 2
 
 
-class Matches(NamedTuple):
-    """What fits best at each pixel.
+class _Matches(NamedTuple):
+    """The best match of each pixel.
 
     Attributes:
-        inverse_depth: 1 / z, [H, W].
-        score: correlation there, in [-1, 1], and -1 where it is at the end of the range, [H, W].
-        ambiguity: how near the next best peak comes, from 0 (nowhere near) to 1 (as good), [H, W].
+        inverse_depth: 1 / z of the best match, [H, W].
+        score: correlation of the best match, in [-1, 1]; -1 if it is at an end of the range, [H, W].
+        ambiguity: score of the second best peak relative to the best, from 0 (far worse) to 1 (as good), [H, W].
     """
 
     inverse_depth: Float[Array, "h w"]
@@ -59,22 +65,31 @@ class Matches(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PlaneSweep:
-    """Depth from posed photos, as a source of depth.
+    """Depth from posed photos by a plane sweep, as a source of depth for ``Gaussians.from_depth``.
 
     Attributes:
-        max_pixels: of a depth map, about; larger photos are made smaller.
-        num_planes: planes per photo.
-        num_neighbors: other photos that each is compared with.
-        window: side of the windows that are compared, pixels, odd.
-        min_score: correlation from which a match counts, in (0, 1).
-        max_ambiguity: see :class:`Matches`; in (0, 1].
-        tolerance: relative difference of depth up to which two photos agree.
-        min_support: photos that must agree; fewer where there are fewer.
-        max_views: photos to match; of more than that, so many are taken at even steps.
-        min_coverage: share of all pixels that must be found.
+        max_pixels: number of pixels of a depth map, approximately; larger photos are made smaller. At least 64.
+        num_planes: number of planes per photo, at least 8.
+        num_neighbors: number of other photos that each photo is compared with, at least 1.
+        window: side of the windows that are compared, in pixels, odd, at least 3.
+        min_score: least correlation of a match that counts, in (0, 1].
+        max_ambiguity: largest ambiguity of a match that counts, in (0, 1]: 1 means that a second depth fits as
+            well as the best one.
+        tolerance: relative difference up to which two depths agree, in (0, 1].
+        min_support: number of other photos whose depth must agree, at least 1; fewer if there are fewer photos.
+        max_views: most photos to match, at least 3; of more photos, that many are taken at even steps.
+        min_coverage: least share of all pixels whose depth must be found, in (0, 1].
 
     Raises:
-        ValueError: on a setting out of range.
+        ValueError: if a setting is out of range.
+
+    Example:
+        >>> import splax
+        >>> scene = splax.make_demo_scene(num_train=12, num_test=0, width=64, height=48)
+        >>> sweep = splax.PlaneSweep(max_pixels=3072, num_planes=32)
+        >>> depths = sweep(scene)
+        >>> len(depths), depths[0].shape
+        (12, (48, 64))
     """
 
     max_pixels: int = 36_000
@@ -107,10 +122,10 @@ class PlaneSweep:
                 raise ValueError(f"PlaneSweep {name} must lie in (0, 1], got {getattr(self, name)}.")
 
     def __call__(self, scene: Scene) -> list[Float32[np.ndarray, "h w"] | None]:
-        """Depth maps of the training views, None for those not matched.
+        """Returns the depth maps of the training views, [H, W] each; None for views that were not matched.
 
         Raises:
-            DepthError: if too few views see the same from different places, or too little is found.
+            DepthError: if too few views show the same from different places, or too little depth is found.
         """
         rows = self._chosen(len(scene.train))
         views = [scene.train[row] for row in rows]
@@ -145,15 +160,23 @@ class PlaneSweep:
         num_planes: int,
         tolerance: float,
     ) -> tuple[Float[np.ndarray, "v h w"], Bool[np.ndarray, "v h w"]]:
-        """Inverse depth of all photos, and where it is to be trusted."""
-        neighbors, weights = choose_neighbors(photos, focus, self.num_neighbors)
+        """The inverse depth of all photos, and whether it can be trusted, [V, H, W] each.
+
+        Args:
+            photos: photos to match.
+            focus: depth at which each camera looks, world units, [V].
+            ranges: least and largest inverse depth of the planes of each photo, [V, 2].
+            num_planes: number of planes per photo.
+            tolerance: relative difference up to which two depths agree.
+        """
+        neighbors, weights = select_views(photos, focus, self.num_neighbors)
         if (weights.max(axis=1) > 0).sum() < 3:
             raise DepthError("the views do not see the same things from different places")
         found = []
-        # Shown where standard error is a terminal.
+        # The progress bar is shown if standard error is a terminal.
         for index in tqdm(range(len(neighbors)), "Matching photos", unit="photo", disable=None, leave=False):
             others, weight = neighbors[index], weights[index]
-            matches = match(
+            matches = _match(
                 photos.grey[index],
                 photos.grey[others],
                 photos.valid[others] & (weight > 0)[:, None, None],
@@ -167,7 +190,7 @@ class PlaneSweep:
             np.stack([np.asarray(part) for part in parts]) for parts in zip(*found, strict=True)
         )
         support, conflicts = count_support(
-            photos, inverse, clear, *choose_neighbors(photos, focus, _WITNESSES), tolerance
+            photos, inverse, clear, *select_views(photos, focus, _WITNESSES), tolerance
         )
         enough = min(self.min_support, max(1, neighbors.shape[1] - 1))
         return inverse, clear & (support >= enough) & (support > conflicts)
@@ -181,7 +204,7 @@ class PlaneSweep:
 
 
 @partial(jax.jit, static_argnames="window")
-def match(
+def _match(
     photo: Float[Array, "h w"],
     others: Float[Array, "s h w"],
     valid: Bool[Array, "s h w"],
@@ -189,20 +212,20 @@ def match(
     inverse_depths: Float[Array, " d"],
     *,
     window: int,
-) -> Matches:
+) -> _Matches:
     """Sweeps planes through one photo.
 
     Args:
-        photo: grey values.
-        others: grey values of the photos to compare it with.
-        valid: which of their pixels may be used.
-        warps: where its pixels lie in the others.
-        inverse_depths: of the planes, evenly spaced, rising.
-        window: side of the windows, pixels, odd.
+        photo: grey values of the photo, [H, W].
+        others: grey values of the photos to compare it with, [S, H, W].
+        valid: whether a pixel of the other photos may be used, [S, H, W].
+        warps: maps from the pixels of the photo to those of the others.
+        inverse_depths: inverse depths of the planes, evenly spaced, ascending, [D].
+        window: side of the windows in pixels, odd.
     """
     height, width = photo.shape
-    # Not in the low precision that a GPU multiplies matrices in.
-    rays = jnp.einsum("src,chw->srhw", warps.A, pixel_centers(height, width), precision="highest")
+    # The default precision of matrix products on a GPU is too low.
+    rays = jnp.einsum("src,chw->srhw", warps.A, homogeneous_pixels(height, width), precision="highest")
     mean = _box(photo, window)
     variance = _box(photo * photo, window) - mean * mean
 
@@ -224,7 +247,10 @@ def match(
 
 
 def _mean_of_better_half(scores: Float[Array, "s h w"], seen: Bool[Array, "s h w"]) -> Float[Array, "h w"]:
-    """Where something stands before the point, some photos do not see it; the better half do. -1 if none does."""
+    """Mean score of the better half of the photos that see a point; -1 if none does.
+
+    If something hides the point from some photos, their scores are in the worse half.
+    """
     num = seen.sum(axis=0)
     half = (num + 1) // 2
     ordered = jnp.sort(jnp.where(seen, scores, -jnp.inf), axis=0, descending=True)
@@ -232,8 +258,8 @@ def _mean_of_better_half(scores: Float[Array, "s h w"], seen: Bool[Array, "s h w
     return jnp.where(num > 0, jnp.where(counted, ordered, 0).sum(axis=0) / jnp.maximum(half, 1), -1)
 
 
-def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> Matches:
-    """The highest peak, between planes by a parabola."""
+def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> _Matches:
+    """The highest peak of the scores; a parabola through three planes gives its position between planes."""
     num = len(scores)
     best = scores.argmax(axis=0)
     top = scores.max(axis=0)
@@ -246,7 +272,7 @@ def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> 
     shift = jnp.where(bend < 0, 0.5 * (below - above) / jnp.where(bend < 0, bend, -1), 0).clip(-1, 1)
     step = inverse_depths[1] - inverse_depths[0]
     at_end = (best == 0) | (best == num - 1)
-    return Matches(
+    return _Matches(
         inverse_depth=inverse_depths[inner] + shift * step,
         score=jnp.where(at_end, -1, top),
         ambiguity=(1 - top) / jnp.maximum(1 - second, 1e-6),
@@ -256,7 +282,7 @@ def _best(scores: Float[Array, "d h w"], inverse_depths: Float[Array, " d"]) -> 
 def _sample(
     image: Float[Array, "h w"], x: Float[Array, "h w"], y: Float[Array, "h w"]
 ) -> Float[Array, "h w"]:
-    """Values between pixels, bilinearly; beyond the edge those at the edge."""
+    """Bilinear interpolation of an image at pixels (x, y); values at the edge are repeated beyond it."""
     height, width = image.shape
     x, y = (x - 0.5).clip(0, width - 1), (y - 0.5).clip(0, height - 1)
     column, row = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
@@ -277,7 +303,7 @@ def _sample_nearest(
 
 
 def _box(values: Float[Array, "*n h w"], window: int) -> Float[Array, "*n h w"]:
-    """Mean over windows; beyond the edge values go on as at the edge."""
+    """Mean over square windows; values at the edge are repeated beyond it."""
     for axis in (-1, -2):
         num = values.shape[axis]
         pad = [(0, 0)] * values.ndim
@@ -291,7 +317,13 @@ def _box(values: Float[Array, "*n h w"], window: int) -> Float[Array, "*n h w"]:
 def _fit_ranges(
     inverse: Float[np.ndarray, "v h w"], good: Bool[np.ndarray, "v h w"], focus: Float[np.ndarray, " v"]
 ) -> tuple[Float[np.ndarray, "v 2"], Float[np.ndarray, " v"]]:
-    """The range of inverse depth that each photo needs, and the depth of what it looks at."""
+    """The range of inverse depth of each photo, [V, 2], and the depth at which its camera looks, [V].
+
+    Args:
+        inverse: inverse depth that the first sweep found, [V, H, W].
+        good: whether the inverse depth can be trusted, [V, H, W].
+        focus: depth at which each camera looks, estimated from the cameras, [V].
+    """
     ranges, depths = [], []
     everywhere = np.quantile(inverse[good], _QUANTILES)
     for values, known, depth in zip(inverse, good, focus, strict=True):

@@ -1,4 +1,4 @@
-"""Where Gaussians start that know nothing of the scene's surfaces: in the right box."""
+"""Random points in a cube around the scene, for a start without known surfaces."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from splax.data.decode import downscale_image
 from splax.initialization.small_photos import small_size
 from splax.scene import Scene, View
 
-# Photos are taken from about the distance of what they show: half the side of the box for scenes with a
-# background, in units of the cameras' distance from what they look at.
+# Half the side of the cube for scenes with a background, in units of the cameras' distance from the point at which
+# they look. The surroundings of photos are about as far away as that point.
 _LOOKING_IN = 1.5
-# The same for cameras that look away from each other, in units of the rig's size (gsplat's choice).
+# Half the side of the cube for cameras that look away from each other, in units of the extent (gsplat's choice).
 _LOOKING_OUT = 3.0
-# Views that carve, their pixels, and how many points are tried for each one wanted.
+# Most views whose silhouettes are used, most pixels of each silhouette, and most rounds of drawing points.
 _MAX_CARVERS, _CARVER_PIXELS, _MAX_TRIES = 64, 250_000, 200
-# Views whose alpha tells whether they show an object.
+# Most views whose alpha is read to find out whether the photos show an object.
 _MAX_LOOKED_INTO = 16
 
 
-class Box(NamedTuple):
+class Cube(NamedTuple):
     """A cube.
 
     Attributes:
-        center: [3].
-        half_side: world units.
+        center: centre of the cube in the world, [3].
+        half_side: half the length of a side, world units.
     """
 
     center: Float[np.ndarray, " 3"]
@@ -36,49 +36,58 @@ class Box(NamedTuple):
 
 
 class _Silhouette(NamedTuple):
-    """A camera, with numpy arrays, and where its photo shows something, [H, W]."""
+    """A silhouette of the scene.
+
+    Attributes:
+        camera: camera with numpy arrays.
+        opaque: whether the photo shows something at each pixel, [H, W].
+    """
 
     camera: Camera
     opaque: Bool[np.ndarray, "h w"]
 
 
-def random_box(scene: Scene) -> Box:
-    """The cube to fill with random Gaussians.
+def random_cube(scene: Scene) -> Cube:
+    """The cube to fill with random Gaussians, by the kind of scene.
 
-    - Photos with a transparent background show one object, whole: the cube is as wide as what every camera sees
-      at the distance of the point they look at. For NeRF-synthetic that is 1.45; 3DGS takes 1.3 there.
-    - Photos that go round something: 1.5 times the distance from which they were taken.
-    - Photos taken from within, looking out: 3 times the size of the rig, as gsplat.
+    - Photos with a transparent background show one whole object. Half a side is what every camera sees at the
+      distance of the point at which the cameras look: 1.45 for NeRF-synthetic, where 3DGS takes 1.3.
+    - Photos from around a place, looking in: half a side is 1.5 times the distance from which they were taken.
+    - Photos from within a place, looking out: half a side is 3 times the extent, as in gsplat.
     """
-    if shows_object(scene):
-        return Box(scene.center, scene.radius * min(_half_width(view) for view in scene.train))
+    if _shows_object(scene):
+        return Cube(scene.center, scene.radius * min(_half_width(view) for view in scene.train))
     viewmats = np.stack([np.asarray(view.camera.viewmat, np.float64) for view in scene.train])
     depths = viewmats[:, 2, :3] @ scene.center + viewmats[:, 2, 3]
     if np.mean(depths > 0) > 0.5:
-        return Box(scene.center, _LOOKING_IN * scene.radius)
+        return Cube(scene.center, _LOOKING_IN * scene.radius)
     positions = np.linalg.inv(viewmats)[:, :3, 3]
-    return Box(positions.mean(axis=0), _LOOKING_OUT * scene.extent)
+    return Cube(positions.mean(axis=0), _LOOKING_OUT * scene.extent)
 
 
-def shows_object(scene: Scene) -> bool:
-    """Whether most photos, of some that are looked into, have a transparent background."""
+def _shows_object(scene: Scene) -> bool:
+    """Whether most photos of a sample have a transparent background."""
     views = scene.train[:: -(-len(scene.train) // _MAX_LOOKED_INTO)]
     return 2 * sum(view.has_alpha and view.alpha is not None for view in views) > len(views)
 
 
 def random_points(scene: Scene, num: int, rng: np.random.Generator) -> Float[np.ndarray, "n 3"]:
-    """Points uniform in :func:`random_box`; none where a photo is transparent, as far as some are left.
+    """Points uniform in :func:`random_cube`, without those at which a photo is transparent.
 
     Args:
-        scene: its training views and their alpha.
-        num: how many; fewer come back if nearly all of the box is empty.
+        scene: scene whose training views, with their alpha, are used.
+        num: number of points.
         rng: source of randomness.
+
+    Returns:
+        The points, [n, 3]. They are fewer than ``num`` if nearly all of the cube is empty. If it is all empty, as
+        photos contradict each other, transparency is ignored.
     """
-    box = random_box(scene)
+    cube = random_cube(scene)
     silhouettes = _silhouettes(scene)
     kept, found = [], 0
     for _ in range(_MAX_TRIES):
-        points = box.center + rng.uniform(-box.half_side, box.half_side, (num, 3))
+        points = cube.center + rng.uniform(-cube.half_side, cube.half_side, (num, 3))
         for silhouette in silhouettes:
             points = points[_is_opaque_or_unseen(silhouette, points)]
         kept.append(points)
@@ -86,7 +95,7 @@ def random_points(scene: Scene, num: int, rng: np.random.Generator) -> Float[np.
         if found >= num:
             break
     if not found:  # photos that contradict each other
-        return box.center + rng.uniform(-box.half_side, box.half_side, (num, 3))
+        return cube.center + rng.uniform(-cube.half_side, cube.half_side, (num, 3))
     return np.concatenate(kept)[:num]
 
 
@@ -109,7 +118,7 @@ def _silhouettes(scene: Scene) -> list[_Silhouette]:
 
 
 def _is_opaque_or_unseen(silhouette: _Silhouette, points: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, " n"]:
-    """False for points that lie in front of the camera where its photo is transparent."""
+    """Whether points are not seen by a camera, or its photo is opaque where it sees them, [n]."""
     camera, opaque = silhouette
     local = np.asarray(camera.to_camera_space(points))
     in_front = local[:, 2] > 0

@@ -1,1 +1,1 @@
-"""Gaussians and pictures to and from files."""
+"""Reads and writes splat files, that is files of Gaussians."""

@@ -1,4 +1,4 @@
-"""Other axes for Gaussians: mirrors of single coordinates, as files of other conventions need."""
+"""Mirrors axes of Gaussians, for files whose axes point the other way."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from splax.io.splat_arrays import SplatArrays
 
-# The axes in which each basis function of degree 1 to 3 is odd.
+# The axes in which each basis function of degree 1 to 3 is odd: it changes sign when one of them is mirrored.
 _ODD_AXES = (
     "y", "z", "x",
     "xy", "yz", "", "xz", "",
@@ -15,13 +15,18 @@ _ODD_AXES = (
 
 
 def flip_axes(arrays: SplatArrays, signs: tuple[int, int, int]) -> SplatArrays:
-    """The same Gaussians in a world whose axes x, y, z point the other way where ``signs`` holds -1."""
+    """The same Gaussians in a world with mirrored axes.
+
+    Args:
+        arrays: Gaussians to mirror.
+        signs: sign for each of the axes x, y and z: -1 for an axis that points the other way, else 1.
+    """
     x, y, z = signs
     sign_of = dict(zip("xyz", signs, strict=True))
     sh_signs = [math.prod(sign_of[axis] for axis in axes) for axes in _ODD_AXES[: arrays.shN.shape[1]]]
     return arrays.replace(
         means=arrays.means * np.array(signs, np.float32),
-        # S R S, of the mirror S = diag(signs) and the rotation R, is the rotation of this quaternion.
+        # This quaternion has the rotation S R S, where S = diag(signs) is the mirror and R the rotation.
         quats=arrays.quats * np.array([1, y * z, x * z, x * y], np.float32),
         shN=arrays.shN * np.asarray(sh_signs, np.float32)[:, None],
     )

@@ -1,8 +1,9 @@
-"""PlayCanvas compressed PLY: 16 bytes a Gaussian, in chunks of 256 that store the ranges of their values.
+"""Compressed PLY files of PlayCanvas: 16 bytes per Gaussian, in chunks of 256 that store ranges of values.
 
-After the file format of SuperSplat and splat-transform. Element ``chunk`` holds least and greatest position, log
-scale and colour; ``vertex`` four 32-bit words: position and scale in 11, 10, 11 bits, the smallest three of the
-quaternion wxyz in 10 each, colour and opacity in 8 each; ``sh`` the other coefficients in 8.
+The layout is that of SuperSplat and splat-transform. The element ``chunk`` holds the least and the greatest
+position, log scale and colour of each chunk. ``vertex`` holds four 32-bit words per Gaussian: position and scale
+in 11, 10 and 11 bits, the smallest three components of the quaternion wxyz in 10 bits each, colour and opacity in
+8 bits each. ``sh`` holds the other coefficients of the colour in 8 bits each.
 """
 
 from collections.abc import Sequence
@@ -11,37 +12,40 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import Float32, UInt32
 
-from splax.files.ply import Block, Element, Header, antialiased_comments, read_rows, write_elements
+from splax.files.ply import PlyBlock, PlyElement, PlyHeader, antialiased_comments, read_rows, write_elements
 from splax.io.quantization import (
     from_smallest_three,
     logit,
-    rgb_to_sh0,
-    sh0_to_rgb,
     sigmoid,
     smallest_three,
     to_bytes,
     unit_quats,
 )
 from splax.io.splat_arrays import SplatArrays, extras_left_out
+from splax.ops.spherical_harmonics import rgb_to_sh0, sh0_to_rgb
 
-CHUNK = 256
+_CHUNK = 256
 _WORDS = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 _POSITION, _SCALE, _COLOR = "xyz", ("scale_x", "scale_y", "scale_z"), "rgb"
 _BITS = (11, 10, 11)
 _SH_RANGE = 8  # coefficients lie in [-4, 4]
-_LOG_SCALE_RANGE = 20  # beyond it the writers of the format clip
+_LOG_SCALE_RANGE = 20  # other writers of the format clip log scales to this range
 
 
-def is_compressed(header: Header) -> bool:
-    """Whether a PLY file is of this kind."""
+def is_compressed_ply(header: PlyHeader) -> bool:
+    """Whether a PLY file is a compressed one."""
     return any(e.name == "vertex" and _WORDS[0] in e.properties for e in header.elements)
 
 
-def unpack(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
-    """Every Param of a compressed file, [rows, ...] float32.
+def unpack_compressed_ply(file: BinaryIO, header: PlyHeader) -> dict[str, np.ndarray]:
+    """Reads every Param of a compressed file, float32 [rows, ...].
+
+    Args:
+        file: file opened for reading.
+        header: header of the file.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if the file is damaged.
     """
     elements = {element.name: element for element in header.elements}
     vertex, sh = elements["vertex"], elements.get("sh")
@@ -51,7 +55,7 @@ def unpack(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
     high = _read_columns(file, header, elements["chunk"], [f"max_{name}" for name in names], np.float32)
     words = _read_columns(file, header, vertex, _WORDS, np.uint32)
     position, rotation, scale, color = words.T
-    of_row = np.arange(vertex.count) // CHUNK
+    of_row = np.arange(vertex.count) // _CHUNK
 
     def spread(unit: Float32[np.ndarray, "n 3"], first: int) -> Float32[np.ndarray, "n 3"]:
         columns = slice(first, first + 3)
@@ -63,29 +67,33 @@ def unpack(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
         "log_scales": spread(_split(scale, _BITS), 3),
         "quats": from_smallest_three((rotation >> 30).astype(int), _split(rotation, (10, 10, 10)) * 2 - 1),
         "logit_opacities": logit(rgba[:, 3]),
-        "sh0": rgb_to_sh0(spread(rgba[:, :3], 6) if colored else rgba[:, :3]),
+        "sh0": rgb_to_sh0(spread(rgba[:, :3], 6) if colored else rgba[:, :3])[:, None],
         "shN": _unpack_sh(file, header, sh, vertex.count),
     }
 
 
-def _check(header: Header, chunk: Element | None, vertex: Element, sh: Element | None) -> bool:
-    """Raises an error unless the elements are those of the format; returns whether colours have a range."""
+def _check(header: PlyHeader, chunk: PlyElement | None, vertex: PlyElement, sh: PlyElement | None) -> bool:
+    """Checks the elements of a file, and returns whether chunks store ranges of colours.
+
+    Raises:
+        ValueError: if the elements are not those of the format.
+    """
     if chunk is None:
         raise ValueError("is no compressed PLY file of PlayCanvas: it has no element 'chunk'")
     if not header.byte_order:
         raise ValueError("is a compressed PLY file as text, which is not read; expected a binary one")
     ranges = {f"{end}_{name}" for end in ("min", "max") for name in (*_POSITION, *_SCALE)}
     colors = {f"{end}_{name}" for end in ("min", "max") for name in _COLOR}
-    colored = bool(colors & chunk.properties.keys())  # older files have none
+    colored = bool(colors & chunk.properties.keys())  # older files have no ranges of colours
     missing = (ranges | colors if colored else ranges) - chunk.properties.keys()
     missing |= {word for word in _WORDS if vertex.properties.get(word) != "u4"}
     if missing:
         raise ValueError(f"is no compressed PLY file of PlayCanvas: it has no {sorted(missing)[0]}")
     if vertex.count == 0:
         raise ValueError("holds no Gaussians: its element 'vertex' has 0 rows")
-    if chunk.count != -(-vertex.count // CHUNK):
+    if chunk.count != -(-vertex.count // _CHUNK):
         raise ValueError(
-            f"is damaged: {vertex.count} Gaussians need {-(-vertex.count // CHUNK)} chunks of {CHUNK}, "
+            f"is damaged: {vertex.count} Gaussians need {-(-vertex.count // _CHUNK)} chunks of {_CHUNK}, "
             f"its header has {chunk.count}"
         )
     if sh and (
@@ -100,10 +108,10 @@ def _sh_names(num: int) -> list[str]:
 
 
 def _read_columns(
-    file: BinaryIO, header: Header, element: Element, names: Sequence[str], dtype: type
+    file: BinaryIO, header: PlyHeader, element: PlyElement, names: Sequence[str], dtype: type
 ) -> np.ndarray:
-    """Some properties of an element, [rows, len(names)]."""
-    chunks = read_rows(file, header, element)  # checks the size of the file: before anything is allocated
+    """Reads some properties of an element, [rows, len(names)]."""
+    chunks = read_rows(file, header, element)  # checks the size of the file before memory is allocated
     columns = np.empty((element.count, len(names)), dtype)
     for rows, values in chunks:
         for i, name in enumerate(names):
@@ -112,19 +120,24 @@ def _read_columns(
 
 
 def _unpack_sh(
-    file: BinaryIO, header: Header, sh: Element | None, count: int
+    file: BinaryIO, header: PlyHeader, sh: PlyElement | None, count: int
 ) -> Float32[np.ndarray, "n k 3"]:
     if sh is None or not sh.properties:
         return np.empty((count, 0, 3), np.float32)
     stored = _read_columns(file, header, sh, _sh_names(len(sh.properties)), np.uint8)
     unit = (np.arange(256, dtype=np.float32) + np.float32(0.5)) / 256
-    unit[0], unit[255] = 0, 1  # as its other readers do
+    unit[0], unit[255] = 0, 1  # as other readers of the format do
     values = ((unit - np.float32(0.5)) * _SH_RANGE)[stored]
     return values.reshape(count, 3, -1).swapaxes(1, 2)
 
 
 def _split(words: UInt32[np.ndarray, " n"], bits: tuple[int, ...]) -> Float32[np.ndarray, "n k"]:
-    """Fields of words, the last in the lowest bits, as numbers in [0, 1]."""
+    """Splits words into fields, as numbers in [0, 1]; the last field has the lowest bits.
+
+    Args:
+        words: 32-bit words, [n].
+        bits: number of bits of each field.
+    """
     fields = np.empty((len(words), len(bits)), np.float32)
     shift = 0
     for i, width in reversed([*enumerate(bits)]):
@@ -144,40 +157,50 @@ def _join(unit: Float32[np.ndarray, "n k"], bits: tuple[int, ...]) -> UInt32[np.
 
 
 def write_compressed_ply(file: BinaryIO, arrays: SplatArrays) -> list[str]:
-    """Writes a compressed PLY file; returns what of the Gaussians it could not hold.
+    """Writes a compressed PLY file.
 
-    Rows are put in Morton order first, so that the 256 of a chunk lie close together.
+    The rows are sorted in Morton order, so that the 256 Gaussians of a chunk are close together.
+
+    Args:
+        file: file opened for writing.
+        arrays: Gaussians to write.
+
+    Returns:
+        A note for each thing that the format cannot hold.
     """
     arrays = arrays.take(morton_order(arrays.means))
     position, table = _pack_range(arrays.means, _POSITION)
     log_scales = np.clip(arrays.log_scales, -_LOG_SCALE_RANGE, _LOG_SCALE_RANGE)
     scale, scale_table = _pack_range(log_scales, _SCALE)
-    color, color_table = _pack_range(sh0_to_rgb(arrays.sh0), _COLOR)
+    color, color_table = _pack_range(sh0_to_rgb(arrays.sh0[:, 0]), _COLOR)
     largest, others = smallest_three(unit_quats(arrays.quats))
     rgba = np.concatenate([color, sigmoid(arrays.logit_opacities)[:, None]], axis=1)
     rotation = (largest.astype(np.uint32) << 30) | _join(others / 2 + np.float32(0.5), (10, 10, 10))
     words = [_join(position, _BITS), rotation, _join(scale, _BITS), _join(rgba, (8, 8, 8, 8))]
     elements = {
         "chunk": [*table, *scale_table, *color_table],
-        "vertex": [Block([name], column) for name, column in zip(_WORDS, words, strict=True)],
+        "vertex": [PlyBlock([name], column) for name, column in zip(_WORDS, words, strict=True)],
     }
     if num := arrays.shN.shape[1]:
         stored = to_bytes(np.floor((arrays.shN / _SH_RANGE + np.float32(0.5)) * 256))
-        elements["sh"] = [Block(_sh_names(3 * num), stored.swapaxes(1, 2))]
+        elements["sh"] = [PlyBlock(_sh_names(3 * num), stored.swapaxes(1, 2))]
     write_elements(file, elements, antialiased_comments(arrays.antialiased))
     return _clipped(arrays, log_scales)
 
 
 def _pack_range(
     values: Float32[np.ndarray, "n 3"], names: Sequence[str]
-) -> tuple[Float32[np.ndarray, "n 3"], list[Block]]:
-    """Values in [0, 1] of their chunk's range, and the blocks of the ranges."""
-    missing = -len(values) % CHUNK
-    chunks = np.pad(values, [(0, missing), (0, 0)], mode="edge").reshape(-1, CHUNK, 3)
+) -> tuple[Float32[np.ndarray, "n 3"], list[PlyBlock]]:
+    """The values as shares, in [0, 1], of the range of their chunk, [n, 3], and the blocks of these ranges."""
+    missing = -len(values) % _CHUNK
+    chunks = np.pad(values, [(0, missing), (0, 0)], mode="edge").reshape(-1, _CHUNK, 3)
     low, high = chunks.min(axis=1), chunks.max(axis=1)
     width = np.maximum(high.astype(np.float64) - low, np.finfo(np.float64).tiny)
     unit = ((chunks - low[:, None].astype(np.float64)) / width[:, None]).astype(np.float32)
-    table = [Block([f"min_{name}" for name in names], low), Block([f"max_{name}" for name in names], high)]
+    table = [
+        PlyBlock([f"min_{name}" for name in names], low),
+        PlyBlock([f"max_{name}" for name in names], high),
+    ]
     return unit.reshape(-1, 3)[: len(values)], table
 
 
@@ -191,7 +214,7 @@ def _clipped(arrays: SplatArrays, log_scales: Float32[np.ndarray, "n 3"]) -> lis
 
 
 def morton_order(means: Float32[np.ndarray, "n 3"]) -> np.ndarray:
-    """Indices that sort points along a curve that keeps neighbours together, [n]."""
+    """Indices that sort points along a Morton curve, which keeps neighbours together, [n]."""
     low, high = means.min(axis=0).astype(np.float64), means.max(axis=0).astype(np.float64)
     cells = ((means - low) / np.maximum(high - low, np.finfo(np.float64).tiny) * 1023).astype(np.uint32)
     code = np.zeros(len(means), np.uint32)

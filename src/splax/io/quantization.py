@@ -1,41 +1,29 @@
-"""Numbers in few bits, as the compressed splat formats share them: bytes, logits, quaternions."""
+"""Numbers in few bits, for several compressed splat formats: bytes, logits, quaternions."""
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
-
-from splax.ops.spherical_harmonics import SH_C0
 
 _SQRT2 = 2**0.5
 
 
 def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Rounds to 0..255; what lies outside is clipped."""
+    """Rounds numbers to whole numbers of 0 to 255; numbers outside of this range are clipped."""
     return np.rint(np.clip(values, 0, 255)).astype(np.uint8)
 
 
 def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Opacities of logits."""
+    """The opacities that have these logits."""
     return 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
 
 
 def logit(opacities: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Logits of opacities in [0, 1]; infinite for exactly 0 and 1."""
+    """The logits of opacities in [0, 1]; infinite for exactly 0 and 1."""
     return np.log(opacities) - np.log1p(-opacities)
 
 
-def sh0_to_rgb(sh0: Float[np.ndarray, "n 1 3"]) -> Float[np.ndarray, "n 3"]:
-    """Colours of the coefficients of degree 0; beyond [0, 1] where other degrees make up for it."""
-    return sh0[:, 0] * np.float32(SH_C0) + np.float32(0.5)
-
-
-def rgb_to_sh0(rgb: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 1 3"]:
-    """Inverse of :func:`sh0_to_rgb`."""
-    return ((rgb - np.float32(0.5)) / np.float32(SH_C0))[:, None]
-
-
 def unit_quats(quats: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
-    """Quaternions of length 1; none may be zero."""
-    # First by the largest component: squares of very small or large ones leave float32.
+    """The quaternions scaled to length 1; none may be zero."""
+    # They are divided by their largest component first, as squares of very small or large numbers leave float32.
     quats = quats / np.abs(quats).max(axis=1, keepdims=True)
     return quats / np.linalg.norm(quats, axis=1, keepdims=True)
 
@@ -43,12 +31,12 @@ def unit_quats(quats: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, "n 4"]:
 def smallest_three(
     quats: Float[np.ndarray, "n 4"],
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n 3"]]:
-    """What is stored of unit quaternions, in whatever order of components.
+    """The three smallest components of unit quaternions, which determine them, in any order of components.
 
-    The sign is chosen so that the component of largest size is positive, hence follows from the others.
+    The sign of a quaternion is chosen so that its largest component is positive: it follows from the others.
 
     Returns:
-        Index of that component, [n]; the others in their order, times sqrt(2): in [-1, 1], [n, 3].
+        Index of the largest component, [n], and the others in their order times sqrt(2), in [-1, 1], [n, 3].
     """
     largest = np.abs(quats).argmax(axis=1)
     sign = np.sign(np.take_along_axis(quats, largest[:, None], axis=1))

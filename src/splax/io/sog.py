@@ -1,8 +1,9 @@
-"""SOG version 2, the format of PlayCanvas: images of lossless WebP and a meta.json, in a zip file or a folder.
+"""Reads SOG version 2, the format of PlayCanvas: lossless WebP images and a meta.json, in a zip file or a folder.
 
-After its specification (https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog): a pixel per
-Gaussian and property, colours and scales by codebooks, other coefficients by a palette. Files are not trusted:
-names stay within the folder, and sizes are read and checked before anything is unpacked.
+The specification is at https://developer.playcanvas.com/user-manual/gaussian-splatting/formats/sog. Images hold a
+pixel per Gaussian and property. Colours and scales are entries of codebooks, other coefficients of the colour are
+entries of a palette. Files are not trusted: names stay within the folder, and sizes are read and checked before
+anything is unpacked.
 """
 
 import json
@@ -16,8 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from splax.files.limits import check_expansion, check_regular, read_regular
-from splax.files.ply import shorten
+from splax.files.limits import check_expansion, check_regular, read_regular, shorten
 from splax.io.quantization import from_smallest_three, logit
 from splax.io.splat_arrays import SplatArrays
 from splax.ops.spherical_harmonics import num_sh_bases
@@ -27,17 +27,20 @@ _MAX_META_BYTES = 1 << 20  # three codebooks of 256 numbers take 15 KB
 _MAX_COUNT = 1 << 28
 _CODEBOOK = 256
 _PALETTE_ROW = 64  # entries of the palette in a row of its image
-_FIRST_TAG = 252  # of a quaternion's alpha: the index of its largest component follows
+_FIRST_TAG = 252  # a quaternion's alpha is this number plus the index of its largest component
 
-# Reads a file of the data set by its name.
-Opener = Callable[[str], bytes]
+# A function that reads a file of the SOG by its name.
+_Opener = Callable[[str], bytes]
 
 
 def read_sog(path: Path) -> SplatArrays:
-    """Reads a .sog file, a folder of its files, or the meta.json of one.
+    """Reads a SOG.
+
+    Args:
+        path: .sog file, folder of the files of a SOG, or meta.json in such a folder.
 
     Raises:
-        ValueError: if it is damaged, or of another version.
+        ValueError: if a file is damaged, or of another version.
     """
     folder = path.parent if path.name == META else path
     if folder.is_dir():
@@ -71,7 +74,7 @@ def _read_zipped(archive: zipfile.ZipFile, name: str, archive_size: int) -> byte
         return member.read(info.file_size)
 
 
-def _read(open_: Opener) -> SplatArrays:
+def _read(open_: _Opener) -> SplatArrays:
     meta = _parse_meta(open_(META))
     count = _number(meta, "count", 1, _MAX_COUNT)
     quats = _image(open_, meta, "quats", 0, count)
@@ -89,8 +92,8 @@ def _read(open_: Opener) -> SplatArrays:
     )
 
 
-def _unpack_means(open_: Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n 3"]:
-    """16 bits between least and greatest value of sign(x) log(|x| + 1)."""
+def _unpack_means(open_: _Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n 3"]:
+    """Positions: sign(x) log(|x| + 1) is stored in 16 bits between its least and its greatest value."""
     low, high = (_numbers(meta, "means", key, 3).astype(np.float64) for key in ("mins", "maxs"))
     lower, upper = (_image(open_, meta, "means", i, count)[:, :3].astype(np.uint16) for i in (0, 1))
     logs = low + (high - low) * ((upper << 8 | lower) / 65535)
@@ -98,7 +101,10 @@ def _unpack_means(open_: Opener, meta: dict[str, Any], count: int) -> Float32[np
 
 
 def _unpack_quats(pixels: UInt8[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
-    """The three smallest of wxyz, and which is the largest; a zero quaternion where that is none of the four."""
+    """Quaternions: the three smallest components of wxyz are stored, and the index of the largest.
+
+    A quaternion is zero where the stored index is not one of the four.
+    """
     largest = pixels[:, 3].astype(int) - _FIRST_TAG
     others = pixels[:, :3] / np.float32(127.5) - 1
     quats = from_smallest_three(np.maximum(largest, 0), others)
@@ -106,7 +112,7 @@ def _unpack_quats(pixels: UInt8[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"
     return quats
 
 
-def _unpack_sh(open_: Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n k 3"]:
+def _unpack_sh(open_: _Opener, meta: dict[str, Any], count: int) -> Float32[np.ndarray, "n k 3"]:
     if meta.get("shN") is None:
         return np.zeros((count, 0, 3), np.float32)
     part = _part(meta, "shN")
@@ -164,9 +170,21 @@ def _numbers(meta: dict[str, Any], name: str, key: str, num: int) -> Float32[np.
 
 
 def _image(
-    open_: Opener, meta: dict[str, Any], name: str, index: int, count: int, width: int | None = None
+    open_: _Opener, meta: dict[str, Any], name: str, index: int, count: int, width: int | None = None
 ) -> UInt8[np.ndarray, "n 4"]:
-    """The first ``count`` pixels of an image, row by row, RGBA."""
+    """Reads pixels of an image of the SOG.
+
+    Args:
+        open_: function that reads a file by its name.
+        meta: contents of meta.json.
+        name: name of the property in ``meta``.
+        index: index of the image among the property's files.
+        count: number of pixels.
+        width: width that the image must have in pixels; None: any.
+
+    Returns:
+        The first ``count`` pixels, row by row, RGBA, [count, 4].
+    """
     files = _part(meta, name).get("files")
     if not isinstance(files, list) or len(files) <= index or not isinstance(files[index], str):
         raise ValueError(f"is damaged: '{name}.files' in its {META} names no file at place {index}")
@@ -204,7 +222,7 @@ def _webp_size(data: bytes, file: str) -> tuple[int, int]:
     """Width and height that a WebP file declares, in pixels (RFC 9649)."""
     if len(data) >= 30 and data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         promised = int.from_bytes(data[4:8], "little") + 8
-        if promised > len(data):  # decoders may fill the rest with something
+        if promised > len(data):  # decoders may fill the missing pixels with any values
             raise ValueError(
                 f"is truncated: {shorten(file)} promises {promised:,} bytes, it has {len(data):,}"
             )

@@ -1,4 +1,4 @@
-"""Gaussians as numpy arrays: what every file format is read into and written from."""
+"""Gaussians as numpy arrays, into which every splat format is read and from which it is written."""
 
 import dataclasses
 import inspect
@@ -16,23 +16,23 @@ from splax.ops.spherical_harmonics import sh_degree_of
 
 G = TypeVar("G", bound=Gaussians)
 
-_ALIGNMENT = 64  # bytes, of arrays that JAX takes over
+_ALIGNMENT = 64  # alignment in bytes of arrays that JAX uses without a copy
 
 
 @dataclasses.dataclass(frozen=True)
 class SplatArrays:
-    """What a splat file holds, in the conventions of :class:`~splax.gaussians.Gaussians`.
+    """The contents of a splat file, in the conventions of :class:`~splax.gaussians.Gaussians`.
 
     Attributes:
-        means: centres, [n, 3].
+        means: centres in the world, [n, 3].
         quats: rotations wxyz, of any length, [n, 4].
-        log_scales: [n, 3].
-        logit_opacities: [n].
-        sh0: [n, 1, 3].
-        shN: [n, (degree + 1)^2 - 1, 3].
+        log_scales: logarithms of the standard deviations, world units, [n, 3].
+        logit_opacities: logits of the opacities, [n].
+        sh0: colour coefficients of degree 0, [n, 1, 3].
+        shN: colour coefficients of the higher degrees, [n, (degree + 1)^2 - 1, 3].
         extras: Params that a subclass added, by name, [n, ...]; only PLY keeps them.
-        antialiased: trained with opacities scaled for what the low-pass filter adds (Mip-Splatting), and to be
-            drawn so: ``TileRasterizer(antialiased=True)``.
+        antialiased: whether they were trained with opacities that compensate for the low-pass filter
+            (Mip-Splatting), and are to be drawn with ``TileRasterizer(antialiased=True)``.
     """
 
     means: Float32[np.ndarray, "n 3"]
@@ -51,7 +51,7 @@ class SplatArrays:
 
     @property
     def sh_degree(self) -> int:
-        """Degree of the colour."""
+        """Degree of the colour's spherical harmonics."""
         return sh_degree_of(self.shN.shape[1] + 1)
 
     @property
@@ -62,20 +62,24 @@ class SplatArrays:
         return standard | self.extras
 
     def take(self, rows: Any) -> "SplatArrays":
-        """The rows that a mask, indices or a slice name."""
+        """The Gaussians of some rows, given as a mask, as indices or as a slice."""
         return self.replace(**{name: value[rows] for name, value in self.params.items()})
 
     def replace(self, **params: np.ndarray) -> "SplatArrays":
-        """A copy with other values for some Params."""
+        """A copy in which the values of some Params are replaced, by name."""
         extras = self.extras | {name: params.pop(name) for name in [*params] if name in self.extras}
         return dataclasses.replace(self, extras=extras, **params)
 
 
 def from_gaussians(gaussians: Gaussians, *, antialiased: bool = False) -> SplatArrays:
-    """The rows that are alive, of every Param, as float32.
+    """The rows of Gaussians that are alive, of every Param, as float32.
+
+    Args:
+        gaussians: Gaussians to convert.
+        antialiased: whether they were trained with ``TileRasterizer(antialiased=True)``.
 
     Raises:
-        ValueError: if a Param has no row per Gaussian.
+        ValueError: if a Param does not have one row per Gaussian.
     """
     params = {}
     alive = np.asarray(gaussians.alive[...])
@@ -86,7 +90,7 @@ def from_gaussians(gaussians: Gaussians, *, antialiased: bool = False) -> SplatA
                 f"Param {name} of shape {value.shape} has no row per Gaussian, so a splat file cannot hold it; "
                 "keep it outside Gaussians, e.g. in the SplatModel."
             )
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is left out
+        with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, and are left out
             params[name] = value.astype(np.float32, copy=False)
     standard = {field.name: params.pop(field.name) for field in dataclasses.fields(SplatArrays)[:6]}
     arrays = SplatArrays(**standard, extras=params, antialiased=antialiased)
@@ -94,18 +98,18 @@ def from_gaussians(gaussians: Gaussians, *, antialiased: bool = False) -> SplatA
 
 
 def to_gaussians(arrays: SplatArrays, cls: type[G]) -> G:
-    """An object of ``cls``; what its constructor does not name is left out.
+    """An object of ``cls`` with the arrays as its Params; extras that its constructor does not name are left out.
 
     Raises:
-        ValueError: if the constructor needs a Param that there is not.
+        ValueError: if the constructor needs a Param that the arrays lack.
     """
     unused = arrays.extras.keys() - accepted_params(cls, arrays.extras)
-    # Unlike jnp.asarray, it takes over aligned arrays without a copy on a CPU; nobody may write to them any more.
+    # On a CPU, device_put uses aligned arrays without a copy, unlike jnp.asarray; they must not change afterwards.
     return cls(**{name: jax.device_put(value) for name, value in arrays.params.items() if name not in unused})
 
 
 def empty_array(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """To be filled, float32, and aligned so that JAX can take it over."""
+    """An uninitialised float32 array, aligned so that JAX can use it without a copy."""
     size = math.prod(shape)
     room = np.empty(size + _ALIGNMENT // 4, np.float32)
     start = -room.ctypes.data % _ALIGNMENT // 4
@@ -113,10 +117,14 @@ def empty_array(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
 
 
 def accepted_params(cls: type[Gaussians], extras: Iterable[str]) -> set[str]:
-    """Names that the constructor of ``cls`` takes beside those of Gaussians.
+    """Names of the Params that the constructor of ``cls`` takes in addition to those of Gaussians.
+
+    Args:
+        cls: class to make.
+        extras: names of the Params that a file holds in addition to those of Gaussians.
 
     Raises:
-        ValueError: if it needs one that is not among ``extras``.
+        ValueError: if the constructor needs a Param that is not among ``extras``.
     """
     required, accepted = _own_arguments(cls)
     if missing := sorted(required - set(extras)):
@@ -125,7 +133,7 @@ def accepted_params(cls: type[Gaussians], extras: Iterable[str]) -> set[str]:
 
 
 def _own_arguments(cls: type[Gaussians]) -> tuple[set[str], set[str]]:
-    """Names that the constructors below Gaussians require, and all that they take."""
+    """Names that the constructors of subclasses of Gaussians require, and all names that they take."""
     base = inspect.signature(Gaussians.__init__).parameters
     required, accepted = set(), set()
     for ancestor in cls.__mro__:
@@ -143,7 +151,7 @@ def _own_arguments(cls: type[Gaussians]) -> tuple[set[str], set[str]]:
 
 
 def extras_left_out(arrays: SplatArrays) -> list[str]:
-    """The note of a format that has no place for Params of a subclass."""
+    """The note of a format that cannot hold Params of a subclass; none if there are no such Params."""
     if not arrays.extras:
         return []
     return [f"Params {', '.join(sorted(arrays.extras))} were left out: only .ply keeps them"]

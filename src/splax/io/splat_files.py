@@ -1,4 +1,4 @@
-"""What reading and writing splat files of any format has in common: errors, repairs, one warning of them."""
+"""The parts of reading and writing splat files that all formats share: errors, repairs, one warning."""
 
 import os
 import warnings
@@ -15,22 +15,30 @@ from splax.io.splat_arrays import SplatArrays, to_gaussians
 
 G = TypeVar("G", bound=Gaussians)
 
-# A format's reader raises ValueError without the file's name, as the rest of a sentence.
+# A function that reads a file of one format. The message of its ValueError is the rest of a sentence that begins
+# with the file's name.
 Reader: TypeAlias = Callable[[Path], SplatArrays]
-# A format's writer returns notes of what of the Gaussians it could not hold.
+# A function that writes a file of one format. It returns a note for each thing that the format cannot hold.
 Writer: TypeAlias = Callable[[BinaryIO, SplatArrays], list[str]]
 
-# An opacity of exactly 1 (or 0) has an infinite logit: sigmoid(15) is 1 - 3e-7.
-MAX_LOGIT = 15.0
-# A scale of zero, as flat Gaussians have in some files, is e^-20 = 2e-9 instead.
-MIN_LOG_SCALE = -20.0
+# Logit for an opacity of exactly 1 (or, with its sign changed, 0), whose logit is infinite: sigmoid(15)
+# is 1 - 3e-7.
+_MAX_LOGIT = 15.0
+# Log scale for a scale of zero, which flat Gaussians have in some files: e^-20 is 2e-9.
+_MIN_LOG_SCALE = -20.0
 
 
 def load_with(path: str | os.PathLike[str], reader: Reader, cls: type[G]) -> G:
-    """Reads a file into an object of ``cls``.
+    """Reads a splat file into an object of ``cls``, and repairs its values, with one warning.
+
+    Args:
+        path: file to read.
+        reader: reader of the file's format.
+        cls: class of the object to make.
 
     Raises:
-        ValueError: as :func:`read_with`, or if ``cls`` needs a Param that the file lacks.
+        ValueError: if the file cannot be read, is damaged, holds no Gaussians, or lacks a Param that ``cls``
+            needs.
     """
     arrays = read_with(path, reader)
     try:
@@ -40,13 +48,18 @@ def load_with(path: str | os.PathLike[str], reader: Reader, cls: type[G]) -> G:
 
 
 def read_with(path: str | os.PathLike[str], reader: Reader) -> SplatArrays:
-    """Reads a file and repairs what it holds, with one warning.
+    """Reads a splat file into arrays, and repairs its values, with one warning.
+
+    Args:
+        path: file to read.
+        reader: reader of the file's format.
 
     Raises:
         ValueError: if the file cannot be read, is damaged, or holds no Gaussians.
     """
     try:
-        with np.errstate(all="ignore"):  # what leaves float32 becomes infinite, and its row is left out
+        # Numbers too large for float32 become infinite, and their rows are left out.
+        with np.errstate(all="ignore"):
             arrays = reader(Path(path).expanduser())
         if arrays.num == 0:
             raise ValueError("holds no Gaussians")
@@ -54,7 +67,7 @@ def read_with(path: str | os.PathLike[str], reader: Reader) -> SplatArrays:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
         raise ValueError(f"{path} {error}.") from error
-    usable, notes = repair(arrays)
+    usable, notes = _repair(arrays)
     if usable.num == 0:
         raise ValueError(f"{path} holds no usable Gaussians: not one of its {arrays.num} rows is finite.")
     _warn(path, notes)
@@ -62,38 +75,44 @@ def read_with(path: str | os.PathLike[str], reader: Reader) -> SplatArrays:
 
 
 def write_with(path: str | os.PathLike[str], arrays: SplatArrays, writer: Writer) -> None:
-    """Writes a file, whole or not at all, with one warning of what was left out.
+    """Writes a splat file, whole or not at all, with one warning of what was left out.
+
+    Args:
+        path: file to write.
+        arrays: Gaussians to write.
+        writer: writer of the file's format.
 
     Raises:
         ValueError: if there is nothing to write, or the file cannot be written.
     """
-    usable, notes = repair(arrays)
+    usable, notes = _repair(arrays)
     if usable.num == 0:
         raise ValueError(f"there is nothing to save: of {arrays.num} Gaussians alive, none is finite.")
-    # What leaves float32 is clipped, as all that is beyond a format's range.
+    # Numbers too large for float32 are clipped, like all numbers outside of a format's range.
     with atomic_write(path) as temporary, temporary.open("wb") as file, np.errstate(over="ignore"):
         notes += writer(file, usable)
     _warn(path, notes)
 
 
-@np.errstate(invalid="ignore", over="ignore")  # a signalling NaN; a sum of large numbers
-def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
-    """What can be drawn of the arrays, and a note on each thing that was done.
+@np.errstate(invalid="ignore", over="ignore")  # for signalling NaNs, and for sums of large numbers
+def _repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
+    """The Gaussians of the arrays that can be drawn, and a note for each thing that was done.
 
-    Infinite logits are clamped, scales of zero raised, quaternions of zero become the identity (as in 3DGS
-    itself); other rows that are not finite are dropped. Non-unit quaternions are rotations all the same.
+    Infinite logits are clamped, scales of zero are raised, and quaternions of zero become the identity (as in 3DGS
+    itself). Other rows that are not finite are left out. Quaternions of other lengths than 1 are valid rotations.
     """
     notes = []
     logits, log_scales, quats = arrays.logit_opacities, arrays.log_scales, arrays.quats
     if num := int((infinite := np.isinf(logits)).sum()):
-        logits = np.where(infinite, np.copysign(np.float32(MAX_LOGIT), logits), logits)
-        notes.append(f"{num:,} opacities of exactly 0 or 1 were clamped to logits of {MAX_LOGIT:g}")
+        logits = np.where(infinite, np.copysign(np.float32(_MAX_LOGIT), logits), logits)
+        notes.append(f"{num:,} opacities of exactly 0 or 1 were clamped to logits of {_MAX_LOGIT:g}")
     if (zero := log_scales == -np.inf).any():
-        log_scales = np.where(zero, np.float32(MIN_LOG_SCALE), log_scales)
+        log_scales = np.where(zero, np.float32(_MIN_LOG_SCALE), log_scales)
         notes.append(
-            f"{int(zero.any(axis=1).sum()):,} Gaussians with a scale of zero got e^{MIN_LOG_SCALE:g}"
+            f"{int(zero.any(axis=1).sum()):,} Gaussians with a scale of zero got e^{_MIN_LOG_SCALE:g}"
         )
-    suspects = np.flatnonzero(quats[:, 0] == 0)  # few; to ask all four of every row takes ten times as long
+    # Few rows: checking all components of all rows takes ten times longer.
+    suspects = np.flatnonzero(quats[:, 0] == 0)
     if len(zero := suspects[~quats[suspects].any(axis=1)]):
         quats = quats.copy()
         quats[zero] = [1, 0, 0, 0]
@@ -110,7 +129,8 @@ def repair(arrays: SplatArrays) -> tuple[SplatArrays, list[str]]:
 def _finite_rows(arrays: SplatArrays) -> Bool[np.ndarray, " n"]:
     rows = np.ones(arrays.num, bool)
     for value in arrays.params.values():
-        if not np.isfinite(value.sum()):  # rarely; a sum takes no memory, and shows every NaN and infinity
+        # Rarely true. A sum takes no memory, and every NaN and infinity shows in it.
+        if not np.isfinite(value.sum()):
             rows &= np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
     return rows
 

@@ -1,8 +1,9 @@
-"""SPZ, the compressed format of Niantic, versions 2 to 4.
+"""Reads and writes SPZ, the compressed format of Niantic, versions 2 to 4.
 
-After the format's description (https://github.com/nianticlabs/spz): positions in 24 bit fixed point, log scales,
-opacities and colours in bytes, quaternions xyzw, axes right, up, back (RUB) where PLY and splax have right, down,
-forward. Version 2 stores x, y, z of the quaternions in bytes, later ones their smallest three in 10 bits.
+The description of the format is at https://github.com/nianticlabs/spz. Positions are 24-bit fixed-point numbers;
+log scales, opacities and colours are bytes; quaternions are xyzw. The axes are right, up, back (RUB), while PLY
+and splax have right, down, forward. Version 2 stores x, y, z of the quaternions in bytes, later versions store
+their smallest three components in 10 bits each.
 """
 
 import math
@@ -17,26 +18,26 @@ from splax.files.limits import read_regular
 from splax.io.axes import flip_axes
 from splax.io.quantization import from_smallest_three, logit, sigmoid, smallest_three, to_bytes, unit_quats
 from splax.io.splat_arrays import SplatArrays, extras_left_out
-from splax.io.spz_streams import Header, read_streams, write_streams
+from splax.io.spz_streams import SpzHeader, read_streams, write_streams
 from splax.ops.spherical_harmonics import MAX_SH_DEGREE, num_sh_bases
 
-VERSIONS = (2, 3, 4)
+_VERSIONS = (2, 3, 4)
 _ANTIALIASED = 1
-_RUB = (1, -1, -1)  # signs of the axes against splax's
+_RUB = (1, -1, -1)  # signs of the axes relative to splax's
 _COORDINATE_SYSTEM = 0xADBE0003
-_SH0_SCALE = 0.15  # a byte of colour is 255 (0.15 sh0 + 0.5): wider than [0, 1]
+_SH0_SCALE = 0.15  # a byte of colour is 255 (0.15 sh0 + 0.5), so it covers more than [0, 1]
 _LOG_SCALE_STEPS, _LOG_SCALE_MIN = 16, -10
 _FRACTIONAL_BITS = 12
 _STEPS_PER_GAUSSIAN = 8
-_SH_STEP = (8, 16)  # of 256, for degree 1 and above: the defaults of Niantic's library
+_SH_STEP = (8, 16)  # steps, of 256, for degree 1 and for higher degrees: the defaults of Niantic's library
 
 
 def read_spz(path: Path) -> SplatArrays:
     """Reads an SPZ file; degree 4 of its colour is left out, with a warning.
 
     Raises:
-        ImportError: if it is of version 4 and zstandard is not installed.
-        ValueError: if it is damaged.
+        ImportError: if the file is of version 4 and zstandard is not installed.
+        ValueError: if the file is damaged.
     """
     header, streams, extensions = read_streams(read_regular(path))
     signs = _axes(extensions[_COORDINATE_SYSTEM]) if _COORDINATE_SYSTEM in extensions else _RUB
@@ -61,18 +62,26 @@ def read_spz(path: Path) -> SplatArrays:
     return flip_axes(arrays, signs)
 
 
-def write_spz(file: BinaryIO, arrays: SplatArrays, version: int = 3) -> list[str]:
-    """Writes an SPZ file; returns what of the Gaussians it could not hold.
+def write_spz(file: BinaryIO, arrays: SplatArrays, spz_version: int = 3) -> list[str]:
+    """Writes an SPZ file.
+
+    Args:
+        file: file opened for writing.
+        arrays: Gaussians to write.
+        spz_version: version of the format: 2, 3 or 4.
+
+    Returns:
+        A note for each thing that the format cannot hold.
 
     Raises:
-        ImportError: for version 4, if zstandard is not installed.
+        ImportError: if the version is 4 and zstandard is not installed.
         ValueError: if the version is not 2, 3 or 4.
     """
     arrays = flip_axes(arrays, _RUB)
     bits = _choose_fractional_bits(arrays)
     xyzw = np.roll(unit_quats(arrays.quats), -1, axis=1)
-    header = Header(
-        check_version(version), arrays.num, arrays.sh_degree, bits, _ANTIALIASED * arrays.antialiased
+    header = SpzHeader(
+        check_version(spz_version), arrays.num, arrays.sh_degree, bits, _ANTIALIASED * arrays.antialiased
     )
     log_scales = (arrays.log_scales - _LOG_SCALE_MIN) * _LOG_SCALE_STEPS
     colors = (arrays.sh0[:, 0] * np.float32(_SH0_SCALE) + np.float32(0.5)) * 255
@@ -81,7 +90,7 @@ def write_spz(file: BinaryIO, arrays: SplatArrays, version: int = 3) -> list[str
         "alphas": to_bytes(sigmoid(arrays.logit_opacities) * 255),
         "colors": to_bytes(colors),
         "scales": to_bytes(log_scales),
-        "rotations": _pack_first_three(xyzw) if version == 2 else _pack_smallest_three(xyzw),
+        "rotations": _pack_first_three(xyzw) if spz_version == 2 else _pack_smallest_three(xyzw),
         "sh": _pack_sh(arrays.shN),
     }
     write_streams(file, header, streams)
@@ -89,18 +98,18 @@ def write_spz(file: BinaryIO, arrays: SplatArrays, version: int = 3) -> list[str
 
 
 def check_version(version: int) -> int:
-    """The version, if it can be written.
+    """Returns the version of SPZ, if it can be written.
 
     Raises:
-        ValueError: if it is not 2, 3 or 4.
+        ValueError: if the version is not 2, 3 or 4.
     """
-    if version not in VERSIONS:
-        raise ValueError(f"SPZ has versions 2, 3 and 4, got {version}.")
+    if version not in _VERSIONS:
+        raise ValueError(f"SPZ has versions 2, 3 and 4, got {version}; choose one of these.")
     return version
 
 
 def _axes(payload: bytes) -> tuple[int, int, int]:
-    """Signs between splax's axes and those of a coordinate system extension."""
+    """Signs of the axes that a coordinate system extension states, relative to splax's axes."""
     system = int.from_bytes(payload[:4], "little")
     if system == 0:  # unspecified
         return _RUB
@@ -111,10 +120,10 @@ def _axes(payload: bytes) -> tuple[int, int, int]:
 
 
 def _choose_fractional_bits(arrays: SplatArrays) -> int:
-    """12 as in Niantic's library, a step of 1/4096.
+    """Bits of positions after the binary point: 12, as in Niantic's library, which is a step of 1/4096.
 
-    More where Gaussians are smaller than a few steps (a scene in small units), fewer where the farthest one would
-    not fit.
+    There are more bits if Gaussians are smaller than a few steps (a scene in small units), and fewer if the
+    position of the farthest Gaussian would not fit.
     """
     farthest = max(float(np.abs(arrays.means).max()), 1e-30)
     fit = 23 - math.frexp(farthest)[1]  # farthest < 2^exponent
@@ -132,12 +141,12 @@ def _pack_positions(means: Float32[np.ndarray, "n 3"], bits: int) -> UInt8[np.nd
 def _unpack_positions(stored: UInt8[np.ndarray, "n 3 3"], bits: int) -> Float32[np.ndarray, "n 3"]:
     padded = np.zeros((*stored.shape[:2], 4), np.uint8)
     padded[..., 1:] = stored
-    fixed = padded.view("<i4")[..., 0] >> 8  # the shift carries the sign along
+    fixed = padded.view("<i4")[..., 0] >> 8  # the shift keeps the sign
     return np.ldexp(fixed.astype(np.float32), -bits)
 
 
 def _pack_first_three(xyzw: Float32[np.ndarray, "n 4"]) -> UInt8[np.ndarray, "n 3"]:
-    sign = np.where(xyzw[:, 3:] < 0, np.float32(-1), np.float32(1))  # w follows from the others as positive
+    sign = np.where(xyzw[:, 3:] < 0, np.float32(-1), np.float32(1))  # readers compute w as a positive number
     return to_bytes((sign * xyzw[:, :3] + 1) * np.float32(127.5))
 
 
@@ -148,7 +157,7 @@ def _unpack_first_three(stored: UInt8[np.ndarray, "n 3"]) -> Float32[np.ndarray,
 
 
 def _pack_smallest_three(xyzw: Float32[np.ndarray, "n 4"]) -> UInt8[np.ndarray, "n 4"]:
-    """2 bits of which is largest, then for each of the others a sign and 9 bits of size."""
+    """Words with the index of the largest component in 2 bits, and a sign and 9 bits for each other one."""
     largest, others = smallest_three(xyzw)
     words = largest.astype("<u4")
     for value in others.T:
@@ -166,7 +175,7 @@ def _unpack_smallest_three(stored: UInt8[np.ndarray, "n 4"]) -> Float32[np.ndarr
 
 
 def _pack_sh(shN: Float32[np.ndarray, "n k 3"]) -> UInt8[np.ndarray, "n k 3"]:
-    """Bytes in coarse steps, which compress better; 0 stays 0."""
+    """Coefficients as bytes in coarse steps, which compress better; zero stays exactly zero."""
     steps = np.array([_SH_STEP[i >= 3] for i in range(shN.shape[1])], int)[:, None]
     fine = np.rint(np.clip(shN, -2, 2) * 128).astype(int) + 128
     return np.clip((fine + steps // 2) // steps * steps, 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""SPZ, the container: a header and streams of bytes, in gzip (versions 2 and 3) or zstd (version 4).
+"""SPZ files as containers: a header and streams of bytes, in gzip (versions 2 and 3) or zstd (version 4).
 
-What the bytes mean is known to :mod:`splax.io.spz`. Files are not trusted: what is unpacked is bounded by what the
-header promises, and that by the size of the file.
+:mod:`splax.io.spz` knows the meaning of the bytes. Files are not trusted: the size of unpacked data is bounded by
+what the header declares, and that is bounded by the size of the file.
 """
 
 import io
@@ -13,13 +13,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from splax.files.limits import check_expansion
-from splax.files.ply import shorten
+from splax.files.limits import check_expansion, shorten
 
 MAX_DEGREE = 4
 _MAGIC, _GZIP = b"NGSP", b"\x1f\x8b"
 _HEADER = struct.Struct("<4sIIBBBB")  # the last byte is reserved; in version 4 it counts the streams
-_HEADER_V4 = struct.Struct("<4sIIBBBBI12x")  # and the offset of the table of streams follows
+_HEADER_V4 = struct.Struct("<4sIIBBBBI12x")  # the last number is the offset of the table of streams
 _TABLE_ROW = struct.Struct("<QQ")  # stored and unpacked size, bytes
 _EXTENSION = struct.Struct("<II")  # type and size, bytes
 _HAS_EXTENSIONS = 2
@@ -27,8 +26,16 @@ _MAX_EXTENSION_BYTES = 1 << 16
 _LEVEL_V4 = 12
 
 
-class Header(NamedTuple):
-    """What a file says of itself."""
+class SpzHeader(NamedTuple):
+    """The header of an SPZ file.
+
+    Attributes:
+        version: version of the format, 2 to 4.
+        num: number of Gaussians.
+        sh_degree: degree of the colour's spherical harmonics.
+        fractional_bits: bits of positions after the binary point.
+        flags: bits that mark properties of the file.
+    """
 
     version: int
     num: int
@@ -37,7 +44,7 @@ class Header(NamedTuple):
     flags: int
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the streams, bytes, in the order of the file."""
+        """Shapes of the streams of bytes by name, in the order of the file."""
         shapes = {
             "positions": (self.num, 3, 3),
             "alphas": (self.num,),
@@ -49,20 +56,26 @@ class Header(NamedTuple):
         return {name: shape for name, shape in shapes.items() if math.prod(shape)}
 
 
-class Streams(NamedTuple):
-    """The bytes of a file by name, as :meth:`Header.shapes`; extension records by type."""
+class SpzStreams(NamedTuple):
+    """The contents of an SPZ file.
 
-    header: Header
+    Attributes:
+        header: header of the file.
+        arrays: bytes of each stream by name, of the shapes of :meth:`SpzHeader.shapes`.
+        extensions: bytes of each extension record by type.
+    """
+
+    header: SpzHeader
     arrays: dict[str, UInt8[np.ndarray, "..."]]
     extensions: dict[int, bytes]
 
 
-def read_streams(data: bytes) -> Streams:
-    """Unpacks a file.
+def read_streams(data: bytes) -> SpzStreams:
+    """Unpacks the bytes of an SPZ file.
 
     Raises:
-        ImportError: if it needs zstandard, which is not installed.
-        ValueError: if it is damaged, or of a version other than 2 to 4.
+        ImportError: if the file needs zstandard, which is not installed.
+        ValueError: if the file is damaged, or of a version other than 2 to 4.
     """
     if data[:2] == _GZIP:
         return _read_gzip(data)
@@ -71,11 +84,16 @@ def read_streams(data: bytes) -> Streams:
     raise ValueError(f"is no SPZ file: expected gzip or 'NGSP' at its beginning, found {data[:4]!a}")
 
 
-def write_streams(file: BinaryIO, header: Header, arrays: dict[str, UInt8[np.ndarray, "..."]]) -> None:
-    """Packs a file of ``header.version``.
+def write_streams(file: BinaryIO, header: SpzHeader, arrays: dict[str, UInt8[np.ndarray, "..."]]) -> None:
+    """Packs and writes an SPZ file of ``header.version``.
+
+    Args:
+        file: file opened for writing.
+        header: header of the file.
+        arrays: bytes of each stream by name, of the shapes of :meth:`SpzHeader.shapes`.
 
     Raises:
-        ImportError: if it needs zstandard, which is not installed.
+        ImportError: if the version needs zstandard, which is not installed.
     """
     fields = (_MAGIC, *header)
     chunks = [np.ascontiguousarray(arrays[name]).data.cast("B") for name in header.shapes()]
@@ -93,7 +111,7 @@ def write_streams(file: BinaryIO, header: Header, arrays: dict[str, UInt8[np.nda
     file.writelines(packed)
 
 
-def _read_gzip(data: bytes) -> Streams:
+def _read_gzip(data: bytes) -> SpzStreams:
     unpacker = zlib.decompressobj(wbits=31)
     try:
         start = unpacker.decompress(data, _HEADER.size)
@@ -102,7 +120,7 @@ def _read_gzip(data: bytes) -> Streams:
         body = unpacker.decompress(unpacker.unconsumed_tail, total)
         if len(body) < total:
             raise ValueError(f"is truncated: its header promises {total:,} bytes, found {len(body):,}")
-        # To the end, where gzip's checksum is; a bomb behind the data is left alone.
+        # Reads to the end, where gzip's checksum is. Data that follows is bounded, in case it is a bomb.
         rest = unpacker.decompress(unpacker.unconsumed_tail, _MAX_EXTENSION_BYTES)
     except zlib.error as error:
         raise ValueError(f"is damaged: its gzip data does not unpack ({error})") from error
@@ -114,7 +132,7 @@ def _read_gzip(data: bytes) -> Streams:
     return _streams(header, parts, rest)
 
 
-def _read_zstd(data: bytes) -> Streams:
+def _read_zstd(data: bytes) -> SpzStreams:
     header, (num_streams, table) = _parse(_HEADER_V4, data)
     _checked_size(header, len(data))
     start = table + num_streams * _TABLE_ROW.size
@@ -140,7 +158,7 @@ def _read_zstd(data: bytes) -> Streams:
 
 def _unpack_zstd(stored: bytes, size: int) -> bytes:
     zstandard = _zstandard()
-    # A stream, since decompress() would trust the size that the frame itself declares; the window is bounded too.
+    # A stream is read, since decompress() trusts the size that the frame declares. The window is bounded too.
     unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     try:
         with unpacker.stream_reader(io.BytesIO(stored)) as reader:
@@ -161,12 +179,12 @@ def _zstandard() -> Any:
     return zstandard
 
 
-def _parse(layout: struct.Struct, data: bytes) -> tuple[Header, tuple[int, ...]]:
-    """The header, and what follows its common part."""
+def _parse(layout: struct.Struct, data: bytes) -> tuple[SpzHeader, tuple[int, ...]]:
+    """The header, and the fields that follow the part that all versions share."""
     if len(data) < layout.size:
         raise ValueError(f"is truncated: expected a header of {layout.size} bytes, found {len(data)}")
     magic, *fields = layout.unpack_from(data)
-    header = Header(*fields[:5])
+    header = SpzHeader(*fields[:5])
     if magic != _MAGIC:
         raise ValueError(f"is no SPZ file: expected 'NGSP' in its header, found {magic!a}")
     versions = (4,) if layout is _HEADER_V4 else (2, 3)
@@ -182,18 +200,18 @@ def _parse(layout: struct.Struct, data: bytes) -> tuple[Header, tuple[int, ...]]
     return header, tuple(fields[5:])
 
 
-def _checked_size(header: Header, stored: int) -> int:
+def _checked_size(header: SpzHeader, stored: int) -> int:
     total = sum(math.prod(shape) for shape in header.shapes().values())
     check_expansion("its header", total, stored)
     return total
 
 
-def _streams(header: Header, parts: list[bytes], records: bytes) -> Streams:
+def _streams(header: SpzHeader, parts: list[bytes], records: bytes) -> SpzStreams:
     shapes = header.shapes()
     arrays = {
         n: np.frombuffer(part, np.uint8).reshape(shapes[n]) for n, part in zip(shapes, parts, strict=True)
     }
-    return Streams(header, arrays, _parse_extensions(records) if header.flags & _HAS_EXTENSIONS else {})
+    return SpzStreams(header, arrays, _parse_extensions(records) if header.flags & _HAS_EXTENSIONS else {})
 
 
 def _parse_extensions(records: bytes) -> dict[int, bytes]:

@@ -3,6 +3,8 @@
 Signs and order are those of the 3DGS file layout (Kerbl et al. 2023): degree 1 is ``(-y, z, -x)``.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -63,12 +65,12 @@ def sh_degree_of(num_bases: int) -> int:
     )
 
 
-def rgb_to_sh0(rgb: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+def rgb_to_sh0(rgb: Float[Any, "*batch 3"]) -> Float[Any, "*batch 3"]:
     """Degree 0 coefficients whose colour is ``rgb`` in [0, 1] from every side."""
     return (rgb - 0.5) / SH_C0
 
 
-def sh0_to_rgb(sh0: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+def sh0_to_rgb(sh0: Float[Any, "*batch 3"]) -> Float[Any, "*batch 3"]:
     """Mean colour of degree 0 coefficients; inverse of :func:`rgb_to_sh0`."""
     return sh0 * SH_C0 + 0.5
 

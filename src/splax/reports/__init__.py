@@ -1,1 +1,1 @@
-"""What a run leaves for people to look at: pictures, curves, films, event files."""
+"""Reports of a run for people: images, curves, videos, event files of TensorBoard."""

@@ -1,4 +1,4 @@
-"""TensorBoard event files, through the package tensorboardX (extra ``tensorboard``)."""
+"""Writes event files of TensorBoard with the package tensorboardX (extra ``tensorboard``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class EventLog:
     """Writes numbers that TensorBoard shows over the steps.
 
     Args:
-        folder: for the event files; made if it does not exist.
+        folder: folder of the event files; made if it does not exist.
 
     Raises:
         ImportError: if tensorboardX is not installed.
@@ -24,7 +24,12 @@ class EventLog:
         self._writer = SummaryWriter(str(folder))
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds numbers by name, ``"group/name"``, and makes sure that they are on disk."""
+        """Adds numbers, and makes sure that they are on disk.
+
+        Args:
+            step: training step that the numbers belong to.
+            scalars: numbers by name; a name may be ``"group/name"``.
+        """
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()

@@ -1,4 +1,4 @@
-"""Pictures for people: PNG files, comparisons, curves, videos."""
+"""Images for people: PNG files, comparisons, curves, videos."""
 
 import itertools
 import os
@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike
 from splax.files.atomic import atomic_write, write_whole
 from splax.reports.plots import plot_curve
 
-# Mean absolute error over the channels that gets the brightest colour of an error map.
-ERROR_RANGE = 0.25
+# Mean absolute error over the channels that has the brightest colour in an error map.
+_ERROR_RANGE = 0.25
 _SEPARATOR = 4  # px
 
 
 def to_uint8(image: ArrayLike) -> UInt8[np.ndarray, "..."]:
-    """Floats in [0, 1] to 0..255, rounded and clipped, NaN to 0; uint8 stays as it is."""
+    """Converts floats in [0, 1] to uint8, rounded and clipped, NaN to 0; uint8 values are returned unchanged."""
     image = np.asarray(image)
     if image.dtype == np.uint8:
         return image
@@ -28,33 +28,37 @@ def to_uint8(image: ArrayLike) -> UInt8[np.ndarray, "..."]:
 
 
 def save_png(path: str | os.PathLike[str], image: ArrayLike) -> None:
-    """Writes an image, [H, W, 3] RGB or [H, W], float in [0, 1] or uint8; the file is whole or absent.
+    """Writes an image as a PNG file, which is whole or absent.
+
+    Args:
+        path: file to write.
+        image: RGB image [H, W, 3] or grey image [H, W], floats in [0, 1] or uint8.
 
     Raises:
-        ValueError: on another shape, or if the file cannot be written.
+        ValueError: if the image has another shape, or the file cannot be written.
     """
     import cv2
 
     pixels = to_uint8(image)
     if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or pixels.size == 0:
-        raise ValueError(f"A picture must be [H, W, 3] or [H, W], got shape {pixels.shape}.")
+        raise ValueError(f"An image must be [H, W, 3] or [H, W], got shape {pixels.shape}.")
     bgr = pixels if pixels.ndim == 2 else pixels[..., ::-1]
     _, data = cv2.imencode(".png", np.ascontiguousarray(bgr))
     write_whole(path, data.tobytes())
 
 
 def side_by_side(truth: ArrayLike, render: ArrayLike) -> UInt8[np.ndarray, "h w2 3"]:
-    """One picture of truth | render | error.
+    """One image that shows the truth, the rendering and the error from left to right.
 
-    The error is the absolute difference, mean over the channels, from black (0) over red to yellow
-    (``ERROR_RANGE`` or more).
+    The error is the absolute difference, averaged over the channels, from black (0) over red to yellow (0.25 or
+    more).
 
     Args:
-        truth: [H, W, 3], float in [0, 1] or uint8.
-        render: the same.
+        truth: image [H, W, 3], floats in [0, 1] or uint8.
+        render: rendered image of the same shape, floats in [0, 1] or uint8.
 
     Raises:
-        ValueError: if they are not two images of one shape.
+        ValueError: if the arguments are not two images of one shape.
     """
     import cv2
 
@@ -64,37 +68,43 @@ def side_by_side(truth: ArrayLike, render: ArrayLike) -> UInt8[np.ndarray, "h w2
             f"side_by_side needs two images [H, W, 3] of one shape, got {images[0].shape}, {images[1].shape}."
         )
     error = np.abs(images[0].astype(np.float32) - images[1]).mean(axis=-1) / 255
-    colored = cv2.applyColorMap(to_uint8(error / ERROR_RANGE), cv2.COLORMAP_INFERNO)[..., ::-1]
+    colored = cv2.applyColorMap(to_uint8(error / _ERROR_RANGE), cv2.COLORMAP_INFERNO)[..., ::-1]
     gap = np.full((len(error), _SEPARATOR, 3), 255, np.uint8)
     return np.concatenate([images[0], gap, images[1], gap, colored], axis=1)
 
 
-def contact_sheet(pictures: Sequence[ArrayLike], width: int = 1200) -> UInt8[np.ndarray, "h w 3"]:
-    """Pictures one below the other, all as wide.
+def contact_sheet(images: Sequence[ArrayLike], width: int = 1200) -> UInt8[np.ndarray, "h w 3"]:
+    """One image that shows images of one width below each other.
 
     Args:
-        pictures: [H, W, 3] each, of any sizes, float in [0, 1] or uint8; at least one.
-        width: most pixels of a row; narrower pictures are not made larger than the widest one.
+        images: images [H, W, 3] of any sizes, floats in [0, 1] or uint8; at least one.
+        width: width of the result in pixels; if all images are narrower, that of the widest one.
 
     Raises:
-        ValueError: on no picture.
+        ValueError: if there is no image.
     """
     import cv2
 
-    images = [to_uint8(picture) for picture in pictures]
-    if not images:
-        raise ValueError("contact_sheet needs at least one picture.")
-    width = min(width, max(image.shape[1] for image in images))
+    pixels = [to_uint8(image) for image in images]
+    if not pixels:
+        raise ValueError("contact_sheet needs at least one image, got none.")
+    width = min(width, max(image.shape[1] for image in pixels))
     gap = np.full((_SEPARATOR, width, 3), 255, np.uint8)
     rows: list[np.ndarray] = []
-    for image in images:
+    for image in pixels:
         height = max(1, round(image.shape[0] * width / image.shape[1]))
         rows += [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), gap]
     return np.concatenate(rows[:-1])
 
 
 def save_curve(path: str | os.PathLike[str], x: ArrayLike, y: ArrayLike, **options: Any) -> None:
-    """Writes a plot of ``y`` over ``x`` as a PNG file; options as :func:`splax.reports.plots.plot_curve`.
+    """Writes a plot of ``y`` over ``x`` as a PNG file.
+
+    Args:
+        path: file to write.
+        x: ascending numbers, [N].
+        y: numbers to plot, [N].
+        **options: further arguments of :func:`splax.reports.plots.plot_curve`.
 
     Raises:
         ValueError: if the series do not match, or the file cannot be written.
@@ -106,14 +116,14 @@ def save_video(path: str | os.PathLike[str], frames: Iterable[ArrayLike], *, fps
     """Writes an H.264 video (.mp4) that browsers play; the file is whole or absent.
 
     Args:
-        path: the file.
-        frames: images [H, W, 3] of one size, float in [0, 1] or uint8; taken one at a time. An odd side is
-            made even by repeating its last row or column.
+        path: file to write.
+        frames: images [H, W, 3] of one size, floats in [0, 1] or uint8, which are read one at a time. If a side is
+            odd, its last row or column is repeated.
         fps: frames per second.
 
     Raises:
         ImportError: if imageio-ffmpeg is not installed.
-        ValueError: on no frame, frames of several sizes, or if the file cannot be written.
+        ValueError: if there is no frame, the sizes of frames differ, or the file cannot be written.
     """
     try:
         import imageio_ffmpeg
@@ -126,7 +136,8 @@ def save_video(path: str | os.PathLike[str], frames: Iterable[ArrayLike], *, fps
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{first.shape[1]}x{first.shape[0]}"]
         command += ["-r", str(fps), "-i", "-", "-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p"]
-        # Not imageio_ffmpeg's own writer: it forks with Python code to run, which JAX's threads may deadlock.
+        # imageio_ffmpeg's own writer is not used: it runs Python code after a fork, which JAX's threads may
+        # deadlock.
         with subprocess.Popen([*command, str(temporary)], stdin=subprocess.PIPE) as process:
             assert process.stdin is not None
             for pixels in itertools.chain([first], map(_even, frames)):
@@ -138,7 +149,7 @@ def save_video(path: str | os.PathLike[str], frames: Iterable[ArrayLike], *, fps
 
 
 def _even(frame: ArrayLike) -> UInt8[np.ndarray, "h w 3"]:
-    """A frame with even sides, which the video format needs."""
+    """A frame whose sides are even, as the video format needs."""
     pixels = to_uint8(frame)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ValueError(f"A video needs at least one frame, and each [H, W, 3]; got shape {pixels.shape}.")

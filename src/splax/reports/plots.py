@@ -1,4 +1,4 @@
-"""A curve as a picture, drawn with OpenCV: enough for a run folder, without a plotting library."""
+"""Plots curves with OpenCV: enough for the folder of a run, without a plotting library."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 40, 52  # px around the axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 24, 40, 52  # margins around the axes, px
 _INK, _GRID = (60, 60, 60), (228, 228, 228)
 _FAINT, _STRONG = (176, 206, 238), (22, 84, 166)
-_SMOOTH_ABOVE = 100  # values; a curve of more gets a running mean over 1/50 of it
+_SMOOTH_ABOVE = 100  # a curve with more values than this gets a running mean over 1/50 of them
 
 
 @dataclass(frozen=True)
 class _Axis:
-    """Values from ``low`` to ``high`` along the pixels from ``start`` to ``end``."""
+    """An axis on which values from ``low`` to ``high`` lie along the pixels from ``start`` to ``end``."""
 
     low: float
     high: float
@@ -30,7 +30,7 @@ class _Axis:
         return self.start + (values - low) / (high - low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values in range, about five of them."""
+        """About five round values between ``low`` and ``high``."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for mantissas in ((1,), (1, 3), (1, 2, 5)):
@@ -57,18 +57,18 @@ def plot_curve(
     width: int = 800,
     height: int = 400,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Draws ``y`` over ``x``; long curves faintly, with their running mean on top.
+    """Draws ``y`` over ``x``. Long curves are drawn faintly, with their running mean on top.
 
-    Plots of one width make one picture by ``np.concatenate``.
+    ``np.concatenate`` joins plots of one width to one image.
 
     Args:
-        x: ascending, [N].
-        y: [N]; values that are not finite (or, on a logarithmic axis, not positive) are left out.
-        title: written above the axes, ASCII.
-        xlabel: written below the axes, ASCII.
-        log: whether the vertical axis is logarithmic; if None, where ``y`` is positive and spans a factor of 20.
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
+        x: ascending numbers, [N].
+        y: numbers to plot, [N]; those that are not finite, or not positive on a logarithmic axis, are left out.
+        title: text above the axes, ASCII.
+        xlabel: text below the axes, ASCII.
+        log: whether the vertical axis is logarithmic; None: true if ``y`` is positive and spans a factor of 20.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
 
     Raises:
         ValueError: if ``x`` and ``y`` are not series of one length.
@@ -95,7 +95,7 @@ def plot_curve(
     for values, color in ((y, _STRONG if smooth is None else _FAINT), (smooth, _STRONG)):
         if values is not None and len(values):
             points = np.stack([across.pixels(x), up.pixels(values)], axis=-1)
-            # OpenCV takes fixed point coordinates: here 1/16 of a pixel.
+            # OpenCV takes fixed-point coordinates, here in 1/16 of a pixel.
             fixed = np.rint(points * 16).astype(np.int32)
             cv2.polylines(canvas, [fixed], False, color, 2 if len(x) < 2000 else 1, cv2.LINE_AA, 4)
             if len(x) == 1:
@@ -104,7 +104,7 @@ def plot_curve(
 
 
 def _range(values: Float[np.ndarray, " n"], *, margin: float, log: bool = False) -> tuple[float, float]:
-    """Least and largest value, a little apart from each other and from the frame."""
+    """Ends of an axis: the least and the largest value with a margin, and never equal."""
     if not len(values):
         return (0.1, 1.0) if log else (0.0, 1.0)
     low, high = float(values.min()), float(values.max())
@@ -146,7 +146,7 @@ def _write(
     scale: float = 0.45,
     align_right: bool = False,
 ) -> None:
-    """Text with its baseline at ``row``, centred on or ending at ``column``."""
+    """Writes text with its baseline at ``row``, either centred on ``column`` or ending there."""
     import cv2
 
     (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)

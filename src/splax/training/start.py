@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from splax.data.points import read_ply_points
-from splax.files.ply import read_header
+from splax.files.ply import read_ply_header
 from splax.gaussians import Gaussians
 from splax.initialization.back_projection import points_from_depth
 from splax.initialization.default_depth import default_depth
@@ -188,7 +188,7 @@ def _is_point_cloud(path: Path) -> bool:
     """Whether a .ply file has points but nothing else of Gaussians; false if it cannot be read."""
     try:
         with open(path, "rb") as file:
-            header = read_header(file)
+            header = read_ply_header(file)
     except (OSError, ValueError):
         return False
     vertices = next((e for e in header.elements if e.name == "vertex"), None)

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from splax.files.atomic import write_whole
-from splax.files.json import read_json, shorten
+from splax.files.json import read_json
+from splax.files.limits import shorten
 from splax.training.recovery.snapshot import Arrays
 
 # Of what is written here; one that differs is refused.

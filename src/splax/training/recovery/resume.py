@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from splax.files.json import shorten
+from splax.files.limits import shorten
 from splax.model import SplatModel
 from splax.ops.ewa import EWA
 from splax.rasterizer import TileRasterizer

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from splax.data.colmap_lens import MODEL_NAMES, MODELS, ColmapLens
-from splax.data.distortion import MAX_TANGENT, Undistorter, inner_intrinsics
+from splax.data.colmap_lens import CAMERA_MODEL_NAMES, CAMERA_MODELS, ColmapLens
+from splax.data.distortion import MAX_TANGENT, Undistorter, undistorted_intrinsics
 
 SIZE = (320, 240)
 # What cameras have; small enough not to fold over within the image.
@@ -26,11 +26,11 @@ COEFFICIENTS = {
     "DIVISION": (0.08,),
     "EUCM": (0.6, 1.1),
 }
-NAMES = list(MODELS)
+NAMES = list(CAMERA_MODELS)
 
 
 def make_lens(name: str, size=SIZE) -> ColmapLens:
-    focal = (260.0, 255.0)[: MODELS[name].num_focal]
+    focal = (260.0, 255.0)[: CAMERA_MODELS[name].num_focal]
     return ColmapLens(name, (*focal, 163.0, 117.0, *COEFFICIENTS.get(name, ())), *size)
 
 
@@ -41,15 +41,15 @@ def pycolmap():
 
 def test_every_model_of_colmap_is_known(pycolmap):
     ids = {int(member.value) for member in pycolmap.CameraModelId.__members__.values()} - {-1}
-    assert ids == set(MODEL_NAMES)
-    assert {MODEL_NAMES[i] for i in ids} - set(MODELS) == {"EQUIRECTANGULAR"}
+    assert ids == set(CAMERA_MODEL_NAMES)
+    assert {CAMERA_MODEL_NAMES[i] for i in ids} - set(CAMERA_MODELS) == {"EQUIRECTANGULAR"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_projection_is_that_of_colmap(pycolmap, name):
     lens = make_lens(name)
     camera = pycolmap.Camera(model=name, width=SIZE[0], height=SIZE[1], params=lens.params)
-    assert int(camera.model.value) == MODELS[name].id
+    assert int(camera.model.value) == CAMERA_MODELS[name].id
     points = np.random.default_rng(0).uniform([-0.7, -0.6, 0.8], [0.7, 0.6, 1.3], (200, 3))
     points[0] = (0, 0, 1)
     np.testing.assert_allclose(lens.project(points), camera.img_from_cam(points), atol=1e-9)
@@ -85,7 +85,7 @@ def test_resized_lens_scales_the_pixels(name, size):
     lens = make_lens(name)
     points = np.random.default_rng(1).uniform([-0.5, -0.4, 1], [0.5, 0.4, 1], (20, 3))
     scale = np.array(size) / SIZE
-    np.testing.assert_allclose(lens.resized(*size).project(points), lens.project(points) * scale, rtol=1e-12)
+    np.testing.assert_allclose(lens.resize(*size).project(points), lens.project(points) * scale, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_unusable_lenses_are_refused(lens, message):
 
 def test_another_shape_is_refused():
     with pytest.raises(ValueError, match="320 x 240 pixels but the image is 240 x 320"):
-        make_lens("OPENCV").resized(240, 320)
+        make_lens("OPENCV").resize(240, 320)
 
 
 def draw_ramps(lens: ColmapLens) -> np.ndarray:
@@ -150,7 +150,7 @@ def test_masks_and_depths_go_where_the_image_goes(name):
 def test_wide_fisheye_is_cut_where_a_pinhole_would_stretch():
     # 180 degrees across the width: the pinhole keeps 70 degrees to each side.
     lens = ColmapLens("FISHEYE", (320 / np.pi, 320 / np.pi, 160.0, 120.0), 320, 240)
-    K = inner_intrinsics(lens)
+    K = undistorted_intrinsics(lens)
     np.testing.assert_allclose((0.5 - K[0, 2]) / K[0, 0], -MAX_TANGENT, rtol=1e-9)
     top = np.tan((119.5) * np.pi / 320)  # the middle of the top border limits the height
     np.testing.assert_allclose((0.5 - K[1, 2]) / K[1, 1], -top, rtol=1e-4)

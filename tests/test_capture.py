@@ -17,7 +17,7 @@ from splax.capture import structure
 from splax.capture.dataset import make_dataset
 from splax.capture.frames import count_frames, sharp_frames, sharpness, write_sharp_frames
 from splax.capture.progress import run_with_bar
-from splax.capture.structure import Model
+from splax.capture.structure import Reconstruction
 from splax.cli import main as cli
 from splax.data.formats import load_dataset
 
@@ -75,7 +75,7 @@ def test_a_short_video_gives_all_its_frames(tmp_path):
 @pytest.fixture
 def found(monkeypatch) -> dict[str, Any]:
     """In place of pycolmap; ``found["model"]`` is what it finds, the rest what it was asked."""
-    found: dict[str, Any] = {"model": Model(4, 100, 0.5, 1)}
+    found: dict[str, Any] = {"model": Reconstruction(4, 100, 0.5, 1)}
 
     def estimate(images, names, model, scratch, **options):
         found.update(options, names=names)
@@ -184,7 +184,7 @@ def test_a_folder_in_use_is_not_replaced(tmp_path, photos, found):
     assert nothing_left(tmp_path)
 
 
-@pytest.mark.parametrize("model", [None, Model(2, 9, 0.1, 1)])
+@pytest.mark.parametrize("model", [None, Reconstruction(2, 9, 0.1, 1)])
 def test_too_few_cameras_are_an_error_of_the_command(tmp_path, photos, found, capsys, model):
     found["model"] = model
     with pytest.raises(SystemExit) as stop:
@@ -196,7 +196,7 @@ def test_too_few_cameras_are_an_error_of_the_command(tmp_path, photos, found, ca
 
 
 def test_the_command_says_what_was_found(tmp_path, photos, found, capsys):
-    found["model"] = Model(3, 1234, 0.456, 2)
+    found["model"] = Reconstruction(3, 1234, 0.456, 2)
     with pytest.raises(SystemExit) as stop:
         cli.main(["process", str(photos), "--out", str(tmp_path / "out"), "--max-size", "800"])
     assert stop.value.code == 0 and found["max_size"] == 800

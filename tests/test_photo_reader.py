@@ -272,7 +272,7 @@ def test_views_of_unusable_masks_are_left_out(tmp_path, spoil, reason):
         ("mask_path", "../a.png", "its mask_path leads out of the dataset's folder"),
         ("depth_file_path", 5, "its depth_file_path must name a file, got 5"),
         ("depth_file_path", "/etc/passwd", "its depth_file_path leads out of the dataset's folder"),
-        ("depth_file_path", "images/a.png", "its depth image must be one number per pixel"),
+        ("depth_file_path", "images/a.png", "its depth image must hold one number per pixel"),
     ],
 )
 def test_named_files_that_cannot_be_used(tmp_path, key, value, reason):
