@@ -252,9 +252,9 @@ class TileRasterizer(nnx.Module):
 
         Example:
             >>> import splax
-            >>> scene = splax.make_demo_scene(num_train=1, num_test=1, width=32, height=24)
-            >>> gaussians = splax.Gaussians.from_points(scene.points.positions, scene.points.colors)
-            >>> splax.TileRasterizer(implementation="xla").explain(gaussians, scene.train[0].camera)
+            >>> gaussians = splax.Gaussians.from_points([[0, 0, 0]])
+            >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+            >>> splax.TileRasterizer(implementation="xla").explain(gaussians, camera)
             'xla, in separate steps: xla was asked for.'
         """
         gaussians = getattr(model, "gaussians", model)
