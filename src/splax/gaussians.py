@@ -66,6 +66,19 @@ class Gaussians(nnx.Module):
     Raises:
         ValueError: on shapes other than these.
         TypeError: for a subclass that overrides what drawing does not ask for.
+
+    Example:
+        >>> import numpy as np
+        >>> import splax
+        >>> points = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> gaussians = splax.Gaussians.from_points(points, np.array([[255, 0, 0], [0, 0, 255]]))
+        >>> gaussians.scales.round().tolist()  # as wide as the points are apart
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+        >>> print(np.asarray(gaussians.opacities).round(2))
+        [0.1 0.1]
+        >>> larger = gaussians.with_capacity(5)
+        >>> larger.capacity, int(larger.num_alive), larger.compact().capacity
+        (5, 2, 2)
     """
 
     shading: ClassVar[Shading] = SphericalHarmonics()

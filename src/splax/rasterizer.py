@@ -38,6 +38,21 @@ class RenderOutput(NamedTuple):
         radii: half width and height in pixels, [N, 2]; 0 where culled.
         num_isects: (tile, Gaussian) pairs of this view.
         isect_capacity: pairs there was room for. If ``num_isects`` is larger, the image is incomplete.
+
+    Example:
+        >>> import numpy as np
+        >>> import splax
+        >>> gaussians = splax.Gaussians.from_points(np.array([[0.0, 0.0, 0.0], [0.0, -9.0, 0.0]]))
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+        >>> output = splax.TileRasterizer()(gaussians, camera).check()
+        >>> output.image.shape, output.alpha.shape
+        ((24, 32, 3), (24, 32))
+        >>> output.visible.tolist()  # the second Gaussian lies behind the camera
+        [True, False]
+        >>> output.means2d[0].round().tolist()
+        [16.0, 12.0]
+        >>> float(output.depth[12, 16].round())
+        4.0
     """
 
     image: Float[Array, "*batch h w c"]
@@ -109,6 +124,16 @@ class TileRasterizer(nnx.Module):
             projection that is not.
         NotImplementedError: when called, if the implementation that was named does not run on this platform.
         TypeError: for a subclass that overrides ``project``, which drawing does not call.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> import splax
+        >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)), opacity=0.5)
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=33, height=25)
+        >>> output = splax.TileRasterizer()(gaussians, camera, background=jnp.ones(3))
+        >>> print(np.asarray(output.image[12, 16]).round(2))  # half the Gaussian's grey, half white
+        [0.75 0.75 0.75]
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -226,11 +251,13 @@ class TileRasterizer(nnx.Module):
             ValueError: on a margin below 1, or no camera.
 
         Example:
-            >>> import jax, splax
-            >>> scene = splax.make_demo_scene(num_train=2, num_test=1, width=32, height=24)
-            >>> gaussians = splax.Gaussians.from_points(scene.points.positions, scene.points.colors)
-            >>> rasterizer = splax.TileRasterizer().sized_for(gaussians, [view.camera for view in scene.train])
-            >>> jax.jit(lambda camera: rasterizer(gaussians, camera).image)(scene.train[0].camera).shape
+            >>> import jax
+            >>> import numpy as np
+            >>> import splax
+            >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)))
+            >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+            >>> rasterizer = splax.TileRasterizer().sized_for(gaussians, camera)
+            >>> jax.jit(lambda camera: rasterizer(gaussians, camera).image)(camera).shape
             (24, 32, 3)
         """
         if not margin >= 1:
@@ -251,8 +278,9 @@ class TileRasterizer(nnx.Module):
             camera: the view; its size and types count.
 
         Example:
+            >>> import numpy as np
             >>> import splax
-            >>> gaussians = splax.Gaussians.from_points([[0, 0, 0]])
+            >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)))
             >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
             >>> splax.TileRasterizer(implementation="xla").explain(gaussians, camera)
             'xla, in separate steps: xla was asked for.'

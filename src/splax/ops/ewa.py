@@ -51,9 +51,13 @@ class EWA:
         ValueError: on a filter or radius below 0; when called, on a camera whose lens is no pinhole.
 
     Example:
+        >>> import numpy as np
         >>> import splax
-        >>> splax.TileRasterizer(projection=splax.EWA(antialiased=True)).projection.eps2d
-        0.3
+        >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)))
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+        >>> rasterizer = splax.TileRasterizer(projection=splax.EWA(antialiased=True))
+        >>> rasterizer.project(gaussians, camera).means2d.round().tolist()
+        [[16.0, 12.0]]
     """
 
     params: ClassVar[tuple[str, ...]] = ("means", "quats", "log_scales", "logit_opacities")
