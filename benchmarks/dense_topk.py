@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from splax.ops.constants import ALPHA_THRESHOLD, MAX_ALPHA, MIN_TRANSMITTANCE
-from splax.ops.intersection import tile_grid
 from splax.ops.projection import Projection
+from splax.ops.tile_grid import TileGrid
 
 MAX_GAUSSIANS_PER_TILE = 500
 TILE_SIZE = 16
@@ -48,7 +48,8 @@ def render_dense(
     height: int,
 ) -> DenseOutput:
     """Composites projected Gaussians; differentiable."""
-    columns, rows = tile_grid(width, height, TILE_SIZE)
+    tile_grid = TileGrid(width, height, TILE_SIZE)
+    columns, rows = tile_grid.columns, tile_grid.rows
     depths = jnp.where((projection.radii > 0).all(axis=1), projection.depths, jnp.inf)
     order = jnp.argsort(jax.lax.stop_gradient(depths))
     means2d, conics, colors, opacities = (

@@ -9,8 +9,9 @@ from helpers import make_camera, make_gaussians
 import splax
 from splax.gaussians import Gaussians
 from splax.ops import intersection
-from splax.ops.intersection import count_isects, intersect_tiles, tile_grid
+from splax.ops.intersection import count_isects, intersect_tiles
 from splax.ops.projection import Projection
+from splax.ops.tile_grid import TileGrid
 
 WIDTH, HEIGHT, CAPACITY = 101, 66, 20_000
 
@@ -40,7 +41,8 @@ def touched_pixels(projection: Projection, opacities: np.ndarray) -> np.ndarray:
 
 def touched_tiles(pixels: np.ndarray, tile_size: int) -> np.ndarray:
     """Tiles that hold one of the pixels, [N, tiles]."""
-    columns, rows = tile_grid(WIDTH, HEIGHT, tile_size)
+    tile_grid = TileGrid(WIDTH, HEIGHT, tile_size)
+    columns, rows = tile_grid.columns, tile_grid.rows
     padded = np.zeros((len(pixels), rows * tile_size, columns * tile_size), bool)
     padded[:, :HEIGHT, :WIDTH] = pixels
     tiles = padded.reshape(len(pixels), rows, tile_size, columns, tile_size).any(axis=(2, 4))

@@ -11,8 +11,9 @@ from test_triton_project import JOB
 
 import splax
 from splax.ops import backends
-from splax.ops.intersection import TileLayout, count_isects
+from splax.ops.intersection import count_isects
 from splax.ops.projection import Ellipsoids, project_gaussians
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import tile_ranges
 from splax.ops.triton.binning.pack import Prepared, prepare
 from splax.ops.triton.binning.tile_lists import make_lists
@@ -22,11 +23,10 @@ from splax.ops.triton.lanes.row_io import store_rows, sum_rows
 from splax.ops.triton.lanes.search import lower_bounds, shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes, lanes_of_sums, load, store
 from splax.ops.triton.rasterize import rasterize
-from splax.ops.triton.tiling import Tiling
 from splax.ops.types import Splats
 
 INTERPRETED = Warp(interpret=True)
-SIZE = TileLayout(width=24, height=20, tile_size=16)
+SIZE = TileGrid(width=24, height=20, tile_size=16)
 # Lists of the four tiles that this image has are longer and shorter than that.
 HALVED_FROM = 400
 
@@ -68,14 +68,14 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
 
     def draw_plainly(means2d, conics, opacities, colors, probe):
         moved = projection._replace(means2d=means2d, conics=conics, opacities=opacities)
-        job = JOB._replace(layout=SIZE, isect_capacity=capacity)
+        job = JOB._replace(tile_grid=SIZE, isect_capacity=capacity)
         return backends.rasterize(moved, colors, probe, job, "xla_vjp")[:2]
 
     def draw(means2d, conics, opacities, colors, probe):
         splats = Splats(means2d, conics, opacities, colors)
         radii, depths = projection.radii, projection.depths
-        tiling = Tiling(*SIZE)
-        drawn: Any = rasterize(splats, radii, depths, probe, tiling, capacity, INTERPRETED, deterministic)
+        tile_grid = SIZE
+        drawn: Any = rasterize(splats, radii, depths, probe, tile_grid, capacity, INTERPRETED, deterministic)
         return drawn[:2]
 
     probe = jnp.zeros_like(projection.means2d)
@@ -91,7 +91,7 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
 def test_only_tiles_that_an_ellipse_reaches_are_counted():
     projection, opacities, colors = project()
     splats = Splats(projection.means2d, projection.conics, opacities, colors)
-    counts = np.asarray(prepare(splats, projection.radii, Tiling(*SIZE), INTERPRETED).counts)
+    counts = np.asarray(prepare(splats, projection.radii, SIZE, INTERPRETED).counts)
     y, x = np.mgrid[: SIZE.height, : SIZE.width] + 0.5
     for gaussian in range(len(counts)):
         dx, dy = x - float(projection.means2d[gaussian, 0]), y - float(projection.means2d[gaussian, 1])
@@ -136,7 +136,7 @@ def test_arrays_too_large_for_a_kernel_are_refused():
 def test_images_of_too_many_tiles_a_side_are_refused():
     one = Prepared(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
-        make_lists(one, jnp.ones(1), Tiling(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
+        make_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 1_000, 40_000])
@@ -182,8 +182,8 @@ def test_rows_are_written_whole_where_wanted(width):
 
 def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
     monkeypatch.setattr(forward, "_CHANNELS_PER_LANE", 16)
-    tiling = Tiling(*SIZE)
-    assert forward.channels_per_draw(tiling) == 8
+    tile_grid = SIZE
+    assert forward.channels_per_draw(tile_grid) == 8
     projection, opacities, _ = project(300)
     rng = np.random.default_rng(2)
     colors = jnp.asarray(rng.uniform(size=(300, 9)), jnp.float32)
@@ -192,11 +192,11 @@ def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
     def draw(opacities, colors):
         splats = Splats(projection.means2d, projection.conics, opacities, colors)
         radii, depths = projection.radii, projection.depths
-        drawn: Any = rasterize(splats, radii, depths, None, tiling, 2_000, INTERPRETED, False)
+        drawn: Any = rasterize(splats, radii, depths, None, tile_grid, 2_000, INTERPRETED, False)
         return drawn[0]
 
     def draw_plainly(opacities, colors):
-        job = JOB._replace(layout=SIZE, isect_capacity=2_000)
+        job = JOB._replace(tile_grid=SIZE, isect_capacity=2_000)
         moved = projection._replace(opacities=opacities)
         return backends.rasterize(moved, colors, None, job, "xla_vjp")[0]
 

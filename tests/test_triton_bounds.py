@@ -36,8 +36,8 @@ FILES = (
 )
 def test_a_frame_and_its_gradients_stay_within_their_arrays(tile_size, room, options):
     params = make_parameters(3, 3)
-    layout = SIZE._replace(tile_size=tile_size)
-    job = JOB._replace(layout=layout, isect_capacity=room, **options)
+    tile_grid = SIZE._replace(tile_size=tile_size)
+    job = JOB._replace(tile_grid=tile_grid, isect_capacity=room, **options)
 
     @jit_quickly
     def there_and_back(floats, offset):

@@ -13,28 +13,27 @@ from helpers import GAUSSIAN_PARAMS, make_camera, make_gaussians
 
 import splax
 from splax.ops.ewa import EWA
-from splax.ops.intersection import TileLayout
 from splax.ops.job import Job
 from splax.ops.projection import Pinhole, half_extents, is_in_image, may_reach_image, project_columns
 from splax.ops.render import render_in_steps
 from splax.ops.shading import SphericalHarmonics
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.splats import make_splats
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton import backend
 from splax.ops.triton import render as triton
 from splax.ops.triton.binning.pack import form_gradients, form_of, prepare
 from splax.ops.triton.lanes.warp import LANES, Warp
+from splax.ops.triton.pixel_regions import Form
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
-from splax.ops.triton.tiling import Form, Tiling
 from splax.ops.types import DrawSettings, Parameters, Splats
 
 NUM = 64
 ROOM = 1_000  # for pairs
-TILING = Tiling(width=24, height=20, tile_size=8)
-SIZE = TileLayout(*TILING)
-CAMERA = make_camera(TILING.width, TILING.height)
+SIZE = TileGrid(width=24, height=20, tile_size=8)
+CAMERA = make_camera(SIZE.width, SIZE.height)
 JOB = Job(
-    layout=SIZE,
+    tile_grid=SIZE,
     projection=EWA(),
     shading=SphericalHarmonics(),
     near_plane=0.01,
@@ -110,19 +109,19 @@ def both(request):
 
     @jit_quickly
     def fused(params, offset):
-        projected = project(params, CAMERA, offset, settings, TILING, INTERPRETED)
+        projected = project(params, CAMERA, offset, settings, SIZE, INTERPRETED)
         counts = projected.prepared.counts
         first = jnp.cumsum(counts) - counts
         rows = rows_with_sums(sums, counts, first)
         summed = SumsOfPixels(counts, projected.color_slopes, (rows,), first, v_means2d)
-        grads, v_offset = project_gradients(params, CAMERA, summed, settings, TILING, INTERPRETED)
+        grads, v_offset = project_gradients(params, CAMERA, summed, settings, SIZE, INTERPRETED)
         return projected, (*grads[:6], v_offset)
 
     @jit_quickly
     def unfused(params, offset):
         splats, radii, depths = splats_of(params, offset, settings)
         clean = Splats(*(jnp.where(jnp.isfinite(x), x, 0) for x in splats))
-        prepared = prepare(clean, radii, TILING, INTERPRETED)
+        prepared = prepare(clean, radii, SIZE, INTERPRETED)
 
         def rows(floats, offset):
             splats, _, _ = splats_of(Parameters(*floats, *params[6:]), offset, settings)
@@ -162,7 +161,7 @@ def test_warps_that_see_nothing_write_what_the_separate_steps_do():
     # Half of the rows, which are a warp of their own, to the right of the image.
     means = params.means + 10 * right * (np.arange(NUM) >= LANES)[:, None]
     params = params._replace(means=means)
-    projected = project(params, CAMERA, None, SETTINGS, TILING, INTERPRETED)
+    projected = project(params, CAMERA, None, SETTINGS, SIZE, INTERPRETED)
     splats, radii, _ = splats_of(params, None, SETTINGS)
     assert (radii[:LANES] > 0).any() and not (radii[LANES:] > 0).any()
     np.testing.assert_allclose(projected.radii, radii, rtol=1e-5)
@@ -179,7 +178,7 @@ def test_no_gaussian_in_the_image_is_thought_out_of_reach():
     scales = jnp.asarray(np.exp(rng.uniform(-6, 0, (3, num))))
     turned = list(jnp.asarray(quats / np.linalg.norm(quats, axis=0))[:, :num])
     rows = [[float(value) for value in row] for row in np.eye(4)[:3]]
-    pinhole = Pinhole(rows, 30.0, 26.0, 11.0, 9.0, TILING.width, TILING.height)
+    pinhole = Pinhole(rows, 30.0, 26.0, 11.0, 9.0, SIZE.width, SIZE.height)
     ellipses = project_columns(list(means.T), turned, list(scales), pinhole, 0.3)
     seen = is_in_image(ellipses, half_extents(ellipses, 0.999), pinhole, 0.0)
     reaches, center = may_reach_image(list(means.T), scales.max(axis=0), pinhole, 0.3)

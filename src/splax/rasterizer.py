@@ -16,11 +16,11 @@ from splax.gaussians import Gaussians
 from splax.ops import backends
 from splax.ops.constants import FAR_PLANE, NEAR_PLANE
 from splax.ops.ewa import EWA, Projector
-from splax.ops.intersection import TileLayout
 from splax.ops.job import Job
 from splax.ops.projection import Projection
 from splax.ops.render import count_isects, project, render, round_capacity
 from splax.ops.shading import Shading, reads_stored_only
+from splax.ops.tile_grid import TileGrid
 from splax.ops.types import Parameters, Rendered
 
 TILE_SIZES = (4, 8, 16, 32)
@@ -293,7 +293,7 @@ class TileRasterizer(nnx.Module):
 
     def _job(self, camera: Camera, shading: Any) -> Job:
         return Job(
-            layout=TileLayout(camera.width, camera.height, self.tile_size),
+            tile_grid=TileGrid(camera.width, camera.height, self.tile_size),
             projection=self.projection,
             shading=shading,
             near_plane=self.near_plane,

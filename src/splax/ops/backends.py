@@ -50,7 +50,7 @@ def rasterize(
         ValueError: on an unknown name, or what the named backend cannot draw.
         NotImplementedError: if the named one does not run here.
     """
-    height, width = job.layout.height, job.layout.width
+    height, width = job.tile_grid.height, job.tile_grid.width
     dtype = jnp.result_type(projection.means2d, channels, projection.opacities)
     shapes = (
         jax.ShapeDtypeStruct((height, width, channels.shape[1]), dtype),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from splax.ops.projection import Projection
+from splax.ops.tile_grid import TileGrid
 
 # Spans worked off at once, if there are no more Gaussians than that. How many there are depends on the data,
 # so there is a loop over such steps.
@@ -67,38 +68,10 @@ class Spans(NamedTuple):
     length: Int[Array, " s"]
 
 
-class TileLayout(NamedTuple):
-    """Static sizes of one rasterization."""
-
-    width: int
-    height: int
-    tile_size: int
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Tiles per row and column."""
-        return tile_grid(self.width, self.height, self.tile_size)
-
-    @property
-    def num_tiles(self) -> int:
-        """Tiles of the image."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def num_pixels(self) -> int:
-        """Pixels of a tile."""
-        return self.tile_size**2
-
-
-def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
-    """Tiles per row and per column that cover the image."""
-    return -(-width // tile_size), -(-height // tile_size)
-
-
 def count_isects(projection: Projection, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
-    layout = TileLayout(width, height, tile_size)
-    return _fold_spans(_touched_ellipses(projection, layout), layout, lambda state, *_: state, ())[0]
+    tile_grid = TileGrid(width, height, tile_size)
+    return _fold_spans(_touched_ellipses(projection, tile_grid), tile_grid, lambda state, *_: state, ())[0]
 
 
 def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
@@ -123,28 +96,28 @@ def intersect_tiles(
         tile_size: pixels per tile side.
         isect_capacity: rows of the buffer; see :func:`count_isects`.
     """
-    layout = TileLayout(width, height, tile_size)
-    num_tiles, num_gaussians = layout.num_tiles, projection.depths.shape[0]
+    tile_grid = TileGrid(width, height, tile_size)
+    num_tiles, num_gaussians = tile_grid.num_tiles, projection.depths.shape[0]
     if num_gaussians == 0:
         empty = jnp.zeros(isect_capacity + num_tiles + 2, jnp.int32)
         return Intersections(empty[:isect_capacity], empty[isect_capacity:-1], empty[-1])
     order = _argsort_positive(jax.lax.stop_gradient(projection.depths))
-    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projection, layout)))
+    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projection, tile_grid)))
     # One key holds tile and rank where 32 bits suffice: XLA for CPU sorts one array five times faster than two.
     # Stable also where it need not be: 1.3 million keys, half sorted as they come, take 54 ms instead of 65.
     if (num_tiles + 1) * num_gaussians < _KEYS:
-        total, (keys,) = _emit_pairs(ellipses, layout, isect_capacity, tile_step=num_gaussians)
+        total, (keys,) = _emit_pairs(ellipses, tile_grid, isect_capacity, tile_step=num_gaussians)
         keys = jax.lax.sort(keys, is_stable=True)
         tile, rank = keys // jnp.uint32(num_gaussians), keys % jnp.uint32(num_gaussians)
     else:
-        total, pairs = _emit_pairs(ellipses, layout, isect_capacity, tile_step=None)
+        total, pairs = _emit_pairs(ellipses, tile_grid, isect_capacity, tile_step=None)
         tile, rank = jax.lax.sort(pairs, num_keys=1, is_stable=True)
     offsets = jnp.searchsorted(tile, jnp.arange(num_tiles + 1, dtype=jnp.uint32)).astype(jnp.int32)
     return Intersections(order[rank], offsets, total)
 
 
 def _emit_pairs(
-    ellipses: Ellipses, layout: TileLayout, isect_capacity: int, *, tile_step: int | None
+    ellipses: Ellipses, tile_grid: TileGrid, isect_capacity: int, *, tile_step: int | None
 ) -> tuple[Int[Array, ""], tuple[Array, ...]]:
     """All pairs, in the order of the rows: how many, and tiles and rows, [isect_capacity] each.
 
@@ -163,24 +136,24 @@ def _emit_pairs(
         )
 
     ramps = (jnp.zeros(isect_capacity, jnp.uint32),) * len(slopes)
-    total, ramps = _fold_spans(ellipses, layout, write, ramps)
+    total, ramps = _fold_spans(ellipses, tile_grid, write, ramps)
     pair = jnp.arange(isect_capacity, dtype=jnp.uint32)
     tiles, *rows = (
         jnp.cumsum(ramp, dtype=jnp.uint32) + jnp.uint32(slope) * pair
         for ramp, slope in zip(ramps, slopes, strict=True)
     )
     unused = pair >= total.astype(jnp.uint32)
-    return total, (jnp.where(unused, jnp.uint32(layout.num_tiles * slopes[0]), tiles), *rows)
+    return total, (jnp.where(unused, jnp.uint32(tile_grid.num_tiles * slopes[0]), tiles), *rows)
 
 
-def _touched_ellipses(projection: Projection, layout: TileLayout) -> Ellipses:
+def _touched_ellipses(projection: Projection, tile_grid: TileGrid) -> Ellipses:
     """The ellipses that hold every touched pixel centre, and the rows of tiles they lie in."""
     (x, y), (rx, ry), (a, b, c) = jax.lax.stop_gradient(
         (projection.means2d.T, projection.radii.T, projection.conics.T)
     )
     visible = (rx > 0) & (ry > 0)
     rx, ry = (r * (1 + _SLACK) + _SLACK_PIXELS for r in (rx, ry))
-    top, bottom = _tiles_between(y - ry, y + ry, layout.height, layout.tile_size)
+    top, bottom = _tiles_between(y - ry, y + ry, tile_grid.height, tile_grid.tile_size)
     return Ellipses(
         x=x,
         y=y,
@@ -202,7 +175,7 @@ def _tiles_between(low, high, size, tile_size):
 
 
 def _fold_spans(
-    ellipses: Ellipses, layout: TileLayout, visit: Callable[[Any, Spans, Array], Any], state: Any
+    ellipses: Ellipses, tile_grid: TileGrid, visit: Callable[[Any, Spans, Array], Any], state: Any
 ) -> tuple[Int[Array, ""], Any]:
     """Calls ``visit(state, spans, number of pairs before each span)`` for all spans, in the order of the rows.
 
@@ -212,14 +185,14 @@ def _fold_spans(
     if ellipses.rows.shape[0] == 0:
         return jnp.zeros((), jnp.int32), state
     ends = jnp.cumsum(ellipses.rows, dtype=jnp.int32)
-    num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // layout.grid[0])
+    num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // tile_grid.columns)
 
     def step(carry):
         start, total, state = carry
         # Gaussians that end before a span or where it begins, by counting: a binary search takes twice as long.
         counts = jnp.zeros(num_spans, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode="drop")
         nth = start + jnp.arange(num_spans, dtype=jnp.int32)
-        spans = _spans(ellipses, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, layout)
+        spans = _spans(ellipses, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, tile_grid)
         before = jnp.cumsum(spans.length, dtype=jnp.int32) - spans.length
         state = visit(state, spans, jnp.minimum(total, _MAX_INT32 // 2) + before)
         total = total + jnp.minimum(spans.length.sum(dtype=jnp.int32), _MAX_INT32 - total)
@@ -231,13 +204,13 @@ def _fold_spans(
     return jnp.where(saturating_sum(ellipses.rows) == _MAX_INT32, _MAX_INT32, total), state
 
 
-def _spans(ellipses, ends, index, nth, layout) -> Spans:
+def _spans(ellipses, ends, index, nth, tile_grid) -> Spans:
     """The ``nth`` spans, counted through all Gaussians; those of ``index``. Empty ones beyond the last."""
     index = jnp.minimum(index, ends.shape[0] - 1)
     x, y, rx, ry, correlation, top, rows = (field[index] for field in ellipses)
     row = top + nth - (ends[index] - rows)
     # The rightmost point of a band is as near to that of the ellipse, at v = correlation, as the band allows.
-    centers = (row * layout.tile_size, jnp.minimum((row + 1) * layout.tile_size, layout.height) - 1)
+    centers = (row * tile_grid.tile_size, jnp.minimum((row + 1) * tile_grid.tile_size, tile_grid.height) - 1)
     low, high = (jnp.clip((center + 0.5 - y) / ry, -1, 1) for center in centers)
     squared = 1 - correlation**2
     slack = _SLACK_THICKNESS * jnp.finfo(x.dtype).eps
@@ -246,8 +219,8 @@ def _spans(ellipses, ends, index, nth, layout) -> Spans:
         v = jnp.clip(side * correlation, low, high)
         return x + rx * (correlation * v + side * jnp.sqrt(jnp.maximum(squared * (1 - v * v), 0) + slack))
 
-    first, end = _tiles_between(edge(-1), edge(1), layout.width, layout.tile_size)
-    return Spans(index, row * layout.grid[0] + first, jnp.where(nth < ends[-1], end - first, 0))
+    first, end = _tiles_between(edge(-1), edge(1), tile_grid.width, tile_grid.tile_size)
+    return Spans(index, row * tile_grid.columns + first, jnp.where(nth < ends[-1], end - first, 0))
 
 
 def _add_ramp(ramp, first, slope, begin, length):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from splax.ops.ewa import Projector
-from splax.ops.intersection import TileLayout
 from splax.ops.shading import StoredShading
+from splax.ops.tile_grid import TileGrid
 
 
 class Job(NamedTuple):
     """Settings of one rendering; see :class:`splax.TileRasterizer`.
 
     Attributes:
-        layout: image and tiles, pixels.
+        tile_grid: the tiles of the image.
         projection: how Gaussians become 2D Gaussians.
         shading: how they get their colour; None if colours are given.
         near_plane: least depth, world units.
@@ -24,7 +24,7 @@ class Job(NamedTuple):
         isect_capacity: room for (tile, Gaussian) pairs; None: they are counted first.
     """
 
-    layout: TileLayout
+    tile_grid: TileGrid
     projection: Projector
     shading: StoredShading | None
     near_plane: float

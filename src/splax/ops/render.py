@@ -98,7 +98,7 @@ def _render_whole(params, camera, offset, *, job, implementation):
         # Named, so that the kernels are not traced once more; only a GPU's sums differ from run to run.
         return render_in_steps(params, camera, offset, job._replace(deterministic=False), "xla_vjp")
 
-    height, width = job.layout.height, job.layout.width
+    height, width = job.tile_grid.height, job.tile_grid.width
     shapes = Rendered.shapes(params.means.shape[0], height, width, render_depth=job.render_depth)
     return backends.by_platform(backend, whole, in_steps, shapes, args)
 

@@ -41,8 +41,8 @@ def _missing() -> str | None:
 def _obstacle(job: Job, arrays: Sequence[Array], camera: Any = None) -> str | None:
     """Colours, in ``arrays``, may be of any type that float32 can hold; stored Gaussians of that alone."""
     first, *others = arrays
-    if job.layout.tile_size not in TILE_SIZES:
-        return f"draws tiles of {TILE_SIZES} pixels, not {job.layout.tile_size}: pass one of these"
+    if job.tile_grid.tile_size not in TILE_SIZES:
+        return f"draws tiles of {TILE_SIZES} pixels, not {job.tile_grid.tile_size}: pass one of these"
     if camera is not None and (obstacle := _obstacle_of_parameters(job, arrays, camera)):
         return obstacle
     dtype = jnp.result_type(first, *others) if first.dtype == jnp.float32 else first.dtype
@@ -77,8 +77,8 @@ def _rasterize(
 
     radii, depths = lax.stop_gradient((projection.radii, projection.depths))
     splats = _splats_of(projection, channels)
-    tiling, warp = triton.Tiling(*job.layout), triton.Warp(interpret=False)
-    return triton.rasterize(splats, radii, depths, probe, tiling, job.room, warp, job.deterministic)
+    tile_grid, warp = job.tile_grid, triton.Warp(interpret=False)
+    return triton.rasterize(splats, radii, depths, probe, tile_grid, job.room, warp, job.deterministic)
 
 
 def _count(job: Job, projection: Projection) -> Int[Array, ""]:
@@ -86,8 +86,8 @@ def _count(job: Job, projection: Projection) -> Int[Array, ""]:
 
     projection = lax.stop_gradient(projection)
     splats = _splats_of(projection, projection.means2d[:, :0])
-    tiling, warp = prepare.Tiling(*job.layout), prepare.Warp(interpret=False)
-    return saturating_sum(prepare.prepare(splats, projection.radii, tiling, warp).counts)
+    tile_grid, warp = job.tile_grid, prepare.Warp(interpret=False)
+    return saturating_sum(prepare.prepare(splats, projection.radii, tile_grid, warp).counts)
 
 
 def _splats_of(projection: Projection, channels: Array) -> Splats:

@@ -16,9 +16,9 @@ from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.blending.backward import Drawn, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.warp import Warp
+from splax.ops.triton.pixel_regions import FORM
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients, start_of_sums
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
-from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.types import DrawSettings, Parameters, Rendered, Splats
 
 
@@ -34,21 +34,21 @@ def render(params: Parameters, camera: Any, offset: jax.Array | None, job: Job, 
         warp: how kernels run.
     """
     # JAX traces this even if only the two functions below, which follow the gradients, are compiled.
-    num, layout = params.means.shape[0], job.layout
-    shapes = Rendered.shapes(num, layout.height, layout.width, render_depth=job.render_depth)
+    num, tile_grid = params.means.shape[0], job.tile_grid
+    shapes = Rendered.shapes(num, tile_grid.height, tile_grid.width, render_depth=job.render_depth)
     return deferred(functools.partial(_render, job=job, warp=warp), shapes)(params, camera, offset)
 
 
 def _render(params, camera, offset, *, job, warp):
     prepared, _, depths, means2d, radii = _project(params, camera, offset, job, warp)
-    tiling = Tiling(*job.layout)
-    lists = make_lists(prepared, depths, tiling, job.room, warp, with_slots=False)
-    channels, alpha, _ = draw(lists, prepared.attributes, tiling, warp, save=False)
+    tile_grid = job.tile_grid
+    lists = make_lists(prepared, depths, tile_grid, job.room, warp, with_slots=False)
+    channels, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
     return Rendered(channels, alpha, means2d, radii, lists.num_isects)
 
 
 def _project(params, camera, offset, job, warp):
-    return project(params, camera, offset, settings_of(job), Tiling(*job.layout), warp)
+    return project(params, camera, offset, settings_of(job), job.tile_grid, warp)
 
 
 def settings_of(job: Job) -> DrawSettings:
@@ -83,8 +83,8 @@ def _render_fwd(params, camera, offset, job, warp):
     learns_camera = () if any(number.perturbed for number in numbers) else None
     params, camera, offset = _values((params, camera, offset))
     prepared, color_slopes, depths, means2d, radii = _project(params, camera, offset, job, warp)
-    tiling = Tiling(*job.layout)
-    drawn = draw_and_save(prepared, depths, tiling, job.room, warp, deterministic=job.deterministic)
+    tile_grid = job.tile_grid
+    drawn = draw_and_save(prepared, depths, tile_grid, job.room, warp, deterministic=job.deterministic)
     rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
     return rendered, _Saved(params, camera, has_offset, learns_camera, color_slopes, drawn)
@@ -99,7 +99,7 @@ def _render_bwd(job, warp, saved, cotangents):
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _differentiate(job, warp, saved, v_channels, v_alpha, v_means2d):
     params, camera, has_offset, learns_camera, color_slopes, drawn = saved
-    tiling = Tiling(*job.layout)
+    tile_grid = job.tile_grid
     if v_channels is None:
         v_channels = jnp.zeros_like(drawn.image)
     absolute = job.absgrad and has_offset is not None
@@ -107,13 +107,15 @@ def _differentiate(job, warp, saved, v_channels, v_alpha, v_means2d):
     start = None
     if drawn.lists.slots is None:
         start = start_of_sums(params, drawn.lists.counts, FORM + len(channels) + 2 * absolute, warp)
-    rows = pair_gradients(drawn, v_channels, v_alpha, channels, tiling, warp, start=start, absolute=absolute)
+    rows = pair_gradients(
+        drawn, v_channels, v_alpha, channels, tile_grid, warp, start=start, absolute=absolute
+    )
     v_params, v_offset = project_gradients(
         params,
         camera,
         SumsOfPixels(drawn.lists.counts, color_slopes, rows, drawn.lists.first, v_means2d),
         settings_of(job),
-        tiling,
+        tile_grid,
         warp,
         with_offset=has_offset is not None,
     )
@@ -126,7 +128,7 @@ def _differentiate(job, warp, saved, v_channels, v_alpha, v_means2d):
 def _camera_gradients(saved, rows, v_means2d, job, warp):
     """Gradients of the camera, which no kernel computes, by way of the projection in plain JAX."""
     attributes, lists = saved.drawn.attributes, saved.drawn.lists
-    sums = sum_pairs(rows, lists, Tiling(*job.layout), warp)[: attributes.shape[1]]
+    sums = sum_pairs(rows, lists, job.tile_grid, warp)[: attributes.shape[1]]
     v_splats = splat_gradients(sums, attributes, warp)
     drawn = lists.counts > 0
     # Attributes of rows that are not drawn were never written.

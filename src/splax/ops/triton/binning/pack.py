@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_tests import tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
-from splax.ops.triton.tiling import FORM, Form, Tiling
+from splax.ops.triton.pixel_regions import FORM, Form
 from splax.ops.types import Splats
 
 _LN2 = math.log(2)
@@ -36,7 +37,7 @@ class Prepared(NamedTuple):
     counts: jax.Array
 
 
-def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Prepared:
+def prepare(splats: Splats, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> Prepared:
     """Packs Gaussians and finds their tiles; rows of ``radii`` 0, [N, 2], reach none."""
     num, num_channels = splats.channels.shape
     width = FORM + num_channels
@@ -53,7 +54,7 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
         form = form_of(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
         for q, value in enumerate((*form, *columns_of(channels, num_channels))):
             store(attributes, gaussian * width + q, value, exists)
-        box, count = tiles_of(form, columns_of(radii, 2), tiling, warp)
+        box, count = tiles_of(form, columns_of(radii, 2), tile_grid, warp)
         for q, value in enumerate(pack_box(box)):
             store(boxes, gaussian * 2 + q, value, exists)
         store(counts, gaussian, count, exists)
@@ -77,15 +78,15 @@ def form_of(x, y, conic, opacity) -> Form:
     return Form(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
 
 
-def tiles_of(form: Form, radii, tiling: Tiling, warp: Warp):
+def tiles_of(form: Form, radii, tile_grid: TileGrid, warp: Warp):
     """Box of tiles (left, top, columns, rows) within the radii, and how many of it the ellipse reaches."""
     radius_x, radius_y = radii
     visible = (radius_x > 0) & (radius_y > 0)
-    left, columns = _tiles_between(form.mean_x, radius_x, tiling.columns, tiling.tile_size)
-    top, rows = _tiles_between(form.mean_y, radius_y, tiling.rows, tiling.tile_size)
+    left, columns = _tiles_between(form.mean_x, radius_x, tile_grid.columns, tile_grid.tile_size)
+    top, rows = _tiles_between(form.mean_y, radius_y, tile_grid.rows, tile_grid.tile_size)
     rows = jnp.where(visible, rows, 0)
 
-    span = tile_spans(form, left, columns, tiling, warp)
+    span = tile_spans(form, left, columns, tile_grid, warp)
 
     def add(i, count):
         return count + jnp.where(i < rows, span(top + i)[1], 0)

@@ -22,20 +22,23 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
 from splax.ops.triton.blending.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
 from splax.ops.triton.lanes.atomic_sums import launch_sums
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
-from splax.ops.triton.tiling import (
+from splax.ops.triton.pixel_regions import (
     FORM,
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
     Form,
     Region,
-    Tiling,
     columns_of,
     lines_of,
+    num_lines,
+    num_subtiles,
+    num_tile_blocks,
 )
 
 _LN2 = math.log(2)
@@ -112,7 +115,7 @@ def pair_gradients(
     v_image: jax.Array,
     v_alpha: jax.Array | None,
     channels: range,
-    tiling: Tiling,
+    tile_grid: TileGrid,
     warp: Warp,
     *,
     start: Sequence[jax.Array] | None = None,
@@ -131,7 +134,7 @@ def pair_gradients(
         v_image: cotangent of the image.
         v_alpha: cotangent of alpha; None counts as zero.
         channels: which of the channels to differentiate.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         warp: how kernels run.
         start: zeros in the rows that are drawn; arrays whose columns, taken together, are those of the sums and
             perhaps more.
@@ -140,11 +143,11 @@ def pair_gradients(
     """
     attributes, lists, checkpoints, image, alpha = drawn
     stride, total_channels = attributes.shape[1], image.shape[-1]
-    parts = tiling.subtiles // tiling.blocks
-    drawn_with = channels.start // channels_per_draw(tiling)  # the pass that drew these channels
-    first_drawn = drawn_with * channels_per_draw(tiling)
-    num_drawn = min(channels_per_draw(tiling), total_channels - first_drawn)
-    state_size = (1 + num_drawn) * tiling.num_pixels
+    parts = num_subtiles(tile_grid) // num_tile_blocks(tile_grid)
+    drawn_with = channels.start // channels_per_draw(tile_grid)  # the pass that drew these channels
+    first_drawn = drawn_with * channels_per_draw(tile_grid)
+    num_drawn = min(channels_per_draw(tile_grid), total_channels - first_drawn)
+    state_size = (1 + num_drawn) * tile_grid.num_pixels
     num_checkpoints = checkpoints.tile.shape[0]
     width = FORM + len(channels) + 2 * absolute
     if start is None:
@@ -160,7 +163,7 @@ def pair_gradients(
         checkpoint = jnp.minimum(program, num_checkpoints - 1)
         resumes = program < num_checkpoints
 
-        @pl.when(~resumes | (checkpoint < ref.starts[tiling.num_tiles]))
+        @pl.when(~resumes | (checkpoint < ref.starts[tile_grid.num_tiles]))
         def _():
             tile = jnp.where(
                 resumes, ref.owner[checkpoint], ref.order[jnp.maximum(program - num_checkpoints, 0)]
@@ -171,19 +174,19 @@ def pair_gradients(
 
             def read(part):
                 subtile = block * parts + part
-                nth = 2 * (tile * tiling.subtiles + subtile)
+                nth = 2 * (tile * num_subtiles(tile_grid) + subtile)
                 closes = [ref.offsets[tile] + ref.walked[nth + half] for half in range(2)]
                 region = Region(tile, subtile)
-                read_columns = [read_column(lines, closes) for lines in lines_of(region, tiling)]
+                read_columns = [read_column(lines, closes) for lines in lines_of(region, tile_grid)]
                 return (
                     jnp.maximum(*closes),
-                    columns_of(region, tiling),
+                    columns_of(region, tile_grid),
                     *map(list, zip(*read_columns, strict=True)),
                 )
 
             def read_column(lines, closes):
                 """Cotangents of alpha and channels; transmittance, and what comes behind times its cotangent."""
-                closes = [closes[nth // (tiling.lines // 2)] for nth in range(tiling.lines)]
+                closes = [closes[nth // (num_lines(tile_grid) // 2)] for nth in range(num_lines(tile_grid))]
                 numbers = zip(*map(read_line, lines, closes), strict=True)
                 v_alpha, *v_channels, transmittance, behind = map(stack, numbers)
                 return (v_alpha, v_channels), (transmittance, behind)
@@ -205,7 +208,7 @@ def pair_gradients(
                 # All that the pixel shows times its cotangent, less what is in front.
                 behind -= v_a * (1 - transmittance)
                 for q, v_q, value in zip(channels, v, shown, strict=True):
-                    in_front = load(ref.states, state + (1 + q - first_drawn) * tiling.num_pixels, stored)
+                    in_front = load(ref.states, state + (1 + q - first_drawn) * tile_grid.num_pixels, stored)
                     behind += v_q * (value - in_front)
                 # Of finished pixels the sign counts; they are divided by like others.
                 return v_a, *v, jnp.where(transmittance > 0, transmittance, -1.0), behind
@@ -229,7 +232,9 @@ def pair_gradients(
                 total = warp.sum_each(values)
                 if lists.slots is None:
                     return ref.out.add(packed & ID_MASK, sum_columns, total, once)
-                store(ref.out, (slot * tiling.blocks + block) * width + which, total, which < width)
+                store(
+                    ref.out, (slot * num_tile_blocks(tile_grid) + block) * width + which, total, which < width
+                )
                 return full(0)
 
             closes = [read_part[0] for read_part in read_parts]
@@ -243,7 +248,7 @@ def pair_gradients(
                 states, done = carry
                 form, values = Form(*values[:FORM]), values[FORM:]
                 # The last ones are not summed over the rows of a column before the end.
-                sums = [zeros()] * (FORM - 1), [zeros(tiling.lines)] * (width - FORM + 1)
+                sums = [zeros()] * (FORM - 1), [zeros(num_lines(tile_grid))] * (width - FORM + 1)
                 after = []
                 for part in range(parts):
                     change = functools.partial(differentiate, part, form, values)
@@ -285,7 +290,7 @@ def pair_gradients(
             def clear(first):
                 """Pairs behind finished pixels add nothing."""
                 pair = first + lanes()
-                row = (load(ref.slots, pair, pair < end) * tiling.blocks + block) * width
+                row = (load(ref.slots, pair, pair < end) * num_tile_blocks(tile_grid) + block) * width
                 for q in range(width):
                     store(ref.out, row + q, zeros(), pair < end)
                 return first + LANES
@@ -299,10 +304,10 @@ def pair_gradients(
     args += checkpoints[1:]
     args += (*(x.reshape(-1) for x in (image, v_image)),)
     args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))
-    grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
+    grid = (num_tile_blocks(tile_grid), tile_grid.num_tiles + num_checkpoints)
     if lists.slots is None:
         return launch_sums("pair_gradients", kernel, grid, start, warp, *args)
-    shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
+    shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * num_tile_blocks(tile_grid) * width,), jnp.float32)
     out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
     return (out.reshape(-1, width),)
 

@@ -15,10 +15,10 @@ from splax.ops.projection import (
     project_columns,
     transform_row,
 )
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.pack import form_of
 from splax.ops.triton.lanes.warp import load
 from splax.ops.triton.projection.harmonics import basis_table
-from splax.ops.triton.tiling import Tiling
 from splax.ops.types import DrawSettings, Parameters
 
 
@@ -81,12 +81,12 @@ def stored_arrays(params: Parameters, camera: Any) -> Stored:
     return Stored(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
 
 
-def read_view(camera, tiling: Tiling) -> View:
+def read_view(camera, tile_grid: TileGrid) -> View:
     """The camera, from ``Stored.camera``."""
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
-    pinhole = Pinhole(rows, fx, fy, cx, cy, tiling.width, tiling.height)
+    pinhole = Pinhole(rows, fx, fy, cx, cy, tile_grid.width, tile_grid.height)
     return View(pinhole, numbers[16:19], numbers[19:])
 
 

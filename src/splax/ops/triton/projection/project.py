@@ -19,10 +19,12 @@ from jax.experimental import pallas as pl
 from splax.ops.jax_internals.traced_once import traced_once
 from splax.ops.projection import half_extents, is_in_image
 from splax.ops.spherical_harmonics import SH_C0
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.pack import Prepared, form_gradients, pack_box, tiles_of
 from splax.ops.triton.lanes.atomic_sums import zeros_where
 from splax.ops.triton.lanes.row_io import clear_rows, store_rows, total_rows
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store, zeros
+from splax.ops.triton.pixel_regions import FORM, num_tile_blocks
 from splax.ops.triton.projection.geometry import (
     Geometry,
     Stored,
@@ -38,7 +40,6 @@ from splax.ops.triton.projection.geometry import (
     stored_arrays,
 )
 from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradients, read_basis, sum_harmonics
-from splax.ops.triton.tiling import FORM, Tiling
 from splax.ops.types import DrawSettings, Parameters
 
 _RGB = 3
@@ -124,13 +125,13 @@ def _sum_args(sums: SumsOfPixels) -> list[jax.Array]:
     return args + ([] if sums.v_means2d is None else [sums.v_means2d.reshape(-1)])
 
 
-@traced_once("settings", "tiling", "warp")
+@traced_once("settings", "tile_grid", "warp")
 def project(
     params: Parameters,
     camera: Any,
     offset: jax.Array | None,
     settings: DrawSettings,
-    tiling: Tiling,
+    tile_grid: TileGrid,
     warp: Warp,
 ) -> Projected:
     """Projects, colours and packs Gaussians.
@@ -140,7 +141,7 @@ def project(
         camera: a pinhole :class:`splax.Camera`.
         offset: added to the centres, pixels, [N, 2]; None is zero.
         settings: of the rasterizer.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         warp: how kernels run.
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
@@ -153,7 +154,7 @@ def project(
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
-        view = read_view(stored.camera, tiling)
+        view = read_view(stored.camera, tile_grid)
         lives = load(stored.alive, gaussian, exists)
         mean, log_scale = (
             read_columns(stored.means, gaussian, 3, exists),
@@ -196,7 +197,7 @@ def project(
 
             form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
             reach = [jnp.where(valid, value, 0) for value in reach]
-            box, count = tiles_of(form, reach, tiling, warp)
+            box, count = tiles_of(form, reach, tile_grid, warp)
             store_rows(out.attributes, base, [*form, *color, depth][:width], valid, warp)
             store_rows(out.boxes, base, [*pack_box(box)], valid, warp)
             store_rows(out.means2d, base, [form.mean_x, form.mean_y], exists, warp)
@@ -219,7 +220,7 @@ def project_gradients(
     camera: Any,
     sums: SumsOfPixels,
     settings: DrawSettings,
-    tiling: Tiling,
+    tile_grid: TileGrid,
     warp: Warp,
     *,
     with_offset: bool = True,
@@ -231,7 +232,7 @@ def project_gradients(
         camera: a pinhole :class:`splax.Camera`.
         sums: what the pixels say of them.
         settings: of the rasterizer.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         warp: how kernels run.
         with_offset: whether the gradient of the offset is wanted.
 
@@ -271,9 +272,10 @@ def project_gradients(
             if first is None:
                 totals = [load(given.rows[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
             else:
-                begin, num_here = load(given.first, gaussian, drawn) * tiling.blocks, count * tiling.blocks
+                blocks = num_tile_blocks(tile_grid)
+                begin, num_here = load(given.first, gaussian, drawn) * blocks, count * blocks
                 totals = total_rows(given.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
-            view = read_view(stored.camera, tiling)
+            view = read_view(stored.camera, tile_grid)
             geometry = read_geometry(stored, gaussian, moved)
             valid = drawn
             if v_means2d is not None:

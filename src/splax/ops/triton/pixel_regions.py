@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from splax.ops.constants import ALPHA_THRESHOLD
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes
 
 # Bits of a pair that number the Gaussian; the four above them mark the subtiles it reaches.
@@ -46,52 +47,24 @@ def polynomial_around(form: Form, x: jax.Array, y: jax.Array, warp: Warp) -> lis
     return [form.a, form.b, form.c, -slope_x, -slope_y, constant]
 
 
-class Tiling(NamedTuple):
-    """Static sizes of one rasterization."""
+def subtile_size(tile_grid: TileGrid) -> int:
+    """Pixels per side of a subtile, which one warp draws."""
+    return max(8, tile_grid.tile_size // 2)
 
-    width: int
-    height: int
-    tile_size: int
 
-    @property
-    def columns(self) -> int:
-        """Tiles per row."""
-        return -(-self.width // self.tile_size)
+def num_subtiles(tile_grid: TileGrid) -> int:
+    """Number of subtiles in a tile, 1 or 4."""
+    return (tile_grid.tile_size // subtile_size(tile_grid)) ** 2
 
-    @property
-    def rows(self) -> int:
-        """Tiles per column."""
-        return -(-self.height // self.tile_size)
 
-    @property
-    def num_tiles(self) -> int:
-        """Tiles of the image."""
-        return self.columns * self.rows
+def num_lines(tile_grid: TileGrid) -> int:
+    """Number of pixels that a lane has below each other in a subtile."""
+    return subtile_size(tile_grid) // 4
 
-    @property
-    def subtile(self) -> int:
-        """Pixels per side of a subtile, which one warp draws."""
-        return max(8, self.tile_size // 2)
 
-    @property
-    def subtiles(self) -> int:
-        """Subtiles of a tile, 1 or 4."""
-        return (self.tile_size // self.subtile) ** 2
-
-    @property
-    def lines(self) -> int:
-        """Pixels of a lane below each other in a subtile."""
-        return self.subtile // 4
-
-    @property
-    def blocks(self) -> int:
-        """Parts of a tile that the backward pass treats apart, so that no lane has more than 8 pixels."""
-        return max(1, self.tile_size**2 // 256)
-
-    @property
-    def num_pixels(self) -> int:
-        """Pixels of a tile."""
-        return self.tile_size**2
+def num_tile_blocks(tile_grid: TileGrid) -> int:
+    """Number of parts of a tile that the backward pass treats apart, so that no lane has more than 8 pixels."""
+    return max(1, tile_grid.tile_size**2 // 256)
 
 
 class Column(NamedTuple):
@@ -120,52 +93,52 @@ class Region(NamedTuple):
     subtile: jax.Array
     half: jax.Array | None = None
 
-    def size(self, tiling: Tiling) -> tuple[int, int]:
+    def size(self, tile_grid: TileGrid) -> tuple[int, int]:
         """Width and height in pixels."""
-        side = tiling.subtile
+        side = subtile_size(tile_grid)
         return side, side if self.half is None else side // 2
 
-    def corner_in_tile(self, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
+    def corner_in_tile(self, tile_grid: TileGrid) -> tuple[jax.Array, jax.Array]:
         """Its left upper pixel in its tile."""
-        side, across = tiling.subtile, tiling.tile_size // tiling.subtile
+        side, across = subtile_size(tile_grid), tile_grid.tile_size // subtile_size(tile_grid)
         left, top = (self.subtile % across) * side, (self.subtile // across) * side
         return left, top if self.half is None else top + self.half * (side // 2)
 
-    def corner(self, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
+    def corner(self, tile_grid: TileGrid) -> tuple[jax.Array, jax.Array]:
         """Its left upper pixel in the image."""
-        left, top = self.corner_in_tile(tiling)
-        size = tiling.tile_size
-        return (self.tile % tiling.columns) * size + left, (self.tile // tiling.columns) * size + top
+        left, top = self.corner_in_tile(tile_grid)
+        size = tile_grid.tile_size
+        return (self.tile % tile_grid.columns) * size + left, (self.tile // tile_grid.columns) * size + top
 
-    def center(self, tiling: Tiling) -> tuple[jax.Array, jax.Array]:
+    def center(self, tile_grid: TileGrid) -> tuple[jax.Array, jax.Array]:
         """Its middle in the image, in pixels."""
-        (left, top), (width, height) = self.corner(tiling), self.size(tiling)
+        (left, top), (width, height) = self.corner(tile_grid), self.size(tile_grid)
         return left.astype(jnp.float32) + width / 2, top.astype(jnp.float32) + height / 2
 
 
-def columns_of(region: Region, tiling: Tiling) -> list[Column]:
+def columns_of(region: Region, tile_grid: TileGrid) -> list[Column]:
     """Its pixels: lanes lie 8 x 4, and repeat to the right, then downwards."""
-    (width, height), lane = region.size(tiling), lanes()
+    (width, height), lane = region.size(tile_grid), lanes()
     y = lane // 8 + 4 * lax.broadcasted_iota(jnp.int32, (height // 4, LANES), 0)
-    return [_column(region, i, y, tiling) for i in range(0, width, 8)]
+    return [_column(region, i, y, tile_grid) for i in range(0, width, 8)]
 
 
-def lines_of(region: Region, tiling: Tiling) -> list[list[Column]]:
+def lines_of(region: Region, tile_grid: TileGrid) -> list[list[Column]]:
     """The same pixels, each line of a column by itself, [32]: loads of many rows come in an order of their own."""
-    width, height = region.size(tiling)
+    width, height = region.size(tile_grid)
     lines = [lanes() // 8 + i for i in range(0, height, 4)]
-    return [[_column(region, i, y, tiling) for y in lines] for i in range(0, width, 8)]
+    return [[_column(region, i, y, tile_grid) for y in lines] for i in range(0, width, 8)]
 
 
-def _column(region, first, y, tiling):
+def _column(region, first, y, tile_grid):
     """The column that begins at a pixel of the region, and of it the pixels at y."""
-    (left, top), (left_in_tile, top_in_tile) = region.corner(tiling), region.corner_in_tile(tiling)
+    (left, top), (left_in_tile, top_in_tile) = region.corner(tile_grid), region.corner_in_tile(tile_grid)
     x = lanes() % 8 + first
     all_x = jnp.broadcast_to(x, y.shape)
     return Column(
         x=(left + x).astype(jnp.float32) + 0.5,
         y=(top + y).astype(jnp.float32) + 0.5,
-        inside=(left + all_x < tiling.width) & (top + y < tiling.height),
-        image=(top + y) * tiling.width + left + all_x,
-        tile=(top_in_tile + y) * tiling.tile_size + left_in_tile + all_x,
+        inside=(left + all_x < tile_grid.width) & (top + y < tile_grid.height),
+        image=(top + y) * tile_grid.width + left + all_x,
+        tile=(top_in_tile + y) * tile_grid.tile_size + left_in_tile + all_x,
     )
