@@ -11,7 +11,7 @@ from workloads import Params, Workload
 
 from splax.gaussians import Gaussians
 from splax.ops.intersection import Intersections, intersect_tiles
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.tile_grid import TileGrid
 from splax.ops.xla.backend import rasterize_to_pixels
 from splax.rasterizer import TileRasterizer, round_capacity
@@ -24,7 +24,7 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
     capacity = round_capacity(int(rasterizer.count_isects(Gaussians(**params), camera)))
     size = TileGrid(camera.width, camera.height, tile_size)
 
-    def project(params: Params) -> tuple[Projection, Array]:
+    def project(params: Params) -> tuple[ProjectedGaussians, Array]:
         gaussians = Gaussians(**params).drawable()
         return rasterizer.project(gaussians, camera), gaussians.colors(camera)
 
@@ -32,12 +32,12 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
         return jax.vjp(project, params)[1](cotangent)
 
     def composite(splats: Any, isects: Intersections) -> Array:
-        projection, colors = splats
+        projected, colors = splats
         return rasterize_to_pixels(
-            projection.means2d,
-            projection.conics,
-            jnp.where(projection.visible[:, None], colors, 0),
-            projection.opacities,
+            projected.means2d,
+            projected.conics,
+            jnp.where(projected.visible[:, None], colors, 0),
+            projected.opacities,
             isects,
             size,
         )[0]

@@ -24,13 +24,13 @@ def problem(
     """Attributes and lists of a random scene, float64."""
     params = make_gaussians(num, scale=scale, dtype=np.float64)
     splats = Gaussians(**{name: jnp.asarray(value) for name, value in params.items()})
-    projection = splax.TileRasterizer().project(splats, make_camera(width, height))
+    projected = splax.TileRasterizer().project(splats, make_camera(width, height))
     size = {"width": width, "height": height, "tile_size": tile_size}
-    capacity = round_capacity(int(count_isects(projection, **size)))
+    capacity = round_capacity(int(count_isects(projected, **size)))
     colors = jnp.asarray(np.random.default_rng(0).normal(size=(num, channels)))
-    opacities = jnp.where((projection.radii > 0).all(axis=1), splats.opacities, 0)
-    attributes = jnp.concatenate([projection.means2d, projection.conics, opacities[:, None], colors], axis=1)
-    return attributes.T, intersect_tiles(projection, isect_capacity=capacity, **size), TileGrid(**size)
+    opacities = jnp.where((projected.radii > 0).all(axis=1), splats.opacities, 0)
+    attributes = jnp.concatenate([projected.means2d, projected.conics, opacities[:, None], colors], axis=1)
+    return attributes.T, intersect_tiles(projected, isect_capacity=capacity, **size), TileGrid(**size)
 
 
 def assert_same(attributes: jax.Array, isects: Intersections, tile_grid: TileGrid) -> np.ndarray:

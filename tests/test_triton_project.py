@@ -72,10 +72,10 @@ def splats_of(params: Parameters, offset, settings: DrawSettings):
     """The splats, radii and depths that the separate steps of the rasterizer make."""
     projection_of_settings = EWA(settings.eps2d, settings.radius_clip, settings.antialiased)
     job = JOB._replace(projection=projection_of_settings, render_depth=settings.render_depth)
-    projection, channels = make_splats(params, CAMERA, None, job)
-    means2d = projection.means2d if offset is None else projection.means2d + offset
-    splats = Splats(means2d, projection.conics, projection.opacities, channels)
-    return splats, projection.radii, projection.depths
+    projected, channels = make_splats(params, CAMERA, None, job)
+    means2d = projected.means2d if offset is None else projected.means2d + offset
+    splats = Splats(means2d, projected.conics, projected.opacities, channels)
+    return splats, projected.radii, projected.depths
 
 
 def rows_with_sums(sums, counts, first):

@@ -15,9 +15,9 @@ from splax.cameras import Camera
 from splax.gaussians import Gaussians
 from splax.ops import backends
 from splax.ops.constants import FAR_PLANE, NEAR_PLANE
-from splax.ops.ewa import EWA, Projector
+from splax.ops.ewa import EWA, Projection
 from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.render import count_isects, project, render, round_capacity
 from splax.ops.shading import Shading, reads_stored_only
 from splax.ops.tile_grid import TileGrid
@@ -150,7 +150,7 @@ class TileRasterizer(nnx.Module):
         implementation: str | None = None,
         isect_capacity: int | None = None,
         *,
-        projection: Projector | None = None,
+        projection: Projection | None = None,
         near_plane: float = NEAR_PLANE,
         far_plane: float = FAR_PLANE,
         antialiased: bool = False,
@@ -228,14 +228,14 @@ class TileRasterizer(nnx.Module):
         )
         return _finish(rendered, background, capacity, self.render_depth)
 
-    def project(self, gaussians: Gaussians, camera: Camera) -> Projection:
+    def project(self, gaussians: Gaussians, camera: Camera) -> ProjectedGaussians:
         """2D Gaussians in pixels of ``camera``."""
         return project(parameters_of(gaussians), camera, self._job(camera, None))
 
     def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
         """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
-        projection = self.project(gaussians, camera)
-        return count_isects(projection, self._job(camera, None), self.implementation)
+        projected = self.project(gaussians, camera)
+        return count_isects(projected, self._job(camera, None), self.implementation)
 
     def sized_for(
         self, gaussians: Gaussians, cameras: Camera | Iterable[Camera], margin: float = 1.5

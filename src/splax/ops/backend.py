@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Int
 
 from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.types import Parameters, Rendered
 
 
@@ -52,10 +52,10 @@ class Backend:
     obstacle: Obstacle
     missing: Callable[[], str | None]
     rasterize: Callable[
-        [Job, Projection, Float[Array, "n c"], Float[Array, "n 2"] | None],
+        [Job, ProjectedGaussians, Float[Array, "n c"], Float[Array, "n 2"] | None],
         tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]],
     ]
-    count: Callable[[Job, Projection], Int[Array, ""]]
+    count: Callable[[Job, ProjectedGaussians], Int[Array, ""]]
     render: Callable[[Job, Parameters, Any, Float[Array, "n 2"] | None], Rendered] | None = None
     ssim: Callable[[Array, Array, int, tuple[int, ...]], tuple[Array, list[Array]]] | None = None
     platform: str | None = None

@@ -15,7 +15,7 @@ from splax.devices import device_policy
 from splax.ops.backend import Backend
 from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.triton.backend import TRITON
 from splax.ops.types import Parameters
 from splax.ops.xla.backend import XLA, XLA_VJP
@@ -31,7 +31,7 @@ def check_implementation(implementation: str | None) -> None:
 
 
 def rasterize(
-    projection: Projection,
+    projected: ProjectedGaussians,
     channels: Float[Array, "n c"],
     probe: Float[Array, "n 2"] | None,
     job: Job,
@@ -40,7 +40,7 @@ def rasterize(
     """2D Gaussians to pixels; see :class:`splax.ops.backend.Backend`.
 
     Args:
-        projection: 2D Gaussians; rows of radius 0 are left out, and must be finite all the same.
+        projected: 2D Gaussians; rows of radius 0 are left out, and must be finite all the same.
         channels: any number of them.
         probe: None, or what gets the gradients in absolute values.
         job: settings.
@@ -51,31 +51,31 @@ def rasterize(
         NotImplementedError: if the named one does not run here.
     """
     height, width = job.tile_grid.height, job.tile_grid.width
-    dtype = jnp.result_type(projection.means2d, channels, projection.opacities)
+    dtype = jnp.result_type(projected.means2d, channels, projected.opacities)
     shapes = (
         jax.ShapeDtypeStruct((height, width, channels.shape[1]), dtype),
         jax.ShapeDtypeStruct((height, width), dtype),
         _COUNT,
     )
-    arrays = _arrays_of(projection, channels, probe)
+    arrays = _arrays_of(projected, channels, probe)
     return _call(
         implementation,
         lambda backend: functools.partial(backend.rasterize, job),
         lambda backend: backend.obstacle(job, arrays),
         shapes,
-        (projection, channels, probe),
+        (projected, channels, probe),
     )
 
 
-def count_pairs(projection: Projection, job: Job, implementation: str | None = None) -> Int[Array, ""]:
+def count_pairs(projected: ProjectedGaussians, job: Job, implementation: str | None = None) -> Int[Array, ""]:
     """(tile, Gaussian) pairs that :func:`rasterize` needs room for; arguments and errors as there."""
-    arrays = _arrays_of(projection)
+    arrays = _arrays_of(projected)
     return _call(
         implementation,
         lambda backend: functools.partial(backend.count, job),
         lambda backend: backend.obstacle(job, arrays),
         _COUNT,
-        (projection,),
+        (projected,),
     )
 
 
@@ -180,8 +180,8 @@ def check_deterministic(job: Job, implementation: str | None, means2d: Float[Arr
 _COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 
 
-def _arrays_of(projection: Projection, *others: Array | None) -> Sequence[Array]:
-    return [projection.means2d, projection.opacities, *(x for x in others if x is not None)]
+def _arrays_of(projected: ProjectedGaussians, *others: Array | None) -> Sequence[Array]:
+    return [projected.means2d, projected.opacities, *(x for x in others if x is not None)]
 
 
 def _obstacle_to_whole(name: str, params: Parameters, camera: Any, job: Job) -> str | None:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from splax.lenses import Pinhole
 from splax.ops.constants import EPS2D
-from splax.ops.projection import Ellipsoids, Projection, project_gaussians
+from splax.ops.projection import Ellipsoids, ProjectedGaussians, project_gaussians
 from splax.ops.types import Parameters
 
 
 @runtime_checkable
-class Projector(Protocol):
+class Projection(Protocol):
     """How Gaussians become 2D Gaussians in pixels; hashable, since compiled programs depend on it.
 
     Attributes:
@@ -26,7 +26,7 @@ class Projector(Protocol):
 
     def __call__(
         self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
-    ) -> Projection:
+    ) -> ProjectedGaussians:
         """Projects Gaussians into one camera, in plain JAX.
 
         Args:
@@ -72,8 +72,8 @@ class EWA:
 
     def __call__(
         self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
-    ) -> Projection:
-        """2D Gaussians in pixels of the camera; see :class:`Projector`."""
+    ) -> ProjectedGaussians:
+        """2D Gaussians in pixels of the camera; see :class:`Projection`."""
         if not isinstance(camera.lens, Pinhole):
             raise ValueError(
                 f"EWA projects through a Pinhole, got a camera with {type(camera.lens).__name__}; give "

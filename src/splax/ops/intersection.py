@@ -4,7 +4,7 @@ Two stable sorts, as the fastest renderers do: the Gaussians by depth, then the 
 tile. Shapes are static: pairs live in a buffer of ``isect_capacity`` rows, and the true count comes back
 beside it.
 
-A Gaussian touches the pixels inside an ellipse, whose bounding box the projection's ``radii`` are. Each row of
+A Gaussian touches the pixels inside an ellipse, whose bounding box has the half sizes ``radii``. Each row of
 tiles cuts a band out of it, and the tiles of that band are the Gaussian's, not those of the whole box: in a
 trained scene a fifth fewer (as in Hanson et al. 2025, Speedy-Splat).
 """
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.tile_grid import TileGrid
 
 # Spans worked off at once, if there are no more Gaussians than that. How many there are depends on the data,
@@ -68,10 +68,10 @@ class Spans(NamedTuple):
     length: Int[Array, " s"]
 
 
-def count_isects(projection: Projection, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
+def count_isects(projected: ProjectedGaussians, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
     tile_grid = TileGrid(width, height, tile_size)
-    return _fold_spans(_touched_ellipses(projection, tile_grid), tile_grid, lambda state, *_: state, ())[0]
+    return _fold_spans(_touched_ellipses(projected, tile_grid), tile_grid, lambda state, *_: state, ())[0]
 
 
 def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
@@ -85,24 +85,24 @@ def saturate(total: Int[Array, ""], about: Float[Array, ""]) -> Int[Array, ""]:
 
 
 def intersect_tiles(
-    projection: Projection, *, width: int, height: int, tile_size: int, isect_capacity: int
+    projected: ProjectedGaussians, *, width: int, height: int, tile_size: int, isect_capacity: int
 ) -> Intersections:
     """Lists the Gaussians of every tile, front to back; equal depths in the order of the rows.
 
     Args:
-        projection: projected Gaussians; rows of radius 0 are left out.
+        projected: projected Gaussians; rows of radius 0 are left out.
         width: image width in pixels.
         height: image height in pixels.
         tile_size: pixels per tile side.
         isect_capacity: rows of the buffer; see :func:`count_isects`.
     """
     tile_grid = TileGrid(width, height, tile_size)
-    num_tiles, num_gaussians = tile_grid.num_tiles, projection.depths.shape[0]
+    num_tiles, num_gaussians = tile_grid.num_tiles, projected.depths.shape[0]
     if num_gaussians == 0:
         empty = jnp.zeros(isect_capacity + num_tiles + 2, jnp.int32)
         return Intersections(empty[:isect_capacity], empty[isect_capacity:-1], empty[-1])
-    order = _argsort_positive(jax.lax.stop_gradient(projection.depths))
-    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projection, tile_grid)))
+    order = _argsort_positive(jax.lax.stop_gradient(projected.depths))
+    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projected, tile_grid)))
     # One key holds tile and rank where 32 bits suffice: XLA for CPU sorts one array five times faster than two.
     # Stable also where it need not be: 1.3 million keys, half sorted as they come, take 54 ms instead of 65.
     if (num_tiles + 1) * num_gaussians < _KEYS:
@@ -146,10 +146,10 @@ def _emit_pairs(
     return total, (jnp.where(unused, jnp.uint32(tile_grid.num_tiles * slopes[0]), tiles), *rows)
 
 
-def _touched_ellipses(projection: Projection, tile_grid: TileGrid) -> Ellipses:
+def _touched_ellipses(projected: ProjectedGaussians, tile_grid: TileGrid) -> Ellipses:
     """The ellipses that hold every touched pixel centre, and the rows of tiles they lie in."""
     (x, y), (rx, ry), (a, b, c) = jax.lax.stop_gradient(
-        (projection.means2d.T, projection.radii.T, projection.conics.T)
+        (projected.means2d.T, projected.radii.T, projected.conics.T)
     )
     visible = (rx > 0) & (ry > 0)
     rx, ry = (r * (1 + _SLACK) + _SLACK_PIXELS for r in (rx, ry))

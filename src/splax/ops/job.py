@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from splax.ops.ewa import Projector
+from splax.ops.ewa import Projection
 from splax.ops.shading import StoredShading
 from splax.ops.tile_grid import TileGrid
 
@@ -25,7 +25,7 @@ class Job(NamedTuple):
     """
 
     tile_grid: TileGrid
-    projection: Projector
+    projection: Projection
     shading: StoredShading | None
     near_plane: float
     far_plane: float

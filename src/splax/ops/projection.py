@@ -20,7 +20,7 @@ from splax.ops.constants import ALPHA_THRESHOLD, EPS2D, FAR_PLANE, MAX_SIGMAS, N
 _MAX_SIGMA_PIXELS = 1e8
 
 
-class Projection(NamedTuple):
+class ProjectedGaussians(NamedTuple):
     """2D Gaussians in pixels.
 
     Attributes:
@@ -76,7 +76,7 @@ def project_gaussians(
     far_plane: float = FAR_PLANE,
     radius_clip: float = 0.0,
     antialiased: bool = False,
-) -> Projection:
+) -> ProjectedGaussians:
     """Projects Gaussians into one pinhole camera.
 
     Rows that are dead, not finite, of zero quaternion, outside the clip planes, fainter than 1/255, smaller
@@ -104,7 +104,7 @@ def project_gaussians(
     ellipses = project_columns(_columns(means), list(quats.T), _columns(scales), view, eps2d)
     radii = jax.lax.stop_gradient(half_extents(ellipses, opacities))
     valid &= is_in_image(ellipses, radii, view, radius_clip)
-    return Projection(
+    return ProjectedGaussians(
         means2d=jnp.stack([ellipses.x, ellipses.y], axis=-1),
         conics=jnp.stack(ellipses.conic, axis=-1),
         depths=ellipses.depth,
@@ -157,7 +157,7 @@ class Pinhole(NamedTuple):
 
 
 class Ellipses(NamedTuple):
-    """2D Gaussians as :class:`Projection` has them, one array a component.
+    """2D Gaussians as :class:`ProjectedGaussians` has them, one array a component.
 
     Attributes:
         x: centre in pixels.

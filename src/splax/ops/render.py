@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from splax.ops import backends
 from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.splats import make_splats
 from splax.ops.types import Parameters, Rendered
 
@@ -48,12 +48,12 @@ def render(
     """
     if colors is None and is_whole(params, camera, job, implementation):
         return _render_whole(params, camera, offset, job=job, implementation=implementation), job.room
-    projection, channels = _make_splats(params, camera, colors, job=job)
+    projected, channels = _make_splats(params, camera, colors, job=job)
     if job.deterministic:
-        backends.check_deterministic(job, implementation, projection.means2d)
+        backends.check_deterministic(job, implementation, projected.means2d)
     if job.isect_capacity is None:
-        job = job._replace(isect_capacity=_fit_capacity(projection, job, implementation))
-    return _composite(projection, channels, offset, job=job, implementation=implementation), job.room
+        job = job._replace(isect_capacity=_fit_capacity(projected, job, implementation))
+    return _composite(projected, channels, offset, job=job, implementation=implementation), job.room
 
 
 def is_whole(params: Parameters, camera: Any, job: Job, implementation: str | None) -> bool:
@@ -61,14 +61,14 @@ def is_whole(params: Parameters, camera: Any, job: Job, implementation: str | No
     return backends.obstacle_to_whole(params, camera, job, implementation)[1] is None
 
 
-def project(params: Parameters, camera: Any, job: Job) -> Projection:
+def project(params: Parameters, camera: Any, job: Job) -> ProjectedGaussians:
     """2D Gaussians alone; opacities are 0 in culled rows."""
     return _project(params, camera, job=job)
 
 
-def count_isects(projection: Projection, job: Job, implementation: str | None) -> Int[Array, ""]:
+def count_isects(projected: ProjectedGaussians, job: Job, implementation: str | None) -> Int[Array, ""]:
     """(tile, Gaussian) pairs of a view."""
-    return _count(jax.lax.stop_gradient(projection), job=job, implementation=implementation)
+    return _count(jax.lax.stop_gradient(projected), job=job, implementation=implementation)
 
 
 def round_capacity(needed: int) -> int:
@@ -107,8 +107,8 @@ def render_in_steps(
     params: Parameters, camera: Any, offset: Float[Array, "n 2"] | None, job: Job, implementation: str | None
 ) -> Rendered:
     """What a backend's ``render`` computes, in separate steps; for a job whose capacity is known."""
-    projection, channels = make_splats(params, camera, None, job)
-    return _composite(projection, channels, offset, job=job, implementation=implementation)
+    projected, channels = make_splats(params, camera, None, job)
+    return _composite(projected, channels, offset, job=job, implementation=implementation)
 
 
 @functools.partial(jax.jit, static_argnames="job")
@@ -122,23 +122,23 @@ def _project(params, camera, *, job):
 
 
 @functools.partial(jax.jit, static_argnames=("job", "implementation"))
-def _count(projection, *, job, implementation):
-    return backends.count_pairs(projection, job, implementation)
+def _count(projected, *, job, implementation):
+    return backends.count_pairs(projected, job, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("job", "implementation"))
-def _composite(projection, channels, offset, *, job, implementation):
+def _composite(projected, channels, offset, *, job, implementation):
     probe = None
     if offset is not None:
         if job.absgrad:
             probe, offset = offset, jax.lax.stop_gradient(offset)
-        projection = projection._replace(means2d=projection.means2d + offset)
-    image, alpha, num_isects = backends.rasterize(projection, channels, probe, job, implementation)
-    return Rendered(image, alpha, projection.means2d, projection.radii, num_isects)
+        projected = projected._replace(means2d=projected.means2d + offset)
+    image, alpha, num_isects = backends.rasterize(projected, channels, probe, job, implementation)
+    return Rendered(image, alpha, projected.means2d, projected.radii, num_isects)
 
 
-def _fit_capacity(projection: Projection, job: Job, implementation: str | None) -> int:
-    count = count_isects(projection, job, implementation)
+def _fit_capacity(projected: ProjectedGaussians, job: Job, implementation: str | None) -> int:
+    count = count_isects(projected, job, implementation)
     try:
         needed = int(count)
     except jax.errors.ConcretizationTypeError as error:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from splax.ops.job import Job
-from splax.ops.projection import Projection, finite_rows
+from splax.ops.projection import ProjectedGaussians, finite_rows
 from splax.ops.types import Parameters
 
 
 def make_splats(
     params: Parameters, camera: Any, colors: Float[Array, "n c"] | None, job: Job
-) -> tuple[Projection, Float[Array, "n d"]]:
+) -> tuple[ProjectedGaussians, Float[Array, "n d"]]:
     """Cleans rows, projects, colours.
 
     Args:
@@ -28,14 +28,14 @@ def make_splats(
         0 in culled rows, so that nothing of these is ever read.
     """
     params = clean(params)
-    projection = job.projection(params, camera, near_plane=job.near_plane, far_plane=job.far_plane)
+    projected = job.projection(params, camera, near_plane=job.near_plane, far_plane=job.far_plane)
     if colors is None:
         assert job.shading is not None
         colors = job.shading(params, camera)
     if job.render_depth:
-        colors = jnp.concatenate([colors, projection.depths[:, None]], axis=1)
-    opacities = jnp.where(projection.visible, projection.opacities, 0)
-    return projection._replace(opacities=opacities), jnp.where(projection.visible[:, None], colors, 0)
+        colors = jnp.concatenate([colors, projected.depths[:, None]], axis=1)
+    opacities = jnp.where(projected.visible, projected.opacities, 0)
+    return projected._replace(opacities=opacities), jnp.where(projected.visible[:, None], colors, 0)
 
 
 def clean(params: Parameters) -> Parameters:

@@ -16,7 +16,7 @@ from splax.ops.ewa import EWA
 from splax.ops.intersection import saturating_sum
 from splax.ops.jax_internals.platform import has_cuda, has_pallas_triton
 from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.shading import SphericalHarmonics
 from splax.ops.types import Parameters, Rendered, Splats
 
@@ -71,28 +71,28 @@ def _obstacle_of_parameters(job: Job, arrays: Sequence[Array], camera: Any) -> s
 
 
 def _rasterize(
-    job: Job, projection: Projection, channels: Float[Array, "n c"], probe: Array | None
+    job: Job, projected: ProjectedGaussians, channels: Float[Array, "n c"], probe: Array | None
 ) -> tuple[Array, Array, Array]:
     from splax.ops.triton import rasterize as triton
 
-    radii, depths = lax.stop_gradient((projection.radii, projection.depths))
-    splats = _splats_of(projection, channels)
+    radii, depths = lax.stop_gradient((projected.radii, projected.depths))
+    splats = _splats_of(projected, channels)
     tile_grid, warp = job.tile_grid, triton.Warp(interpret=False)
     return triton.rasterize(splats, radii, depths, probe, tile_grid, job.room, warp, job.deterministic)
 
 
-def _count(job: Job, projection: Projection) -> Int[Array, ""]:
+def _count(job: Job, projected: ProjectedGaussians) -> Int[Array, ""]:
     from splax.ops.triton.binning import pack as prepare
 
-    projection = lax.stop_gradient(projection)
-    splats = _splats_of(projection, projection.means2d[:, :0])
+    projected = lax.stop_gradient(projected)
+    splats = _splats_of(projected, projected.means2d[:, :0])
     tile_grid, warp = job.tile_grid, prepare.Warp(interpret=False)
-    return saturating_sum(prepare.prepare(splats, projection.radii, tile_grid, warp).counts)
+    return saturating_sum(prepare.prepare(splats, projected.radii, tile_grid, warp).counts)
 
 
-def _splats_of(projection: Projection, channels: Array) -> Splats:
-    opacities = projection.opacities.astype(jnp.float32)
-    return Splats(projection.means2d, projection.conics, opacities, channels.astype(jnp.float32))
+def _splats_of(projected: ProjectedGaussians, channels: Array) -> Splats:
+    opacities = projected.opacities.astype(jnp.float32)
+    return Splats(projected.means2d, projected.conics, opacities, channels.astype(jnp.float32))
 
 
 def _render(job: Job, params: Parameters, camera: Any, offset: Array | None) -> Rendered:

@@ -137,8 +137,8 @@ def _camera_gradients(saved, rows, v_means2d, job, warp):
         v_splats = v_splats._replace(means2d=v_splats.means2d + v_means2d)
 
     def splats_from(camera):
-        projection, channels = make_splats(saved.params, camera, None, job)
-        return Splats(projection.means2d, projection.conics, projection.opacities, channels)
+        projected, channels = make_splats(saved.params, camera, None, job)
+        return Splats(projected.means2d, projected.conics, projected.opacities, channels)
 
     _, pull = jax.vjp(splats_from, saved.camera)
     return pull(v_splats)[0]

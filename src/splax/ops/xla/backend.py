@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from splax.ops.backend import Backend
 from splax.ops.intersection import Intersections, count_isects, intersect_tiles
 from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.tile_grid import TileGrid
 from splax.ops.xla.compositing import composite
 from splax.ops.xla.ssim import mean_and_gradients
@@ -62,14 +62,14 @@ def rasterize_to_pixels(
 
 
 def _rasterize(
-    job: Job, projection: Projection, channels: Array, probe: Array | None, *, differentiable: bool
+    job: Job, projected: ProjectedGaussians, channels: Array, probe: Array | None, *, differentiable: bool
 ) -> tuple[Array, Array, Array]:
-    isects = intersect_tiles(projection, isect_capacity=job.room, **job.tile_grid._asdict())
+    isects = intersect_tiles(projected, isect_capacity=job.room, **job.tile_grid._asdict())
     image, alpha = rasterize_to_pixels(
-        projection.means2d,
-        projection.conics,
+        projected.means2d,
+        projected.conics,
         channels,
-        projection.opacities,
+        projected.opacities,
         isects,
         job.tile_grid,
         probe=probe,
@@ -78,8 +78,8 @@ def _rasterize(
     return image, alpha, isects.num_isects
 
 
-def _count(job: Job, projection: Projection) -> Int[Array, ""]:
-    return count_isects(projection, **job.tile_grid._asdict())
+def _count(job: Job, projected: ProjectedGaussians) -> Int[Array, ""]:
+    return count_isects(projected, **job.tile_grid._asdict())
 
 
 def _draws_everything(job: Job, arrays: Any, camera: Any = None) -> None:
