@@ -45,10 +45,20 @@ class Intersections(NamedTuple):
     num_isects: Int[Array, ""]
 
 
-class Ellipses(NamedTuple):
-    """What each Gaussian touches, [N] each.
+class Footprints(NamedTuple):
+    """The ellipses of pixels that the Gaussians touch, and the rows of tiles that these reach.
 
-    With u = dx / rx and v = dy / ry: the points of u^2 - 2 correlation u v + v^2 <= 1 - correlation^2.
+    With u = dx / rx and v = dy / ry an ellipse holds the points where u^2 - 2 correlation u v + v^2 is at most
+    1 - correlation^2.
+
+    Attributes:
+        x: centre in pixels, [N].
+        y: centre in pixels, [N].
+        rx: half width in pixels, [N].
+        ry: half height in pixels, [N].
+        correlation: correlation of x and y in the 2D covariance, [N].
+        top: first row of tiles, [N].
+        rows: number of rows of tiles, [N]; 0 where culled.
     """
 
     x: Float[Array, " n"]
@@ -56,8 +66,8 @@ class Ellipses(NamedTuple):
     rx: Float[Array, " n"]
     ry: Float[Array, " n"]
     correlation: Float[Array, " n"]
-    top: Int[Array, " n"]  # first row of tiles
-    rows: Int[Array, " n"]  # rows of tiles, 0 where culled
+    top: Int[Array, " n"]
+    rows: Int[Array, " n"]
 
 
 class Spans(NamedTuple):
@@ -71,7 +81,7 @@ class Spans(NamedTuple):
 def count_isects(projected: ProjectedGaussians, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
     tile_grid = TileGrid(width, height, tile_size)
-    return _fold_spans(_touched_ellipses(projected, tile_grid), tile_grid, lambda state, *_: state, ())[0]
+    return _fold_spans(_footprints(projected, tile_grid), tile_grid, lambda state, *_: state, ())[0]
 
 
 def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
@@ -102,22 +112,22 @@ def intersect_tiles(
         empty = jnp.zeros(isect_capacity + num_tiles + 2, jnp.int32)
         return Intersections(empty[:isect_capacity], empty[isect_capacity:-1], empty[-1])
     order = _argsort_positive(jax.lax.stop_gradient(projected.depths))
-    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projected, tile_grid)))
+    footprints = Footprints(*(field[order] for field in _footprints(projected, tile_grid)))
     # One key holds tile and rank where 32 bits suffice: XLA for CPU sorts one array five times faster than two.
     # Stable also where it need not be: 1.3 million keys, half sorted as they come, take 54 ms instead of 65.
     if (num_tiles + 1) * num_gaussians < _KEYS:
-        total, (keys,) = _emit_pairs(ellipses, tile_grid, isect_capacity, tile_step=num_gaussians)
+        total, (keys,) = _emit_pairs(footprints, tile_grid, isect_capacity, tile_step=num_gaussians)
         keys = jax.lax.sort(keys, is_stable=True)
         tile, rank = keys // jnp.uint32(num_gaussians), keys % jnp.uint32(num_gaussians)
     else:
-        total, pairs = _emit_pairs(ellipses, tile_grid, isect_capacity, tile_step=None)
+        total, pairs = _emit_pairs(footprints, tile_grid, isect_capacity, tile_step=None)
         tile, rank = jax.lax.sort(pairs, num_keys=1, is_stable=True)
     offsets = jnp.searchsorted(tile, jnp.arange(num_tiles + 1, dtype=jnp.uint32)).astype(jnp.int32)
     return Intersections(order[rank], offsets, total)
 
 
 def _emit_pairs(
-    ellipses: Ellipses, tile_grid: TileGrid, isect_capacity: int, *, tile_step: int | None
+    footprints: Footprints, tile_grid: TileGrid, isect_capacity: int, *, tile_step: int | None
 ) -> tuple[Int[Array, ""], tuple[Array, ...]]:
     """All pairs, in the order of the rows: how many, and tiles and rows, [isect_capacity] each.
 
@@ -136,7 +146,7 @@ def _emit_pairs(
         )
 
     ramps = (jnp.zeros(isect_capacity, jnp.uint32),) * len(slopes)
-    total, ramps = _fold_spans(ellipses, tile_grid, write, ramps)
+    total, ramps = _fold_spans(footprints, tile_grid, write, ramps)
     pair = jnp.arange(isect_capacity, dtype=jnp.uint32)
     tiles, *rows = (
         jnp.cumsum(ramp, dtype=jnp.uint32) + jnp.uint32(slope) * pair
@@ -146,7 +156,7 @@ def _emit_pairs(
     return total, (jnp.where(unused, jnp.uint32(tile_grid.num_tiles * slopes[0]), tiles), *rows)
 
 
-def _touched_ellipses(projected: ProjectedGaussians, tile_grid: TileGrid) -> Ellipses:
+def _footprints(projected: ProjectedGaussians, tile_grid: TileGrid) -> Footprints:
     """The ellipses that hold every touched pixel centre, and the rows of tiles they lie in."""
     (x, y), (rx, ry), (a, b, c) = jax.lax.stop_gradient(
         (projected.means2d.T, projected.radii.T, projected.conics.T)
@@ -154,7 +164,7 @@ def _touched_ellipses(projected: ProjectedGaussians, tile_grid: TileGrid) -> Ell
     visible = (rx > 0) & (ry > 0)
     rx, ry = (r * (1 + _SLACK) + _SLACK_PIXELS for r in (rx, ry))
     top, bottom = _tiles_between(y - ry, y + ry, tile_grid.height, tile_grid.tile_size)
-    return Ellipses(
+    return Footprints(
         x=x,
         y=y,
         rx=rx,
@@ -175,16 +185,16 @@ def _tiles_between(low, high, size, tile_size):
 
 
 def _fold_spans(
-    ellipses: Ellipses, tile_grid: TileGrid, visit: Callable[[Any, Spans, Array], Any], state: Any
+    footprints: Footprints, tile_grid: TileGrid, visit: Callable[[Any, Spans, Array], Any], state: Any
 ) -> tuple[Int[Array, ""], Any]:
     """Calls ``visit(state, spans, number of pairs before each span)`` for all spans, in the order of the rows.
 
     Returns:
         Pairs in all, or the largest int32 if there are more; and the last state.
     """
-    if ellipses.rows.shape[0] == 0:
+    if footprints.rows.shape[0] == 0:
         return jnp.zeros((), jnp.int32), state
-    ends = jnp.cumsum(ellipses.rows, dtype=jnp.int32)
+    ends = jnp.cumsum(footprints.rows, dtype=jnp.int32)
     num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // tile_grid.columns)
 
     def step(carry):
@@ -192,7 +202,7 @@ def _fold_spans(
         # Gaussians that end before a span or where it begins, by counting: a binary search takes twice as long.
         counts = jnp.zeros(num_spans, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode="drop")
         nth = start + jnp.arange(num_spans, dtype=jnp.int32)
-        spans = _spans(ellipses, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, tile_grid)
+        spans = _spans(footprints, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, tile_grid)
         before = jnp.cumsum(spans.length, dtype=jnp.int32) - spans.length
         state = visit(state, spans, jnp.minimum(total, _MAX_INT32 // 2) + before)
         total = total + jnp.minimum(spans.length.sum(dtype=jnp.int32), _MAX_INT32 - total)
@@ -201,13 +211,13 @@ def _fold_spans(
     zero = jnp.zeros((), jnp.int32)
     _, total, state = jax.lax.while_loop(lambda carry: carry[0] < ends[-1], step, (zero, zero, state))
     # Where there are more spans than integers, there are more pairs too.
-    return jnp.where(saturating_sum(ellipses.rows) == _MAX_INT32, _MAX_INT32, total), state
+    return jnp.where(saturating_sum(footprints.rows) == _MAX_INT32, _MAX_INT32, total), state
 
 
-def _spans(ellipses, ends, index, nth, tile_grid) -> Spans:
+def _spans(footprints, ends, index, nth, tile_grid) -> Spans:
     """The ``nth`` spans, counted through all Gaussians; those of ``index``. Empty ones beyond the last."""
     index = jnp.minimum(index, ends.shape[0] - 1)
-    x, y, rx, ry, correlation, top, rows = (field[index] for field in ellipses)
+    x, y, rx, ry, correlation, top, rows = (field[index] for field in footprints)
     row = top + nth - (ends[index] - rows)
     # The rightmost point of a band is as near to that of the ellipse, at v = correlation, as the band allows.
     centers = (row * tile_grid.tile_size, jnp.minimum((row + 1) * tile_grid.tile_size, tile_grid.height) - 1)
