@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int
 from splax.ops.projection import ProjectedGaussians
 from splax.ops.tile_grid import TileGrid
 
-# Spans worked off at once, if there are no more Gaussians than that. How many there are depends on the data,
-# so there is a loop over such steps.
+# Tile spans of one step, if there are no more Gaussians than that. The number of spans depends on the data, so
+# there is a loop over steps.
 _SPANS_PER_STEP = 2**16
 # Half extents are taken this much larger (share, pixels), far more than rounding can move a pixel centre.
 _SLACK, _SLACK_PIXELS = 1e-4, 1e-3
@@ -70,11 +70,17 @@ class Footprints(NamedTuple):
     rows: Int[Array, " n"]
 
 
-class Spans(NamedTuple):
-    """Neighbouring tiles of one row that one Gaussian touches, [S] each."""
+class TileSpans(NamedTuple):
+    """Neighbouring tiles of one row that one Gaussian touches.
+
+    Attributes:
+        gaussian: row of the Gaussian, [S].
+        tile: number of the leftmost tile, [S].
+        length: number of tiles, [S]; 0 behind the last span.
+    """
 
     gaussian: Int[Array, " s"]
-    tile: Int[Array, " s"]  # the leftmost
+    tile: Int[Array, " s"]
     length: Int[Array, " s"]
 
 
@@ -185,7 +191,7 @@ def _tiles_between(low, high, size, tile_size):
 
 
 def _fold_spans(
-    footprints: Footprints, tile_grid: TileGrid, visit: Callable[[Any, Spans, Array], Any], state: Any
+    footprints: Footprints, tile_grid: TileGrid, visit: Callable[[Any, TileSpans, Array], Any], state: Any
 ) -> tuple[Int[Array, ""], Any]:
     """Calls ``visit(state, spans, number of pairs before each span)`` for all spans, in the order of the rows.
 
@@ -202,7 +208,7 @@ def _fold_spans(
         # Gaussians that end before a span or where it begins, by counting: a binary search takes twice as long.
         counts = jnp.zeros(num_spans, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode="drop")
         nth = start + jnp.arange(num_spans, dtype=jnp.int32)
-        spans = _spans(footprints, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, tile_grid)
+        spans = _nth_spans(footprints, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, tile_grid)
         before = jnp.cumsum(spans.length, dtype=jnp.int32) - spans.length
         state = visit(state, spans, jnp.minimum(total, _MAX_INT32 // 2) + before)
         total = total + jnp.minimum(spans.length.sum(dtype=jnp.int32), _MAX_INT32 - total)
@@ -214,7 +220,7 @@ def _fold_spans(
     return jnp.where(saturating_sum(footprints.rows) == _MAX_INT32, _MAX_INT32, total), state
 
 
-def _spans(footprints, ends, index, nth, tile_grid) -> Spans:
+def _nth_spans(footprints, ends, index, nth, tile_grid) -> TileSpans:
     """The ``nth`` spans, counted through all Gaussians; those of ``index``. Empty ones beyond the last."""
     index = jnp.minimum(index, ends.shape[0] - 1)
     x, y, rx, ry, correlation, top, rows = (field[index] for field in footprints)
@@ -230,7 +236,7 @@ def _spans(footprints, ends, index, nth, tile_grid) -> Spans:
         return x + rx * (correlation * v + side * jnp.sqrt(jnp.maximum(squared * (1 - v * v), 0) + slack))
 
     first, end = _tiles_between(edge(-1), edge(1), tile_grid.width, tile_grid.tile_size)
-    return Spans(index, row * tile_grid.columns + first, jnp.where(nth < ends[-1], end - first, 0))
+    return TileSpans(index, row * tile_grid.columns + first, jnp.where(nth < ends[-1], end - first, 0))
 
 
 def _add_ramp(ramp, first, slope, begin, length):
