@@ -12,7 +12,7 @@ from test_triton_project import JOB
 import splax
 from splax.ops import backends
 from splax.ops.intersection import count_isects
-from splax.ops.projection import Ellipsoids, project_gaussians
+from splax.ops.projection import ActivatedGaussians, project_gaussians
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import tile_ranges
 from splax.ops.triton.binning.pack import Prepared, prepare
@@ -45,7 +45,7 @@ def project(num: int = 900):
         rng.uniform(0.05, 1, num),
     )
     arrays = tuple(jnp.asarray(x, jnp.float32) for x in arrays)
-    projected = project_gaussians(Ellipsoids(*arrays), camera)
+    projected = project_gaussians(ActivatedGaussians(*arrays), camera)
     visible = (projected.radii > 0).all(axis=1)
     colors = jnp.asarray(rng.uniform(size=(num, 3)), jnp.float32)
     return projected, jnp.where(visible, arrays[3], 0), jnp.where(visible[:, None], colors, 0)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from splax.lenses import Pinhole
 from splax.ops.constants import EPS2D
-from splax.ops.projection import Ellipsoids, ProjectedGaussians, project_gaussians
+from splax.ops.projection import ActivatedGaussians, ProjectedGaussians, project_gaussians
 from splax.ops.types import Parameters
 
 
@@ -79,7 +79,7 @@ class EWA:
                 f"EWA projects through a Pinhole, got a camera with {type(camera.lens).__name__}; give "
                 "TileRasterizer a projection that asks the lens, or undistort the photos."
             )
-        ellipsoids = Ellipsoids(
+        activated = ActivatedGaussians(
             gaussians.means,
             gaussians.quats,
             jnp.exp(gaussians.log_scales),
@@ -87,4 +87,4 @@ class EWA:
             gaussians.alive,
         )
         settings = dataclasses.asdict(self)
-        return project_gaussians(ellipsoids, camera, near_plane=near_plane, far_plane=far_plane, **settings)
+        return project_gaussians(activated, camera, near_plane=near_plane, far_plane=far_plane, **settings)

@@ -49,15 +49,15 @@ def finite_rows(*arrays: Float[Array, "n ..."]) -> Bool[Array, " n"]:
     return jnp.stack(rows).all(axis=0)
 
 
-class Ellipsoids(NamedTuple):
-    """3D Gaussians as they are projected.
+class ActivatedGaussians(NamedTuple):
+    """3D Gaussians after the activations, as the formulas of a projection take them.
 
     Attributes:
         means: centres in the world, [N, 3].
         quats: rotations wxyz, of any length but zero, [N, 4].
-        scales: standard deviations in world units (activated), [N, 3].
-        opacities: in (0, 1) (activated), [N].
-        alive: rows that exist, [N]; all if None.
+        scales: standard deviations in world units, [N, 3].
+        opacities: opacities in (0, 1), [N].
+        alive: mask of the rows that exist, [N]; None if all do.
     """
 
     means: Float[Array, "n 3"]
@@ -68,7 +68,7 @@ class Ellipsoids(NamedTuple):
 
 
 def project_gaussians(
-    ellipsoids: Ellipsoids,
+    gaussians: ActivatedGaussians,
     camera: Any,
     *,
     eps2d: float = EPS2D,
@@ -83,7 +83,7 @@ def project_gaussians(
     than ``radius_clip`` or outside the image are culled: radii 0, and no gradient flows to them.
 
     Args:
-        ellipsoids: the Gaussians.
+        gaussians: the Gaussians.
         camera: a :class:`splax.Camera` whose lens is a pinhole.
         eps2d: low-pass filter, px^2.
         near_plane: least depth.
@@ -92,13 +92,13 @@ def project_gaussians(
         antialiased: whether opacities make up for what the low-pass filter adds.
     """
     view = pinhole_of(camera)
-    means, quats, scales, opacities, alive = ellipsoids
+    means, quats, scales, opacities, alive = gaussians
     valid = finite_rows(means, quats, scales, opacities) & (quats != 0).any(axis=1)
     depths = transform_row(view.rows[2], _columns(means))
     valid &= is_projectable(depths, scales.max(axis=1), opacities, view, near_plane, far_plane)
     if alive is not None:
         valid &= alive
-    means, quats, scales, opacities = _neutral_where_not(valid, ellipsoids, camera.viewmat)
+    means, quats, scales, opacities = _neutral_where_not(valid, gaussians, camera.viewmat)
     # Normalised before they are split: on a CPU the gradient is then eight times as fast.
     quats = quats * jax.lax.rsqrt((quats * quats).sum(axis=1, keepdims=True))
     ellipses = project_columns(_columns(means), list(quats.T), _columns(scales), view, eps2d)
@@ -113,9 +113,9 @@ def project_gaussians(
     )
 
 
-def _neutral_where_not(valid: Bool[Array, " n"], ellipsoids: Ellipsoids, viewmat: Float[Array, "4 4"]):
+def _neutral_where_not(valid: Bool[Array, " n"], gaussians: ActivatedGaussians, viewmat: Float[Array, "4 4"]):
     """Invalid rows are replaced before any arithmetic, so neither values nor gradients can be NaN."""
-    means, quats, scales, opacities, _ = ellipsoids
+    means, quats, scales, opacities, _ = gaussians
     inside = jax.lax.stop_gradient(point_on_axis(viewmat))
     return (
         jnp.where(valid[:, None], means, inside),
