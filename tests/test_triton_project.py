@@ -14,7 +14,13 @@ from helpers import GAUSSIAN_PARAMS, make_camera, make_gaussians
 import splax
 from splax.ops.ewa import EWA
 from splax.ops.job import Job
-from splax.ops.projection import Pinhole, half_extents, is_in_image, may_reach_image, project_columns
+from splax.ops.projection import (
+    PinholeComponents,
+    half_extents,
+    is_in_image,
+    may_reach_image,
+    project_columns,
+)
 from splax.ops.render import render_in_steps
 from splax.ops.shading import SphericalHarmonics
 from splax.ops.spherical_harmonics import SH_C0
@@ -178,7 +184,7 @@ def test_no_gaussian_in_the_image_is_thought_out_of_reach():
     scales = jnp.asarray(np.exp(rng.uniform(-6, 0, (3, num))))
     turned = list(jnp.asarray(quats / np.linalg.norm(quats, axis=0))[:, :num])
     rows = [[float(value) for value in row] for row in np.eye(4)[:3]]
-    pinhole = Pinhole(rows, 30.0, 26.0, 11.0, 9.0, SIZE.width, SIZE.height)
+    pinhole = PinholeComponents(rows, 30.0, 26.0, 11.0, 9.0, SIZE.width, SIZE.height)
     ellipses = project_columns(list(means.T), turned, list(scales), pinhole, 0.3)
     seen = is_in_image(ellipses, half_extents(ellipses, 0.999), pinhole, 0.0)
     reaches, center = may_reach_image(list(means.T), scales.max(axis=0), pinhole, 0.3)

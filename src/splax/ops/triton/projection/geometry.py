@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from splax.ops.projection import (
-    Pinhole,
+    PinholeComponents,
     is_projectable,
     may_reach_image,
     point_on_axis,
@@ -34,7 +34,7 @@ class Geometry(NamedTuple):
 class View(NamedTuple):
     """A camera as the kernels hold it: its numbers, its centre and a point in front of it."""
 
-    pinhole: Pinhole
+    pinhole: PinholeComponents
     position: list[jax.Array]
     inside: list[jax.Array]
 
@@ -86,7 +86,7 @@ def read_view(camera, tile_grid: TileGrid) -> View:
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
-    pinhole = Pinhole(rows, fx, fy, cx, cy, tile_grid.width, tile_grid.height)
+    pinhole = PinholeComponents(rows, fx, fy, cx, cy, tile_grid.width, tile_grid.height)
     return View(pinhole, numbers[16:19], numbers[19:])
 
 
