@@ -19,7 +19,7 @@ from splax.ops.projection import (
     half_extents,
     is_in_image,
     may_reach_image,
-    project_columns,
+    project_components,
 )
 from splax.ops.render import render_in_steps
 from splax.ops.shading import SphericalHarmonics
@@ -185,12 +185,12 @@ def test_no_gaussian_in_the_image_is_thought_out_of_reach():
     turned = list(jnp.asarray(quats / np.linalg.norm(quats, axis=0))[:, :num])
     rows = [[float(value) for value in row] for row in np.eye(4)[:3]]
     pinhole = PinholeComponents(rows, 30.0, 26.0, 11.0, 9.0, SIZE.width, SIZE.height)
-    ellipses = project_columns(list(means.T), turned, list(scales), pinhole, 0.3)
-    seen = is_in_image(ellipses, half_extents(ellipses, 0.999), pinhole, 0.0)
+    projected = project_components(list(means.T), turned, list(scales), pinhole, 0.3)
+    seen = is_in_image(projected, half_extents(projected, 0.999), pinhole, 0.0)
     reaches, center = may_reach_image(list(means.T), scales.max(axis=0), pinhole, 0.3)
     assert (reaches | ~seen).all()
     assert 0.1 < seen.mean() < reaches.mean() < 0.8
-    np.testing.assert_array_equal(center, [ellipses.x, ellipses.y])
+    np.testing.assert_array_equal(center, [projected.x, projected.y])
 
 
 def test_gradients_equal_those_of_the_separate_steps(both):

@@ -94,22 +94,22 @@ def project_gaussians(
     pinhole = pinhole_components(camera)
     means, quats, scales, opacities, alive = gaussians
     valid = finite_rows(means, quats, scales, opacities) & (quats != 0).any(axis=1)
-    depths = transform_row(pinhole.rows[2], _columns(means))
+    depths = transform_row(pinhole.rows[2], _components(means))
     valid &= is_projectable(depths, scales.max(axis=1), opacities, pinhole, near_plane, far_plane)
     if alive is not None:
         valid &= alive
     means, quats, scales, opacities = _neutral_where_not(valid, gaussians, camera.viewmat)
     # Normalised before they are split: on a CPU the gradient is then eight times as fast.
     quats = quats * jax.lax.rsqrt((quats * quats).sum(axis=1, keepdims=True))
-    ellipses = project_columns(_columns(means), list(quats.T), _columns(scales), pinhole, eps2d)
-    radii = jax.lax.stop_gradient(half_extents(ellipses, opacities))
-    valid &= is_in_image(ellipses, radii, pinhole, radius_clip)
+    projected = project_components(_components(means), list(quats.T), _components(scales), pinhole, eps2d)
+    radii = jax.lax.stop_gradient(half_extents(projected, opacities))
+    valid &= is_in_image(projected, radii, pinhole, radius_clip)
     return ProjectedGaussians(
-        means2d=jnp.stack([ellipses.x, ellipses.y], axis=-1),
-        conics=jnp.stack(ellipses.conic, axis=-1),
-        depths=ellipses.depth,
+        means2d=jnp.stack([projected.x, projected.y], axis=-1),
+        conics=jnp.stack(projected.conic, axis=-1),
+        depths=projected.depth,
         radii=jnp.where(valid[:, None], jnp.stack(radii, axis=-1), 0),
-        opacities=opacities * ellipses.compensation if antialiased else opacities,
+        opacities=opacities * projected.compensation if antialiased else opacities,
     )
 
 
@@ -158,7 +158,7 @@ class PinholeComponents(NamedTuple):
     height: int
 
 
-class Ellipses(NamedTuple):
+class ProjectedComponents(NamedTuple):
     """2D Gaussians as :class:`ProjectedGaussians` has them, one array a component.
 
     Attributes:
@@ -188,7 +188,9 @@ def is_projectable(
     return in_front & (depth < far_plane) & drawn
 
 
-def project_columns(means, unit_quats, scales, pinhole: PinholeComponents, eps2d: float) -> Ellipses:
+def project_components(
+    means, unit_quats, scales, pinhole: PinholeComponents, eps2d: float
+) -> ProjectedComponents:
     """Projects Gaussians that :func:`is_projectable` lets pass; three, four and three arrays."""
     x, y, z = (transform_row(row, means) for row in pinhole.rows)
     rows = _projected_axes(x / z, y / z, z, unit_quats, scales, pinhole)
@@ -197,7 +199,7 @@ def project_columns(means, unit_quats, scales, pinhole: PinholeComponents, eps2d
     det_sharp = _squared_cross(rows[0], rows[1])
     det = det_sharp + eps2d * (xx + yy) + eps2d**2
     xx, yy = xx + eps2d, yy + eps2d
-    return Ellipses(
+    return ProjectedComponents(
         x=pinhole.fx * x / z + pinhole.cx,
         y=pinhole.fy * y / z + pinhole.cy,
         depth=z,
@@ -207,18 +209,18 @@ def project_columns(means, unit_quats, scales, pinhole: PinholeComponents, eps2d
     )
 
 
-def half_extents(ellipses: Ellipses, opacity) -> tuple[jax.Array, jax.Array]:
+def half_extents(projected: ProjectedComponents, opacity) -> tuple[jax.Array, jax.Array]:
     """Half width and height, pixels, of the box that holds all pixel centres where alpha is 1/255 or more."""
     reach = jnp.minimum(MAX_SIGMAS, jnp.sqrt(2 * jnp.log(jnp.maximum(opacity / ALPHA_THRESHOLD, 1))))
-    xx, yy = ellipses.variances
+    xx, yy = projected.variances
     return reach * jnp.sqrt(xx), reach * jnp.sqrt(yy)
 
 
-def is_in_image(ellipses: Ellipses, radii, pinhole: PinholeComponents, radius_clip: float):
+def is_in_image(projected: ProjectedComponents, radii, pinhole: PinholeComponents, radius_clip: float):
     """Whether boxes of these half extents are large enough and overlap the image."""
     radius_x, radius_y = radii
-    in_x = (ellipses.x + radius_x > 0) & (ellipses.x - radius_x < pinhole.width)
-    in_y = (ellipses.y + radius_y > 0) & (ellipses.y - radius_y < pinhole.height)
+    in_x = (projected.x + radius_x > 0) & (projected.x - radius_x < pinhole.width)
+    in_y = (projected.y + radius_y > 0) & (projected.y - radius_y < pinhole.height)
     return (jnp.maximum(radius_x, radius_y) > radius_clip) & in_x & in_y
 
 
@@ -248,7 +250,7 @@ def point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, 3]:
     return (viewmat[:3, :3] * offset[:, None]).sum(axis=0)
 
 
-def _columns(x: Float[Array, "n d"]) -> list[Float[Array, " n"]]:
+def _components(x: Float[Array, "n d"]) -> list[Float[Array, " n"]]:
     return [x[:, i] for i in range(x.shape[1])]
 
 

@@ -12,7 +12,7 @@ from splax.ops.projection import (
     is_projectable,
     may_reach_image,
     point_on_axis,
-    project_columns,
+    project_components,
     transform_row,
 )
 from splax.ops.tile_grid import TileGrid
@@ -155,9 +155,9 @@ def splat(geometry: Geometry, view: View, settings: DrawSettings):
     length = lax.rsqrt(dot(quat, quat))
     unit_quat = [value * length for value in quat]
     scale = [jnp.exp(value) for value in log_scale]
-    ellipses = project_columns(mean, unit_quat, scale, view.pinhole, settings.eps2d)
-    drawn = opacity * ellipses.compensation if settings.antialiased else opacity
-    return form_of(ellipses.x, ellipses.y, ellipses.conic, drawn), ellipses.depth, ellipses, opacity
+    projected = project_components(mean, unit_quat, scale, view.pinhole, settings.eps2d)
+    drawn = opacity * projected.compensation if settings.antialiased else opacity
+    return form_of(projected.x, projected.y, projected.conic, drawn), projected.depth, projected, opacity
 
 
 def direction_to(mean, view: View):

@@ -181,9 +181,9 @@ def project(
             )
             geometry = Geometry(mean, *others)
             valid = lives & is_valid(geometry, view, settings)
-            form, depth, ellipses, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
-            reach = half_extents(ellipses, opacity)
-            valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
+            form, depth, projected, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
+            reach = half_extents(projected, opacity)
+            valid &= is_in_image(projected, reach, view.pinhole, settings.radius_clip)
 
             direction = direction_to(geometry.mean, view)
             basis = read_basis(stored.table, num_bases, load(stored.active_degree, full(0)))
