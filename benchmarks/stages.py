@@ -25,7 +25,7 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
     size = TileGrid(camera.width, camera.height, tile_size)
 
     def project(params: Params) -> tuple[ProjectedGaussians, Array]:
-        gaussians = Gaussians(**params).drawable()
+        gaussians = Gaussians(**params).renderable_only()
         return rasterizer.project(gaussians, camera), gaussians.colors(camera)
 
     def project_and_back(params: Params, cotangent: Any) -> Any:

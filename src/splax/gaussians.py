@@ -28,7 +28,8 @@ _NOT_DRAWN_BY = {
     "scales": "write a projection, TileRasterizer(projection=...), that reads other scales",
     "opacities": "write a projection, TileRasterizer(projection=...), that reads other opacities",
     "renderable": "set `alive` of the rows that are not to be drawn",
-    "drawable": "set `alive` of the rows that are not to be drawn",
+    "drawable": "it is called renderable_only now; set `alive` of the rows that are not to be drawn",
+    "renderable_only": "set `alive` of the rows that are not to be drawn",
 }
 
 
@@ -273,10 +274,12 @@ class Gaussians(nnx.Module):
         finite = finite_rows(*(p for p in params if jnp.issubdtype(p.dtype, jnp.floating)))
         return self.alive[...] & finite & (self.quats[...] != 0).any(axis=1)
 
-    def drawable(self: GaussiansT) -> GaussiansT:
-        """A copy whose rows can all be computed with: those not :attr:`renderable` are dead and neutral.
+    def renderable_only(self: GaussiansT) -> GaussiansT:
+        """Returns a copy whose rows can all be computed with.
 
-        Rendering starts from it, so a NaN in one row reaches neither the image nor any gradient.
+        Rows that are not :attr:`renderable` are dead and have harmless values.
+
+        Rendering starts from this copy, so a NaN in one row reaches neither the image nor any gradient.
         """
         mask = self.renderable
 

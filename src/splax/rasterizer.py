@@ -214,7 +214,7 @@ class TileRasterizer(nnx.Module):
         """
         shading = gaussians.shading if shading is None else shading
         if colors is None and not reads_stored_only(shading):
-            gaussians = gaussians.drawable()
+            gaussians = gaussians.renderable_only()
             colors = shading(gaussians, camera, view=view)
         if colors is not None and (colors.ndim != 2 or colors.shape[0] != gaussians.capacity):
             raise ValueError(f"colors must be [{gaussians.capacity}, C], got shape {colors.shape}.")

@@ -43,13 +43,13 @@ def clean(params: Parameters) -> Parameters:
 
     Rendering starts from it, so a NaN in one row reaches neither the image nor any gradient.
     """
-    valid = drawable_rows(params)
+    valid = renderable_rows(params)
     arrays = [jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in params[:6]]
     cleaned = Parameters(*arrays, alive=valid, active_sh_degree=params.active_sh_degree)
     identity = jnp.array([1, 0, 0, 0], cleaned.quats.dtype)
     return cleaned._replace(quats=jnp.where(valid[:, None], cleaned.quats, identity))
 
 
-def drawable_rows(params: Parameters) -> Bool[Array, " n"]:
+def renderable_rows(params: Parameters) -> Bool[Array, " n"]:
     """Rows that are alive, finite, and of a rotation that is one, [N]."""
     return params.alive & finite_rows(*params[:6]) & (params.quats != 0).any(axis=1)
