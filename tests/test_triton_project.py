@@ -14,6 +14,7 @@ from helpers import GAUSSIAN_PARAMS, make_camera, make_gaussians
 import splax
 from splax.ops.ewa import EWA
 from splax.ops.job import Job
+from splax.ops.project_and_shade import project_and_shade
 from splax.ops.projection import (
     PinholeComponents,
     half_extents,
@@ -24,7 +25,6 @@ from splax.ops.projection import (
 from splax.ops.render import render_in_steps
 from splax.ops.shading import SphericalHarmonics
 from splax.ops.spherical_harmonics import SH_C0
-from splax.ops.splats import make_splats
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton import backend
 from splax.ops.triton import render as triton
@@ -78,7 +78,7 @@ def splats_of(params: Parameters, offset, settings: DrawSettings):
     """The splats, radii and depths that the separate steps of the rasterizer make."""
     projection_of_settings = EWA(settings.eps2d, settings.radius_clip, settings.antialiased)
     job = JOB._replace(projection=projection_of_settings, render_depth=settings.render_depth)
-    projected, channels = make_splats(params, CAMERA, None, job)
+    projected, channels = project_and_shade(params, CAMERA, None, job)
     means2d = projected.means2d if offset is None else projected.means2d + offset
     splats = Splats(means2d, projected.conics, projected.opacities, channels)
     return splats, projected.radii, projected.depths

@@ -1,7 +1,7 @@
 """The renderer, from top to bottom: stored Gaussians and a camera to pixels.
 
-Rows are cleaned, projected and coloured (:mod:`splax.ops.splats`); a backend lists them for each tile and
-composites them. Where a backend has kernels for all of it, from stored parameters to pixels, it does that at once.
+Gaussians are projected and coloured (:mod:`splax.ops.project_and_shade`); then a backend lists them for each tile
+and composites them. A backend that has kernels for the whole way, from stored parameters to pixels, takes that way.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from splax.ops import backends
 from splax.ops.job import Job
+from splax.ops.project_and_shade import project_and_shade
 from splax.ops.projection import ProjectedGaussians
-from splax.ops.splats import make_splats
 from splax.ops.types import Parameters, Rendered
 
 
@@ -48,7 +48,7 @@ def render(
     """
     if colors is None and is_whole(params, camera, job, implementation):
         return _render_whole(params, camera, offset, job=job, implementation=implementation), job.room
-    projected, channels = _make_splats(params, camera, colors, job=job)
+    projected, channels = _project_and_shade(params, camera, colors, job=job)
     if job.deterministic:
         backends.check_deterministic(job, implementation, projected.means2d)
     if job.isect_capacity is None:
@@ -107,18 +107,18 @@ def render_in_steps(
     params: Parameters, camera: Any, offset: Float[Array, "n 2"] | None, job: Job, implementation: str | None
 ) -> Rendered:
     """What a backend's ``render`` computes, in separate steps; for a job whose capacity is known."""
-    projected, channels = make_splats(params, camera, None, job)
+    projected, channels = project_and_shade(params, camera, None, job)
     return _composite(projected, channels, offset, job=job, implementation=implementation)
 
 
 @functools.partial(jax.jit, static_argnames="job")
-def _make_splats(params, camera, colors, *, job):
-    return make_splats(params, camera, colors, job)
+def _project_and_shade(params, camera, colors, *, job):
+    return project_and_shade(params, camera, colors, job)
 
 
 @functools.partial(jax.jit, static_argnames="job")
 def _project(params, camera, *, job):
-    return make_splats(params, camera, params.means[:, :0], job)[0]
+    return project_and_shade(params, camera, params.means[:, :0], job)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("job", "implementation"))

@@ -10,7 +10,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from splax.ops.ewa import EWA
 from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.job import Job
-from splax.ops.splats import make_splats
+from splax.ops.project_and_shade import project_and_shade
 from splax.ops.triton.binning.pack import splat_gradients
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.blending.backward import Drawn, pair_gradients
@@ -137,7 +137,7 @@ def _camera_gradients(saved, rows, v_means2d, job, warp):
         v_splats = v_splats._replace(means2d=v_splats.means2d + v_means2d)
 
     def splats_from(camera):
-        projected, channels = make_splats(saved.params, camera, None, job)
+        projected, channels = project_and_shade(saved.params, camera, None, job)
         return Splats(projected.means2d, projected.conics, projected.opacities, channels)
 
     _, pull = jax.vjp(splats_from, saved.camera)

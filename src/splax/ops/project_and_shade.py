@@ -1,4 +1,4 @@
-"""The first half of a rendering in plain JAX: stored Gaussians to 2D Gaussians with their channels."""
+"""The first half of a rendering in plain JAX: stored Gaussians to projected Gaussians with their channels."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from splax.ops.projection import ProjectedGaussians, finite_rows
 from splax.ops.types import Parameters
 
 
-def make_splats(
+def project_and_shade(
     params: Parameters, camera: Any, colors: Float[Array, "n c"] | None, job: Job
 ) -> tuple[ProjectedGaussians, Float[Array, "n d"]]:
-    """Cleans rows, projects, colours.
+    """Neutralises rows that cannot be drawn, projects the others and colours them.
 
     Args:
-        params: stored Gaussians.
-        camera: a :class:`splax.Camera`.
-        colors: channels of each Gaussian; None: the job's shading makes them.
-        job: settings.
+        params: stored Gaussians, N rows.
+        camera: the :class:`splax.Camera` that looks at them.
+        colors: channels of each Gaussian, [N, C]; None if the job's shading makes them.
+        job: static settings of the rendering.
 
     Returns:
-        2D Gaussians, and their channels with depth as the last one if it is rendered; channels and opacities are
-        0 in culled rows, so that nothing of these is ever read.
+        The projected Gaussians, and their channels, [N, D]. Depth is the last channel if it is rendered. Channels
+        and opacities are 0 in culled rows, so that no value of a culled row reaches the image.
     """
-    params = clean(params)
+    params = renderable_only(params)
     projected = job.projection(params, camera, near_plane=job.near_plane, far_plane=job.far_plane)
     if colors is None:
         assert job.shading is not None
@@ -38,10 +38,10 @@ def make_splats(
     return projected._replace(opacities=opacities), jnp.where(projected.visible[:, None], colors, 0)
 
 
-def clean(params: Parameters) -> Parameters:
-    """Gaussians whose rows can all be computed with: those that cannot be drawn are dead and neutral.
+def renderable_only(params: Parameters) -> Parameters:
+    """Returns Gaussians whose rows can all be computed with: rows that cannot be drawn are dead and harmless.
 
-    Rendering starts from it, so a NaN in one row reaches neither the image nor any gradient.
+    Rendering starts from them, so a NaN in one row reaches neither the image nor any gradient.
     """
     valid = renderable_rows(params)
     arrays = [jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in params[:6]]
@@ -51,5 +51,5 @@ def clean(params: Parameters) -> Parameters:
 
 
 def renderable_rows(params: Parameters) -> Bool[Array, " n"]:
-    """Rows that are alive, finite, and of a rotation that is one, [N]."""
+    """Returns the mask of rows that are alive, finite in every array, and whose quaternion is not zero, [N]."""
     return params.alive & finite_rows(*params[:6]) & (params.quats != 0).any(axis=1)
