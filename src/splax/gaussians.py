@@ -277,8 +277,8 @@ class Gaussians(nnx.Module):
     def renderable_only(self: GaussiansT) -> GaussiansT:
         """Returns a copy whose rows can all be computed with.
 
-        Rows that are not :attr:`renderable` are dead and have harmless values in the copy. Rendering starts from this
-        copy, so a NaN in one row reaches neither the image nor any gradient.
+        Rows that are not :attr:`renderable` are dead and have harmless values in the copy. Rendering starts from
+        this copy, so a NaN in one row reaches neither the image nor any gradient.
         """
         mask = self.renderable
 

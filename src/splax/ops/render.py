@@ -1,7 +1,7 @@
 """The renderer, from top to bottom: stored Gaussians and a camera to pixels.
 
 Gaussians are projected and coloured (:mod:`splax.ops.project_and_shade`); then a backend lists them for each tile
-and composites them. A backend that has kernels for the whole way, from stored parameters to pixels, takes that way.
+and composites them. A backend that has kernels from stored parameters to pixels does all of it at once.
 """
 
 from __future__ import annotations
