@@ -23,7 +23,7 @@ from splax.ops.triton.lanes.row_io import store_rows, sum_rows
 from splax.ops.triton.lanes.search import lower_bounds, shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes, lanes_of_sums, load, store
 from splax.ops.triton.rasterize import rasterize
-from splax.ops.types import Splats
+from splax.ops.types import CompositingInputs
 
 INTERPRETED = Warp(interpret=True)
 SIZE = TileGrid(width=24, height=20, tile_size=16)
@@ -72,10 +72,10 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
         return backends.rasterize(moved, colors, probe, job, "xla_vjp")[:2]
 
     def draw(means2d, conics, opacities, colors, probe):
-        splats = Splats(means2d, conics, opacities, colors)
+        inputs = CompositingInputs(means2d, conics, opacities, colors)
         radii, depths = projected.radii, projected.depths
         tile_grid = SIZE
-        drawn: Any = rasterize(splats, radii, depths, probe, tile_grid, capacity, INTERPRETED, deterministic)
+        drawn: Any = rasterize(inputs, radii, depths, probe, tile_grid, capacity, INTERPRETED, deterministic)
         return drawn[:2]
 
     probe = jnp.zeros_like(projected.means2d)
@@ -90,8 +90,8 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
 
 def test_only_tiles_that_an_ellipse_reaches_are_counted():
     projected, opacities, colors = project()
-    splats = Splats(projected.means2d, projected.conics, opacities, colors)
-    counts = np.asarray(prepare(splats, projected.radii, SIZE, INTERPRETED).counts)
+    inputs = CompositingInputs(projected.means2d, projected.conics, opacities, colors)
+    counts = np.asarray(prepare(inputs, projected.radii, SIZE, INTERPRETED).counts)
     y, x = np.mgrid[: SIZE.height, : SIZE.width] + 0.5
     for gaussian in range(len(counts)):
         dx, dy = x - float(projected.means2d[gaussian, 0]), y - float(projected.means2d[gaussian, 1])
@@ -190,9 +190,9 @@ def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
     cotangent = jnp.asarray(rng.normal(size=(SIZE.height, SIZE.width, 9)), jnp.float32)
 
     def draw(opacities, colors):
-        splats = Splats(projected.means2d, projected.conics, opacities, colors)
+        inputs = CompositingInputs(projected.means2d, projected.conics, opacities, colors)
         radii, depths = projected.radii, projected.depths
-        drawn: Any = rasterize(splats, radii, depths, None, tile_grid, 2_000, INTERPRETED, False)
+        drawn: Any = rasterize(inputs, radii, depths, None, tile_grid, 2_000, INTERPRETED, False)
         return drawn[0]
 
     def draw_plainly(opacities, colors):

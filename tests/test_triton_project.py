@@ -32,7 +32,7 @@ from splax.ops.triton.binning.pack import form_gradients, form_of, prepare
 from splax.ops.triton.lanes.warp import LANES, Warp
 from splax.ops.triton.pixel_regions import Form
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
-from splax.ops.types import DrawSettings, Parameters, Splats
+from splax.ops.types import CompositingInputs, DrawSettings, Parameters
 
 NUM = 64
 ROOM = 1_000  # for pairs
@@ -74,14 +74,14 @@ def make_parameters(sh_degree: int, active_degree: int) -> Parameters:
     return Parameters(**{name: jnp.asarray(value) for name, value in params.items()})
 
 
-def splats_of(params: Parameters, offset, settings: DrawSettings):
-    """The splats, radii and depths that the separate steps of the rasterizer make."""
+def compositing_inputs(params: Parameters, offset, settings: DrawSettings):
+    """The compositing inputs, radii and depths that the separate steps of the rasterizer make."""
     projection_of_settings = EWA(settings.eps2d, settings.radius_clip, settings.antialiased)
     job = JOB._replace(projection=projection_of_settings, render_depth=settings.render_depth)
     projected, channels = project_and_shade(params, CAMERA, None, job)
     means2d = projected.means2d if offset is None else projected.means2d + offset
-    splats = Splats(means2d, projected.conics, projected.opacities, channels)
-    return splats, projected.radii, projected.depths
+    inputs = CompositingInputs(means2d, projected.conics, projected.opacities, channels)
+    return inputs, projected.radii, projected.depths
 
 
 def rows_with_sums(sums, counts, first):
@@ -90,11 +90,11 @@ def rows_with_sums(sums, counts, first):
     return jnp.zeros((ROOM, sums.shape[0])).at[last].set(sums.T, mode="drop")
 
 
-def rows_of(splats: Splats):
+def rows_of(inputs: CompositingInputs):
     """Form and channels of each splat, one array a column."""
-    opacities = jnp.where(splats.opacities > 0, splats.opacities, 1)
-    form = form_of(splats.means2d[:, 0], splats.means2d[:, 1], tuple(splats.conics.T), opacities)
-    return [*form, *splats.channels.T]
+    opacities = jnp.where(inputs.opacities > 0, inputs.opacities, 1)
+    form = form_of(inputs.means2d[:, 0], inputs.means2d[:, 1], tuple(inputs.conics.T), opacities)
+    return [*form, *inputs.channels.T]
 
 
 @pytest.fixture(
@@ -125,13 +125,13 @@ def both(request):
 
     @jit_quickly
     def unfused(params, offset):
-        splats, radii, depths = splats_of(params, offset, settings)
-        clean = Splats(*(jnp.where(jnp.isfinite(x), x, 0) for x in splats))
+        inputs, radii, depths = compositing_inputs(params, offset, settings)
+        clean = CompositingInputs(*(jnp.where(jnp.isfinite(x), x, 0) for x in inputs))
         prepared = prepare(clean, radii, SIZE, INTERPRETED)
 
         def rows(floats, offset):
-            splats, _, _ = splats_of(Parameters(*floats, *params[6:]), offset, settings)
-            return rows_of(splats), splats.means2d
+            inputs, _, _ = compositing_inputs(Parameters(*floats, *params[6:]), offset, settings)
+            return rows_of(inputs), inputs.means2d
 
         offset = jnp.zeros((NUM, 2)) if offset is None else offset
         (columns, _), vjp = jax.vjp(rows, params[:6], offset)
@@ -139,7 +139,7 @@ def both(request):
         v_form = form_gradients(Form(*columns[:6]), sums[:6])
         v_columns = [jnp.where(drawn, v, 0) for v in (*v_form, *sums[6:])]
         v_params, v_offset = vjp((v_columns, v_means2d))
-        return (prepared, depths, splats.means2d, radii), (*v_params, v_offset)
+        return (prepared, depths, inputs.means2d, radii), (*v_params, v_offset)
 
     return fused(params, offset), unfused(params, offset)
 
@@ -168,10 +168,10 @@ def test_warps_that_see_nothing_write_what_the_separate_steps_do():
     means = params.means + 10 * right * (np.arange(NUM) >= LANES)[:, None]
     params = params._replace(means=means)
     projected = project(params, CAMERA, None, SETTINGS, SIZE, INTERPRETED)
-    splats, radii, _ = splats_of(params, None, SETTINGS)
+    inputs, radii, _ = compositing_inputs(params, None, SETTINGS)
     assert (radii[:LANES] > 0).any() and not (radii[LANES:] > 0).any()
     np.testing.assert_allclose(projected.radii, radii, rtol=1e-5)
-    np.testing.assert_allclose(projected.means2d[LANES:], splats.means2d[LANES:], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(projected.means2d[LANES:], inputs.means2d[LANES:], rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(projected.prepared.counts == 0, (radii == 0).any(axis=1))
     assert np.isinf(projected.depths[LANES:]).all()
 

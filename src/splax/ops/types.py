@@ -44,14 +44,14 @@ class DrawSettings(NamedTuple):
     deterministic: bool
 
 
-class Splats(NamedTuple):
-    """Projected Gaussians.
+class CompositingInputs(NamedTuple):
+    """Numbers of projected Gaussians that pixels depend on, or their gradients.
 
     Attributes:
-        means2d: centres in pixels.
-        conics: inverse 2D covariances (a, b, c) of [[a, b], [b, c]].
-        opacities: as they are drawn.
-        channels: colours, and depth last if it is rendered.
+        means2d: centres in pixels, [N, 2].
+        conics: inverse 2D covariances (a, b, c) of [[a, b], [b, c]], [N, 3].
+        opacities: opacities in [0, 1], [N].
+        channels: colours, and depth last if it is rendered, [N, C].
     """
 
     means2d: Float[Array, "n 2"]

@@ -18,7 +18,7 @@ from splax.ops.jax_internals.platform import has_cuda, has_pallas_triton
 from splax.ops.job import Job
 from splax.ops.projection import ProjectedGaussians
 from splax.ops.shading import SphericalHarmonics
-from splax.ops.types import Parameters, Rendered, Splats
+from splax.ops.types import CompositingInputs, Parameters, Rendered
 
 TILE_SIZES = (8, 16, 32)
 # Gaussians that a kernel can number.
@@ -76,23 +76,23 @@ def _rasterize(
     from splax.ops.triton import rasterize as triton
 
     radii, depths = lax.stop_gradient((projected.radii, projected.depths))
-    splats = _splats_of(projected, channels)
+    inputs = _compositing_inputs(projected, channels)
     tile_grid, warp = job.tile_grid, triton.Warp(interpret=False)
-    return triton.rasterize(splats, radii, depths, probe, tile_grid, job.room, warp, job.deterministic)
+    return triton.rasterize(inputs, radii, depths, probe, tile_grid, job.room, warp, job.deterministic)
 
 
 def _count(job: Job, projected: ProjectedGaussians) -> Int[Array, ""]:
     from splax.ops.triton.binning import pack as prepare
 
     projected = lax.stop_gradient(projected)
-    splats = _splats_of(projected, projected.means2d[:, :0])
+    inputs = _compositing_inputs(projected, projected.means2d[:, :0])
     tile_grid, warp = job.tile_grid, prepare.Warp(interpret=False)
-    return saturating_sum(prepare.prepare(splats, projected.radii, tile_grid, warp).counts)
+    return saturating_sum(prepare.prepare(inputs, projected.radii, tile_grid, warp).counts)
 
 
-def _splats_of(projected: ProjectedGaussians, channels: Array) -> Splats:
+def _compositing_inputs(projected: ProjectedGaussians, channels: Array) -> CompositingInputs:
     opacities = projected.opacities.astype(jnp.float32)
-    return Splats(projected.means2d, projected.conics, opacities, channels.astype(jnp.float32))
+    return CompositingInputs(projected.means2d, projected.conics, opacities, channels.astype(jnp.float32))
 
 
 def _render(job: Job, params: Parameters, camera: Any, offset: Array | None) -> Rendered:

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.pack import Prepared, prepare, splat_gradients
+from splax.ops.triton.binning.pack import Prepared, compositing_gradients, prepare
 from splax.ops.triton.binning.tile_lists import TileLists, make_lists
 from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, Drawn, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.row_io import sum_rows
 from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.pixel_regions import FORM, num_tile_blocks
-from splax.ops.types import Splats
+from splax.ops.types import CompositingInputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def rasterize(
-    splats: Splats,
+    inputs: CompositingInputs,
     radii: jax.Array,
     depths: jax.Array,
     probe: jax.Array | None,
@@ -31,7 +31,7 @@ def rasterize(
     """Lists the pairs of each tile and composites them.
 
     Args:
-        splats: projected Gaussians.
+        inputs: projected Gaussians.
         radii: half extents in pixels, [N, 2]; 0 where culled.
         depths: camera-space z, [N]; only their order counts.
         probe: has no value of its own, [N, 2]; its gradient is that of the centres, with absolute values of what
@@ -45,7 +45,7 @@ def rasterize(
         Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
         image is incomplete.
     """
-    prepared = prepare(splats, radii, tile_grid, warp)
+    prepared = prepare(inputs, radii, tile_grid, warp)
     lists = make_lists(prepared, depths, tile_grid, capacity, warp, with_slots=False)
     image, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
     return image, alpha, lists.num_isects
@@ -67,8 +67,8 @@ def draw_and_save(
     return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
 
 
-def _rasterize_fwd(splats, radii, depths, probe, tile_grid, capacity, warp, deterministic):
-    prepared = prepare(splats, radii, tile_grid, warp)
+def _rasterize_fwd(inputs, radii, depths, probe, tile_grid, capacity, warp, deterministic):
+    prepared = prepare(inputs, radii, tile_grid, warp)
     drawn = draw_and_save(prepared, depths, tile_grid, capacity, warp, deterministic=deterministic)
     has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
     return (drawn.image, drawn.alpha, drawn.lists.num_isects), (drawn, has_probe)
@@ -81,7 +81,7 @@ def _rasterize_bwd(tile_grid, capacity, warp, deterministic, residuals, cotangen
     v_probe = None
     if has_probe is not None:
         sums, v_probe = sums[:-2], sums[-2:].T
-    return splat_gradients(sums, drawn.attributes, warp), None, None, v_probe
+    return compositing_gradients(sums, drawn.attributes, warp), None, None, v_probe
 
 
 rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)

@@ -11,7 +11,7 @@ from splax.ops.ewa import EWA
 from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.job import Job
 from splax.ops.project_and_shade import project_and_shade
-from splax.ops.triton.binning.pack import splat_gradients
+from splax.ops.triton.binning.pack import compositing_gradients
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.blending.backward import Drawn, pair_gradients
 from splax.ops.triton.blending.forward import draw
@@ -19,7 +19,7 @@ from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.pixel_regions import FORM
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients, start_of_sums
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
-from splax.ops.types import DrawSettings, Parameters, Rendered, Splats
+from splax.ops.types import CompositingInputs, DrawSettings, Parameters, Rendered
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -129,19 +129,19 @@ def _camera_gradients(saved, rows, v_means2d, job, warp):
     """Gradients of the camera, which no kernel computes, by way of the projection in plain JAX."""
     attributes, lists = saved.drawn.attributes, saved.drawn.lists
     sums = sum_pairs(rows, lists, job.tile_grid, warp)[: attributes.shape[1]]
-    v_splats = splat_gradients(sums, attributes, warp)
+    v_inputs = compositing_gradients(sums, attributes, warp)
     drawn = lists.counts > 0
     # Attributes of rows that are not drawn were never written.
-    v_splats = Splats(*(jnp.where(drawn.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for v in v_splats))
+    v_inputs = CompositingInputs(*(jnp.where(drawn.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for v in v_inputs))
     if v_means2d is not None:
-        v_splats = v_splats._replace(means2d=v_splats.means2d + v_means2d)
+        v_inputs = v_inputs._replace(means2d=v_inputs.means2d + v_means2d)
 
-    def splats_from(camera):
+    def inputs_from(camera):
         projected, channels = project_and_shade(saved.params, camera, None, job)
-        return Splats(projected.means2d, projected.conics, projected.opacities, channels)
+        return CompositingInputs(projected.means2d, projected.conics, projected.opacities, channels)
 
-    _, pull = jax.vjp(splats_from, saved.camera)
-    return pull(v_splats)[0]
+    _, pull = jax.vjp(inputs_from, saved.camera)
+    return pull(v_inputs)[0]
 
 
 def _values(args):

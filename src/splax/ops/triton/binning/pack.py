@@ -15,7 +15,7 @@ from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_tests import tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
 from splax.ops.triton.pixel_regions import FORM, Form
-from splax.ops.types import Splats
+from splax.ops.types import CompositingInputs
 
 _LN2 = math.log(2)
 _LEAST_OPACITY = 1e-10
@@ -37,9 +37,9 @@ class Prepared(NamedTuple):
     counts: jax.Array
 
 
-def prepare(splats: Splats, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> Prepared:
+def prepare(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> Prepared:
     """Packs Gaussians and finds their tiles; rows of ``radii`` 0, [N, 2], reach none."""
-    num, num_channels = splats.channels.shape
+    num, num_channels = inputs.channels.shape
     width = FORM + num_channels
 
     def kernel(means2d, conics, opacities, channels, radii, attributes, boxes, counts):
@@ -64,7 +64,7 @@ def prepare(splats: Splats, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -
         jax.ShapeDtypeStruct((num * 2,), jnp.int32),
         jax.ShapeDtypeStruct((num,), jnp.int32),
     ]
-    args = [x.reshape(-1) for x in (*splats, radii)]
+    args = [x.reshape(-1) for x in (*inputs, radii)]
     if num_channels == 0:
         args[3] = args[2]  # kernels take no empty arrays; this one is not read
     attributes, boxes, counts = warp.launch("prepare", kernel, (-(-num // LANES),), shapes, *args)
@@ -119,8 +119,8 @@ def _tiles_between(mean, radius, tiles, tile_size):
     return first, jnp.maximum(end - first, 0)
 
 
-def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splats:
-    """Gradients of :class:`Splats` from the sums over pixels, [6 + C, N]."""
+def compositing_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> CompositingInputs:
+    """Gradients of :class:`CompositingInputs` from the sums over pixels, [6 + C, N]."""
     num, width = attributes.shape
     num_channels = width - FORM
 
@@ -151,7 +151,7 @@ def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splat
     shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
     args = (sums.reshape(-1), attributes.reshape(-1))
     v_means2d, v_conics, v_opacities, v_channels = warp.launch(
-        "splat_gradients", kernel, (-(-num // LANES),), shapes, *args
+        "compositing_gradients", kernel, (-(-num // LANES),), shapes, *args
     )
     v_channels = v_channels[: num * num_channels].reshape(num, num_channels)
-    return Splats(v_means2d.reshape(num, 2), v_conics.reshape(num, 3), v_opacities, v_channels)
+    return CompositingInputs(v_means2d.reshape(num, 2), v_conics.reshape(num, 3), v_opacities, v_channels)

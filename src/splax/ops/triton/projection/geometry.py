@@ -148,7 +148,7 @@ def neutral_where_not(geometry: Geometry, valid, view: View) -> Geometry:
     return jax.tree.map(lambda value, other: jnp.where(valid, value, other), geometry, neutral)
 
 
-def splat(geometry: Geometry, view: View, settings: DrawSettings):
+def project_geometry(geometry: Geometry, view: View, settings: DrawSettings):
     """Form and depth of each Gaussian; then its ellipse, and its opacity before antialiasing."""
     mean, quat, log_scale, logit = geometry
     opacity = jax.nn.sigmoid(logit)

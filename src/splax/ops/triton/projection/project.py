@@ -33,10 +33,10 @@ from splax.ops.triton.projection.geometry import (
     is_valid,
     neutral_where_not,
     outlook,
+    project_geometry,
     read_columns,
     read_geometry,
     read_view,
-    splat,
     stored_arrays,
 )
 from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradients, read_basis, sum_harmonics
@@ -181,7 +181,9 @@ def project(
             )
             geometry = Geometry(mean, *others)
             valid = lives & is_valid(geometry, view, settings)
-            form, depth, projected, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
+            form, depth, projected, opacity = project_geometry(
+                neutral_where_not(geometry, valid, view), view, settings
+            )
             reach = half_extents(projected, opacity)
             valid &= is_in_image(projected, reach, view.pinhole, settings.radius_clip)
 
@@ -298,7 +300,7 @@ def project_gradients(
                 valid &= drawn | is_finite([*constant, *v_direction])
 
             def form_and_depth(geometry):
-                return splat(geometry, view, settings)[:2]
+                return project_geometry(geometry, view, settings)[:2]
 
             (form, _), to_geometry = jax.vjp(form_and_depth, geometry)
             v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in totals[:FORM]])
