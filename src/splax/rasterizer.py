@@ -21,7 +21,7 @@ from splax.ops.projection import ProjectedGaussians
 from splax.ops.render import count_isects, project, render, round_capacity
 from splax.ops.shading import Shading, reads_stored_only
 from splax.ops.tile_grid import TileGrid
-from splax.ops.types import Parameters, Rendered
+from splax.ops.types import Parameters, RenderBuffers
 
 TILE_SIZES = (4, 8, 16, 32)
 
@@ -321,7 +321,7 @@ def _each(cameras: Camera | Iterable[Camera]) -> list[Camera]:
 
 
 def _finish(
-    rendered: Rendered, background: Float[Array, " c"] | None, capacity: int, render_depth: bool
+    rendered: RenderBuffers, background: Float[Array, " c"] | None, capacity: int, render_depth: bool
 ) -> RenderOutput:
     """The parts of a view as users get them; depth, if there, is the last channel."""
     image, alpha, means2d, radii, num_isects = rendered

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from splax.ops.job import Job
 from splax.ops.projection import ProjectedGaussians
-from splax.ops.types import Parameters, Rendered
+from splax.ops.types import Parameters, RenderBuffers
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ class Backend:
         tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]],
     ]
     count: Callable[[Job, ProjectedGaussians], Int[Array, ""]]
-    render: Callable[[Job, Parameters, Any, Float[Array, "n 2"] | None], Rendered] | None = None
+    render: Callable[[Job, Parameters, Any, Float[Array, "n 2"] | None], RenderBuffers] | None = None
     ssim: Callable[[Array, Array, int, tuple[int, ...]], tuple[Array, list[Array]]] | None = None
     platform: str | None = None
     keeps_order: bool = False

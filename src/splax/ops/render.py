@@ -16,7 +16,7 @@ from splax.ops import backends
 from splax.ops.job import Job
 from splax.ops.project_and_shade import project_and_shade
 from splax.ops.projection import ProjectedGaussians
-from splax.ops.types import Parameters, Rendered
+from splax.ops.types import Parameters, RenderBuffers
 
 
 def render(
@@ -27,7 +27,7 @@ def render(
     offset: Float[Array, "n 2"] | None,
     job: Job,
     implementation: str | None,
-) -> tuple[Rendered, int]:
+) -> tuple[RenderBuffers, int]:
     """Renders one camera.
 
     Args:
@@ -99,13 +99,13 @@ def _render_whole(params, camera, offset, *, job, implementation):
         return render_in_steps(params, camera, offset, job._replace(deterministic=False), "xla_vjp")
 
     height, width = job.tile_grid.height, job.tile_grid.width
-    shapes = Rendered.shapes(params.means.shape[0], height, width, render_depth=job.render_depth)
+    shapes = RenderBuffers.shapes(params.means.shape[0], height, width, render_depth=job.render_depth)
     return backends.by_platform(backend, whole, in_steps, shapes, args)
 
 
 def render_in_steps(
     params: Parameters, camera: Any, offset: Float[Array, "n 2"] | None, job: Job, implementation: str | None
-) -> Rendered:
+) -> RenderBuffers:
     """What a backend's ``render`` computes, in separate steps; for a job whose capacity is known."""
     projected, channels = project_and_shade(params, camera, None, job)
     return _composite(projected, channels, offset, job=job, implementation=implementation)
@@ -134,7 +134,7 @@ def _composite(projected, channels, offset, *, job, implementation):
             probe, offset = offset, jax.lax.stop_gradient(offset)
         projected = projected._replace(means2d=projected.means2d + offset)
     image, alpha, num_isects = backends.rasterize(projected, channels, probe, job, implementation)
-    return Rendered(image, alpha, projected.means2d, projected.radii, num_isects)
+    return RenderBuffers(image, alpha, projected.means2d, projected.radii, num_isects)
 
 
 def _fit_capacity(projected: ProjectedGaussians, job: Job, implementation: str | None) -> int:

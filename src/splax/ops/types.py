@@ -60,12 +60,12 @@ class CompositingInputs(NamedTuple):
     channels: Float[Array, "n c"]
 
 
-class Rendered(NamedTuple):
-    """One view.
+class RenderBuffers(NamedTuple):
+    """Arrays of one rendered view, before the background is added and depth becomes a field of its own.
 
     Attributes:
-        channels: without background, and depth last if it is rendered, [H, W, C].
-        alpha: [H, W].
+        channels: composited channels, depth last if it is rendered, [H, W, C].
+        alpha: 1 - transmittance, [H, W].
         means2d: centres in pixels, [N, 2].
         radii: half extents in pixels, [N, 2]; 0 where culled.
         num_isects: number of pairs; above the capacity the image is incomplete.
@@ -78,8 +78,8 @@ class Rendered(NamedTuple):
     num_isects: Int[Array, ""]
 
     @classmethod
-    def shapes(cls, num: int, height: int, width: int, *, render_depth: bool) -> "Rendered":
-        """What renderings of ``num`` Gaussians in their own colours look like, as ``jax.ShapeDtypeStruct``."""
+    def shapes(cls, num: int, height: int, width: int, *, render_depth: bool) -> "RenderBuffers":
+        """Returns the shapes and types of a view of ``num`` Gaussians in RGB, as ``jax.ShapeDtypeStruct``."""
         channels = 3 + render_depth
 
         def floats(*shape: int) -> Any:

@@ -18,7 +18,7 @@ from splax.ops.jax_internals.platform import has_cuda, has_pallas_triton
 from splax.ops.job import Job
 from splax.ops.projection import ProjectedGaussians
 from splax.ops.shading import SphericalHarmonics
-from splax.ops.types import CompositingInputs, Parameters, Rendered
+from splax.ops.types import CompositingInputs, Parameters, RenderBuffers
 
 TILE_SIZES = (8, 16, 32)
 # Gaussians that a kernel can number.
@@ -95,10 +95,10 @@ def _compositing_inputs(projected: ProjectedGaussians, channels: Array) -> Compo
     return CompositingInputs(projected.means2d, projected.conics, opacities, channels.astype(jnp.float32))
 
 
-def _render(job: Job, params: Parameters, camera: Any, offset: Array | None) -> Rendered:
+def _render(job: Job, params: Parameters, camera: Any, offset: Array | None) -> RenderBuffers:
     from splax.ops.triton import render as triton
 
-    return cast(Rendered, triton.render(params, camera, offset, job, triton.Warp(interpret=False)))
+    return cast(RenderBuffers, triton.render(params, camera, offset, job, triton.Warp(interpret=False)))
 
 
 def _ssim(

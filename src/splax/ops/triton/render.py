@@ -19,11 +19,11 @@ from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.pixel_regions import FORM
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients, start_of_sums
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
-from splax.ops.types import CompositingInputs, DrawSettings, Parameters, Rendered
+from splax.ops.types import CompositingInputs, DrawSettings, Parameters, RenderBuffers
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def render(params: Parameters, camera: Any, offset: jax.Array | None, job: Job, warp: Warp) -> Rendered:
+def render(params: Parameters, camera: Any, offset: jax.Array | None, job: Job, warp: Warp) -> RenderBuffers:
     """Renders Gaussians in their own colours.
 
     Args:
@@ -35,7 +35,7 @@ def render(params: Parameters, camera: Any, offset: jax.Array | None, job: Job, 
     """
     # JAX traces this even if only the two functions below, which follow the gradients, are compiled.
     num, tile_grid = params.means.shape[0], job.tile_grid
-    shapes = Rendered.shapes(num, tile_grid.height, tile_grid.width, render_depth=job.render_depth)
+    shapes = RenderBuffers.shapes(num, tile_grid.height, tile_grid.width, render_depth=job.render_depth)
     return deferred(functools.partial(_render, job=job, warp=warp), shapes)(params, camera, offset)
 
 
@@ -44,7 +44,7 @@ def _render(params, camera, offset, *, job, warp):
     tile_grid = job.tile_grid
     lists = make_lists(prepared, depths, tile_grid, job.room, warp, with_slots=False)
     channels, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
-    return Rendered(channels, alpha, means2d, radii, lists.num_isects)
+    return RenderBuffers(channels, alpha, means2d, radii, lists.num_isects)
 
 
 def _project(params, camera, offset, job, warp):
@@ -85,7 +85,7 @@ def _render_fwd(params, camera, offset, job, warp):
     prepared, color_slopes, depths, means2d, radii = _project(params, camera, offset, job, warp)
     tile_grid = job.tile_grid
     drawn = draw_and_save(prepared, depths, tile_grid, job.room, warp, deterministic=job.deterministic)
-    rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
+    rendered = RenderBuffers(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
     return rendered, _Saved(params, camera, has_offset, learns_camera, color_slopes, drawn)
 
