@@ -96,12 +96,12 @@ def test_a_shading_that_is_a_module_trains():
 def test_a_backend_is_a_line_in_the_table(monkeypatch):
     calls = []
 
-    def rasterize(job, projection, channels, probe):
-        calls.append(job)
-        return BACKENDS["xla"].rasterize(job, projection, channels, probe)
+    def rasterize(settings, projection, channels, probe):
+        calls.append(settings)
+        return BACKENDS["xla"].rasterize(settings, projection, channels, probe)
 
-    def obstacle(job, arrays, camera=None):
-        return "draws tiles of 8 pixels: pass 8" if job.tile_grid.tile_size != 8 else None
+    def obstacle(settings, arrays, camera=None):
+        return "draws tiles of 8 pixels: pass 8" if settings.tile_grid.tile_size != 8 else None
 
     mine = dataclasses.replace(BACKENDS["xla"], rasterize=rasterize, obstacle=obstacle)
     monkeypatch.setattr(backends, "BACKENDS", {"mine": mine, **BACKENDS})

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
-from test_triton_project import JOB
+from test_triton_project import RENDER_SETTINGS
 
 import splax
 from splax.ops import backends
@@ -68,8 +68,8 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
 
     def draw_plainly(means2d, conics, opacities, colors, probe):
         moved = projected._replace(means2d=means2d, conics=conics, opacities=opacities)
-        job = JOB._replace(tile_grid=SIZE, isect_capacity=capacity)
-        return backends.rasterize(moved, colors, probe, job, "xla_vjp")[:2]
+        settings = RENDER_SETTINGS._replace(tile_grid=SIZE, isect_capacity=capacity)
+        return backends.rasterize(moved, colors, probe, settings, "xla_vjp")[:2]
 
     def draw(means2d, conics, opacities, colors, probe):
         inputs = CompositingInputs(means2d, conics, opacities, colors)
@@ -196,9 +196,9 @@ def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
         return drawn[0]
 
     def draw_plainly(opacities, colors):
-        job = JOB._replace(tile_grid=SIZE, isect_capacity=2_000)
+        settings = RENDER_SETTINGS._replace(tile_grid=SIZE, isect_capacity=2_000)
         moved = projected._replace(opacities=opacities)
-        return backends.rasterize(moved, colors, None, job, "xla_vjp")[0]
+        return backends.rasterize(moved, colors, None, settings, "xla_vjp")[0]
 
     image, pull = jax.vjp(jax.jit(draw), opacities, colors)
     expected, pull_plainly = jax.vjp(jax.jit(draw_plainly), opacities, colors)

@@ -13,7 +13,6 @@ from helpers import GAUSSIAN_PARAMS, make_camera, make_gaussians
 
 import splax
 from splax.ops.ewa import EWA
-from splax.ops.job import Job
 from splax.ops.project_and_shade import project_and_shade
 from splax.ops.projection import (
     PinholeComponents,
@@ -23,6 +22,7 @@ from splax.ops.projection import (
     project_components,
 )
 from splax.ops.render import render_in_steps
+from splax.ops.settings import RenderSettings
 from splax.ops.shading import SphericalHarmonics
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.tile_grid import TileGrid
@@ -32,13 +32,13 @@ from splax.ops.triton.binning.pack import form_gradients, form_of, prepare
 from splax.ops.triton.lanes.warp import LANES, Warp
 from splax.ops.triton.pixel_regions import Form
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
-from splax.ops.types import CompositingInputs, DrawSettings, Parameters
+from splax.ops.types import CompositingInputs, KernelSettings, Parameters
 
 NUM = 64
 ROOM = 1_000  # for pairs
 SIZE = TileGrid(width=24, height=20, tile_size=8)
 CAMERA = make_camera(SIZE.width, SIZE.height)
-JOB = Job(
+RENDER_SETTINGS = RenderSettings(
     tile_grid=SIZE,
     projection=EWA(),
     shading=SphericalHarmonics(),
@@ -49,7 +49,7 @@ JOB = Job(
     deterministic=False,
     isect_capacity=ROOM,
 )
-SETTINGS = triton.settings_of(JOB)
+KERNEL_SETTINGS = triton.kernel_settings(RENDER_SETTINGS)
 INTERPRETED = Warp(interpret=True)
 # What is compiled here runs once.
 jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -74,11 +74,15 @@ def make_parameters(sh_degree: int, active_degree: int) -> Parameters:
     return Parameters(**{name: jnp.asarray(value) for name, value in params.items()})
 
 
-def compositing_inputs(params: Parameters, offset, settings: DrawSettings):
+def compositing_inputs(params: Parameters, offset, kernel_settings: KernelSettings):
     """The compositing inputs, radii and depths that the separate steps of the rasterizer make."""
-    projection_of_settings = EWA(settings.eps2d, settings.radius_clip, settings.antialiased)
-    job = JOB._replace(projection=projection_of_settings, render_depth=settings.render_depth)
-    projected, channels = project_and_shade(params, CAMERA, None, job)
+    projection_of_settings = EWA(
+        kernel_settings.eps2d, kernel_settings.radius_clip, kernel_settings.antialiased
+    )
+    settings = RENDER_SETTINGS._replace(
+        projection=projection_of_settings, render_depth=kernel_settings.render_depth
+    )
+    projected, channels = project_and_shade(params, CAMERA, None, settings)
     means2d = projected.means2d if offset is None else projected.means2d + offset
     inputs = CompositingInputs(means2d, projected.conics, projected.opacities, channels)
     return inputs, projected.radii, projected.depths
@@ -99,38 +103,38 @@ def rows_of(inputs: CompositingInputs):
 
 @pytest.fixture(
     scope="module",
-    params=[(3, 1, SETTINGS), (0, 0, SETTINGS._replace(antialiased=True, render_depth=False))],
+    params=[(3, 1, KERNEL_SETTINGS), (0, 0, KERNEL_SETTINGS._replace(antialiased=True, render_depth=False))],
     ids=["degree 3, depth", "degree 0, antialiased"],
 )
 def both(request):
     """What the kernels and the separate steps make of the same Gaussians, forward and backward."""
-    sh_degree, active_degree, settings = request.param
+    sh_degree, active_degree, kernel_settings = request.param
     params = make_parameters(sh_degree, active_degree)
     rng = np.random.default_rng(0)
     offset = jnp.asarray(rng.normal(size=(NUM, 2)), jnp.float32) if sh_degree else None
-    width = 6 + 3 + settings.render_depth
+    width = 6 + 3 + kernel_settings.render_depth
     sums = jnp.asarray(rng.normal(size=(width, NUM)), jnp.float32)
     v_means2d = jnp.asarray(rng.normal(size=(NUM, 2)), jnp.float32)
     v_means2d = v_means2d.at[::2].set(0)
 
     @jit_quickly
     def fused(params, offset):
-        projected = project(params, CAMERA, offset, settings, SIZE, INTERPRETED)
+        projected = project(params, CAMERA, offset, kernel_settings, SIZE, INTERPRETED)
         counts = projected.prepared.counts
         first = jnp.cumsum(counts) - counts
         rows = rows_with_sums(sums, counts, first)
         summed = SumsOfPixels(counts, projected.color_slopes, (rows,), first, v_means2d)
-        grads, v_offset = project_gradients(params, CAMERA, summed, settings, SIZE, INTERPRETED)
+        grads, v_offset = project_gradients(params, CAMERA, summed, kernel_settings, SIZE, INTERPRETED)
         return projected, (*grads[:6], v_offset)
 
     @jit_quickly
     def unfused(params, offset):
-        inputs, radii, depths = compositing_inputs(params, offset, settings)
+        inputs, radii, depths = compositing_inputs(params, offset, kernel_settings)
         clean = CompositingInputs(*(jnp.where(jnp.isfinite(x), x, 0) for x in inputs))
         prepared = prepare(clean, radii, SIZE, INTERPRETED)
 
         def rows(floats, offset):
-            inputs, _, _ = compositing_inputs(Parameters(*floats, *params[6:]), offset, settings)
+            inputs, _, _ = compositing_inputs(Parameters(*floats, *params[6:]), offset, kernel_settings)
             return rows_of(inputs), inputs.means2d
 
         offset = jnp.zeros((NUM, 2)) if offset is None else offset
@@ -167,8 +171,8 @@ def test_warps_that_see_nothing_write_what_the_separate_steps_do():
     # Half of the rows, which are a warp of their own, to the right of the image.
     means = params.means + 10 * right * (np.arange(NUM) >= LANES)[:, None]
     params = params._replace(means=means)
-    projected = project(params, CAMERA, None, SETTINGS, SIZE, INTERPRETED)
-    inputs, radii, _ = compositing_inputs(params, None, SETTINGS)
+    projected = project(params, CAMERA, None, KERNEL_SETTINGS, SIZE, INTERPRETED)
+    inputs, radii, _ = compositing_inputs(params, None, KERNEL_SETTINGS)
     assert (radii[:LANES] > 0).any() and not (radii[LANES:] > 0).any()
     np.testing.assert_allclose(projected.radii, radii, rtol=1e-5)
     np.testing.assert_allclose(projected.means2d[LANES:], inputs.means2d[LANES:], rtol=1e-5, atol=1e-4)
@@ -225,7 +229,7 @@ def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch, abstract_gpu):
     def there_and_back(params, offset, v_channels):
         def draw(floats, offset):
             whole = Parameters(*floats, *params[6:])
-            rendered: Any = triton.render(whole, CAMERA, offset, JOB, Warp(interpret=False))
+            rendered: Any = triton.render(whole, CAMERA, offset, RENDER_SETTINGS, Warp(interpret=False))
             return rendered.channels, rendered.alpha, rendered.means2d
 
         (_, alpha, _), pull = jax.vjp(draw, params[:6], offset)
@@ -247,11 +251,11 @@ def test_gradients_of_the_camera_equal_those_of_the_separate_steps(learned):
 
     def fused(viewmat, intrinsics):
         camera = dataclasses.replace(CAMERA, viewmat=viewmat, K=intrinsics)
-        return loss(triton.render(params, camera, None, JOB, INTERPRETED))
+        return loss(triton.render(params, camera, None, RENDER_SETTINGS, INTERPRETED))
 
     def separate(viewmat, intrinsics):
         camera = dataclasses.replace(CAMERA, viewmat=viewmat, K=intrinsics)
-        return loss(render_in_steps(params, camera, None, JOB, "xla_vjp"))
+        return loss(render_in_steps(params, camera, None, RENDER_SETTINGS, "xla_vjp"))
 
     gradients = jax.grad(fused, argnums=learned)(*args)
     for gradient, wanted in zip(gradients, jax.grad(separate, argnums=learned)(*args), strict=True):

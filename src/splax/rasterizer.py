@@ -16,9 +16,9 @@ from splax.gaussians import Gaussians
 from splax.ops import backends
 from splax.ops.constants import FAR_PLANE, NEAR_PLANE
 from splax.ops.ewa import EWA, Projection
-from splax.ops.job import Job
 from splax.ops.projection import ProjectedGaussians
 from splax.ops.render import count_isects, project, render, round_capacity
+from splax.ops.settings import RenderSettings
 from splax.ops.shading import Shading, reads_stored_only
 from splax.ops.tile_grid import TileGrid
 from splax.ops.types import Parameters, RenderBuffers
@@ -223,19 +223,19 @@ class TileRasterizer(nnx.Module):
             camera,
             colors=colors,
             offset=means2d_offset,
-            job=self._job(camera, shading if colors is None else None),
+            settings=self._settings(camera, shading if colors is None else None),
             implementation=self.implementation,
         )
         return _finish(rendered, background, capacity, self.render_depth)
 
     def project(self, gaussians: Gaussians, camera: Camera) -> ProjectedGaussians:
         """2D Gaussians in pixels of ``camera``."""
-        return project(parameters_of(gaussians), camera, self._job(camera, None))
+        return project(parameters_of(gaussians), camera, self._settings(camera, None))
 
     def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
         """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
         projected = self.project(gaussians, camera)
-        return count_isects(projected, self._job(camera, None), self.implementation)
+        return count_isects(projected, self._settings(camera, None), self.implementation)
 
     def sized_for(
         self, gaussians: Gaussians, cameras: Camera | Iterable[Camera], margin: float = 1.5
@@ -288,11 +288,11 @@ class TileRasterizer(nnx.Module):
         gaussians = getattr(model, "gaussians", model)
         shading = model.drawn_shading() if hasattr(model, "drawn_shading") else gaussians.shading
         return backends.explain(
-            parameters_of(gaussians), camera, self._job(camera, shading), self.implementation
+            parameters_of(gaussians), camera, self._settings(camera, shading), self.implementation
         )
 
-    def _job(self, camera: Camera, shading: Any) -> Job:
-        return Job(
+    def _settings(self, camera: Camera, shading: Any) -> RenderSettings:
+        return RenderSettings(
             tile_grid=TileGrid(camera.width, camera.height, self.tile_size),
             projection=self.projection,
             shading=shading,

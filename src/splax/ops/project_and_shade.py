@@ -7,32 +7,34 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from splax.ops.job import Job
 from splax.ops.projection import ProjectedGaussians, finite_rows
+from splax.ops.settings import RenderSettings
 from splax.ops.types import Parameters
 
 
 def project_and_shade(
-    params: Parameters, camera: Any, colors: Float[Array, "n c"] | None, job: Job
+    params: Parameters, camera: Any, colors: Float[Array, "n c"] | None, settings: RenderSettings
 ) -> tuple[ProjectedGaussians, Float[Array, "n d"]]:
     """Neutralises rows that cannot be drawn, projects the others and colours them.
 
     Args:
         params: stored Gaussians, N rows.
         camera: the :class:`splax.Camera` that looks at them.
-        colors: channels of each Gaussian, [N, C]; None if the job's shading makes them.
-        job: static settings of the rendering.
+        colors: channels of each Gaussian, [N, C]; None if the settings' shading makes them.
+        settings: static settings of the rendering.
 
     Returns:
         The projected Gaussians, and their channels, [N, D]. Depth is the last channel if it is rendered. Channels
         and opacities are 0 in culled rows, so that no value of a culled row reaches the image.
     """
     params = renderable_only(params)
-    projected = job.projection(params, camera, near_plane=job.near_plane, far_plane=job.far_plane)
+    projected = settings.projection(
+        params, camera, near_plane=settings.near_plane, far_plane=settings.far_plane
+    )
     if colors is None:
-        assert job.shading is not None
-        colors = job.shading(params, camera)
-    if job.render_depth:
+        assert settings.shading is not None
+        colors = settings.shading(params, camera)
+    if settings.render_depth:
         colors = jnp.concatenate([colors, projected.depths[:, None]], axis=1)
     opacities = jnp.where(projected.visible, projected.opacities, 0)
     return projected._replace(opacities=opacities), jnp.where(projected.visible[:, None], colors, 0)

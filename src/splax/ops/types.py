@@ -31,7 +31,7 @@ class Parameters(NamedTuple):
     active_sh_degree: Int[Array, ""]
 
 
-class DrawSettings(NamedTuple):
+class KernelSettings(NamedTuple):
     """Settings of :class:`splax.TileRasterizer` and :class:`splax.EWA`, by those names, as kernels read them."""
 
     eps2d: float

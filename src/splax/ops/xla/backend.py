@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from splax.ops.backend import Backend
 from splax.ops.intersection import Intersections, count_isects, intersect_tiles
-from splax.ops.job import Job
 from splax.ops.projection import ProjectedGaussians
+from splax.ops.settings import RenderSettings
 from splax.ops.tile_grid import TileGrid
 from splax.ops.xla.compositing import composite
 from splax.ops.xla.ssim import mean_and_gradients
@@ -62,28 +62,35 @@ def rasterize_to_pixels(
 
 
 def _rasterize(
-    job: Job, projected: ProjectedGaussians, channels: Array, probe: Array | None, *, differentiable: bool
+    settings: RenderSettings,
+    projected: ProjectedGaussians,
+    channels: Array,
+    probe: Array | None,
+    *,
+    differentiable: bool,
 ) -> tuple[Array, Array, Array]:
-    isects = intersect_tiles(projected, isect_capacity=job.room, **job.tile_grid._asdict())
+    isects = intersect_tiles(
+        projected, isect_capacity=settings.known_capacity, **settings.tile_grid._asdict()
+    )
     image, alpha = rasterize_to_pixels(
         projected.means2d,
         projected.conics,
         channels,
         projected.opacities,
         isects,
-        job.tile_grid,
+        settings.tile_grid,
         probe=probe,
         differentiable=differentiable,
     )
     return image, alpha, isects.num_isects
 
 
-def _count(job: Job, projected: ProjectedGaussians) -> Int[Array, ""]:
-    return count_isects(projected, **job.tile_grid._asdict())
+def _count(settings: RenderSettings, projected: ProjectedGaussians) -> Int[Array, ""]:
+    return count_isects(projected, **settings.tile_grid._asdict())
 
 
-def _draws_everything(job: Job, arrays: Any, camera: Any = None) -> None:
-    del job, arrays, camera
+def _draws_everything(settings: RenderSettings, arrays: Any, camera: Any = None) -> None:
+    del settings, arrays, camera
 
 
 def _runs_everywhere() -> None:

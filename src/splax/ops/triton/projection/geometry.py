@@ -19,7 +19,7 @@ from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.pack import form_of
 from splax.ops.triton.lanes.warp import load
 from splax.ops.triton.projection.harmonics import basis_table
-from splax.ops.types import DrawSettings, Parameters
+from splax.ops.types import KernelSettings, Parameters
 
 
 class Geometry(NamedTuple):
@@ -117,7 +117,7 @@ class Outlook(NamedTuple):
     center: list[jax.Array]
 
 
-def outlook(mean, log_scale, lives, view: View, settings: DrawSettings) -> Outlook:
+def outlook(mean, log_scale, lives, view: View, settings: KernelSettings) -> Outlook:
     """From where Gaussians that live are, and how large."""
     depth = transform_row(view.pinhole.rows[2], mean)
     between = lives & (depth > settings.near_plane) & (depth < settings.far_plane)
@@ -128,7 +128,7 @@ def outlook(mean, log_scale, lives, view: View, settings: DrawSettings) -> Outlo
     return Outlook(between & reaches, center)
 
 
-def is_valid(geometry: Geometry, view: View, settings: DrawSettings):
+def is_valid(geometry: Geometry, view: View, settings: KernelSettings):
     """Rows that are finite, of a rotation that is one, and that can be projected."""
     mean, quat, log_scale, logit = geometry
     scale = [jnp.exp(value) for value in log_scale]
@@ -148,7 +148,7 @@ def neutral_where_not(geometry: Geometry, valid, view: View) -> Geometry:
     return jax.tree.map(lambda value, other: jnp.where(valid, value, other), geometry, neutral)
 
 
-def project_geometry(geometry: Geometry, view: View, settings: DrawSettings):
+def project_geometry(geometry: Geometry, view: View, settings: KernelSettings):
     """Form and depth of each Gaussian; then its ellipse, and its opacity before antialiasing."""
     mean, quat, log_scale, logit = geometry
     opacity = jax.nn.sigmoid(logit)

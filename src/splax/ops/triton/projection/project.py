@@ -40,7 +40,7 @@ from splax.ops.triton.projection.geometry import (
     stored_arrays,
 )
 from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradients, read_basis, sum_harmonics
-from splax.ops.types import DrawSettings, Parameters
+from splax.ops.types import KernelSettings, Parameters
 
 _RGB = 3
 _NUM_STORED = len(Stored._fields)
@@ -130,7 +130,7 @@ def project(
     params: Parameters,
     camera: Any,
     offset: jax.Array | None,
-    settings: DrawSettings,
+    settings: KernelSettings,
     tile_grid: TileGrid,
     warp: Warp,
 ) -> Projected:
@@ -221,7 +221,7 @@ def project_gradients(
     params: Parameters,
     camera: Any,
     sums: SumsOfPixels,
-    settings: DrawSettings,
+    settings: KernelSettings,
     tile_grid: TileGrid,
     warp: Warp,
     *,

@@ -9,7 +9,7 @@ from splax.ops.shading import StoredShading
 from splax.ops.tile_grid import TileGrid
 
 
-class Job(NamedTuple):
+class RenderSettings(NamedTuple):
     """Settings of one rendering; see :class:`splax.TileRasterizer`.
 
     Attributes:
@@ -35,7 +35,7 @@ class Job(NamedTuple):
     isect_capacity: int | None
 
     @property
-    def room(self) -> int:
+    def known_capacity(self) -> int:
         """The capacity where it is known."""
         if self.isect_capacity is None:
             raise AssertionError("the capacity is counted before backends are called")
