@@ -34,9 +34,9 @@ from splax.ops.triton.projection.geometry import (
     neutral_where_not,
     outlook,
     project_geometry,
+    read_camera,
     read_columns,
     read_geometry,
-    read_view,
     stored_arrays,
 )
 from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradients, read_basis, sum_harmonics
@@ -154,13 +154,13 @@ def project(
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
-        view = read_view(stored.camera, tile_grid)
+        kernel_camera = read_camera(stored.camera, tile_grid)
         lives = load(stored.alive, gaussian, exists)
         mean, log_scale = (
             read_columns(stored.means, gaussian, 3, exists),
             read_columns(stored.log_scales, gaussian, 3, exists),
         )
-        ahead = outlook(mean, log_scale, lives, view, settings)
+        ahead = outlook(mean, log_scale, lives, kernel_camera, settings)
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
         some_seen = jnp.max(ahead.may_be_seen.astype(jnp.int32)) > 0
 
@@ -180,14 +180,14 @@ def project(
                 load(stored.logits, gaussian, exists),
             )
             geometry = Geometry(mean, *others)
-            valid = lives & is_valid(geometry, view, settings)
+            valid = lives & is_valid(geometry, kernel_camera, settings)
             form, depth, projected, opacity = project_geometry(
-                neutral_where_not(geometry, valid, view), view, settings
+                neutral_where_not(geometry, valid, kernel_camera), kernel_camera, settings
             )
             reach = half_extents(projected, opacity)
-            valid &= is_in_image(projected, reach, view.pinhole, settings.radius_clip)
+            valid &= is_in_image(projected, reach, kernel_camera.pinhole, settings.radius_clip)
 
-            direction = direction_to(geometry.mean, view)
+            direction = direction_to(geometry.mean, kernel_camera)
             basis = read_basis(stored.table, num_bases, load(stored.active_degree, full(0)))
             color = [SH_C0 * load(stored.sh0, gaussian * _RGB + q, valid) + 0.5 for q in range(_RGB)]
             if num_bases:
@@ -277,17 +277,19 @@ def project_gradients(
                 blocks = num_tile_blocks(tile_grid)
                 begin, num_here = load(given.first, gaussian, drawn) * blocks, count * blocks
                 totals = total_rows(given.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
-            view = read_view(stored.camera, tile_grid)
+            kernel_camera = read_camera(stored.camera, tile_grid)
             geometry = read_geometry(stored, gaussian, moved)
             valid = drawn
             if v_means2d is not None:
                 # A centre has a cotangent of its own, even if it is not drawn.
-                valid |= moved & load(stored.alive, gaussian, moved) & is_valid(geometry, view, settings)
-            geometry = neutral_where_not(geometry, valid, view)
+                valid |= (
+                    moved & load(stored.alive, gaussian, moved) & is_valid(geometry, kernel_camera, settings)
+                )
+            geometry = neutral_where_not(geometry, valid, kernel_camera)
 
             color_slopes = unpack_slopes(load(given.color_slopes, gaussian, drawn))
             v_color = [jnp.where(drawn, slope * totals[FORM + q], 0) for q, slope in enumerate(color_slopes)]
-            direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
+            direction, to_mean = jax.vjp(lambda mean: direction_to(mean, kernel_camera), geometry.mean)
             v_direction = [zeros()] * 3
             if num_bases:
                 basis = read_basis(stored.table, num_bases, load(stored.active_degree, full(0)))
@@ -300,7 +302,7 @@ def project_gradients(
                 valid &= drawn | is_finite([*constant, *v_direction])
 
             def form_and_depth(geometry):
-                return project_geometry(geometry, view, settings)[:2]
+                return project_geometry(geometry, kernel_camera, settings)[:2]
 
             (form, _), to_geometry = jax.vjp(form_and_depth, geometry)
             v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in totals[:FORM]])
