@@ -28,9 +28,9 @@ from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton import backend
 from splax.ops.triton import render as triton
-from splax.ops.triton.binning.pack import form_gradients, form_of, prepare
+from splax.ops.triton.binning.pack import form_gradients, prepare, quadratic_form
 from splax.ops.triton.lanes.warp import LANES, Warp
-from splax.ops.triton.pixel_regions import Form
+from splax.ops.triton.pixel_regions import QuadraticForm
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
 from splax.ops.types import CompositingInputs, KernelSettings, Parameters
 
@@ -97,7 +97,7 @@ def rows_with_sums(sums, counts, first):
 def rows_of(inputs: CompositingInputs):
     """Form and channels of each splat, one array a column."""
     opacities = jnp.where(inputs.opacities > 0, inputs.opacities, 1)
-    form = form_of(inputs.means2d[:, 0], inputs.means2d[:, 1], tuple(inputs.conics.T), opacities)
+    form = quadratic_form(inputs.means2d[:, 0], inputs.means2d[:, 1], tuple(inputs.conics.T), opacities)
     return [*form, *inputs.channels.T]
 
 
@@ -140,7 +140,7 @@ def both(request):
         offset = jnp.zeros((NUM, 2)) if offset is None else offset
         (columns, _), vjp = jax.vjp(rows, params[:6], offset)
         drawn = prepared.counts > 0
-        v_form = form_gradients(Form(*columns[:6]), sums[:6])
+        v_form = form_gradients(QuadraticForm(*columns[:6]), sums[:6])
         v_columns = [jnp.where(drawn, v, 0) for v in (*v_form, *sums[6:])]
         v_params, v_offset = vjp((v_columns, v_means2d))
         return (prepared, depths, inputs.means2d, radii), (*v_params, v_offset)

@@ -15,7 +15,7 @@ from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, stack, store
 from splax.ops.triton.pixel_regions import (
     LOG2_THRESHOLD,
-    Form,
+    QuadraticForm,
     Region,
     columns_of,
     lines_of,
@@ -174,13 +174,13 @@ def test_a_gaussian_covers_pixels_until_they_are_finished(warp):
     assert (found[-1] < 0).any() and (found[-1] > 0).any()
 
 
-FORM = Form(105.3, 62.9, -0.4, 0.3, -0.2, -0.7)  # pyright: ignore[reportArgumentType]
+FORM_SIZE = QuadraticForm(105.3, 62.9, -0.4, 0.3, -0.2, -0.7)  # pyright: ignore[reportArgumentType]
 TILE_GRID = TileGrid(width=200, height=90, tile_size=16)
 
 
 def log2_alpha(x: Any, y: Any) -> Any:
-    dx, dy = x - FORM.mean_x, y - FORM.mean_y
-    return FORM.a * dx**2 + FORM.b * dx * dy + FORM.c * dy**2 + FORM.top
+    dx, dy = x - FORM_SIZE.mean_x, y - FORM_SIZE.mean_y
+    return FORM_SIZE.a * dx**2 + FORM_SIZE.b * dx * dy + FORM_SIZE.c * dy**2 + FORM_SIZE.top
 
 
 def test_the_polynomial_around_a_point_is_the_form(warp):
@@ -188,7 +188,7 @@ def test_the_polynomial_around_a_point_is_the_form(warp):
     u, v = (x.reshape(-1).astype(np.float32) for x in (u, v))
 
     def evaluate(u, v):
-        form = Form(*(jnp.full(LANES, value, jnp.float32) for value in FORM))
+        form = QuadraticForm(*(jnp.full(LANES, value, jnp.float32) for value in FORM_SIZE))
         at = full(100).astype(jnp.float32), full(60).astype(jnp.float32)
         xx, xy, yy, x, y, one = polynomial_around(form, *at, warp=warp)
         return xx * u * u + xy * u * v + yy * v * v + x * u + y * v + one
@@ -203,7 +203,7 @@ def test_every_box_with_a_touched_pixel_is_reached(warp, width, height):
     left, top = (x.reshape(-1).astype(np.int32) for x in (left, top))
 
     def reaches(left, top):
-        form = Form(*(jnp.full(LANES, value, jnp.float32) for value in FORM))
+        form = QuadraticForm(*(jnp.full(LANES, value, jnp.float32) for value in FORM_SIZE))
         return reaches_box(form, left, top, width, height, warp).astype(jnp.int32)
 
     found = run(warp, reaches, left, top, dtype=np.int32)
@@ -233,7 +233,7 @@ def test_every_tile_with_a_touched_pixel_is_in_the_span_of_its_row(warp, tile_si
     values = [value.astype(np.float32) for value in values]
 
     def spans(*form):
-        span = tile_spans(Form(*form), full(0), full(tile_grid.columns), tile_grid, warp)
+        span = tile_spans(QuadraticForm(*form), full(0), full(tile_grid.columns), tile_grid, warp)
         return [number for row in range(tile_grid.rows) for number in span(full(row))]
 
     found = run(warp, spans, *values, rows=2 * tile_grid.rows, dtype=np.int32).reshape(

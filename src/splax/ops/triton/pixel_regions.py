@@ -18,10 +18,10 @@ ID_MASK = (1 << ID_BITS) - 1
 LOG2_THRESHOLD = math.log2(ALPHA_THRESHOLD)
 
 
-class Form(NamedTuple):
-    """log2 of a Gaussian's alpha: a dx^2 + b dx dy + c dy^2 + top, of the offset from its mean.
+class QuadraticForm(NamedTuple):
+    """The log2 of a Gaussian's alpha, a dx^2 + b dx dy + c dy^2 + top, where dx and dy are offsets from its mean.
 
-    The first columns of a Gaussian's row; its channels follow.
+    These are the first columns of a Gaussian's row; its channels follow.
     """
 
     mean_x: jax.Array
@@ -32,11 +32,11 @@ class Form(NamedTuple):
     top: jax.Array
 
 
-FORM = len(Form._fields)
+FORM_SIZE = len(QuadraticForm._fields)
 
 
-def polynomial_around(form: Form, x: jax.Array, y: jax.Array, warp: Warp) -> list[jax.Array]:
-    """Coefficients of u^2, u v, v^2, u, v and 1 of a :class:`Form` at (x + u, y + v).
+def polynomial_around(form: QuadraticForm, x: jax.Array, y: jax.Array, warp: Warp) -> list[jax.Array]:
+    """Coefficients of u^2, u v, v^2, u, v and 1 of a :class:`QuadraticForm` at (x + u, y + v).
 
     A pixel then takes two multiplications and additions for it, and a column of pixels three more.
     """

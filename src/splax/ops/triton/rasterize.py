@@ -13,7 +13,7 @@ from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, Drawn, pair_gr
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.row_io import sum_rows
 from splax.ops.triton.lanes.warp import Warp
-from splax.ops.triton.pixel_regions import FORM, num_tile_blocks
+from splax.ops.triton.pixel_regions import FORM_SIZE, num_tile_blocks
 from splax.ops.types import CompositingInputs
 
 
@@ -120,8 +120,8 @@ def sum_gradients(
     if len(passes) == 1:
         return passes[0]
     # Every pass adds to the six moments and has channels of its own.
-    moments = functools.reduce(jnp.add, [sums[:FORM] for sums in passes])
-    return jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])
+    moments = functools.reduce(jnp.add, [sums[:FORM_SIZE] for sums in passes])
+    return jnp.concatenate([moments, *(sums[FORM_SIZE:] for sums in passes)])
 
 
 def sum_pairs(rows: Sequence[jax.Array], lists: TileLists, tile_grid: TileGrid, warp: Warp) -> jax.Array:

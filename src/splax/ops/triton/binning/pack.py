@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_tests import tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
-from splax.ops.triton.pixel_regions import FORM, Form
+from splax.ops.triton.pixel_regions import FORM_SIZE, QuadraticForm
 from splax.ops.types import CompositingInputs
 
 _LN2 = math.log(2)
@@ -27,7 +27,7 @@ class Prepared(NamedTuple):
     """What kernels read of each Gaussian.
 
     Attributes:
-        attributes: a :class:`Form`, then the channels, [N, 6 + C].
+        attributes: a :class:`QuadraticForm`, then the channels, [N, 6 + C].
         boxes: the box of tiles around it, see :func:`pack_box`, [N, 2].
         counts: tiles of the box that the ellipse reaches, [N]; 0 where culled.
     """
@@ -40,7 +40,7 @@ class Prepared(NamedTuple):
 def prepare(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> Prepared:
     """Packs Gaussians and finds their tiles; rows of ``radii`` 0, [N, 2], reach none."""
     num, num_channels = inputs.channels.shape
-    width = FORM + num_channels
+    width = FORM_SIZE + num_channels
 
     def kernel(means2d, conics, opacities, channels, radii, attributes, boxes, counts):
         gaussian = pl.program_id(0) * LANES + lanes()
@@ -51,7 +51,7 @@ def prepare(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, wa
 
         x, y = columns_of(means2d, 2)
         conic_a, conic_b, conic_c = columns_of(conics, 3)
-        form = form_of(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
+        form = quadratic_form(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
         for q, value in enumerate((*form, *columns_of(channels, num_channels))):
             store(attributes, gaussian * width + q, value, exists)
         box, count = tiles_of(form, columns_of(radii, 2), tile_grid, warp)
@@ -71,14 +71,14 @@ def prepare(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, wa
     return Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
 
 
-def form_of(x, y, conic, opacity) -> Form:
-    """The :class:`Form` of Gaussians with these centres, conics and opacities."""
+def quadratic_form(x, y, conic, opacity) -> QuadraticForm:
+    """The :class:`QuadraticForm` of Gaussians with these centres, conics and opacities."""
     a, b, c = conic
     top = jnp.log2(jnp.maximum(opacity, _LEAST_OPACITY))
-    return Form(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
+    return QuadraticForm(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
 
 
-def tiles_of(form: Form, radii, tile_grid: TileGrid, warp: Warp):
+def tiles_of(form: QuadraticForm, radii, tile_grid: TileGrid, warp: Warp):
     """Box of tiles (left, top, columns, rows) within the radii, and how many of it the ellipse reaches."""
     radius_x, radius_y = radii
     visible = (radius_x > 0) & (radius_y > 0)
@@ -105,11 +105,11 @@ def unpack_box(horizontal, vertical):
     return horizontal & 0xFFFF, vertical & 0xFFFF, (horizontal >> 16) & 0xFFFF, (vertical >> 16) & 0xFFFF
 
 
-def form_gradients(form: Form, moments) -> Form:
-    """Cotangents of a :class:`Form` from the six moments that the backward pass sums over pixels."""
+def form_gradients(form: QuadraticForm, moments) -> QuadraticForm:
+    """Cotangents of a :class:`QuadraticForm` from the six moments that the backward pass sums over pixels."""
     s, sx, sy, sxx, sxy, syy = moments
     v_x, v_y = -(2 * form.a * sx + form.b * sy), -(form.b * sx + 2 * form.c * sy)
-    return Form(*(_LN2 * v for v in (v_x, v_y, sxx, sxy, syy, s)))
+    return QuadraticForm(*(_LN2 * v for v in (v_x, v_y, sxx, sxy, syy, s)))
 
 
 def _tiles_between(mean, radius, tiles, tile_size):
@@ -122,17 +122,17 @@ def _tiles_between(mean, radius, tiles, tile_size):
 def compositing_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> CompositingInputs:
     """Gradients of :class:`CompositingInputs` from the sums over pixels, [6 + C, N]."""
     num, width = attributes.shape
-    num_channels = width - FORM
+    num_channels = width - FORM_SIZE
 
     def kernel(sums, attributes, v_means2d, v_conics, v_opacities, v_channels):
         gaussian = pl.program_id(0) * LANES + lanes()
         exists = gaussian < num
-        moments = [load(sums, q * num + gaussian, exists) for q in range(FORM)]
-        form = Form(*(load(attributes, gaussian * width + q, exists) for q in range(FORM)))
+        moments = [load(sums, q * num + gaussian, exists) for q in range(FORM_SIZE)]
+        form = QuadraticForm(*(load(attributes, gaussian * width + q, exists) for q in range(FORM_SIZE)))
         v_form = form_gradients(form, moments)
         store(v_means2d, gaussian * 2, v_form.mean_x, exists)
         store(v_means2d, gaussian * 2 + 1, v_form.mean_y, exists)
-        # The derivatives of `form_of`.
+        # The derivatives of `quadratic_form`.
         v_conic = (-0.5 / _LN2 * v_form.a, -1 / _LN2 * v_form.b, -0.5 / _LN2 * v_form.c)
         for q, value in enumerate(v_conic):
             store(v_conics, gaussian * 3 + q, value, exists)
@@ -143,7 +143,7 @@ def compositing_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) ->
             jnp.where(form.top > math.log2(_LEAST_OPACITY) + 1e-3, v_opacity, 0),
             exists,
         )
-        values = [load(sums, q * num + gaussian, exists) for q in range(FORM, width)]
+        values = [load(sums, q * num + gaussian, exists) for q in range(FORM_SIZE, width)]
         for q, value in enumerate(values):
             store(v_channels, gaussian * num_channels + q, value, exists)
 

@@ -22,7 +22,7 @@ from splax.ops.triton.binning.tile_ranges import tile_ranges
 from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
 from splax.ops.triton.lanes.search import shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
-from splax.ops.triton.pixel_regions import FORM, ID_BITS, Form, num_subtiles, subtile_size
+from splax.ops.triton.pixel_regions import FORM_SIZE, ID_BITS, QuadraticForm, num_subtiles, subtile_size
 
 _SLOTS_PER_LANE = 4
 
@@ -150,7 +150,7 @@ def _emit(ends, ranks, prepared, tile_grid, capacity, warp, numbered):
             exists = slot < total
             (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, warp, *at)
             gaussian = load(given.order, rank)
-            form = Form(*(load(given.attributes, gaussian * stride + q) for q in range(FORM)))
+            form = QuadraticForm(*(load(given.attributes, gaussian * stride + q) for q in range(FORM_SIZE)))
             left, top, columns, rows = unpack_box(*(load(given.boxes, gaussian * 2 + q) for q in range(2)))
             bottom, span_of = top + rows, tile_spans(form, left, columns, tile_grid, warp)
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.lanes.warp import LANES, Warp
-from splax.ops.triton.pixel_regions import LOG2_THRESHOLD, Form
+from splax.ops.triton.pixel_regions import LOG2_THRESHOLD, QuadraticForm
 
 # Slack for rounding, in powers of two of alpha.
 _MARGIN = 1e-3
 
 
-def tile_spans(form: Form, left, columns, tile_grid: TileGrid, warp: Warp):
+def tile_spans(form: QuadraticForm, left, columns, tile_grid: TileGrid, warp: Warp):
     """A function of a row of tiles: the first tile and the number of tiles that the ellipse reaches there.
 
     The right-most point of the part of an ellipse in a band of y is the ellipse's own right-most point, or
@@ -50,7 +50,7 @@ def tile_spans(form: Form, left, columns, tile_grid: TileGrid, warp: Warp):
     return span
 
 
-def reaches_box(form: Form, left, top, width: int, height: int, warp: Warp):
+def reaches_box(form: QuadraticForm, left, top, width: int, height: int, warp: Warp):
     """Whether the ellipse reaches the box of the pixel centres of a rectangle.
 
     The form is concave: its largest value in a box without the mean is on one of the sides that face the mean.

@@ -28,11 +28,11 @@ from splax.ops.triton.blending.forward import BUCKET_SIZE, Checkpoints, channels
 from splax.ops.triton.lanes.atomic_sums import launch_sums
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
 from splax.ops.triton.pixel_regions import (
-    FORM,
+    FORM_SIZE,
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
-    Form,
+    QuadraticForm,
     Region,
     columns_of,
     lines_of,
@@ -51,7 +51,7 @@ class Drawn(NamedTuple):
     """An image, and what its backward pass needs.
 
     Attributes:
-        attributes: of each Gaussian, :class:`Form` and channels, [N, 6 + C].
+        attributes: of each Gaussian, :class:`QuadraticForm` and channels, [N, 6 + C].
         lists: pairs of each tile, with slots if sums are to have a fixed order.
         checkpoints: states of pixels.
         image: channels, [H, W, C].
@@ -149,7 +149,7 @@ def pair_gradients(
     num_drawn = min(channels_per_draw(tile_grid), total_channels - first_drawn)
     state_size = (1 + num_drawn) * tile_grid.num_pixels
     num_checkpoints = checkpoints.tile.shape[0]
-    width = FORM + len(channels) + 2 * absolute
+    width = FORM_SIZE + len(channels) + 2 * absolute
     if start is None:
         start = (jnp.zeros((attributes.shape[0], width)),)
 
@@ -246,9 +246,9 @@ def pair_gradients(
 
             def step(packed, reached, slot, values, carry):
                 states, done = carry
-                form, values = Form(*values[:FORM]), values[FORM:]
+                form, values = QuadraticForm(*values[:FORM_SIZE]), values[FORM_SIZE:]
                 # The last ones are not summed over the rows of a column before the end.
-                sums = [zeros()] * (FORM - 1), [zeros(num_lines(tile_grid))] * (width - FORM + 1)
+                sums = [zeros()] * (FORM_SIZE - 1), [zeros(num_lines(tile_grid))] * (width - FORM_SIZE + 1)
                 after = []
                 for part in range(parts):
                     change = functools.partial(differentiate, part, form, values)
@@ -265,7 +265,7 @@ def pair_gradients(
                 exists = pair < end
                 slot = full(0) if lists.slots is None else load(ref.slots, pair, exists)
                 place = (load(ref.ids, pair, exists) & ID_MASK) * stride
-                columns = (*range(FORM), *(FORM + q for q in channels))
+                columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
                 held = [load(ref.attributes, place + q, exists) for q in columns]
 
                 def one(k, carry):

@@ -23,12 +23,12 @@ from splax.ops.triton.binning.tile_ranges import BUCKET_SIZE, LONGER_THAN
 from splax.ops.triton.binning.tile_tests import reaches_box
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, store, zeros
 from splax.ops.triton.pixel_regions import (
-    FORM,
+    FORM_SIZE,
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
     Column,
-    Form,
+    QuadraticForm,
     Region,
     columns_of,
     num_subtiles,
@@ -83,7 +83,7 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
 
     Args:
         lists: pairs of each tile.
-        attributes: :class:`Form` and channels of each Gaussian, [N, 6 + C].
+        attributes: :class:`QuadraticForm` and channels of each Gaussian, [N, 6 + C].
         tile_grid: the tiles of the image.
         warp: how kernels run.
         save: whether to store checkpoints.
@@ -91,7 +91,7 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
     Returns:
         Channels [H, W, C], alpha [H, W], and the checkpoints or None.
     """
-    num_channels, most = attributes.shape[1] - FORM, channels_per_draw(tile_grid)
+    num_channels, most = attributes.shape[1] - FORM_SIZE, channels_per_draw(tile_grid)
     passes = [
         _draw(lists, attributes, range(first, min(first + most, num_channels)), tile_grid, warp, save)
         # An image without channels still has an alpha.
@@ -132,7 +132,7 @@ class _Written(NamedTuple):
 def _draw(lists, attributes, channels, tile_grid, warp, save):
     """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
     stride, num_channels = attributes.shape[1], len(channels)
-    columns = (*range(FORM), *(FORM + q for q in channels))
+    columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
     state_size, most_long = (1 + num_channels) * tile_grid.num_pixels, most_long_lists(lists, tile_grid)
 
     def kernel(*refs):
@@ -167,10 +167,10 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
             values_after = attributes_of(after) if reads_ahead else []
             values = values if reads_ahead else attributes_of(packed)
             then = ids_at(first + 2 * LANES)
-            form, reaches = Form(*values[:FORM]), reaches_subtile(packed)
+            form, reaches = QuadraticForm(*values[:FORM_SIZE]), reaches_subtile(packed)
             if half is not None:
                 reaches &= reaches_box(form, *region.corner(tile_grid), *region.size(tile_grid), warp=warp)
-            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM:]]
+            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM_SIZE:]]
             state = _blend_all(pixels, *_move_to_front(held, reaches, warp), state, warp)
             return first + LANES, after, then, values_after, state
 
@@ -270,7 +270,7 @@ def _move_to_front(values, reaches, warp):
     bits = warp.ballot(reaches)
     num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
     held = [warp.from_lane(value, source) for value in values]
-    held[FORM - 1] = jnp.where(lanes() < num, held[FORM - 1], _NOWHERE)
+    held[FORM_SIZE - 1] = jnp.where(lanes() < num, held[FORM_SIZE - 1], _NOWHERE)
     return held, num
 
 
@@ -287,7 +287,7 @@ def _blend_all(pixels, held, num, state, warp):
 
 def _blend(pixels, values, state, warp):
     """The state after one Gaussian: a polynomial, and channels."""
-    (xx, xy, yy, x, y, one), channels, fma = values[:FORM], values[FORM:], warp.fma
+    (xx, xy, yy, x, y, one), channels, fma = values[:FORM_SIZE], values[FORM_SIZE:], warp.fma
     after = []
     for offset, (transmittance, *color) in zip(pixels.offsets_x, state, strict=True):
         constant, slope = fma(fma(xx, offset, x), offset, one), fma(xy, offset, y)

@@ -16,7 +16,7 @@ from splax.ops.projection import (
     transform_row,
 )
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.pack import form_of
+from splax.ops.triton.binning.pack import quadratic_form
 from splax.ops.triton.lanes.warp import load
 from splax.ops.triton.projection.harmonics import basis_table
 from splax.ops.types import KernelSettings, Parameters
@@ -159,7 +159,12 @@ def project_geometry(geometry: Geometry, kernel_camera: KernelCamera, settings: 
     scale = [jnp.exp(value) for value in log_scale]
     projected = project_components(mean, unit_quat, scale, kernel_camera.pinhole, settings.eps2d)
     drawn = opacity * projected.compensation if settings.antialiased else opacity
-    return form_of(projected.x, projected.y, projected.conic, drawn), projected.depth, projected, opacity
+    return (
+        quadratic_form(projected.x, projected.y, projected.conic, drawn),
+        projected.depth,
+        projected,
+        opacity,
+    )
 
 
 def direction_to(mean, kernel_camera: KernelCamera):

@@ -24,7 +24,7 @@ from splax.ops.triton.binning.pack import Prepared, form_gradients, pack_box, ti
 from splax.ops.triton.lanes.atomic_sums import zeros_where
 from splax.ops.triton.lanes.row_io import clear_rows, store_rows, total_rows
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store, zeros
-from splax.ops.triton.pixel_regions import FORM, num_tile_blocks
+from splax.ops.triton.pixel_regions import FORM_SIZE, num_tile_blocks
 from splax.ops.triton.projection.geometry import (
     Geometry,
     Stored,
@@ -146,7 +146,7 @@ def project(
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
     channels = _RGB + settings.render_depth
-    width = FORM + channels
+    width = FORM_SIZE + channels
 
     def kernel(*refs):
         stored, offsets = Stored(*refs[:_NUM_STORED]), refs[_NUM_STORED : -len(Written._fields)]
@@ -243,7 +243,7 @@ def project_gradients(
     """
     rows, first, v_means2d = sums.rows, sums.first, sums.v_means2d
     num, num_bases = params.means.shape[0], params.shN.shape[1]
-    width = FORM + _RGB + settings.render_depth
+    width = FORM_SIZE + _RGB + settings.render_depth
     num_columns = width + 2 * (settings.absgrad and with_offset)
     places = [(array, column) for array, x in enumerate(rows) for column in range(x.shape[1])][:num_columns]
     floats = params[:6]
@@ -288,7 +288,9 @@ def project_gradients(
             geometry = neutral_where_not(geometry, valid, kernel_camera)
 
             color_slopes = unpack_slopes(load(given.color_slopes, gaussian, drawn))
-            v_color = [jnp.where(drawn, slope * totals[FORM + q], 0) for q, slope in enumerate(color_slopes)]
+            v_color = [
+                jnp.where(drawn, slope * totals[FORM_SIZE + q], 0) for q, slope in enumerate(color_slopes)
+            ]
             direction, to_mean = jax.vjp(lambda mean: direction_to(mean, kernel_camera), geometry.mean)
             v_direction = [zeros()] * 3
             if num_bases:
@@ -305,10 +307,10 @@ def project_gradients(
                 return project_geometry(geometry, kernel_camera, settings)[:2]
 
             (form, _), to_geometry = jax.vjp(form_and_depth, geometry)
-            v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in totals[:FORM]])
+            v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in totals[:FORM_SIZE]])
             v_center = [v_form.mean_x + v_mean2d[0], v_form.mean_y + v_mean2d[1]]
             v_form = v_form._replace(mean_x=v_center[0], mean_y=v_center[1])
-            v_depth = jnp.where(drawn, totals[FORM + _RGB], 0) if settings.render_depth else zeros()
+            v_depth = jnp.where(drawn, totals[FORM_SIZE + _RGB], 0) if settings.render_depth else zeros()
             (v,) = to_geometry((v_form, v_depth))
             v_mean = [a + b for a, b in zip(v.mean, v_mean_by_color, strict=True)]
             columns = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]
