@@ -15,10 +15,10 @@ from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, stack, store
 from splax.ops.triton.pixel_regions import (
     LOG2_THRESHOLD,
+    PixelRegion,
     QuadraticForm,
-    Region,
-    columns_of,
-    lines_of,
+    pixel_columns,
+    pixel_lines,
     polynomial_around,
     subtile_size,
 )
@@ -259,10 +259,10 @@ def test_every_tile_with_a_touched_pixel_is_in_the_span_of_its_row(warp, tile_si
 def test_a_region_has_each_of_its_pixels_once(tile_size, subtile, half):
     tile_grid = TileGrid(width=75, height=50, tile_size=tile_size)
     tile = tile_grid.columns + 1
-    region = Region(jnp.asarray(tile), jnp.asarray(subtile), None if half is None else jnp.asarray(half))
+    region = PixelRegion(jnp.asarray(tile), jnp.asarray(subtile), None if half is None else jnp.asarray(half))
     (left, top), (width, height) = map(int, region.corner(tile_grid)), region.size(tile_grid)
     assert (width, height) == (subtile_size(tile_grid), subtile_size(tile_grid) // (1 if half is None else 2))
-    columns = columns_of(region, tile_grid)
+    columns = pixel_columns(region, tile_grid)
     x = np.concatenate([np.broadcast_to(column.x, column.y.shape).ravel() for column in columns])
     y = np.concatenate([np.ravel(column.y) for column in columns])
     pixels = {(left + i + 0.5, top + j + 0.5) for i in range(width) for j in range(height)}
@@ -272,6 +272,6 @@ def test_a_region_has_each_of_its_pixels_once(tile_size, subtile, half):
     np.testing.assert_array_equal(inside, (x < 75) & (y < 50))
     places = np.concatenate([np.ravel(column.image) for column in columns])
     np.testing.assert_array_equal(places, (y - 0.5) * 75 + x - 0.5)
-    for column, lines in zip(columns, lines_of(region, tile_grid), strict=True):
+    for column, lines in zip(columns, pixel_lines(region, tile_grid), strict=True):
         for field in ("y", "inside", "image", "tile"):
             np.testing.assert_array_equal(getattr(column, field), [getattr(line, field) for line in lines])

@@ -67,7 +67,7 @@ def num_tile_blocks(tile_grid: TileGrid) -> int:
     return max(1, tile_grid.tile_size**2 // 256)
 
 
-class Column(NamedTuple):
+class PixelColumn(NamedTuple):
     """The pixels of the lanes in one subtile that lie below each other: a row of lanes for each, [lines, 32].
 
     Arrays of many rows and not many arrays, since Triton's compiler takes time as the cube of what there is.
@@ -80,7 +80,7 @@ class Column(NamedTuple):
     tile: jax.Array  # row-major in the tile
 
 
-class Region(NamedTuple):
+class PixelRegion(NamedTuple):
     """Pixels that one warp draws: a subtile, or the upper or lower half of one.
 
     Attributes:
@@ -116,26 +116,26 @@ class Region(NamedTuple):
         return left.astype(jnp.float32) + width / 2, top.astype(jnp.float32) + height / 2
 
 
-def columns_of(region: Region, tile_grid: TileGrid) -> list[Column]:
+def pixel_columns(region: PixelRegion, tile_grid: TileGrid) -> list[PixelColumn]:
     """Its pixels: lanes lie 8 x 4, and repeat to the right, then downwards."""
     (width, height), lane = region.size(tile_grid), lanes()
     y = lane // 8 + 4 * lax.broadcasted_iota(jnp.int32, (height // 4, LANES), 0)
-    return [_column(region, i, y, tile_grid) for i in range(0, width, 8)]
+    return [_pixel_column(region, i, y, tile_grid) for i in range(0, width, 8)]
 
 
-def lines_of(region: Region, tile_grid: TileGrid) -> list[list[Column]]:
+def pixel_lines(region: PixelRegion, tile_grid: TileGrid) -> list[list[PixelColumn]]:
     """The same pixels, each line of a column by itself, [32]: loads of many rows come in an order of their own."""
     width, height = region.size(tile_grid)
     lines = [lanes() // 8 + i for i in range(0, height, 4)]
-    return [[_column(region, i, y, tile_grid) for y in lines] for i in range(0, width, 8)]
+    return [[_pixel_column(region, i, y, tile_grid) for y in lines] for i in range(0, width, 8)]
 
 
-def _column(region, first, y, tile_grid):
+def _pixel_column(region, first, y, tile_grid):
     """The column that begins at a pixel of the region, and of it the pixels at y."""
     (left, top), (left_in_tile, top_in_tile) = region.corner(tile_grid), region.corner_in_tile(tile_grid)
     x = lanes() % 8 + first
     all_x = jnp.broadcast_to(x, y.shape)
-    return Column(
+    return PixelColumn(
         x=(left + x).astype(jnp.float32) + 0.5,
         y=(top + y).astype(jnp.float32) + 0.5,
         inside=(left + all_x < tile_grid.width) & (top + y < tile_grid.height),

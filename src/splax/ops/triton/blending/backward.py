@@ -32,13 +32,13 @@ from splax.ops.triton.pixel_regions import (
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
+    PixelRegion,
     QuadraticForm,
-    Region,
-    columns_of,
-    lines_of,
     num_lines,
     num_subtiles,
     num_tile_blocks,
+    pixel_columns,
+    pixel_lines,
 )
 
 _LN2 = math.log(2)
@@ -176,11 +176,11 @@ def pair_gradients(
                 subtile = block * parts + part
                 nth = 2 * (tile * num_subtiles(tile_grid) + subtile)
                 closes = [ref.offsets[tile] + ref.walked[nth + half] for half in range(2)]
-                region = Region(tile, subtile)
-                read_columns = [read_column(lines, closes) for lines in lines_of(region, tile_grid)]
+                region = PixelRegion(tile, subtile)
+                read_columns = [read_column(lines, closes) for lines in pixel_lines(region, tile_grid)]
                 return (
                     jnp.maximum(*closes),
-                    columns_of(region, tile_grid),
+                    pixel_columns(region, tile_grid),
                     *map(list, zip(*read_columns, strict=True)),
                 )
 

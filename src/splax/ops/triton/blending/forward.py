@@ -27,11 +27,11 @@ from splax.ops.triton.pixel_regions import (
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
-    Column,
+    PixelColumn,
+    PixelRegion,
     QuadraticForm,
-    Region,
-    columns_of,
     num_subtiles,
+    pixel_columns,
     polynomial_around,
     subtile_size,
 )
@@ -227,12 +227,12 @@ def _find_region(draw_region, order, num_long, tile_grid):
     def draw_half():
         nth = lax.div(program, 2 * num_subtiles(tile_grid))
         part = program - nth * 2 * num_subtiles(tile_grid)
-        draw_region(Region(order[nth], part // 2, part % 2))
+        draw_region(PixelRegion(order[nth], part // 2, part % 2))
 
     def draw_whole():
         nth = others // num_subtiles(tile_grid) + long_tiles
         pl.when(nth < tile_grid.num_tiles)(
-            lambda: draw_region(Region(order[nth], others % num_subtiles(tile_grid)))
+            lambda: draw_region(PixelRegion(order[nth], others % num_subtiles(tile_grid)))
         )
 
     if num_long is None:
@@ -248,7 +248,7 @@ class _Pixels(NamedTuple):
     Their state is the transmittance, negative where they are finished, and the channels, for each column.
     """
 
-    columns: list[Column]
+    columns: list[PixelColumn]
     center: tuple[jax.Array, jax.Array]
     offsets_x: list[jax.Array]
     offset_y: jax.Array
@@ -256,7 +256,7 @@ class _Pixels(NamedTuple):
     @classmethod
     def of(cls, region, tile_grid):
         """The pixels of a region."""
-        columns, center = columns_of(region, tile_grid), region.center(tile_grid)
+        columns, center = pixel_columns(region, tile_grid), region.center(tile_grid)
         return cls(columns, center, [column.x - center[0] for column in columns], columns[0].y - center[1])
 
     def empty(self, num_channels):
