@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from splax.ops.constants import ALPHA_THRESHOLD, MAX_ALPHA, MIN_TRANSMITTANCE
-from splax.ops.intersection import tile_grid
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.tile_grid import TileGrid
 
 MAX_GAUSSIANS_PER_TILE = 500
 TILE_SIZE = 16
@@ -38,7 +38,7 @@ class DenseOutput(NamedTuple):
 
 
 def render_dense(
-    projection: Projection,
+    projected: ProjectedGaussians,
     colors: Float[Array, "n c"],
     opacities: Float[Array, " n"],
     background: Float[Array, " c"],
@@ -48,13 +48,14 @@ def render_dense(
     height: int,
 ) -> DenseOutput:
     """Composites projected Gaussians; differentiable."""
-    columns, rows = tile_grid(width, height, TILE_SIZE)
-    depths = jnp.where((projection.radii > 0).all(axis=1), projection.depths, jnp.inf)
+    tile_grid = TileGrid(width, height, TILE_SIZE)
+    columns, rows = tile_grid.columns, tile_grid.rows
+    depths = jnp.where((projected.radii > 0).all(axis=1), projected.depths, jnp.inf)
     order = jnp.argsort(jax.lax.stop_gradient(depths))
     means2d, conics, colors, opacities = (
-        x[order] for x in (projection.means2d, projection.conics, colors, opacities)
+        x[order] for x in (projected.means2d, projected.conics, colors, opacities)
     )
-    radii = projection.radii[order]
+    radii = projected.radii[order]
     attributes = jnp.concatenate([means2d, conics, opacities[:, None], colors], axis=1)
 
     @jax.checkpoint

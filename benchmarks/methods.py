@@ -62,7 +62,7 @@ def dense_output(workload: Workload, thresholds: Thresholds) -> DenseOutput:
 
 
 def _render_dense(params: Params, camera: Camera, background: Array, thresholds: Thresholds) -> DenseOutput:
-    gaussians = Gaussians(**params).drawable()
+    gaussians = Gaussians(**params).renderable_only()
     return render_dense(
         TileRasterizer().project(gaussians, camera),
         gaussians.colors(camera),

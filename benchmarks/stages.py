@@ -10,8 +10,9 @@ from measure import median_ms, time_interleaved
 from workloads import Params, Workload
 
 from splax.gaussians import Gaussians
-from splax.ops.intersection import Intersections, TileLayout, intersect_tiles
-from splax.ops.projection import Projection
+from splax.ops.intersection import Intersections, intersect_tiles
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.tile_grid import TileGrid
 from splax.ops.xla.backend import rasterize_to_pixels
 from splax.rasterizer import TileRasterizer, round_capacity
 
@@ -21,22 +22,22 @@ def time_stages(workload: Workload, *, tile_size: int, repeats: int) -> dict[str
     params = {name: jnp.asarray(value) for name, value in workload.params.items()}
     camera, rasterizer = workload.camera, TileRasterizer(tile_size)
     capacity = round_capacity(int(rasterizer.count_isects(Gaussians(**params), camera)))
-    size = TileLayout(camera.width, camera.height, tile_size)
+    size = TileGrid(camera.width, camera.height, tile_size)
 
-    def project(params: Params) -> tuple[Projection, Array]:
-        gaussians = Gaussians(**params).drawable()
+    def project(params: Params) -> tuple[ProjectedGaussians, Array]:
+        gaussians = Gaussians(**params).renderable_only()
         return rasterizer.project(gaussians, camera), gaussians.colors(camera)
 
     def project_and_back(params: Params, cotangent: Any) -> Any:
         return jax.vjp(project, params)[1](cotangent)
 
     def composite(splats: Any, isects: Intersections) -> Array:
-        projection, colors = splats
+        projected, colors = splats
         return rasterize_to_pixels(
-            projection.means2d,
-            projection.conics,
-            jnp.where(projection.visible[:, None], colors, 0),
-            projection.opacities,
+            projected.means2d,
+            projected.conics,
+            jnp.where(projected.visible[:, None], colors, 0),
+            projected.opacities,
             isects,
             size,
         )[0]

@@ -50,7 +50,7 @@ def test_exactly_these_params_are_trained():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda model: model.drawable(),
+        lambda model: model.renderable_only(),
         lambda model: model.take(np.arange(3)),
         lambda model: model.compact(),
         lambda model: model.with_capacity(9),
@@ -106,7 +106,7 @@ def test_what_cannot_be_drawn_becomes_dead_and_neutral():
     model.alive[...] = model.alive[...].at[3].set(False)
     model.log_scales[...] = model.log_scales[...].at[3].set(jnp.nan)
     np.testing.assert_array_equal(model.renderable, [False] * 4 + [True] * 2)
-    drawn = model.drawable()
+    drawn = model.renderable_only()
     np.testing.assert_array_equal(drawn.alive[...], [False] * 4 + [True] * 2)
     for name, value in params_of(drawn).items():
         assert np.isfinite(value).all(), name
@@ -120,7 +120,7 @@ def test_no_gradient_of_a_bad_row_is_nan():
     model.means[...] = model.means[...].at[2].set(jnp.nan)
 
     def total(model):
-        drawn = model.drawable()
+        drawn = model.renderable_only()
         return sum(jnp.sum(value) for value in (drawn.scales, drawn.opacities, drawn.colors(make_camera())))
 
     value, gradients = nnx.value_and_grad(total)(model)

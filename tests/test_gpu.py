@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from splax.training.recovery.bucket_states import BucketStates
 
 import splax
 from splax.losses.ssim import mean_ssim
 from splax.ops.triton.binning.depth_sort import front_to_back
 from splax.ops.triton.lanes.warp import Warp
-from splax.training.recovery.checkpoints import Checkpoints
 from splax.training.refiner import split_fields
 
 pytestmark = pytest.mark.gpu
@@ -151,7 +151,7 @@ def test_loops_of_steps_that_recompute_and_reuse_their_memory():
             state, view = jitted_view(implementation)
             params, rest = nnx.filter_state(state, nnx.Param), nnx.filter_state(state, nnx.Not(nnx.Param))
 
-            @jax.checkpoint
+            @jax.bucket_state
             def loss(params):
                 return ((view(nnx.merge_state(params, rest), CAMERA).image - 0.5) ** 2).mean()
 
@@ -414,8 +414,8 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path):
     whole, first, second = make(), make(), make()
     whole.fit(200)
     first.fit(120)
-    first.save(Checkpoints(tmp_path))
-    second.resume(Checkpoints(tmp_path))
+    first.save(BucketStates(tmp_path))
+    second.resume(BucketStates(tmp_path))
     second.fit(80)
     assert int(whole.model.gaussians.num_alive) > 1_000
     states = (jax.tree.leaves(nnx.state(trainer.model)) for trainer in (second, whole))

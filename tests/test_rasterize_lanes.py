@@ -10,7 +10,8 @@ from helpers import make_camera, make_gaussians
 
 import splax
 from splax.gaussians import Gaussians
-from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles
+from splax.ops.intersection import Intersections, count_isects, intersect_tiles
+from splax.ops.tile_grid import TileGrid
 from splax.ops.xla import vjp
 from splax.ops.xla.compositing import composite
 from splax.ops.xla.vjp import composite_vjp
@@ -19,36 +20,36 @@ from splax.rasterizer import round_capacity
 
 def problem(
     num: int, width: int, height: int, tile_size: int, *, channels: int = 3, scale: float = 0.15
-) -> tuple[jax.Array, Intersections, TileLayout]:
+) -> tuple[jax.Array, Intersections, TileGrid]:
     """Attributes and lists of a random scene, float64."""
     params = make_gaussians(num, scale=scale, dtype=np.float64)
     splats = Gaussians(**{name: jnp.asarray(value) for name, value in params.items()})
-    projection = splax.TileRasterizer().project(splats, make_camera(width, height))
+    projected = splax.TileRasterizer().project(splats, make_camera(width, height))
     size = {"width": width, "height": height, "tile_size": tile_size}
-    capacity = round_capacity(int(count_isects(projection, **size)))
+    capacity = round_capacity(int(count_isects(projected, **size)))
     colors = jnp.asarray(np.random.default_rng(0).normal(size=(num, channels)))
-    opacities = jnp.where((projection.radii > 0).all(axis=1), splats.opacities, 0)
-    attributes = jnp.concatenate([projection.means2d, projection.conics, opacities[:, None], colors], axis=1)
-    return attributes.T, intersect_tiles(projection, isect_capacity=capacity, **size), TileLayout(**size)
+    opacities = jnp.where((projected.radii > 0).all(axis=1), splats.opacities, 0)
+    attributes = jnp.concatenate([projected.means2d, projected.conics, opacities[:, None], colors], axis=1)
+    return attributes.T, intersect_tiles(projected, isect_capacity=capacity, **size), TileGrid(**size)
 
 
-def assert_same(attributes: jax.Array, isects: Intersections, layout: TileLayout) -> np.ndarray:
+def assert_same(attributes: jax.Array, isects: Intersections, tile_grid: TileGrid) -> np.ndarray:
     """Both images and gradients agree; returns the image."""
-    shape = (layout.num_tiles, attributes.shape[0] - 5, layout.num_pixels)
+    shape = (tile_grid.num_tiles, attributes.shape[0] - 5, tile_grid.num_pixels)
     cotangent = jnp.asarray(np.random.default_rng(1).normal(size=shape))
 
     def both(function):
         @jax.jit
         def run(attributes, isects):
             probe = jnp.zeros_like(attributes[:2])
-            draw = functools.partial(function, isects=isects, layout=layout)
+            draw = functools.partial(function, isects=isects, tile_grid=tile_grid)
             image, pull = jax.vjp(draw, attributes, probe)
             return image, jnp.concatenate(pull(cotangent))
 
         return run(attributes, isects)
 
     image, gradient = both(
-        lambda attributes, probe, isects, layout: composite_vjp(attributes, probe, isects, layout)
+        lambda attributes, probe, isects, tile_grid: composite_vjp(attributes, probe, isects, tile_grid)
     )
     expected_image, expected_gradient = both(composite)
     np.testing.assert_allclose(image, expected_image, atol=1e-12)
@@ -80,17 +81,17 @@ def test_lanes_take_tiles_one_after_another(monkeypatch):
     monkeypatch.setattr(vjp, "_STEP_ELEMENTS", 1)
     monkeypatch.setattr(vjp, "STEP_SIZE", 3)
     with jax.enable_x64(True):
-        attributes, isects, layout = problem(100, 60, 44, 4)
-        assert layout.num_tiles > 100 and (jnp.diff(isects.tile_offsets) == 0).any()
-        assert_same(attributes, isects, layout)
+        attributes, isects, tile_grid = problem(100, 60, 44, 4)
+        assert tile_grid.num_tiles > 100 and (jnp.diff(isects.tile_offsets) == 0).any()
+        assert_same(attributes, isects, tile_grid)
 
 
 def test_lists_that_are_cut_off_draw_what_they_hold():
     with jax.enable_x64(True):
-        attributes, isects, layout = problem(200, 40, 32, 8)
+        attributes, isects, tile_grid = problem(200, 40, 32, 8)
         end = jnp.minimum(isects.tile_offsets, 500)
         assert isects.num_isects > 500
-        assert_same(attributes, Intersections(isects.flatten_ids[:500], end, isects.num_isects), layout)
+        assert_same(attributes, Intersections(isects.flatten_ids[:500], end, isects.num_isects), tile_grid)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "xla_vjp"])

@@ -96,18 +96,18 @@ def test_a_shading_that_is_a_module_trains():
 def test_a_backend_is_a_line_in_the_table(monkeypatch):
     calls = []
 
-    def rasterize(job, projection, channels, probe):
-        calls.append(job)
-        return BACKENDS["xla"].rasterize(job, projection, channels, probe)
+    def rasterize(settings, projection, channels, probe):
+        calls.append(settings)
+        return BACKENDS["xla"].rasterize(settings, projection, channels, probe)
 
-    def obstacle(job, arrays, camera=None):
-        return "draws tiles of 8 pixels: pass 8" if job.layout.tile_size != 8 else None
+    def obstacle(settings, arrays, camera=None):
+        return "draws tiles of 8 pixels: pass 8" if settings.tile_grid.tile_size != 8 else None
 
     mine = dataclasses.replace(BACKENDS["xla"], rasterize=rasterize, obstacle=obstacle)
     monkeypatch.setattr(backends, "BACKENDS", {"mine": mine, **BACKENDS})
     jax.clear_caches()
     drawn = splax.TileRasterizer(8)(GAUSSIANS, CAMERA)
-    assert len(calls) == 1 and calls[0].layout.tile_size == 8
+    assert len(calls) == 1 and calls[0].tile_grid.tile_size == 8
     np.testing.assert_array_equal(drawn.image, splax.TileRasterizer(8, "xla")(GAUSSIANS, CAMERA).image)
     splax.TileRasterizer(16)(GAUSSIANS, CAMERA)
     assert len(calls) == 1

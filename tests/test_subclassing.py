@@ -114,7 +114,7 @@ def test_an_own_param_is_saved_and_loaded(trained, tmp_path):
 
 def test_copies_keep_class_and_params(scene):
     gaussians = make_gaussians(scene)
-    for copy in (gaussians.with_capacity(70), gaussians.take([0, 3]), gaussians.drawable()):
+    for copy in (gaussians.with_capacity(70), gaussians.take([0, 3]), gaussians.renderable_only()):
         assert isinstance(copy, FeatureGaussians)
         assert copy.features.shape == (copy.capacity, 8)
     features = np.asarray(gaussians.features[...])

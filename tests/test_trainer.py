@@ -40,7 +40,7 @@ class DenseModel(splax.SplatModel):
 
     # As models were before there was `view`, which they need not take.
     def __call__(self, camera, *, background=None, means2d_offset=None):  # pyright: ignore[reportIncompatibleMethodOverride]
-        gaussians = self.gaussians.drawable()
+        gaussians = self.gaussians.renderable_only()
         projection = self.rasterizer.project(gaussians, camera)
         means2d = projection.means2d + (0 if means2d_offset is None else means2d_offset)
         visible = (projection.radii > 0).all(axis=1)

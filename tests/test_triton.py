@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
-from test_triton_project import JOB
+from test_triton_project import RENDER_SETTINGS
 
 import splax
 from splax.ops import backends
-from splax.ops.intersection import TileLayout, count_isects
-from splax.ops.projection import Ellipsoids, project_gaussians
+from splax.ops.intersection import count_isects
+from splax.ops.projection import ActivatedGaussians, project_gaussians
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import tile_ranges
 from splax.ops.triton.binning.pack import Prepared, prepare
 from splax.ops.triton.binning.tile_lists import make_lists
@@ -22,11 +23,10 @@ from splax.ops.triton.lanes.row_io import store_rows, sum_rows
 from splax.ops.triton.lanes.search import lower_bounds, shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes, lanes_of_sums, load, store
 from splax.ops.triton.rasterize import rasterize
-from splax.ops.triton.tiling import Tiling
-from splax.ops.types import Splats
+from splax.ops.types import CompositingInputs
 
 INTERPRETED = Warp(interpret=True)
-SIZE = TileLayout(width=24, height=20, tile_size=16)
+SIZE = TileGrid(width=24, height=20, tile_size=16)
 # Lists of the four tiles that this image has are longer and shorter than that.
 HALVED_FROM = 400
 
@@ -45,10 +45,10 @@ def project(num: int = 900):
         rng.uniform(0.05, 1, num),
     )
     arrays = tuple(jnp.asarray(x, jnp.float32) for x in arrays)
-    projection = project_gaussians(Ellipsoids(*arrays), camera)
-    visible = (projection.radii > 0).all(axis=1)
+    projected = project_gaussians(ActivatedGaussians(*arrays), camera)
+    visible = (projected.radii > 0).all(axis=1)
     colors = jnp.asarray(rng.uniform(size=(num, 3)), jnp.float32)
-    return projection, jnp.where(visible, arrays[3], 0), jnp.where(visible[:, None], colors, 0)
+    return projected, jnp.where(visible, arrays[3], 0), jnp.where(visible[:, None], colors, 0)
 
 
 @pytest.mark.parametrize(("deterministic", "in_halves"), [(False, False), (True, False), (False, True)])
@@ -56,8 +56,8 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
     if in_halves:
         monkeypatch.setattr(forward, "LONGER_THAN", (HALVED_FROM, 192, 128, 64))
         monkeypatch.setattr(tile_ranges, "LONGER_THAN", (HALVED_FROM, 192, 128, 64))
-    projection, opacities, colors = project()
-    capacity = int(1.2 * count_isects(projection, **SIZE._asdict()))  # kernels list a few more, to be safe
+    projected, opacities, colors = project()
+    capacity = int(1.2 * count_isects(projected, **SIZE._asdict()))  # kernels list a few more, to be safe
     assert capacity > 4 * BUCKET_SIZE  # so that some tile's list goes on from a stored state
     rng = np.random.default_rng(1)
     shape = (SIZE.height, SIZE.width)
@@ -67,19 +67,19 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
     )
 
     def draw_plainly(means2d, conics, opacities, colors, probe):
-        moved = projection._replace(means2d=means2d, conics=conics, opacities=opacities)
-        job = JOB._replace(layout=SIZE, isect_capacity=capacity)
-        return backends.rasterize(moved, colors, probe, job, "xla_vjp")[:2]
+        moved = projected._replace(means2d=means2d, conics=conics, opacities=opacities)
+        settings = RENDER_SETTINGS._replace(tile_grid=SIZE, isect_capacity=capacity)
+        return backends.rasterize(moved, colors, probe, settings, "xla_vjp")[:2]
 
     def draw(means2d, conics, opacities, colors, probe):
-        splats = Splats(means2d, conics, opacities, colors)
-        radii, depths = projection.radii, projection.depths
-        tiling = Tiling(*SIZE)
-        drawn: Any = rasterize(splats, radii, depths, probe, tiling, capacity, INTERPRETED, deterministic)
+        inputs = CompositingInputs(means2d, conics, opacities, colors)
+        radii, depths = projected.radii, projected.depths
+        tile_grid = SIZE
+        drawn: Any = rasterize(inputs, radii, depths, probe, tile_grid, capacity, INTERPRETED, deterministic)
         return drawn[:2]
 
-    probe = jnp.zeros_like(projection.means2d)
-    args = (projection.means2d, projection.conics, opacities, colors, probe)
+    probe = jnp.zeros_like(projected.means2d)
+    args = (projected.means2d, projected.conics, opacities, colors, probe)
     expected, expected_vjp = jax.vjp(draw_plainly, *args)
     drawn, vjp = jax.vjp(draw, *args)
     for image, wanted in zip(drawn, expected, strict=True):
@@ -89,13 +89,13 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
 
 
 def test_only_tiles_that_an_ellipse_reaches_are_counted():
-    projection, opacities, colors = project()
-    splats = Splats(projection.means2d, projection.conics, opacities, colors)
-    counts = np.asarray(prepare(splats, projection.radii, Tiling(*SIZE), INTERPRETED).counts)
+    projected, opacities, colors = project()
+    inputs = CompositingInputs(projected.means2d, projected.conics, opacities, colors)
+    counts = np.asarray(prepare(inputs, projected.radii, SIZE, INTERPRETED).counts)
     y, x = np.mgrid[: SIZE.height, : SIZE.width] + 0.5
     for gaussian in range(len(counts)):
-        dx, dy = x - float(projection.means2d[gaussian, 0]), y - float(projection.means2d[gaussian, 1])
-        a, b, c = np.asarray(projection.conics[gaussian], np.float64)
+        dx, dy = x - float(projected.means2d[gaussian, 0]), y - float(projected.means2d[gaussian, 1])
+        a, b, c = np.asarray(projected.conics[gaussian], np.float64)
         touched = float(opacities[gaussian]) * np.exp(-0.5 * (a * dx**2 + c * dy**2) - b * dx * dy) >= 1 / 255
         tiles = {(int(i // 16), int(j // 16)) for i, j in np.argwhere(touched)}
         assert counts[gaussian] >= len(tiles)
@@ -136,7 +136,7 @@ def test_arrays_too_large_for_a_kernel_are_refused():
 def test_images_of_too_many_tiles_a_side_are_refused():
     one = Prepared(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
-        make_lists(one, jnp.ones(1), Tiling(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
+        make_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 1_000, 40_000])
@@ -182,23 +182,23 @@ def test_rows_are_written_whole_where_wanted(width):
 
 def test_channels_that_do_not_fit_are_drawn_in_several_passes(monkeypatch):
     monkeypatch.setattr(forward, "_CHANNELS_PER_LANE", 16)
-    tiling = Tiling(*SIZE)
-    assert forward.channels_per_draw(tiling) == 8
-    projection, opacities, _ = project(300)
+    tile_grid = SIZE
+    assert forward.channels_per_draw(tile_grid) == 8
+    projected, opacities, _ = project(300)
     rng = np.random.default_rng(2)
     colors = jnp.asarray(rng.uniform(size=(300, 9)), jnp.float32)
     cotangent = jnp.asarray(rng.normal(size=(SIZE.height, SIZE.width, 9)), jnp.float32)
 
     def draw(opacities, colors):
-        splats = Splats(projection.means2d, projection.conics, opacities, colors)
-        radii, depths = projection.radii, projection.depths
-        drawn: Any = rasterize(splats, radii, depths, None, tiling, 2_000, INTERPRETED, False)
+        inputs = CompositingInputs(projected.means2d, projected.conics, opacities, colors)
+        radii, depths = projected.radii, projected.depths
+        drawn: Any = rasterize(inputs, radii, depths, None, tile_grid, 2_000, INTERPRETED, False)
         return drawn[0]
 
     def draw_plainly(opacities, colors):
-        job = JOB._replace(layout=SIZE, isect_capacity=2_000)
-        moved = projection._replace(opacities=opacities)
-        return backends.rasterize(moved, colors, None, job, "xla_vjp")[0]
+        settings = RENDER_SETTINGS._replace(tile_grid=SIZE, isect_capacity=2_000)
+        moved = projected._replace(opacities=opacities)
+        return backends.rasterize(moved, colors, None, settings, "xla_vjp")[0]
 
     image, pull = jax.vjp(jax.jit(draw), opacities, colors)
     expected, pull_plainly = jax.vjp(jax.jit(draw_plainly), opacities, colors)

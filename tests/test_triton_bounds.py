@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from kernel_bounds import watched
-from test_triton_project import CAMERA, JOB, SIZE, Parameters, jit_quickly, make_parameters
+from test_triton_project import CAMERA, RENDER_SETTINGS, SIZE, Parameters, jit_quickly, make_parameters
 
 from splax.ops.triton import render as triton
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes, load, store
@@ -36,14 +36,14 @@ FILES = (
 )
 def test_a_frame_and_its_gradients_stay_within_their_arrays(tile_size, room, options):
     params = make_parameters(3, 3)
-    layout = SIZE._replace(tile_size=tile_size)
-    job = JOB._replace(layout=layout, isect_capacity=room, **options)
+    tile_grid = SIZE._replace(tile_size=tile_size)
+    settings = RENDER_SETTINGS._replace(tile_grid=tile_grid, isect_capacity=room, **options)
 
     @jit_quickly
     def there_and_back(floats, offset):
         def draw(floats, offset):
             whole = params._replace(**dict(zip(Parameters._fields, floats, strict=False)))
-            rendered: Any = triton.render(whole, CAMERA, offset, job, INTERPRETED)
+            rendered: Any = triton.render(whole, CAMERA, offset, settings, INTERPRETED)
             return (rendered.channels, rendered.alpha, rendered.means2d), rendered.num_isects
 
         (drawn, pull, num_isects) = jax.vjp(draw, floats, offset, has_aux=True)

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import depth_sort, radix_sort
 from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
 from splax.ops.triton.binning.pack import Prepared
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.lanes.work_partition import Spans
-from splax.ops.triton.tiling import ID_MASK, Tiling
+from splax.ops.triton.pixel_regions import ID_MASK
 
 INTERPRETED = Warp(interpret=True)
 GROUP = Spans(1, 1, radix_sort._STEPS).group
@@ -135,7 +136,7 @@ def test_lists_with_less_room_than_rows_are_those_with_more(with_slots):
 
     def lists(capacity) -> Any:
         return make_lists(
-            prepared, jnp.asarray(depths), Tiling(8, 8, 8), capacity, INTERPRETED, with_slots=with_slots
+            prepared, jnp.asarray(depths), TileGrid(8, 8, 8), capacity, INTERPRETED, with_slots=with_slots
         )
 
     few, many = lists(drawn + 3), lists(num)
@@ -153,7 +154,7 @@ def test_lists_with_less_room_than_rows_are_those_with_more(with_slots):
 
 def test_lists_without_room_for_all_count_all():
     prepared, depths = one_tile_each(700, 0.5)
-    lists = make_lists(prepared, jnp.asarray(depths), Tiling(8, 8, 8), 100, INTERPRETED, with_slots=True)
+    lists = make_lists(prepared, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_slots=True)
     assert lists.num_isects == int(prepared.counts.sum()) > 100
     assert int(lists.offsets[-1]) == 100
     wanted = sorted_rows(np.asarray(prepared.counts), depths, 100)

@@ -13,28 +13,33 @@ from helpers import GAUSSIAN_PARAMS, make_camera, make_gaussians
 
 import splax
 from splax.ops.ewa import EWA
-from splax.ops.intersection import TileLayout
-from splax.ops.job import Job
-from splax.ops.projection import Pinhole, half_extents, is_in_image, may_reach_image, project_columns
+from splax.ops.project_and_shade import project_and_shade
+from splax.ops.projection import (
+    PinholeComponents,
+    half_extents,
+    is_in_image,
+    may_reach_image,
+    project_components,
+)
 from splax.ops.render import render_in_steps
+from splax.ops.settings import RenderSettings
 from splax.ops.shading import SphericalHarmonics
 from splax.ops.spherical_harmonics import SH_C0
-from splax.ops.splats import make_splats
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton import backend
 from splax.ops.triton import render as triton
-from splax.ops.triton.binning.pack import form_gradients, form_of, prepare
+from splax.ops.triton.binning.pack import form_gradients, prepare, quadratic_form
 from splax.ops.triton.lanes.warp import LANES, Warp
+from splax.ops.triton.pixel_regions import QuadraticForm
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
-from splax.ops.triton.tiling import Form, Tiling
-from splax.ops.types import DrawSettings, Parameters, Splats
+from splax.ops.types import CompositingInputs, KernelSettings, Parameters
 
 NUM = 64
 ROOM = 1_000  # for pairs
-TILING = Tiling(width=24, height=20, tile_size=8)
-SIZE = TileLayout(*TILING)
-CAMERA = make_camera(TILING.width, TILING.height)
-JOB = Job(
-    layout=SIZE,
+SIZE = TileGrid(width=24, height=20, tile_size=8)
+CAMERA = make_camera(SIZE.width, SIZE.height)
+RENDER_SETTINGS = RenderSettings(
+    tile_grid=SIZE,
     projection=EWA(),
     shading=SphericalHarmonics(),
     near_plane=0.01,
@@ -44,7 +49,7 @@ JOB = Job(
     deterministic=False,
     isect_capacity=ROOM,
 )
-SETTINGS = triton.settings_of(JOB)
+KERNEL_SETTINGS = triton.kernel_settings(RENDER_SETTINGS)
 INTERPRETED = Warp(interpret=True)
 # What is compiled here runs once.
 jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -69,14 +74,18 @@ def make_parameters(sh_degree: int, active_degree: int) -> Parameters:
     return Parameters(**{name: jnp.asarray(value) for name, value in params.items()})
 
 
-def splats_of(params: Parameters, offset, settings: DrawSettings):
-    """The splats, radii and depths that the separate steps of the rasterizer make."""
-    projection_of_settings = EWA(settings.eps2d, settings.radius_clip, settings.antialiased)
-    job = JOB._replace(projection=projection_of_settings, render_depth=settings.render_depth)
-    projection, channels = make_splats(params, CAMERA, None, job)
-    means2d = projection.means2d if offset is None else projection.means2d + offset
-    splats = Splats(means2d, projection.conics, projection.opacities, channels)
-    return splats, projection.radii, projection.depths
+def compositing_inputs(params: Parameters, offset, kernel_settings: KernelSettings):
+    """The compositing inputs, radii and depths that the separate steps of the rasterizer make."""
+    projection_of_settings = EWA(
+        kernel_settings.eps2d, kernel_settings.radius_clip, kernel_settings.antialiased
+    )
+    settings = RENDER_SETTINGS._replace(
+        projection=projection_of_settings, render_depth=kernel_settings.render_depth
+    )
+    projected, channels = project_and_shade(params, CAMERA, None, settings)
+    means2d = projected.means2d if offset is None else projected.means2d + offset
+    inputs = CompositingInputs(means2d, projected.conics, projected.opacities, channels)
+    return inputs, projected.radii, projected.depths
 
 
 def rows_with_sums(sums, counts, first):
@@ -85,56 +94,56 @@ def rows_with_sums(sums, counts, first):
     return jnp.zeros((ROOM, sums.shape[0])).at[last].set(sums.T, mode="drop")
 
 
-def rows_of(splats: Splats):
+def rows_of(inputs: CompositingInputs):
     """Form and channels of each splat, one array a column."""
-    opacities = jnp.where(splats.opacities > 0, splats.opacities, 1)
-    form = form_of(splats.means2d[:, 0], splats.means2d[:, 1], tuple(splats.conics.T), opacities)
-    return [*form, *splats.channels.T]
+    opacities = jnp.where(inputs.opacities > 0, inputs.opacities, 1)
+    form = quadratic_form(inputs.means2d[:, 0], inputs.means2d[:, 1], tuple(inputs.conics.T), opacities)
+    return [*form, *inputs.channels.T]
 
 
 @pytest.fixture(
     scope="module",
-    params=[(3, 1, SETTINGS), (0, 0, SETTINGS._replace(antialiased=True, render_depth=False))],
+    params=[(3, 1, KERNEL_SETTINGS), (0, 0, KERNEL_SETTINGS._replace(antialiased=True, render_depth=False))],
     ids=["degree 3, depth", "degree 0, antialiased"],
 )
 def both(request):
     """What the kernels and the separate steps make of the same Gaussians, forward and backward."""
-    sh_degree, active_degree, settings = request.param
+    sh_degree, active_degree, kernel_settings = request.param
     params = make_parameters(sh_degree, active_degree)
     rng = np.random.default_rng(0)
     offset = jnp.asarray(rng.normal(size=(NUM, 2)), jnp.float32) if sh_degree else None
-    width = 6 + 3 + settings.render_depth
+    width = 6 + 3 + kernel_settings.render_depth
     sums = jnp.asarray(rng.normal(size=(width, NUM)), jnp.float32)
     v_means2d = jnp.asarray(rng.normal(size=(NUM, 2)), jnp.float32)
     v_means2d = v_means2d.at[::2].set(0)
 
     @jit_quickly
     def fused(params, offset):
-        projected = project(params, CAMERA, offset, settings, TILING, INTERPRETED)
+        projected = project(params, CAMERA, offset, kernel_settings, SIZE, INTERPRETED)
         counts = projected.prepared.counts
         first = jnp.cumsum(counts) - counts
         rows = rows_with_sums(sums, counts, first)
         summed = SumsOfPixels(counts, projected.color_slopes, (rows,), first, v_means2d)
-        grads, v_offset = project_gradients(params, CAMERA, summed, settings, TILING, INTERPRETED)
+        grads, v_offset = project_gradients(params, CAMERA, summed, kernel_settings, SIZE, INTERPRETED)
         return projected, (*grads[:6], v_offset)
 
     @jit_quickly
     def unfused(params, offset):
-        splats, radii, depths = splats_of(params, offset, settings)
-        clean = Splats(*(jnp.where(jnp.isfinite(x), x, 0) for x in splats))
-        prepared = prepare(clean, radii, TILING, INTERPRETED)
+        inputs, radii, depths = compositing_inputs(params, offset, kernel_settings)
+        clean = CompositingInputs(*(jnp.where(jnp.isfinite(x), x, 0) for x in inputs))
+        prepared = prepare(clean, radii, SIZE, INTERPRETED)
 
         def rows(floats, offset):
-            splats, _, _ = splats_of(Parameters(*floats, *params[6:]), offset, settings)
-            return rows_of(splats), splats.means2d
+            inputs, _, _ = compositing_inputs(Parameters(*floats, *params[6:]), offset, kernel_settings)
+            return rows_of(inputs), inputs.means2d
 
         offset = jnp.zeros((NUM, 2)) if offset is None else offset
         (columns, _), vjp = jax.vjp(rows, params[:6], offset)
         drawn = prepared.counts > 0
-        v_form = form_gradients(Form(*columns[:6]), sums[:6])
+        v_form = form_gradients(QuadraticForm(*columns[:6]), sums[:6])
         v_columns = [jnp.where(drawn, v, 0) for v in (*v_form, *sums[6:])]
         v_params, v_offset = vjp((v_columns, v_means2d))
-        return (prepared, depths, splats.means2d, radii), (*v_params, v_offset)
+        return (prepared, depths, inputs.means2d, radii), (*v_params, v_offset)
 
     return fused(params, offset), unfused(params, offset)
 
@@ -162,11 +171,11 @@ def test_warps_that_see_nothing_write_what_the_separate_steps_do():
     # Half of the rows, which are a warp of their own, to the right of the image.
     means = params.means + 10 * right * (np.arange(NUM) >= LANES)[:, None]
     params = params._replace(means=means)
-    projected = project(params, CAMERA, None, SETTINGS, TILING, INTERPRETED)
-    splats, radii, _ = splats_of(params, None, SETTINGS)
+    projected = project(params, CAMERA, None, KERNEL_SETTINGS, SIZE, INTERPRETED)
+    inputs, radii, _ = compositing_inputs(params, None, KERNEL_SETTINGS)
     assert (radii[:LANES] > 0).any() and not (radii[LANES:] > 0).any()
     np.testing.assert_allclose(projected.radii, radii, rtol=1e-5)
-    np.testing.assert_allclose(projected.means2d[LANES:], splats.means2d[LANES:], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(projected.means2d[LANES:], inputs.means2d[LANES:], rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(projected.prepared.counts == 0, (radii == 0).any(axis=1))
     assert np.isinf(projected.depths[LANES:]).all()
 
@@ -179,13 +188,13 @@ def test_no_gaussian_in_the_image_is_thought_out_of_reach():
     scales = jnp.asarray(np.exp(rng.uniform(-6, 0, (3, num))))
     turned = list(jnp.asarray(quats / np.linalg.norm(quats, axis=0))[:, :num])
     rows = [[float(value) for value in row] for row in np.eye(4)[:3]]
-    pinhole = Pinhole(rows, 30.0, 26.0, 11.0, 9.0, TILING.width, TILING.height)
-    ellipses = project_columns(list(means.T), turned, list(scales), pinhole, 0.3)
-    seen = is_in_image(ellipses, half_extents(ellipses, 0.999), pinhole, 0.0)
+    pinhole = PinholeComponents(rows, 30.0, 26.0, 11.0, 9.0, SIZE.width, SIZE.height)
+    projected = project_components(list(means.T), turned, list(scales), pinhole, 0.3)
+    seen = is_in_image(projected, half_extents(projected, 0.999), pinhole, 0.0)
     reaches, center = may_reach_image(list(means.T), scales.max(axis=0), pinhole, 0.3)
     assert (reaches | ~seen).all()
     assert 0.1 < seen.mean() < reaches.mean() < 0.8
-    np.testing.assert_array_equal(center, [ellipses.x, ellipses.y])
+    np.testing.assert_array_equal(center, [projected.x, projected.y])
 
 
 def test_gradients_equal_those_of_the_separate_steps(both):
@@ -220,7 +229,7 @@ def test_the_kernels_can_be_lowered_for_a_gpu(monkeypatch, abstract_gpu):
     def there_and_back(params, offset, v_channels):
         def draw(floats, offset):
             whole = Parameters(*floats, *params[6:])
-            rendered: Any = triton.render(whole, CAMERA, offset, JOB, Warp(interpret=False))
+            rendered: Any = triton.render(whole, CAMERA, offset, RENDER_SETTINGS, Warp(interpret=False))
             return rendered.channels, rendered.alpha, rendered.means2d
 
         (_, alpha, _), pull = jax.vjp(draw, params[:6], offset)
@@ -242,11 +251,11 @@ def test_gradients_of_the_camera_equal_those_of_the_separate_steps(learned):
 
     def fused(viewmat, intrinsics):
         camera = dataclasses.replace(CAMERA, viewmat=viewmat, K=intrinsics)
-        return loss(triton.render(params, camera, None, JOB, INTERPRETED))
+        return loss(triton.render(params, camera, None, RENDER_SETTINGS, INTERPRETED))
 
     def separate(viewmat, intrinsics):
         camera = dataclasses.replace(CAMERA, viewmat=viewmat, K=intrinsics)
-        return loss(render_in_steps(params, camera, None, JOB, "xla_vjp"))
+        return loss(render_in_steps(params, camera, None, RENDER_SETTINGS, "xla_vjp"))
 
     gradients = jax.grad(fused, argnums=learned)(*args)
     for gradient, wanted in zip(gradients, jax.grad(separate, argnums=learned)(*args), strict=True):

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import ranks_of_slots
 from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, stack, store
-from splax.ops.triton.tiling import (
+from splax.ops.triton.pixel_regions import (
     LOG2_THRESHOLD,
-    Form,
-    Region,
-    Tiling,
-    columns_of,
-    lines_of,
+    PixelRegion,
+    QuadraticForm,
+    pixel_columns,
+    pixel_lines,
     polynomial_around,
+    subtile_size,
 )
 
 
@@ -173,13 +174,13 @@ def test_a_gaussian_covers_pixels_until_they_are_finished(warp):
     assert (found[-1] < 0).any() and (found[-1] > 0).any()
 
 
-FORM = Form(105.3, 62.9, -0.4, 0.3, -0.2, -0.7)  # pyright: ignore[reportArgumentType]
-TILING = Tiling(width=200, height=90, tile_size=16)
+FORM_SIZE = QuadraticForm(105.3, 62.9, -0.4, 0.3, -0.2, -0.7)  # pyright: ignore[reportArgumentType]
+TILE_GRID = TileGrid(width=200, height=90, tile_size=16)
 
 
 def log2_alpha(x: Any, y: Any) -> Any:
-    dx, dy = x - FORM.mean_x, y - FORM.mean_y
-    return FORM.a * dx**2 + FORM.b * dx * dy + FORM.c * dy**2 + FORM.top
+    dx, dy = x - FORM_SIZE.mean_x, y - FORM_SIZE.mean_y
+    return FORM_SIZE.a * dx**2 + FORM_SIZE.b * dx * dy + FORM_SIZE.c * dy**2 + FORM_SIZE.top
 
 
 def test_the_polynomial_around_a_point_is_the_form(warp):
@@ -187,7 +188,7 @@ def test_the_polynomial_around_a_point_is_the_form(warp):
     u, v = (x.reshape(-1).astype(np.float32) for x in (u, v))
 
     def evaluate(u, v):
-        form = Form(*(jnp.full(LANES, value, jnp.float32) for value in FORM))
+        form = QuadraticForm(*(jnp.full(LANES, value, jnp.float32) for value in FORM_SIZE))
         at = full(100).astype(jnp.float32), full(60).astype(jnp.float32)
         xx, xy, yy, x, y, one = polynomial_around(form, *at, warp=warp)
         return xx * u * u + xy * u * v + yy * v * v + x * u + y * v + one
@@ -202,7 +203,7 @@ def test_every_box_with_a_touched_pixel_is_reached(warp, width, height):
     left, top = (x.reshape(-1).astype(np.int32) for x in (left, top))
 
     def reaches(left, top):
-        form = Form(*(jnp.full(LANES, value, jnp.float32) for value in FORM))
+        form = QuadraticForm(*(jnp.full(LANES, value, jnp.float32) for value in FORM_SIZE))
         return reaches_box(form, left, top, width, height, warp).astype(jnp.int32)
 
     found = run(warp, reaches, left, top, dtype=np.int32)
@@ -217,7 +218,7 @@ def test_every_box_with_a_touched_pixel_is_reached(warp, width, height):
 def test_every_tile_with_a_touched_pixel_is_in_the_span_of_its_row(warp, tile_size):
     """Ellipses of all shapes, those in the image and those that end outside; few tiles too many."""
     rng = np.random.default_rng(tile_size)
-    tiling = Tiling(width=256, height=192, tile_size=tile_size)
+    tile_grid = TileGrid(width=256, height=192, tile_size=tile_size)
     mean = rng.uniform((-40, -40), (296, 232), (LANES, 2))
     angle, (wide, narrow) = rng.uniform(0, np.pi, LANES), np.exp(rng.uniform(-0.5, 4, (2, LANES)))
     cos, sin, scale = np.cos(angle), np.sin(angle), -0.5 / np.log(2)
@@ -232,19 +233,21 @@ def test_every_tile_with_a_touched_pixel_is_in_the_span_of_its_row(warp, tile_si
     values = [value.astype(np.float32) for value in values]
 
     def spans(*form):
-        span = tile_spans(Form(*form), full(0), full(tiling.columns), tiling, warp)
-        return [number for row in range(tiling.rows) for number in span(full(row))]
+        span = tile_spans(QuadraticForm(*form), full(0), full(tile_grid.columns), tile_grid, warp)
+        return [number for row in range(tile_grid.rows) for number in span(full(row))]
 
-    found = run(warp, spans, *values, rows=2 * tiling.rows, dtype=np.int32).reshape(tiling.rows, 2, LANES)
-    x, y = np.meshgrid(np.arange(tiling.width) + 0.5, np.arange(tiling.height) + 0.5)
+    found = run(warp, spans, *values, rows=2 * tile_grid.rows, dtype=np.int32).reshape(
+        tile_grid.rows, 2, LANES
+    )
+    x, y = np.meshgrid(np.arange(tile_grid.width) + 0.5, np.arange(tile_grid.height) + 0.5)
     num_found = num_touched = 0
     for lane in range(LANES):
         mean_x, mean_y, a, b, c, top = (float(value[lane]) for value in values)
         dx, dy = x - mean_x, y - mean_y
         touched: np.ndarray = a * dx**2 + b * dx * dy + c * dy**2 + top >= LOG2_THRESHOLD
-        tiles = touched.reshape(tiling.rows, tile_size, tiling.columns, tile_size).any(axis=(1, 3))
+        tiles = touched.reshape(tile_grid.rows, tile_size, tile_grid.columns, tile_size).any(axis=(1, 3))
         first, number = found[:, 0, lane, None], found[:, 1, lane, None]
-        columns = np.arange(tiling.columns)[None]
+        columns = np.arange(tile_grid.columns)[None]
         in_span: np.ndarray = np.greater_equal(columns, first) & np.less(columns, first + number)
         assert in_span[tiles].all()
         num_found, num_touched = num_found + in_span.sum(), num_touched + tiles.sum()
@@ -254,21 +257,21 @@ def test_every_tile_with_a_touched_pixel_is_in_the_span_of_its_row(warp, tile_si
 @pytest.mark.parametrize("half", [None, 0, 1])
 @pytest.mark.parametrize(("tile_size", "subtile"), [(8, 0), (16, 3), (32, 2)])
 def test_a_region_has_each_of_its_pixels_once(tile_size, subtile, half):
-    tiling = Tiling(width=75, height=50, tile_size=tile_size)
-    tile = tiling.columns + 1
-    region = Region(jnp.asarray(tile), jnp.asarray(subtile), None if half is None else jnp.asarray(half))
-    (left, top), (width, height) = map(int, region.corner(tiling)), region.size(tiling)
-    assert (width, height) == (tiling.subtile, tiling.subtile // (1 if half is None else 2))
-    columns = columns_of(region, tiling)
+    tile_grid = TileGrid(width=75, height=50, tile_size=tile_size)
+    tile = tile_grid.columns + 1
+    region = PixelRegion(jnp.asarray(tile), jnp.asarray(subtile), None if half is None else jnp.asarray(half))
+    (left, top), (width, height) = map(int, region.corner(tile_grid)), region.size(tile_grid)
+    assert (width, height) == (subtile_size(tile_grid), subtile_size(tile_grid) // (1 if half is None else 2))
+    columns = pixel_columns(region, tile_grid)
     x = np.concatenate([np.broadcast_to(column.x, column.y.shape).ravel() for column in columns])
     y = np.concatenate([np.ravel(column.y) for column in columns])
     pixels = {(left + i + 0.5, top + j + 0.5) for i in range(width) for j in range(height)}
     assert {(float(i), float(j)) for i, j in zip(x, y, strict=True)} == pixels and len(x) == len(pixels)
-    np.testing.assert_allclose(region.center(tiling), (x.mean(), y.mean()))
+    np.testing.assert_allclose(region.center(tile_grid), (x.mean(), y.mean()))
     inside = np.concatenate([np.ravel(column.inside) for column in columns])
     np.testing.assert_array_equal(inside, (x < 75) & (y < 50))
     places = np.concatenate([np.ravel(column.image) for column in columns])
     np.testing.assert_array_equal(places, (y - 0.5) * 75 + x - 0.5)
-    for column, lines in zip(columns, lines_of(region, tiling), strict=True):
+    for column, lines in zip(columns, pixel_lines(region, tile_grid), strict=True):
         for field in ("y", "inside", "image", "tile"):
             np.testing.assert_array_equal(getattr(column, field), [getattr(line, field) for line in lines])

@@ -34,6 +34,17 @@ class Camera:
         height: image height in pixels.
         time: when the image was taken, [...], in the unit of the dataset, such as seconds or a share of the film;
             None if nothing moves, or it is not known.
+
+    Example:
+        >>> import numpy as np
+        >>> import splax
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=np.pi / 2, width=32, height=24)
+        >>> camera.K.round().tolist()
+        [[16.0, 0.0, 16.0], [0.0, 16.0, 12.0], [0.0, 0.0, 1.0]]
+        >>> camera.project(np.array([0.0, 0.0, 1.0])).round().tolist()  # one unit up is four pixels
+        [16.0, 8.0]
+        >>> splax.Camera.stack([camera, camera]).viewmat.shape
+        (2, 4, 4)
     """
 
     viewmat: Float[Array, "*batch 4 4"]

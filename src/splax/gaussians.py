@@ -28,7 +28,8 @@ _NOT_DRAWN_BY = {
     "scales": "write a projection, TileRasterizer(projection=...), that reads other scales",
     "opacities": "write a projection, TileRasterizer(projection=...), that reads other opacities",
     "renderable": "set `alive` of the rows that are not to be drawn",
-    "drawable": "set `alive` of the rows that are not to be drawn",
+    "drawable": "it is called renderable_only now; set `alive` of the rows that are not to be drawn",
+    "renderable_only": "set `alive` of the rows that are not to be drawn",
 }
 
 
@@ -66,6 +67,19 @@ class Gaussians(nnx.Module):
     Raises:
         ValueError: on shapes other than these.
         TypeError: for a subclass that overrides what drawing does not ask for.
+
+    Example:
+        >>> import numpy as np
+        >>> import splax
+        >>> points = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> gaussians = splax.Gaussians.from_points(points, np.array([[255, 0, 0], [0, 0, 255]]))
+        >>> gaussians.scales.round().tolist()  # as wide as the points are apart
+        [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+        >>> print(np.asarray(gaussians.opacities).round(2))
+        [0.1 0.1]
+        >>> larger = gaussians.with_capacity(5)
+        >>> larger.capacity, int(larger.num_alive), larger.compact().capacity
+        (5, 2, 2)
     """
 
     shading: ClassVar[Shading] = SphericalHarmonics()
@@ -260,10 +274,11 @@ class Gaussians(nnx.Module):
         finite = finite_rows(*(p for p in params if jnp.issubdtype(p.dtype, jnp.floating)))
         return self.alive[...] & finite & (self.quats[...] != 0).any(axis=1)
 
-    def drawable(self: GaussiansT) -> GaussiansT:
-        """A copy whose rows can all be computed with: those not :attr:`renderable` are dead and neutral.
+    def renderable_only(self: GaussiansT) -> GaussiansT:
+        """Returns a copy whose rows can all be computed with.
 
-        Rendering starts from it, so a NaN in one row reaches neither the image nor any gradient.
+        Rows that are not :attr:`renderable` are dead and have harmless values in the copy. Rendering starts from
+        this copy, so a NaN in one row reaches neither the image nor any gradient.
         """
         mask = self.renderable
 

@@ -24,6 +24,29 @@ class Lens(abc.ABC):
     ``dataclasses.field(metadata={"static": True})``, which must be hashable and are compiled in.
 
     Cameras share a compiled function if their lenses are of one class with equal static fields.
+
+    Example:
+        >>> import dataclasses
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> @dataclasses.dataclass(frozen=True, eq=False)
+        ... class Orthographic(splax.Lens):
+        ...     pixels_per_unit: jax.Array  # along x and y, [..., 2]
+        ...     center: jax.Array  # pixels, [..., 2]
+        ...
+        ...     def project(self, points):
+        ...         return self.pixels_per_unit * points[..., :2] + self.center
+        ...
+        ...     def resize(self, scale_x, scale_y):
+        ...         scale = jnp.array([scale_x, scale_y])
+        ...         return Orthographic(self.pixels_per_unit * scale, self.center * scale)
+        >>> lens = Orthographic(jnp.array([10.0, 10.0]), jnp.array([16.0, 12.0]))
+        >>> camera = splax.Camera(viewmat=jnp.eye(4), lens=lens, width=32, height=24)
+        >>> camera.project(jnp.array([1.0, 0.5, 4.0])).tolist()
+        [26.0, 17.0]
+        >>> camera.resize(64, 48).lens.center.tolist()
+        [32.0, 24.0]
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -86,6 +109,15 @@ class Pinhole(Lens):
 
     Raises:
         ValueError: if ``K`` is of another shape.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> lens = splax.Pinhole(jnp.array([[100.0, 0.0, 50.0], [0.0, 100.0, 40.0], [0.0, 0.0, 1.0]]))
+        >>> lens.project(jnp.array([1.0, 0.0, 2.0])).tolist()
+        [100.0, 40.0]
+        >>> lens.resize(0.5, 0.5).K.tolist()
+        [[50.0, 0.0, 25.0], [0.0, 50.0, 20.0], [0.0, 0.0, 1.0]]
     """
 
     K: Float[Array, "*batch 3 3"]

@@ -27,6 +27,18 @@ class SplatModel(nnx.Module):
 
     Raises:
         ValueError: if a Param of the Gaussians has not one row per Gaussian.
+
+    Example:
+        >>> import numpy as np
+        >>> import splax
+        >>> from flax import nnx
+        >>> model = splax.SplatModel(splax.Gaussians.from_points(np.zeros((1, 3)), opacity=0.5))
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=33, height=25)
+        >>> print(f"{model(camera).alpha[12, 16]:.2f}")
+        0.50
+        >>> gradients = nnx.grad(lambda model: model(camera).alpha[12, 16])(model)
+        >>> print(f"{gradients.gaussians.logit_opacities[...][0]:.2f}")
+        0.25
     """
 
     def __init__(

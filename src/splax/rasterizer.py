@@ -15,13 +15,13 @@ from splax.cameras import Camera
 from splax.gaussians import Gaussians
 from splax.ops import backends
 from splax.ops.constants import FAR_PLANE, NEAR_PLANE
-from splax.ops.ewa import EWA, Projector
-from splax.ops.intersection import TileLayout
-from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.ewa import EWA, Projection
+from splax.ops.projection import ProjectedGaussians
 from splax.ops.render import count_isects, project, render, round_capacity
+from splax.ops.settings import RenderSettings
 from splax.ops.shading import Shading, reads_stored_only
-from splax.ops.types import Parameters, Rendered
+from splax.ops.tile_grid import TileGrid
+from splax.ops.types import Parameters, RenderBuffers
 
 TILE_SIZES = (4, 8, 16, 32)
 
@@ -38,6 +38,21 @@ class RenderOutput(NamedTuple):
         radii: half width and height in pixels, [N, 2]; 0 where culled.
         num_isects: (tile, Gaussian) pairs of this view.
         isect_capacity: pairs there was room for. If ``num_isects`` is larger, the image is incomplete.
+
+    Example:
+        >>> import numpy as np
+        >>> import splax
+        >>> gaussians = splax.Gaussians.from_points(np.array([[0.0, 0.0, 0.0], [0.0, -9.0, 0.0]]))
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+        >>> output = splax.TileRasterizer()(gaussians, camera).check()
+        >>> output.image.shape, output.alpha.shape
+        ((24, 32, 3), (24, 32))
+        >>> output.visible.tolist()  # the second Gaussian lies behind the camera
+        [True, False]
+        >>> output.means2d[0].round().tolist()
+        [16.0, 12.0]
+        >>> float(output.depth[12, 16].round())
+        4.0
     """
 
     image: Float[Array, "*batch h w c"]
@@ -109,6 +124,16 @@ class TileRasterizer(nnx.Module):
             projection that is not.
         NotImplementedError: when called, if the implementation that was named does not run on this platform.
         TypeError: for a subclass that overrides ``project``, which drawing does not call.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> import splax
+        >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)), opacity=0.5)
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=33, height=25)
+        >>> output = splax.TileRasterizer()(gaussians, camera, background=jnp.ones(3))
+        >>> print(np.asarray(output.image[12, 16]).round(2))  # half the Gaussian's grey, half white
+        [0.75 0.75 0.75]
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -125,7 +150,7 @@ class TileRasterizer(nnx.Module):
         implementation: str | None = None,
         isect_capacity: int | None = None,
         *,
-        projection: Projector | None = None,
+        projection: Projection | None = None,
         near_plane: float = NEAR_PLANE,
         far_plane: float = FAR_PLANE,
         antialiased: bool = False,
@@ -189,7 +214,7 @@ class TileRasterizer(nnx.Module):
         """
         shading = gaussians.shading if shading is None else shading
         if colors is None and not reads_stored_only(shading):
-            gaussians = gaussians.drawable()
+            gaussians = gaussians.renderable_only()
             colors = shading(gaussians, camera, view=view)
         if colors is not None and (colors.ndim != 2 or colors.shape[0] != gaussians.capacity):
             raise ValueError(f"colors must be [{gaussians.capacity}, C], got shape {colors.shape}.")
@@ -198,19 +223,19 @@ class TileRasterizer(nnx.Module):
             camera,
             colors=colors,
             offset=means2d_offset,
-            job=self._job(camera, shading if colors is None else None),
+            settings=self._settings(camera, shading if colors is None else None),
             implementation=self.implementation,
         )
         return _finish(rendered, background, capacity, self.render_depth)
 
-    def project(self, gaussians: Gaussians, camera: Camera) -> Projection:
+    def project(self, gaussians: Gaussians, camera: Camera) -> ProjectedGaussians:
         """2D Gaussians in pixels of ``camera``."""
-        return project(parameters_of(gaussians), camera, self._job(camera, None))
+        return project(parameters_of(gaussians), camera, self._settings(camera, None))
 
     def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
         """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
-        projection = self.project(gaussians, camera)
-        return count_isects(projection, self._job(camera, None), self.implementation)
+        projected = self.project(gaussians, camera)
+        return count_isects(projected, self._settings(camera, None), self.implementation)
 
     def sized_for(
         self, gaussians: Gaussians, cameras: Camera | Iterable[Camera], margin: float = 1.5
@@ -226,11 +251,13 @@ class TileRasterizer(nnx.Module):
             ValueError: on a margin below 1, or no camera.
 
         Example:
-            >>> import jax, splax
-            >>> scene = splax.make_demo_scene(num_train=2, num_test=1, width=32, height=24)
-            >>> gaussians = splax.Gaussians.from_points(scene.points.positions, scene.points.colors)
-            >>> rasterizer = splax.TileRasterizer().sized_for(gaussians, [view.camera for view in scene.train])
-            >>> jax.jit(lambda camera: rasterizer(gaussians, camera).image)(scene.train[0].camera).shape
+            >>> import jax
+            >>> import numpy as np
+            >>> import splax
+            >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)))
+            >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+            >>> rasterizer = splax.TileRasterizer().sized_for(gaussians, camera)
+            >>> jax.jit(lambda camera: rasterizer(gaussians, camera).image)(camera).shape
             (24, 32, 3)
         """
         if not margin >= 1:
@@ -251,21 +278,22 @@ class TileRasterizer(nnx.Module):
             camera: the view; its size and types count.
 
         Example:
+            >>> import numpy as np
             >>> import splax
-            >>> scene = splax.make_demo_scene(num_train=1, num_test=1, width=32, height=24)
-            >>> gaussians = splax.Gaussians.from_points(scene.points.positions, scene.points.colors)
-            >>> splax.TileRasterizer(implementation="xla").explain(gaussians, scene.train[0].camera)
+            >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)))
+            >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+            >>> splax.TileRasterizer(implementation="xla").explain(gaussians, camera)
             'xla, in separate steps: xla was asked for.'
         """
         gaussians = getattr(model, "gaussians", model)
         shading = model.drawn_shading() if hasattr(model, "drawn_shading") else gaussians.shading
         return backends.explain(
-            parameters_of(gaussians), camera, self._job(camera, shading), self.implementation
+            parameters_of(gaussians), camera, self._settings(camera, shading), self.implementation
         )
 
-    def _job(self, camera: Camera, shading: Any) -> Job:
-        return Job(
-            layout=TileLayout(camera.width, camera.height, self.tile_size),
+    def _settings(self, camera: Camera, shading: Any) -> RenderSettings:
+        return RenderSettings(
+            tile_grid=TileGrid(camera.width, camera.height, self.tile_size),
             projection=self.projection,
             shading=shading,
             near_plane=self.near_plane,
@@ -293,7 +321,7 @@ def _each(cameras: Camera | Iterable[Camera]) -> list[Camera]:
 
 
 def _finish(
-    rendered: Rendered, background: Float[Array, " c"] | None, capacity: int, render_depth: bool
+    rendered: RenderBuffers, background: Float[Array, " c"] | None, capacity: int, render_depth: bool
 ) -> RenderOutput:
     """The parts of a view as users get them; depth, if there, is the last channel."""
     image, alpha, means2d, radii, num_isects = rendered

@@ -130,7 +130,7 @@ def _options(path: Path) -> None:
 # --- good files ----------------------------------------------------------------------------------------
 
 
-def _make_splats(name: str, **options: Any) -> Callable[[Path], None]:
+def _project_and_shade(name: str, **options: Any) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         write_quietly(folder / name, make_arrays(num=3, sh_degree=1, seed=1), **options)
 
@@ -352,13 +352,13 @@ _TEXT = {f"{_MODEL}/{name}.txt": damage_text for name in ("cameras", "images", "
 _SOG_FILES = ("means_l", "means_u", "quats", "scales", "sh0", "shN_centroids", "shN_labels")
 
 TARGETS: dict[str, Target] = {
-    "ply": Target(_make_splats("a.ply"), {"a.ply": damage_header}, _splats, share=2),
+    "ply": Target(_project_and_shade("a.ply"), {"a.ply": damage_header}, _splats, share=2),
     "ply, text": Target(_make_text_ply, {"a.ply": damage_text}, _splats, share=2),
     "compressed ply": Target(_make_compressed_ply, {"a.ply": damage_header}, _splats, share=2),
-    "splat": Target(_make_splats("a.splat"), {"a.splat": damage_bytes}, _splats),
-    "spz 2": Target(_make_splats("a.spz", spz_version=2), {"a.spz": damage_bytes}, _splats),
+    "splat": Target(_project_and_shade("a.splat"), {"a.splat": damage_bytes}, _splats),
+    "spz 2": Target(_project_and_shade("a.spz", spz_version=2), {"a.spz": damage_bytes}, _splats),
     "spz 3, damaged before gzip, and bombs": Target(_make_gzip, {"a.spz": _damage_packed}, _splats, share=2),
-    "spz 4": Target(_make_splats("a.spz", spz_version=4), {"a.spz": damage_bytes}, _splats, share=2),
+    "spz 4": Target(_project_and_shade("a.spz", spz_version=4), {"a.spz": damage_bytes}, _splats, share=2),
     "sog, the zip file": Target(_make_sog, {"a.sog": damage_bytes}, _splats),
     "sog, meta.json": Target(_make_sog_folder, {"sog/meta.json": damage_json}, _splats),
     "sog, images": Target(

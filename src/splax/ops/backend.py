@@ -8,20 +8,20 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int
 
-from splax.ops.job import Job
-from splax.ops.projection import Projection
-from splax.ops.types import Parameters, Rendered
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.settings import RenderSettings
+from splax.ops.types import Parameters, RenderBuffers
 
 
 @runtime_checkable
 class Obstacle(Protocol):
     """Why a backend cannot draw something, with the cure, as the rest of a sentence; None: it can."""
 
-    def __call__(self, job: Job, arrays: Sequence[Array], camera: Any = None) -> str | None:
+    def __call__(self, settings: RenderSettings, arrays: Sequence[Array], camera: Any = None) -> str | None:
         """Looks at shapes and types alone.
 
         Args:
-            job: settings.
+            settings: the rasterizer's static settings.
             arrays: what describes the Gaussians: centres in pixels first, then colours and others; or, with a
                 camera, the stored ones.
             camera: where they are to be drawn from as they are stored, in one go.
@@ -34,29 +34,34 @@ class Backend:
     """A way to draw 2D Gaussians; a row of :data:`splax.ops.backends.BACKENDS`.
 
     Attributes:
-        obstacle: why it cannot draw something.
-        missing: why it does not run on this machine, with the cure, as the rest of a sentence; None: it does.
-        rasterize: from a job, 2D Gaussians, channels and a probe to the channels of pixels [H, W, C] without a
-            background, alpha [H, W], and the number of pairs; where that is above the capacity the image is
-            incomplete. The probe [N, 2] has no value of its own, or is None; its gradient is that of the centres,
-            with absolute values of what each pixel adds.
-        count: from a job and 2D Gaussians to the number of pairs that ``rasterize`` needs room for.
-        render: from a job, stored Gaussians, a camera, and an offset of the centres [N, 2] or None, to pixels in
-            one go; None: it cannot.
-        ssim: from two images [..., H, W * C], the number of channels, and which of the two are differentiated, to
-            the mean SSIM and the gradients of those; None: it cannot.
-        platform: on which it runs, as ``jax.lax.platform_dependent`` names it; None: on all.
-        keeps_order: whether it sums in a fixed order on a GPU when the job is deterministic.
+        obstacle: function that says why the backend cannot draw something.
+        missing: function that says why the backend does not run on this machine, with the cure, as the rest of a
+            sentence; it returns None if the backend runs.
+        rasterize: function of settings, projected Gaussians, channels and a probe. It returns the channels of
+            the pixels, [H, W, C], without a background, alpha, [H, W], and the number of pairs. If that number
+            is above the capacity, the image is incomplete. The probe, [N, 2] or None, does not change the
+            image; its gradient is that of the centres, summed over the pixels in absolute values.
+        count: function of settings and projected Gaussians. It returns the number of pairs that ``rasterize``
+            needs room for.
+        render: function of settings, stored Gaussians, a camera and an offset of the centres, [N, 2] or None. It
+            returns pixels in one go. None if the backend draws in separate steps only.
+        ssim: function of two images, [..., H, W * C], the number of channels, and the indices of the images that
+            are differentiated. It returns the mean SSIM and the gradients of those images. None if the backend
+            has no such function.
+        platform: platform that the backend runs on, as ``jax.lax.platform_dependent`` names it; None for all.
+        keeps_order: whether the backend sums in a fixed order on a GPU if the settings are deterministic.
     """
 
     obstacle: Obstacle
     missing: Callable[[], str | None]
     rasterize: Callable[
-        [Job, Projection, Float[Array, "n c"], Float[Array, "n 2"] | None],
+        [RenderSettings, ProjectedGaussians, Float[Array, "n c"], Float[Array, "n 2"] | None],
         tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]],
     ]
-    count: Callable[[Job, Projection], Int[Array, ""]]
-    render: Callable[[Job, Parameters, Any, Float[Array, "n 2"] | None], Rendered] | None = None
+    count: Callable[[RenderSettings, ProjectedGaussians], Int[Array, ""]]
+    render: Callable[[RenderSettings, Parameters, Any, Float[Array, "n 2"] | None], RenderBuffers] | None = (
+        None
+    )
     ssim: Callable[[Array, Array, int, tuple[int, ...]], tuple[Array, list[Array]]] | None = None
     platform: str | None = None
     keeps_order: bool = False

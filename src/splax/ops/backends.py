@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Int
 from splax.devices import device_policy
 from splax.ops.backend import Backend
 from splax.ops.jax_internals.deferred_tracing import deferred
-from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.settings import RenderSettings
 from splax.ops.triton.backend import TRITON
 from splax.ops.types import Parameters
 from splax.ops.xla.backend import XLA, XLA_VJP
@@ -31,70 +31,72 @@ def check_implementation(implementation: str | None) -> None:
 
 
 def rasterize(
-    projection: Projection,
+    projected: ProjectedGaussians,
     channels: Float[Array, "n c"],
     probe: Float[Array, "n 2"] | None,
-    job: Job,
+    settings: RenderSettings,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]]:
     """2D Gaussians to pixels; see :class:`splax.ops.backend.Backend`.
 
     Args:
-        projection: 2D Gaussians; rows of radius 0 are left out, and must be finite all the same.
+        projected: 2D Gaussians; rows of radius 0 are left out, and must be finite all the same.
         channels: any number of them.
         probe: None, or what gets the gradients in absolute values.
-        job: settings.
+        settings: the rasterizer's static settings.
         implementation: name of the backend; None: the fastest one of the platform that can.
 
     Raises:
         ValueError: on an unknown name, or what the named backend cannot draw.
         NotImplementedError: if the named one does not run here.
     """
-    height, width = job.layout.height, job.layout.width
-    dtype = jnp.result_type(projection.means2d, channels, projection.opacities)
+    height, width = settings.tile_grid.height, settings.tile_grid.width
+    dtype = jnp.result_type(projected.means2d, channels, projected.opacities)
     shapes = (
         jax.ShapeDtypeStruct((height, width, channels.shape[1]), dtype),
         jax.ShapeDtypeStruct((height, width), dtype),
         _COUNT,
     )
-    arrays = _arrays_of(projection, channels, probe)
+    arrays = _arrays_of(projected, channels, probe)
     return _call(
         implementation,
-        lambda backend: functools.partial(backend.rasterize, job),
-        lambda backend: backend.obstacle(job, arrays),
+        lambda backend: functools.partial(backend.rasterize, settings),
+        lambda backend: backend.obstacle(settings, arrays),
         shapes,
-        (projection, channels, probe),
+        (projected, channels, probe),
     )
 
 
-def count_pairs(projection: Projection, job: Job, implementation: str | None = None) -> Int[Array, ""]:
+def count_pairs(
+    projected: ProjectedGaussians, settings: RenderSettings, implementation: str | None = None
+) -> Int[Array, ""]:
     """(tile, Gaussian) pairs that :func:`rasterize` needs room for; arguments and errors as there."""
-    arrays = _arrays_of(projection)
+    arrays = _arrays_of(projected)
     return _call(
         implementation,
-        lambda backend: functools.partial(backend.count, job),
-        lambda backend: backend.obstacle(job, arrays),
+        lambda backend: functools.partial(backend.count, settings),
+        lambda backend: backend.obstacle(settings, arrays),
         _COUNT,
-        (projection,),
+        (projected,),
     )
 
 
 def obstacle_to_whole(
-    params: Parameters, camera: Any, job: Job, implementation: str | None
+    params: Parameters, camera: Any, settings: RenderSettings, implementation: str | None
 ) -> tuple[str, str | None]:
     """Name of the backend that is to draw stored Gaussians in one go, and what keeps it from that."""
     names = [implementation] if implementation is not None else list(BACKENDS)
-    reasons = {name: _obstacle_to_whole(name, params, camera, job) for name in names}
+    reasons = {name: _obstacle_to_whole(name, params, camera, settings) for name in names}
     return next(((name, None) for name in names if reasons[name] is None), (names[0], reasons[names[0]]))
 
 
-def explain(params: Parameters, camera: Any, job: Job, implementation: str | None) -> str:
+def explain(params: Parameters, camera: Any, settings: RenderSettings, implementation: str | None) -> str:
     """Which backend draws stored Gaussians, and what keeps it from a faster one, as a sentence."""
-    whole, reason = obstacle_to_whole(params, camera, job, implementation)
+    whole, reason = obstacle_to_whole(params, camera, settings, implementation)
     if reason is None:
         return f"{whole}, from parameters to pixels."
     arrays = (params.means, params.logit_opacities)
-    reasons = {name: b.missing() or b.obstacle(job, arrays) for name, b in BACKENDS.items()}
+    reasons = {name: b.missing() or b.obstacle(settings, arrays) for name, b in BACKENDS.items()}
     if implementation is not None:
         name, why_not = implementation, reasons[implementation]
         if why_not is not None:
@@ -160,7 +162,9 @@ def mean_ssim(
     return lax.platform_dependent(x, y, **{best.platform: of(best.ssim)}, default=of(plain))
 
 
-def check_deterministic(job: Job, implementation: str | None, means2d: Float[Array, "n 2"]) -> None:
+def check_deterministic(
+    settings: RenderSettings, implementation: str | None, means2d: Float[Array, "n 2"]
+) -> None:
     """Raises a ValueError where results could differ from run to run: plain XLA's scatters on a GPU."""
     if not device_policy().sums_in_any_order:
         return
@@ -169,10 +173,10 @@ def check_deterministic(job: Job, implementation: str | None, means2d: Float[Arr
     runs = [name for name in named if BACKENDS[name].missing() is None]
     if not runs:
         obstacle = f"is for the kernels of NVIDIA GPUs, not for implementation={implementation!r} here"
-    elif any(BACKENDS[name].obstacle(job, (means2d,)) is None for name in runs):
+    elif any(BACKENDS[name].obstacle(settings, (means2d,)) is None for name in runs):
         return
     else:
-        obstacle = BACKENDS[runs[0]].obstacle(job, (means2d,))
+        obstacle = BACKENDS[runs[0]].obstacle(settings, (means2d,))
     raise ValueError(f"deterministic=True {obstacle}; or set it to False.")
 
 
@@ -180,17 +184,17 @@ def check_deterministic(job: Job, implementation: str | None, means2d: Float[Arr
 _COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 
 
-def _arrays_of(projection: Projection, *others: Array | None) -> Sequence[Array]:
-    return [projection.means2d, projection.opacities, *(x for x in others if x is not None)]
+def _arrays_of(projected: ProjectedGaussians, *others: Array | None) -> Sequence[Array]:
+    return [projected.means2d, projected.opacities, *(x for x in others if x is not None)]
 
 
-def _obstacle_to_whole(name: str, params: Parameters, camera: Any, job: Job) -> str | None:
+def _obstacle_to_whole(name: str, params: Parameters, camera: Any, settings: RenderSettings) -> str | None:
     backend = BACKENDS[name]
     if (missing := backend.missing()) is not None:
         return missing
     if backend.render is None:
         return "draws in separate steps: projection, colours, lists, compositing"
-    return backend.obstacle(job, params[:6], camera)
+    return backend.obstacle(settings, params[:6], camera)
 
 
 def _call(

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from splax.lenses import Pinhole
 from splax.ops.constants import EPS2D
-from splax.ops.projection import Ellipsoids, Projection, project_gaussians
+from splax.ops.projection import ActivatedGaussians, ProjectedGaussians, project_gaussians
 from splax.ops.types import Parameters
 
 
 @runtime_checkable
-class Projector(Protocol):
+class Projection(Protocol):
     """How Gaussians become 2D Gaussians in pixels; hashable, since compiled programs depend on it.
 
     Attributes:
@@ -26,7 +26,7 @@ class Projector(Protocol):
 
     def __call__(
         self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
-    ) -> Projection:
+    ) -> ProjectedGaussians:
         """Projects Gaussians into one camera, in plain JAX.
 
         Args:
@@ -51,9 +51,13 @@ class EWA:
         ValueError: on a filter or radius below 0; when called, on a camera whose lens is no pinhole.
 
     Example:
+        >>> import numpy as np
         >>> import splax
-        >>> splax.TileRasterizer(projection=splax.EWA(antialiased=True)).projection.eps2d
-        0.3
+        >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)))
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+        >>> rasterizer = splax.TileRasterizer(projection=splax.EWA(antialiased=True))
+        >>> rasterizer.project(gaussians, camera).means2d.round().tolist()
+        [[16.0, 12.0]]
     """
 
     params: ClassVar[tuple[str, ...]] = ("means", "quats", "log_scales", "logit_opacities")
@@ -68,14 +72,14 @@ class EWA:
 
     def __call__(
         self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
-    ) -> Projection:
-        """2D Gaussians in pixels of the camera; see :class:`Projector`."""
+    ) -> ProjectedGaussians:
+        """2D Gaussians in pixels of the camera; see :class:`Projection`."""
         if not isinstance(camera.lens, Pinhole):
             raise ValueError(
                 f"EWA projects through a Pinhole, got a camera with {type(camera.lens).__name__}; give "
                 "TileRasterizer a projection that asks the lens, or undistort the photos."
             )
-        ellipsoids = Ellipsoids(
+        activated = ActivatedGaussians(
             gaussians.means,
             gaussians.quats,
             jnp.exp(gaussians.log_scales),
@@ -83,4 +87,4 @@ class EWA:
             gaussians.alive,
         )
         settings = dataclasses.asdict(self)
-        return project_gaussians(ellipsoids, camera, near_plane=near_plane, far_plane=far_plane, **settings)
+        return project_gaussians(activated, camera, near_plane=near_plane, far_plane=far_plane, **settings)

@@ -4,7 +4,7 @@ Two stable sorts, as the fastest renderers do: the Gaussians by depth, then the 
 tile. Shapes are static: pairs live in a buffer of ``isect_capacity`` rows, and the true count comes back
 beside it.
 
-A Gaussian touches the pixels inside an ellipse, whose bounding box the projection's ``radii`` are. Each row of
+A Gaussian touches the pixels inside an ellipse, whose bounding box has the half sizes ``radii``. Each row of
 tiles cuts a band out of it, and the tiles of that band are the Gaussian's, not those of the whole box: in a
 trained scene a fifth fewer (as in Hanson et al. 2025, Speedy-Splat).
 """
@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.tile_grid import TileGrid
 
-# Spans worked off at once, if there are no more Gaussians than that. How many there are depends on the data,
-# so there is a loop over such steps.
+# Tile spans of one step, if there are no more Gaussians than that. The number of spans depends on the data, so
+# there is a loop over steps.
 _SPANS_PER_STEP = 2**16
 # Half extents are taken this much larger (share, pixels), far more than rounding can move a pixel centre.
 _SLACK, _SLACK_PIXELS = 1e-4, 1e-3
@@ -44,10 +45,20 @@ class Intersections(NamedTuple):
     num_isects: Int[Array, ""]
 
 
-class Ellipses(NamedTuple):
-    """What each Gaussian touches, [N] each.
+class Footprints(NamedTuple):
+    """The ellipses of pixels that the Gaussians touch, and the rows of tiles that these reach.
 
-    With u = dx / rx and v = dy / ry: the points of u^2 - 2 correlation u v + v^2 <= 1 - correlation^2.
+    With u = dx / rx and v = dy / ry an ellipse holds the points where u^2 - 2 correlation u v + v^2 is at most
+    1 - correlation^2.
+
+    Attributes:
+        x: centre in pixels, [N].
+        y: centre in pixels, [N].
+        rx: half width in pixels, [N].
+        ry: half height in pixels, [N].
+        correlation: correlation of x and y in the 2D covariance, [N].
+        top: first row of tiles, [N].
+        rows: number of rows of tiles, [N]; 0 where culled.
     """
 
     x: Float[Array, " n"]
@@ -55,50 +66,28 @@ class Ellipses(NamedTuple):
     rx: Float[Array, " n"]
     ry: Float[Array, " n"]
     correlation: Float[Array, " n"]
-    top: Int[Array, " n"]  # first row of tiles
-    rows: Int[Array, " n"]  # rows of tiles, 0 where culled
+    top: Int[Array, " n"]
+    rows: Int[Array, " n"]
 
 
-class Spans(NamedTuple):
-    """Neighbouring tiles of one row that one Gaussian touches, [S] each."""
+class TileSpans(NamedTuple):
+    """Neighbouring tiles of one row that one Gaussian touches.
+
+    Attributes:
+        gaussian: row of the Gaussian, [S].
+        tile: number of the leftmost tile, [S].
+        length: number of tiles, [S]; 0 behind the last span.
+    """
 
     gaussian: Int[Array, " s"]
-    tile: Int[Array, " s"]  # the leftmost
+    tile: Int[Array, " s"]
     length: Int[Array, " s"]
 
 
-class TileLayout(NamedTuple):
-    """Static sizes of one rasterization."""
-
-    width: int
-    height: int
-    tile_size: int
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Tiles per row and column."""
-        return tile_grid(self.width, self.height, self.tile_size)
-
-    @property
-    def num_tiles(self) -> int:
-        """Tiles of the image."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def num_pixels(self) -> int:
-        """Pixels of a tile."""
-        return self.tile_size**2
-
-
-def tile_grid(width: int, height: int, tile_size: int) -> tuple[int, int]:
-    """Tiles per row and per column that cover the image."""
-    return -(-width // tile_size), -(-height // tile_size)
-
-
-def count_isects(projection: Projection, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
+def count_isects(projected: ProjectedGaussians, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
     """Pairs that :func:`intersect_tiles` will need room for."""
-    layout = TileLayout(width, height, tile_size)
-    return _fold_spans(_touched_ellipses(projection, layout), layout, lambda state, *_: state, ())[0]
+    tile_grid = TileGrid(width, height, tile_size)
+    return _fold_spans(_footprints(projected, tile_grid), tile_grid, lambda state, *_: state, ())[0]
 
 
 def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
@@ -112,39 +101,39 @@ def saturate(total: Int[Array, ""], about: Float[Array, ""]) -> Int[Array, ""]:
 
 
 def intersect_tiles(
-    projection: Projection, *, width: int, height: int, tile_size: int, isect_capacity: int
+    projected: ProjectedGaussians, *, width: int, height: int, tile_size: int, isect_capacity: int
 ) -> Intersections:
     """Lists the Gaussians of every tile, front to back; equal depths in the order of the rows.
 
     Args:
-        projection: projected Gaussians; rows of radius 0 are left out.
+        projected: projected Gaussians; rows of radius 0 are left out.
         width: image width in pixels.
         height: image height in pixels.
         tile_size: pixels per tile side.
         isect_capacity: rows of the buffer; see :func:`count_isects`.
     """
-    layout = TileLayout(width, height, tile_size)
-    num_tiles, num_gaussians = layout.num_tiles, projection.depths.shape[0]
+    tile_grid = TileGrid(width, height, tile_size)
+    num_tiles, num_gaussians = tile_grid.num_tiles, projected.depths.shape[0]
     if num_gaussians == 0:
         empty = jnp.zeros(isect_capacity + num_tiles + 2, jnp.int32)
         return Intersections(empty[:isect_capacity], empty[isect_capacity:-1], empty[-1])
-    order = _argsort_positive(jax.lax.stop_gradient(projection.depths))
-    ellipses = Ellipses(*(field[order] for field in _touched_ellipses(projection, layout)))
+    order = _argsort_positive(jax.lax.stop_gradient(projected.depths))
+    footprints = Footprints(*(field[order] for field in _footprints(projected, tile_grid)))
     # One key holds tile and rank where 32 bits suffice: XLA for CPU sorts one array five times faster than two.
     # Stable also where it need not be: 1.3 million keys, half sorted as they come, take 54 ms instead of 65.
     if (num_tiles + 1) * num_gaussians < _KEYS:
-        total, (keys,) = _emit_pairs(ellipses, layout, isect_capacity, tile_step=num_gaussians)
+        total, (keys,) = _emit_pairs(footprints, tile_grid, isect_capacity, tile_step=num_gaussians)
         keys = jax.lax.sort(keys, is_stable=True)
         tile, rank = keys // jnp.uint32(num_gaussians), keys % jnp.uint32(num_gaussians)
     else:
-        total, pairs = _emit_pairs(ellipses, layout, isect_capacity, tile_step=None)
+        total, pairs = _emit_pairs(footprints, tile_grid, isect_capacity, tile_step=None)
         tile, rank = jax.lax.sort(pairs, num_keys=1, is_stable=True)
     offsets = jnp.searchsorted(tile, jnp.arange(num_tiles + 1, dtype=jnp.uint32)).astype(jnp.int32)
     return Intersections(order[rank], offsets, total)
 
 
 def _emit_pairs(
-    ellipses: Ellipses, layout: TileLayout, isect_capacity: int, *, tile_step: int | None
+    footprints: Footprints, tile_grid: TileGrid, isect_capacity: int, *, tile_step: int | None
 ) -> tuple[Int[Array, ""], tuple[Array, ...]]:
     """All pairs, in the order of the rows: how many, and tiles and rows, [isect_capacity] each.
 
@@ -163,25 +152,25 @@ def _emit_pairs(
         )
 
     ramps = (jnp.zeros(isect_capacity, jnp.uint32),) * len(slopes)
-    total, ramps = _fold_spans(ellipses, layout, write, ramps)
+    total, ramps = _fold_spans(footprints, tile_grid, write, ramps)
     pair = jnp.arange(isect_capacity, dtype=jnp.uint32)
     tiles, *rows = (
         jnp.cumsum(ramp, dtype=jnp.uint32) + jnp.uint32(slope) * pair
         for ramp, slope in zip(ramps, slopes, strict=True)
     )
     unused = pair >= total.astype(jnp.uint32)
-    return total, (jnp.where(unused, jnp.uint32(layout.num_tiles * slopes[0]), tiles), *rows)
+    return total, (jnp.where(unused, jnp.uint32(tile_grid.num_tiles * slopes[0]), tiles), *rows)
 
 
-def _touched_ellipses(projection: Projection, layout: TileLayout) -> Ellipses:
+def _footprints(projected: ProjectedGaussians, tile_grid: TileGrid) -> Footprints:
     """The ellipses that hold every touched pixel centre, and the rows of tiles they lie in."""
     (x, y), (rx, ry), (a, b, c) = jax.lax.stop_gradient(
-        (projection.means2d.T, projection.radii.T, projection.conics.T)
+        (projected.means2d.T, projected.radii.T, projected.conics.T)
     )
     visible = (rx > 0) & (ry > 0)
     rx, ry = (r * (1 + _SLACK) + _SLACK_PIXELS for r in (rx, ry))
-    top, bottom = _tiles_between(y - ry, y + ry, layout.height, layout.tile_size)
-    return Ellipses(
+    top, bottom = _tiles_between(y - ry, y + ry, tile_grid.height, tile_grid.tile_size)
+    return Footprints(
         x=x,
         y=y,
         rx=rx,
@@ -202,24 +191,24 @@ def _tiles_between(low, high, size, tile_size):
 
 
 def _fold_spans(
-    ellipses: Ellipses, layout: TileLayout, visit: Callable[[Any, Spans, Array], Any], state: Any
+    footprints: Footprints, tile_grid: TileGrid, visit: Callable[[Any, TileSpans, Array], Any], state: Any
 ) -> tuple[Int[Array, ""], Any]:
     """Calls ``visit(state, spans, number of pairs before each span)`` for all spans, in the order of the rows.
 
     Returns:
         Pairs in all, or the largest int32 if there are more; and the last state.
     """
-    if ellipses.rows.shape[0] == 0:
+    if footprints.rows.shape[0] == 0:
         return jnp.zeros((), jnp.int32), state
-    ends = jnp.cumsum(ellipses.rows, dtype=jnp.int32)
-    num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // layout.grid[0])
+    ends = jnp.cumsum(footprints.rows, dtype=jnp.int32)
+    num_spans = min(max(_SPANS_PER_STEP, ends.shape[0]), _MAX_INT32 // 2 // tile_grid.columns)
 
     def step(carry):
         start, total, state = carry
         # Gaussians that end before a span or where it begins, by counting: a binary search takes twice as long.
         counts = jnp.zeros(num_spans, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode="drop")
         nth = start + jnp.arange(num_spans, dtype=jnp.int32)
-        spans = _spans(ellipses, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, layout)
+        spans = _nth_spans(footprints, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, tile_grid)
         before = jnp.cumsum(spans.length, dtype=jnp.int32) - spans.length
         state = visit(state, spans, jnp.minimum(total, _MAX_INT32 // 2) + before)
         total = total + jnp.minimum(spans.length.sum(dtype=jnp.int32), _MAX_INT32 - total)
@@ -228,16 +217,16 @@ def _fold_spans(
     zero = jnp.zeros((), jnp.int32)
     _, total, state = jax.lax.while_loop(lambda carry: carry[0] < ends[-1], step, (zero, zero, state))
     # Where there are more spans than integers, there are more pairs too.
-    return jnp.where(saturating_sum(ellipses.rows) == _MAX_INT32, _MAX_INT32, total), state
+    return jnp.where(saturating_sum(footprints.rows) == _MAX_INT32, _MAX_INT32, total), state
 
 
-def _spans(ellipses, ends, index, nth, layout) -> Spans:
+def _nth_spans(footprints, ends, index, nth, tile_grid) -> TileSpans:
     """The ``nth`` spans, counted through all Gaussians; those of ``index``. Empty ones beyond the last."""
     index = jnp.minimum(index, ends.shape[0] - 1)
-    x, y, rx, ry, correlation, top, rows = (field[index] for field in ellipses)
+    x, y, rx, ry, correlation, top, rows = (field[index] for field in footprints)
     row = top + nth - (ends[index] - rows)
     # The rightmost point of a band is as near to that of the ellipse, at v = correlation, as the band allows.
-    centers = (row * layout.tile_size, jnp.minimum((row + 1) * layout.tile_size, layout.height) - 1)
+    centers = (row * tile_grid.tile_size, jnp.minimum((row + 1) * tile_grid.tile_size, tile_grid.height) - 1)
     low, high = (jnp.clip((center + 0.5 - y) / ry, -1, 1) for center in centers)
     squared = 1 - correlation**2
     slack = _SLACK_THICKNESS * jnp.finfo(x.dtype).eps
@@ -246,8 +235,8 @@ def _spans(ellipses, ends, index, nth, layout) -> Spans:
         v = jnp.clip(side * correlation, low, high)
         return x + rx * (correlation * v + side * jnp.sqrt(jnp.maximum(squared * (1 - v * v), 0) + slack))
 
-    first, end = _tiles_between(edge(-1), edge(1), layout.width, layout.tile_size)
-    return Spans(index, row * layout.grid[0] + first, jnp.where(nth < ends[-1], end - first, 0))
+    first, end = _tiles_between(edge(-1), edge(1), tile_grid.width, tile_grid.tile_size)
+    return TileSpans(index, row * tile_grid.columns + first, jnp.where(nth < ends[-1], end - first, 0))
 
 
 def _add_ramp(ramp, first, slope, begin, length):

@@ -20,7 +20,7 @@ from splax.ops.constants import ALPHA_THRESHOLD, EPS2D, FAR_PLANE, MAX_SIGMAS, N
 _MAX_SIGMA_PIXELS = 1e8
 
 
-class Projection(NamedTuple):
+class ProjectedGaussians(NamedTuple):
     """2D Gaussians in pixels.
 
     Attributes:
@@ -49,15 +49,15 @@ def finite_rows(*arrays: Float[Array, "n ..."]) -> Bool[Array, " n"]:
     return jnp.stack(rows).all(axis=0)
 
 
-class Ellipsoids(NamedTuple):
-    """3D Gaussians as they are projected.
+class ActivatedGaussians(NamedTuple):
+    """3D Gaussians after the activations, as the formulas of a projection take them.
 
     Attributes:
         means: centres in the world, [N, 3].
         quats: rotations wxyz, of any length but zero, [N, 4].
-        scales: standard deviations in world units (activated), [N, 3].
-        opacities: in (0, 1) (activated), [N].
-        alive: rows that exist, [N]; all if None.
+        scales: standard deviations in world units, [N, 3].
+        opacities: opacities in (0, 1), [N].
+        alive: mask of the rows that exist, [N]; None if all do.
     """
 
     means: Float[Array, "n 3"]
@@ -68,7 +68,7 @@ class Ellipsoids(NamedTuple):
 
 
 def project_gaussians(
-    ellipsoids: Ellipsoids,
+    gaussians: ActivatedGaussians,
     camera: Any,
     *,
     eps2d: float = EPS2D,
@@ -76,14 +76,14 @@ def project_gaussians(
     far_plane: float = FAR_PLANE,
     radius_clip: float = 0.0,
     antialiased: bool = False,
-) -> Projection:
+) -> ProjectedGaussians:
     """Projects Gaussians into one pinhole camera.
 
     Rows that are dead, not finite, of zero quaternion, outside the clip planes, fainter than 1/255, smaller
     than ``radius_clip`` or outside the image are culled: radii 0, and no gradient flows to them.
 
     Args:
-        ellipsoids: the Gaussians.
+        gaussians: the Gaussians.
         camera: a :class:`splax.Camera` whose lens is a pinhole.
         eps2d: low-pass filter, px^2.
         near_plane: least depth.
@@ -91,31 +91,31 @@ def project_gaussians(
         radius_clip: cull Gaussians whose radius in pixels is not above this.
         antialiased: whether opacities make up for what the low-pass filter adds.
     """
-    view = pinhole_of(camera)
-    means, quats, scales, opacities, alive = ellipsoids
+    pinhole = pinhole_components(camera)
+    means, quats, scales, opacities, alive = gaussians
     valid = finite_rows(means, quats, scales, opacities) & (quats != 0).any(axis=1)
-    depths = transform_row(view.rows[2], _columns(means))
-    valid &= is_projectable(depths, scales.max(axis=1), opacities, view, near_plane, far_plane)
+    depths = transform_row(pinhole.rows[2], _components(means))
+    valid &= is_projectable(depths, scales.max(axis=1), opacities, pinhole, near_plane, far_plane)
     if alive is not None:
         valid &= alive
-    means, quats, scales, opacities = _neutral_where_not(valid, ellipsoids, camera.viewmat)
+    means, quats, scales, opacities = _neutral_where_not(valid, gaussians, camera.viewmat)
     # Normalised before they are split: on a CPU the gradient is then eight times as fast.
     quats = quats * jax.lax.rsqrt((quats * quats).sum(axis=1, keepdims=True))
-    ellipses = project_columns(_columns(means), list(quats.T), _columns(scales), view, eps2d)
-    radii = jax.lax.stop_gradient(half_extents(ellipses, opacities))
-    valid &= is_in_image(ellipses, radii, view, radius_clip)
-    return Projection(
-        means2d=jnp.stack([ellipses.x, ellipses.y], axis=-1),
-        conics=jnp.stack(ellipses.conic, axis=-1),
-        depths=ellipses.depth,
+    projected = project_components(_components(means), list(quats.T), _components(scales), pinhole, eps2d)
+    radii = jax.lax.stop_gradient(half_extents(projected, opacities))
+    valid &= is_in_image(projected, radii, pinhole, radius_clip)
+    return ProjectedGaussians(
+        means2d=jnp.stack([projected.x, projected.y], axis=-1),
+        conics=jnp.stack(projected.conic, axis=-1),
+        depths=projected.depth,
         radii=jnp.where(valid[:, None], jnp.stack(radii, axis=-1), 0),
-        opacities=opacities * ellipses.compensation if antialiased else opacities,
+        opacities=opacities * projected.compensation if antialiased else opacities,
     )
 
 
-def _neutral_where_not(valid: Bool[Array, " n"], ellipsoids: Ellipsoids, viewmat: Float[Array, "4 4"]):
+def _neutral_where_not(valid: Bool[Array, " n"], gaussians: ActivatedGaussians, viewmat: Float[Array, "4 4"]):
     """Invalid rows are replaced before any arithmetic, so neither values nor gradients can be NaN."""
-    means, quats, scales, opacities, _ = ellipsoids
+    means, quats, scales, opacities, _ = gaussians
     inside = jax.lax.stop_gradient(point_on_axis(viewmat))
     return (
         jnp.where(valid[:, None], means, inside),
@@ -125,24 +125,26 @@ def _neutral_where_not(valid: Bool[Array, " n"], ellipsoids: Ellipsoids, viewmat
     )
 
 
-def pinhole_of(camera: Any) -> Pinhole:
+def pinhole_components(camera: Any) -> PinholeComponents:
     """The numbers of a :class:`splax.Camera` whose lens is a pinhole."""
     K = camera.lens.K
-    return Pinhole(list(camera.viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], camera.width, camera.height)
+    return PinholeComponents(
+        list(camera.viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], camera.width, camera.height
+    )
 
 
-class Pinhole(NamedTuple):
-    """A camera as separate numbers.
+class PinholeComponents(NamedTuple):
+    """A pinhole camera as separate numbers.
 
-    What follows takes and gives lists of numbers or arrays of one shape, one a component, so that kernels, whose
-    variables are single registers, share the formulas.
+    The formulas below take and return components: lists of numbers or of arrays of one shape. So kernels, whose
+    variables are single registers, use the same formulas as plain JAX.
 
     Attributes:
-        rows: the upper three of ``viewmat``, four numbers each.
-        fx: focal length in pixels.
-        fy: the same of y.
-        cx: principal point in pixels.
-        cy: the same of y.
+        rows: the upper three rows of ``viewmat``, four numbers each.
+        fx: focal length along x in pixels.
+        fy: focal length along y in pixels.
+        cx: x of the principal point in pixels.
+        cy: y of the principal point in pixels.
         width: image width in pixels.
         height: image height in pixels.
     """
@@ -156,8 +158,8 @@ class Pinhole(NamedTuple):
     height: int
 
 
-class Ellipses(NamedTuple):
-    """2D Gaussians as :class:`Projection` has them, one array a component.
+class ProjectedComponents(NamedTuple):
+    """2D Gaussians as :class:`ProjectedGaussians` has them, one array a component.
 
     Attributes:
         x: centre in pixels.
@@ -176,26 +178,30 @@ class Ellipses(NamedTuple):
     compensation: jax.Array
 
 
-def is_projectable(depth, largest_scale, opacity, view: Pinhole, near_plane: float, far_plane: float):
+def is_projectable(
+    depth, largest_scale, opacity, pinhole: PinholeComponents, near_plane: float, far_plane: float
+):
     """Whether finite Gaussians of these camera-space depths can be projected and are worth it."""
     in_front = depth > near_plane
-    sigma_pixels = largest_scale * jnp.maximum(view.fx, view.fy) / jnp.where(in_front, depth, 1)
+    sigma_pixels = largest_scale * jnp.maximum(pinhole.fx, pinhole.fy) / jnp.where(in_front, depth, 1)
     drawn = (opacity >= ALPHA_THRESHOLD) & (sigma_pixels < _MAX_SIGMA_PIXELS)
     return in_front & (depth < far_plane) & drawn
 
 
-def project_columns(means, unit_quats, scales, view: Pinhole, eps2d: float) -> Ellipses:
+def project_components(
+    means, unit_quats, scales, pinhole: PinholeComponents, eps2d: float
+) -> ProjectedComponents:
     """Projects Gaussians that :func:`is_projectable` lets pass; three, four and three arrays."""
-    x, y, z = (transform_row(row, means) for row in view.rows)
-    rows = _projected_axes(x / z, y / z, z, unit_quats, scales, view)
+    x, y, z = (transform_row(row, means) for row in pinhole.rows)
+    rows = _projected_axes(x / z, y / z, z, unit_quats, scales, pinhole)
     xx, xy, yy = _dot(rows[0], rows[0]), _dot(rows[0], rows[1]), _dot(rows[1], rows[1])
     # Lagrange's identity: no cancellation, so thin needles keep a positive determinant in float32.
     det_sharp = _squared_cross(rows[0], rows[1])
     det = det_sharp + eps2d * (xx + yy) + eps2d**2
     xx, yy = xx + eps2d, yy + eps2d
-    return Ellipses(
-        x=view.fx * x / z + view.cx,
-        y=view.fy * y / z + view.cy,
+    return ProjectedComponents(
+        x=pinhole.fx * x / z + pinhole.cx,
+        y=pinhole.fy * y / z + pinhole.cy,
         depth=z,
         conic=(yy / det, -xy / det, xx / det),
         variances=(xx, yy),
@@ -203,22 +209,22 @@ def project_columns(means, unit_quats, scales, view: Pinhole, eps2d: float) -> E
     )
 
 
-def half_extents(ellipses: Ellipses, opacity) -> tuple[jax.Array, jax.Array]:
+def half_extents(projected: ProjectedComponents, opacity) -> tuple[jax.Array, jax.Array]:
     """Half width and height, pixels, of the box that holds all pixel centres where alpha is 1/255 or more."""
     reach = jnp.minimum(MAX_SIGMAS, jnp.sqrt(2 * jnp.log(jnp.maximum(opacity / ALPHA_THRESHOLD, 1))))
-    xx, yy = ellipses.variances
+    xx, yy = projected.variances
     return reach * jnp.sqrt(xx), reach * jnp.sqrt(yy)
 
 
-def is_in_image(ellipses: Ellipses, radii, view: Pinhole, radius_clip: float):
+def is_in_image(projected: ProjectedComponents, radii, pinhole: PinholeComponents, radius_clip: float):
     """Whether boxes of these half extents are large enough and overlap the image."""
     radius_x, radius_y = radii
-    in_x = (ellipses.x + radius_x > 0) & (ellipses.x - radius_x < view.width)
-    in_y = (ellipses.y + radius_y > 0) & (ellipses.y - radius_y < view.height)
+    in_x = (projected.x + radius_x > 0) & (projected.x - radius_x < pinhole.width)
+    in_y = (projected.y + radius_y > 0) & (projected.y - radius_y < pinhole.height)
     return (jnp.maximum(radius_x, radius_y) > radius_clip) & in_x & in_y
 
 
-def may_reach_image(means, largest_scale, view: Pinhole, eps2d: float):
+def may_reach_image(means, largest_scale, pinhole: PinholeComponents, eps2d: float):
     """Whether Gaussians in front of the camera could be :func:`is_in_image`, however turned and opaque they are.
 
     No radius of the box is longer than that of the largest scale along the row of the Jacobian.
@@ -226,15 +232,15 @@ def may_reach_image(means, largest_scale, view: Pinhole, eps2d: float):
     Returns:
         That, and their centres in pixels, two arrays.
     """
-    x, y, z = (transform_row(row, means) for row in view.rows)
+    x, y, z = (transform_row(row, means) for row in pinhole.rows)
     variances = [
-        _dot(row, row) * largest_scale * largest_scale + eps2d for row in _jacobian(x / z, y / z, z, view)
+        _dot(row, row) * largest_scale * largest_scale + eps2d for row in _jacobian(x / z, y / z, z, pinhole)
     ]
     # A little more, for rounding.
     radius_x, radius_y = (1.01 * MAX_SIGMAS * jnp.sqrt(variance) for variance in variances)
-    center = [view.fx * x / z + view.cx, view.fy * y / z + view.cy]
-    in_x = (center[0] + radius_x > 0) & (center[0] - radius_x < view.width)
-    in_y = (center[1] + radius_y > 0) & (center[1] - radius_y < view.height)
+    center = [pinhole.fx * x / z + pinhole.cx, pinhole.fy * y / z + pinhole.cy]
+    in_x = (center[0] + radius_x > 0) & (center[0] - radius_x < pinhole.width)
+    in_y = (center[1] + radius_y > 0) & (center[1] - radius_y < pinhole.height)
     return in_x & in_y, center
 
 
@@ -244,7 +250,7 @@ def point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, 3]:
     return (viewmat[:3, :3] * offset[:, None]).sum(axis=0)
 
 
-def _columns(x: Float[Array, "n d"]) -> list[Float[Array, " n"]]:
+def _components(x: Float[Array, "n d"]) -> list[Float[Array, " n"]]:
     return [x[:, i] for i in range(x.shape[1])]
 
 
@@ -253,22 +259,22 @@ def transform_row(row, means):
     return row[0] * means[0] + row[1] * means[1] + row[2] * means[2] + row[3]
 
 
-def _projected_axes(u, v, z, unit_quats, scales, view: Pinhole):
+def _projected_axes(u, v, z, unit_quats, scales, pinhole: PinholeComponents):
     """The two rows, three arrays each, of J W R S: covariance in pixels is their Gram matrix."""
     rotation = _rotation_columns(unit_quats)
-    return [[scales[j] * _dot(row, rotation[j]) for j in range(3)] for row in _jacobian(u, v, z, view)]
+    return [[scales[j] * _dot(row, rotation[j]) for j in range(3)] for row in _jacobian(u, v, z, pinhole)]
 
 
-def _jacobian(u, v, z, view: Pinhole):
+def _jacobian(u, v, z, pinhole: PinholeComponents):
     """The two rows, three arrays each, of J W: how a centre moves in pixels as it moves in the world."""
-    fx, fy, cx, cy = view.fx, view.fy, view.cx, view.cy
+    fx, fy, cx, cy = pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy
     # The linearisation is poor far off the image; gsplat's clamp, 0.3 of half the field of view beyond it.
-    margin_x, margin_y = 0.15 * view.width / fx, 0.15 * view.height / fy
-    u = jnp.clip(u, -(cx / fx + margin_x), (view.width - cx) / fx + margin_x)
-    v = jnp.clip(v, -(cy / fy + margin_y), (view.height - cy) / fy + margin_y)
+    margin_x, margin_y = 0.15 * pinhole.width / fx, 0.15 * pinhole.height / fy
+    u = jnp.clip(u, -(cx / fx + margin_x), (pinhole.width - cx) / fx + margin_x)
+    v = jnp.clip(v, -(cy / fy + margin_y), (pinhole.height - cy) / fy + margin_y)
     return [
-        [fx / z * (view.rows[0][i] - u * view.rows[2][i]) for i in range(3)],
-        [fy / z * (view.rows[1][i] - v * view.rows[2][i]) for i in range(3)],
+        [fx / z * (pinhole.rows[0][i] - u * pinhole.rows[2][i]) for i in range(3)],
+        [fy / z * (pinhole.rows[1][i] - v * pinhole.rows[2][i]) for i in range(3)],
     ]
 
 

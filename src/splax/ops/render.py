@@ -1,7 +1,7 @@
 """The renderer, from top to bottom: stored Gaussians and a camera to pixels.
 
-Rows are cleaned, projected and coloured (:mod:`splax.ops.splats`); a backend lists them for each tile and
-composites them. Where a backend has kernels for all of it, from stored parameters to pixels, it does that at once.
+Gaussians are projected and coloured (:mod:`splax.ops.project_and_shade`); then a backend lists them for each tile
+and composites them. A backend that has kernels from stored parameters to pixels does all of it at once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from splax.ops import backends
-from splax.ops.job import Job
-from splax.ops.projection import Projection
-from splax.ops.splats import make_splats
-from splax.ops.types import Parameters, Rendered
+from splax.ops.project_and_shade import project_and_shade
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.settings import RenderSettings
+from splax.ops.types import Parameters, RenderBuffers
 
 
 def render(
@@ -25,17 +25,17 @@ def render(
     *,
     colors: Float[Array, "n c"] | None,
     offset: Float[Array, "n 2"] | None,
-    job: Job,
+    settings: RenderSettings,
     implementation: str | None,
-) -> tuple[Rendered, int]:
+) -> tuple[RenderBuffers, int]:
     """Renders one camera.
 
     Args:
         params: stored Gaussians.
         camera: a :class:`splax.Camera`.
-        colors: channels of each Gaussian; None: the job's shading makes them.
+        colors: channels of each Gaussian; None: the settings' shading makes them.
         offset: added to the projected centres, pixels.
-        job: settings.
+        settings: the rasterizer's static settings.
         implementation: name of the backend; None: the fastest one of the platform that can.
 
     Returns:
@@ -46,29 +46,35 @@ def render(
             named backend cannot draw this.
         NotImplementedError: if the named backend does not run here.
     """
-    if colors is None and is_whole(params, camera, job, implementation):
-        return _render_whole(params, camera, offset, job=job, implementation=implementation), job.room
-    projection, channels = _make_splats(params, camera, colors, job=job)
-    if job.deterministic:
-        backends.check_deterministic(job, implementation, projection.means2d)
-    if job.isect_capacity is None:
-        job = job._replace(isect_capacity=_fit_capacity(projection, job, implementation))
-    return _composite(projection, channels, offset, job=job, implementation=implementation), job.room
+    if colors is None and is_whole(params, camera, settings, implementation):
+        return _render_whole(
+            params, camera, offset, settings=settings, implementation=implementation
+        ), settings.known_capacity
+    projected, channels = _project_and_shade(params, camera, colors, settings=settings)
+    if settings.deterministic:
+        backends.check_deterministic(settings, implementation, projected.means2d)
+    if settings.isect_capacity is None:
+        settings = settings._replace(isect_capacity=_fit_capacity(projected, settings, implementation))
+    return _composite(
+        projected, channels, offset, settings=settings, implementation=implementation
+    ), settings.known_capacity
 
 
-def is_whole(params: Parameters, camera: Any, job: Job, implementation: str | None) -> bool:
+def is_whole(params: Parameters, camera: Any, settings: RenderSettings, implementation: str | None) -> bool:
     """Whether a backend goes from stored parameters to pixels in one go."""
-    return backends.obstacle_to_whole(params, camera, job, implementation)[1] is None
+    return backends.obstacle_to_whole(params, camera, settings, implementation)[1] is None
 
 
-def project(params: Parameters, camera: Any, job: Job) -> Projection:
+def project(params: Parameters, camera: Any, settings: RenderSettings) -> ProjectedGaussians:
     """2D Gaussians alone; opacities are 0 in culled rows."""
-    return _project(params, camera, job=job)
+    return _project(params, camera, settings=settings)
 
 
-def count_isects(projection: Projection, job: Job, implementation: str | None) -> Int[Array, ""]:
+def count_isects(
+    projected: ProjectedGaussians, settings: RenderSettings, implementation: str | None
+) -> Int[Array, ""]:
     """(tile, Gaussian) pairs of a view."""
-    return _count(jax.lax.stop_gradient(projection), job=job, implementation=implementation)
+    return _count(jax.lax.stop_gradient(projected), settings=settings, implementation=implementation)
 
 
 def round_capacity(needed: int) -> int:
@@ -86,59 +92,63 @@ def round_capacity(needed: int) -> int:
     return max(1024, -(-needed // step) * step)
 
 
-@functools.partial(jax.jit, static_argnames=("job", "implementation"))
-def _render_whole(params, camera, offset, *, job, implementation):
-    backend = backends.BACKENDS[backends.obstacle_to_whole(params, camera, job, implementation)[0]]
+@functools.partial(jax.jit, static_argnames=("settings", "implementation"))
+def _render_whole(params, camera, offset, *, settings, implementation):
+    backend = backends.BACKENDS[backends.obstacle_to_whole(params, camera, settings, implementation)[0]]
     assert backend.render is not None
-    whole, args = functools.partial(backend.render, job), (params, camera, offset)
+    whole, args = functools.partial(backend.render, settings), (params, camera, offset)
     if implementation is not None:
         return whole(*args)
 
     def in_steps(params, camera, offset):
         # Named, so that the kernels are not traced once more; only a GPU's sums differ from run to run.
-        return render_in_steps(params, camera, offset, job._replace(deterministic=False), "xla_vjp")
+        return render_in_steps(params, camera, offset, settings._replace(deterministic=False), "xla_vjp")
 
-    height, width = job.layout.height, job.layout.width
-    shapes = Rendered.shapes(params.means.shape[0], height, width, render_depth=job.render_depth)
+    height, width = settings.tile_grid.height, settings.tile_grid.width
+    shapes = RenderBuffers.shapes(params.means.shape[0], height, width, render_depth=settings.render_depth)
     return backends.by_platform(backend, whole, in_steps, shapes, args)
 
 
 def render_in_steps(
-    params: Parameters, camera: Any, offset: Float[Array, "n 2"] | None, job: Job, implementation: str | None
-) -> Rendered:
-    """What a backend's ``render`` computes, in separate steps; for a job whose capacity is known."""
-    projection, channels = make_splats(params, camera, None, job)
-    return _composite(projection, channels, offset, job=job, implementation=implementation)
+    params: Parameters,
+    camera: Any,
+    offset: Float[Array, "n 2"] | None,
+    settings: RenderSettings,
+    implementation: str | None,
+) -> RenderBuffers:
+    """What a backend's ``render`` computes, in separate steps; for settings whose capacity is known."""
+    projected, channels = project_and_shade(params, camera, None, settings)
+    return _composite(projected, channels, offset, settings=settings, implementation=implementation)
 
 
-@functools.partial(jax.jit, static_argnames="job")
-def _make_splats(params, camera, colors, *, job):
-    return make_splats(params, camera, colors, job)
+@functools.partial(jax.jit, static_argnames="settings")
+def _project_and_shade(params, camera, colors, *, settings):
+    return project_and_shade(params, camera, colors, settings)
 
 
-@functools.partial(jax.jit, static_argnames="job")
-def _project(params, camera, *, job):
-    return make_splats(params, camera, params.means[:, :0], job)[0]
+@functools.partial(jax.jit, static_argnames="settings")
+def _project(params, camera, *, settings):
+    return project_and_shade(params, camera, params.means[:, :0], settings)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("job", "implementation"))
-def _count(projection, *, job, implementation):
-    return backends.count_pairs(projection, job, implementation)
+@functools.partial(jax.jit, static_argnames=("settings", "implementation"))
+def _count(projected, *, settings, implementation):
+    return backends.count_pairs(projected, settings, implementation)
 
 
-@functools.partial(jax.jit, static_argnames=("job", "implementation"))
-def _composite(projection, channels, offset, *, job, implementation):
+@functools.partial(jax.jit, static_argnames=("settings", "implementation"))
+def _composite(projected, channels, offset, *, settings, implementation):
     probe = None
     if offset is not None:
-        if job.absgrad:
+        if settings.absgrad:
             probe, offset = offset, jax.lax.stop_gradient(offset)
-        projection = projection._replace(means2d=projection.means2d + offset)
-    image, alpha, num_isects = backends.rasterize(projection, channels, probe, job, implementation)
-    return Rendered(image, alpha, projection.means2d, projection.radii, num_isects)
+        projected = projected._replace(means2d=projected.means2d + offset)
+    image, alpha, num_isects = backends.rasterize(projected, channels, probe, settings, implementation)
+    return RenderBuffers(image, alpha, projected.means2d, projected.radii, num_isects)
 
 
-def _fit_capacity(projection: Projection, job: Job, implementation: str | None) -> int:
-    count = count_isects(projection, job, implementation)
+def _fit_capacity(projected: ProjectedGaussians, settings: RenderSettings, implementation: str | None) -> int:
+    count = count_isects(projected, settings, implementation)
     try:
         needed = int(count)
     except jax.errors.ConcretizationTypeError as error:

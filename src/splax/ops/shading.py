@@ -50,9 +50,12 @@ class SphericalHarmonics:
     """RGB that depends on the direction, not below 0 (Kerbl et al. 2023).
 
     Example:
+        >>> import numpy as np
         >>> import splax
-        >>> splax.SphericalHarmonics().params
-        ('means', 'sh0', 'shN')
+        >>> gaussians = splax.Gaussians.from_points(np.zeros((1, 3)), np.array([[255, 0, 0]]))
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+        >>> splax.SphericalHarmonics()(gaussians, camera).round().tolist()
+        [[1.0, 0.0, 0.0]]
     """
 
     params: ClassVar[tuple[str, ...]] = ("means", "sh0", "shN")

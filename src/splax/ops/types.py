@@ -31,7 +31,7 @@ class Parameters(NamedTuple):
     active_sh_degree: Int[Array, ""]
 
 
-class DrawSettings(NamedTuple):
+class KernelSettings(NamedTuple):
     """Settings of :class:`splax.TileRasterizer` and :class:`splax.EWA`, by those names, as kernels read them."""
 
     eps2d: float
@@ -44,14 +44,14 @@ class DrawSettings(NamedTuple):
     deterministic: bool
 
 
-class Splats(NamedTuple):
-    """Projected Gaussians.
+class CompositingInputs(NamedTuple):
+    """Numbers of projected Gaussians that pixels depend on, or their gradients.
 
     Attributes:
-        means2d: centres in pixels.
-        conics: inverse 2D covariances (a, b, c) of [[a, b], [b, c]].
-        opacities: as they are drawn.
-        channels: colours, and depth last if it is rendered.
+        means2d: centres in pixels, [N, 2].
+        conics: inverse 2D covariances (a, b, c) of [[a, b], [b, c]], [N, 3].
+        opacities: opacities in [0, 1], [N].
+        channels: colours, and depth last if it is rendered, [N, C].
     """
 
     means2d: Float[Array, "n 2"]
@@ -60,12 +60,12 @@ class Splats(NamedTuple):
     channels: Float[Array, "n c"]
 
 
-class Rendered(NamedTuple):
-    """One view.
+class RenderBuffers(NamedTuple):
+    """Arrays of one rendered view, before the background is added and depth becomes a field of its own.
 
     Attributes:
-        channels: without background, and depth last if it is rendered, [H, W, C].
-        alpha: [H, W].
+        channels: composited channels, depth last if it is rendered, [H, W, C].
+        alpha: 1 - transmittance, [H, W].
         means2d: centres in pixels, [N, 2].
         radii: half extents in pixels, [N, 2]; 0 where culled.
         num_isects: number of pairs; above the capacity the image is incomplete.
@@ -78,8 +78,8 @@ class Rendered(NamedTuple):
     num_isects: Int[Array, ""]
 
     @classmethod
-    def shapes(cls, num: int, height: int, width: int, *, render_depth: bool) -> "Rendered":
-        """What renderings of ``num`` Gaussians in their own colours look like, as ``jax.ShapeDtypeStruct``."""
+    def shapes(cls, num: int, height: int, width: int, *, render_depth: bool) -> "RenderBuffers":
+        """Returns the shapes and types of a view of ``num`` Gaussians in RGB, as ``jax.ShapeDtypeStruct``."""
         channels = 3 + render_depth
 
         def floats(*shape: int) -> Any:

@@ -15,10 +15,10 @@ from splax.ops.backend import Backend
 from splax.ops.ewa import EWA
 from splax.ops.intersection import saturating_sum
 from splax.ops.jax_internals.platform import has_cuda, has_pallas_triton
-from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.settings import RenderSettings
 from splax.ops.shading import SphericalHarmonics
-from splax.ops.types import Parameters, Rendered, Splats
+from splax.ops.types import CompositingInputs, Parameters, RenderBuffers
 
 TILE_SIZES = (8, 16, 32)
 # Gaussians that a kernel can number.
@@ -38,12 +38,12 @@ def _missing() -> str | None:
     return None
 
 
-def _obstacle(job: Job, arrays: Sequence[Array], camera: Any = None) -> str | None:
+def _obstacle(settings: RenderSettings, arrays: Sequence[Array], camera: Any = None) -> str | None:
     """Colours, in ``arrays``, may be of any type that float32 can hold; stored Gaussians of that alone."""
     first, *others = arrays
-    if job.layout.tile_size not in TILE_SIZES:
-        return f"draws tiles of {TILE_SIZES} pixels, not {job.layout.tile_size}: pass one of these"
-    if camera is not None and (obstacle := _obstacle_of_parameters(job, arrays, camera)):
+    if settings.tile_grid.tile_size not in TILE_SIZES:
+        return f"draws tiles of {TILE_SIZES} pixels, not {settings.tile_grid.tile_size}: pass one of these"
+    if camera is not None and (obstacle := _obstacle_of_parameters(settings, arrays, camera)):
         return obstacle
     dtype = jnp.result_type(first, *others) if first.dtype == jnp.float32 else first.dtype
     if dtype != jnp.float32:
@@ -53,14 +53,16 @@ def _obstacle(job: Job, arrays: Sequence[Array], camera: Any = None) -> str | No
     return None
 
 
-def _obstacle_of_parameters(job: Job, arrays: Sequence[Array], camera: Any) -> str | None:
-    if type(job.projection) is not EWA:
-        return f"projects by EWA, not by {type(job.projection).__name__}: that runs in plain JAX"
-    if type(job.shading) is not SphericalHarmonics:
-        return f"colours by SphericalHarmonics, not by {type(job.shading).__name__}: that runs in plain JAX"
+def _obstacle_of_parameters(settings: RenderSettings, arrays: Sequence[Array], camera: Any) -> str | None:
+    if type(settings.projection) is not EWA:
+        return f"projects by EWA, not by {type(settings.projection).__name__}: that runs in plain JAX"
+    if type(settings.shading) is not SphericalHarmonics:
+        return (
+            f"colours by SphericalHarmonics, not by {type(settings.shading).__name__}: that runs in plain JAX"
+        )
     if not isinstance(camera.lens, Pinhole):
         return f"draws what a Pinhole sees, not a {type(camera.lens).__name__}: that runs in plain JAX"
-    if job.isect_capacity is None:
+    if settings.isect_capacity is None:
         return "needs to know the room for pairs: give TileRasterizer an isect_capacity, or use sized_for"
     for array in (*arrays, *jax.tree.leaves(camera)):
         if array.dtype != jnp.float32:
@@ -71,34 +73,39 @@ def _obstacle_of_parameters(job: Job, arrays: Sequence[Array], camera: Any) -> s
 
 
 def _rasterize(
-    job: Job, projection: Projection, channels: Float[Array, "n c"], probe: Array | None
+    settings: RenderSettings,
+    projected: ProjectedGaussians,
+    channels: Float[Array, "n c"],
+    probe: Array | None,
 ) -> tuple[Array, Array, Array]:
     from splax.ops.triton import rasterize as triton
 
-    radii, depths = lax.stop_gradient((projection.radii, projection.depths))
-    splats = _splats_of(projection, channels)
-    tiling, warp = triton.Tiling(*job.layout), triton.Warp(interpret=False)
-    return triton.rasterize(splats, radii, depths, probe, tiling, job.room, warp, job.deterministic)
+    radii, depths = lax.stop_gradient((projected.radii, projected.depths))
+    inputs = _compositing_inputs(projected, channels)
+    tile_grid, warp = settings.tile_grid, triton.Warp(interpret=False)
+    return triton.rasterize(
+        inputs, radii, depths, probe, tile_grid, settings.known_capacity, warp, settings.deterministic
+    )
 
 
-def _count(job: Job, projection: Projection) -> Int[Array, ""]:
+def _count(settings: RenderSettings, projected: ProjectedGaussians) -> Int[Array, ""]:
     from splax.ops.triton.binning import pack as prepare
 
-    projection = lax.stop_gradient(projection)
-    splats = _splats_of(projection, projection.means2d[:, :0])
-    tiling, warp = prepare.Tiling(*job.layout), prepare.Warp(interpret=False)
-    return saturating_sum(prepare.prepare(splats, projection.radii, tiling, warp).counts)
+    projected = lax.stop_gradient(projected)
+    inputs = _compositing_inputs(projected, projected.means2d[:, :0])
+    tile_grid, warp = settings.tile_grid, prepare.Warp(interpret=False)
+    return saturating_sum(prepare.prepare(inputs, projected.radii, tile_grid, warp).counts)
 
 
-def _splats_of(projection: Projection, channels: Array) -> Splats:
-    opacities = projection.opacities.astype(jnp.float32)
-    return Splats(projection.means2d, projection.conics, opacities, channels.astype(jnp.float32))
+def _compositing_inputs(projected: ProjectedGaussians, channels: Array) -> CompositingInputs:
+    opacities = projected.opacities.astype(jnp.float32)
+    return CompositingInputs(projected.means2d, projected.conics, opacities, channels.astype(jnp.float32))
 
 
-def _render(job: Job, params: Parameters, camera: Any, offset: Array | None) -> Rendered:
+def _render(settings: RenderSettings, params: Parameters, camera: Any, offset: Array | None) -> RenderBuffers:
     from splax.ops.triton import render as triton
 
-    return cast(Rendered, triton.render(params, camera, offset, job, triton.Warp(interpret=False)))
+    return cast(RenderBuffers, triton.render(params, camera, offset, settings, triton.Warp(interpret=False)))
 
 
 def _ssim(

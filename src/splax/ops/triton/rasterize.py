@@ -6,23 +6,24 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from splax.ops.triton.binning.pack import Prepared, prepare, splat_gradients
+from splax.ops.tile_grid import TileGrid
+from splax.ops.triton.binning.pack import Prepared, compositing_gradients, prepare
 from splax.ops.triton.binning.tile_lists import TileLists, make_lists
 from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, Drawn, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.row_io import sum_rows
 from splax.ops.triton.lanes.warp import Warp
-from splax.ops.triton.tiling import FORM, Tiling
-from splax.ops.types import Splats
+from splax.ops.triton.pixel_regions import FORM_SIZE, num_tile_blocks
+from splax.ops.types import CompositingInputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def rasterize(
-    splats: Splats,
+    inputs: CompositingInputs,
     radii: jax.Array,
     depths: jax.Array,
     probe: jax.Array | None,
-    tiling: Tiling,
+    tile_grid: TileGrid,
     capacity: int,
     warp: Warp,
     deterministic: bool,
@@ -30,12 +31,12 @@ def rasterize(
     """Lists the pairs of each tile and composites them.
 
     Args:
-        splats: projected Gaussians.
+        inputs: projected Gaussians.
         radii: half extents in pixels, [N, 2]; 0 where culled.
         depths: camera-space z, [N]; only their order counts.
         probe: has no value of its own, [N, 2]; its gradient is that of the centres, with absolute values of what
             each pixel adds.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         capacity: room for pairs.
         warp: how kernels run.
         deterministic: whether gradients are summed in a fixed order.
@@ -44,37 +45,43 @@ def rasterize(
         Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
         image is incomplete.
     """
-    prepared = prepare(splats, radii, tiling, warp)
-    lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=False)
-    image, alpha, _ = draw(lists, prepared.attributes, tiling, warp, save=False)
+    prepared = prepare(inputs, radii, tile_grid, warp)
+    lists = make_lists(prepared, depths, tile_grid, capacity, warp, with_slots=False)
+    image, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
     return image, alpha, lists.num_isects
 
 
 def draw_and_save(
-    prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp, *, deterministic: bool
+    prepared: Prepared,
+    depths: jax.Array,
+    tile_grid: TileGrid,
+    capacity: int,
+    warp: Warp,
+    *,
+    deterministic: bool,
 ) -> Drawn:
     """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
-    lists = make_lists(prepared, depths, tiling, capacity, warp, with_slots=deterministic)
-    image, alpha, checkpoints = draw(lists, prepared.attributes, tiling, warp, save=True)
-    assert checkpoints is not None
-    return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
+    lists = make_lists(prepared, depths, tile_grid, capacity, warp, with_slots=deterministic)
+    image, alpha, bucket_states = draw(lists, prepared.attributes, tile_grid, warp, save=True)
+    assert bucket_states is not None
+    return Drawn(prepared.attributes, lists, bucket_states, image, alpha)
 
 
-def _rasterize_fwd(splats, radii, depths, probe, tiling, capacity, warp, deterministic):
-    prepared = prepare(splats, radii, tiling, warp)
-    drawn = draw_and_save(prepared, depths, tiling, capacity, warp, deterministic=deterministic)
+def _rasterize_fwd(inputs, radii, depths, probe, tile_grid, capacity, warp, deterministic):
+    prepared = prepare(inputs, radii, tile_grid, warp)
+    drawn = draw_and_save(prepared, depths, tile_grid, capacity, warp, deterministic=deterministic)
     has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
     return (drawn.image, drawn.alpha, drawn.lists.num_isects), (drawn, has_probe)
 
 
-def _rasterize_bwd(tiling, capacity, warp, deterministic, residuals, cotangents):
+def _rasterize_bwd(tile_grid, capacity, warp, deterministic, residuals, cotangents):
     drawn, has_probe = residuals
     v_image, v_alpha, _ = cotangents
-    sums = sum_gradients(drawn, v_image, v_alpha, tiling, warp, absolute=has_probe is not None)
+    sums = sum_gradients(drawn, v_image, v_alpha, tile_grid, warp, absolute=has_probe is not None)
     v_probe = None
     if has_probe is not None:
         sums, v_probe = sums[:-2], sums[-2:].T
-    return splat_gradients(sums, drawn.attributes, warp), None, None, v_probe
+    return compositing_gradients(sums, drawn.attributes, warp), None, None, v_probe
 
 
 rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
@@ -84,7 +91,7 @@ def sum_gradients(
     drawn: Drawn,
     v_image: jax.Array,
     v_alpha: jax.Array | None,
-    tiling: Tiling,
+    tile_grid: TileGrid,
     warp: Warp,
     *,
     absolute: bool = False,
@@ -107,18 +114,20 @@ def sum_gradients(
     for begin in range(0, max(num_channels, 1), CHANNELS_PER_PASS):
         channels = range(begin, min(begin + CHANNELS_PER_PASS, num_channels))
         rows = pair_gradients(
-            drawn, v_image, v_alpha if begin == 0 else None, channels, tiling, warp, absolute=absolute
+            drawn, v_image, v_alpha if begin == 0 else None, channels, tile_grid, warp, absolute=absolute
         )
-        passes.append(sum_pairs(rows, drawn.lists, tiling, warp))
+        passes.append(sum_pairs(rows, drawn.lists, tile_grid, warp))
     if len(passes) == 1:
         return passes[0]
     # Every pass adds to the six moments and has channels of its own.
-    moments = functools.reduce(jnp.add, [sums[:FORM] for sums in passes])
-    return jnp.concatenate([moments, *(sums[FORM:] for sums in passes)])
+    moments = functools.reduce(jnp.add, [sums[:FORM_SIZE] for sums in passes])
+    return jnp.concatenate([moments, *(sums[FORM_SIZE:] for sums in passes)])
 
 
-def sum_pairs(rows: Sequence[jax.Array], lists: TileLists, tiling: Tiling, warp: Warp) -> jax.Array:
+def sum_pairs(rows: Sequence[jax.Array], lists: TileLists, tile_grid: TileGrid, warp: Warp) -> jax.Array:
     """Sums of the rows of :func:`pair_gradients` for each Gaussian, [6 + channels, N]."""
     if lists.first is None:
         return jnp.concatenate(rows, axis=1).T
-    return sum_rows(rows[0], lists.first * tiling.blocks, lists.counts * tiling.blocks, warp)
+    return sum_rows(
+        rows[0], lists.first * num_tile_blocks(tile_grid), lists.counts * num_tile_blocks(tile_grid), warp
+    )

@@ -9,60 +9,62 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from splax.ops.ewa import EWA
 from splax.ops.jax_internals.deferred_tracing import deferred
-from splax.ops.job import Job
-from splax.ops.splats import make_splats
-from splax.ops.triton.binning.pack import splat_gradients
+from splax.ops.project_and_shade import project_and_shade
+from splax.ops.settings import RenderSettings
+from splax.ops.triton.binning.pack import compositing_gradients
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.blending.backward import Drawn, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.warp import Warp
+from splax.ops.triton.pixel_regions import FORM_SIZE
 from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients, start_of_sums
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
-from splax.ops.triton.tiling import FORM, Tiling
-from splax.ops.types import DrawSettings, Parameters, Rendered, Splats
+from splax.ops.types import CompositingInputs, KernelSettings, Parameters, RenderBuffers
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def render(params: Parameters, camera: Any, offset: jax.Array | None, job: Job, warp: Warp) -> Rendered:
+def render(
+    params: Parameters, camera: Any, offset: jax.Array | None, settings: RenderSettings, warp: Warp
+) -> RenderBuffers:
     """Renders Gaussians in their own colours.
 
     Args:
         params: the Gaussians.
         camera: a pinhole :class:`splax.Camera`.
         offset: added to the centres, pixels, [N, 2]; None is zero.
-        job: settings.
+        settings: the rasterizer's static settings.
         warp: how kernels run.
     """
     # JAX traces this even if only the two functions below, which follow the gradients, are compiled.
-    num, layout = params.means.shape[0], job.layout
-    shapes = Rendered.shapes(num, layout.height, layout.width, render_depth=job.render_depth)
-    return deferred(functools.partial(_render, job=job, warp=warp), shapes)(params, camera, offset)
+    num, tile_grid = params.means.shape[0], settings.tile_grid
+    shapes = RenderBuffers.shapes(num, tile_grid.height, tile_grid.width, render_depth=settings.render_depth)
+    return deferred(functools.partial(_render, settings=settings, warp=warp), shapes)(params, camera, offset)
 
 
-def _render(params, camera, offset, *, job, warp):
-    prepared, _, depths, means2d, radii = _project(params, camera, offset, job, warp)
-    tiling = Tiling(*job.layout)
-    lists = make_lists(prepared, depths, tiling, job.room, warp, with_slots=False)
-    channels, alpha, _ = draw(lists, prepared.attributes, tiling, warp, save=False)
-    return Rendered(channels, alpha, means2d, radii, lists.num_isects)
+def _render(params, camera, offset, *, settings, warp):
+    prepared, _, depths, means2d, radii = _project(params, camera, offset, settings, warp)
+    tile_grid = settings.tile_grid
+    lists = make_lists(prepared, depths, tile_grid, settings.known_capacity, warp, with_slots=False)
+    channels, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
+    return RenderBuffers(channels, alpha, means2d, radii, lists.num_isects)
 
 
-def _project(params, camera, offset, job, warp):
-    return project(params, camera, offset, settings_of(job), Tiling(*job.layout), warp)
+def _project(params, camera, offset, settings, warp):
+    return project(params, camera, offset, kernel_settings(settings), settings.tile_grid, warp)
 
 
-def settings_of(job: Job) -> DrawSettings:
+def kernel_settings(settings: RenderSettings) -> KernelSettings:
     """The job's settings as kernels read them."""
-    projection = cast(EWA, job.projection)
-    return DrawSettings(
+    projection = cast(EWA, settings.projection)
+    return KernelSettings(
         eps2d=projection.eps2d,
-        near_plane=job.near_plane,
-        far_plane=job.far_plane,
+        near_plane=settings.near_plane,
+        far_plane=settings.far_plane,
         radius_clip=projection.radius_clip,
         antialiased=projection.antialiased,
-        render_depth=job.render_depth,
-        absgrad=job.absgrad,
-        deterministic=job.deterministic,
+        render_depth=settings.render_depth,
+        absgrad=settings.absgrad,
+        deterministic=settings.deterministic,
     )
 
 
@@ -78,68 +80,72 @@ class _Saved(NamedTuple):
     drawn: Drawn
 
 
-def _render_fwd(params, camera, offset, job, warp):
+def _render_fwd(params, camera, offset, settings, warp):
     numbers = jax.tree.leaves(camera, is_leaf=_is_primal)
     learns_camera = () if any(number.perturbed for number in numbers) else None
     params, camera, offset = _values((params, camera, offset))
-    prepared, color_slopes, depths, means2d, radii = _project(params, camera, offset, job, warp)
-    tiling = Tiling(*job.layout)
-    drawn = draw_and_save(prepared, depths, tiling, job.room, warp, deterministic=job.deterministic)
-    rendered = Rendered(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
+    prepared, color_slopes, depths, means2d, radii = _project(params, camera, offset, settings, warp)
+    tile_grid = settings.tile_grid
+    drawn = draw_and_save(
+        prepared, depths, tile_grid, settings.known_capacity, warp, deterministic=settings.deterministic
+    )
+    rendered = RenderBuffers(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
     return rendered, _Saved(params, camera, has_offset, learns_camera, color_slopes, drawn)
 
 
-def _render_bwd(job, warp, saved, cotangents):
+def _render_bwd(settings, warp, saved, cotangents):
     # A cotangent known to be zero is no array: nothing is written, nor read, for it.
-    return _differentiate(job, warp, saved, *(None if _is_zero(v) else v for v in cotangents[:3]))
+    return _differentiate(settings, warp, saved, *(None if _is_zero(v) else v for v in cotangents[:3]))
 
 
 # JAX differentiates in two turns and asks twice for the same: jit keeps what it traced.
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _differentiate(job, warp, saved, v_channels, v_alpha, v_means2d):
+def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
     params, camera, has_offset, learns_camera, color_slopes, drawn = saved
-    tiling = Tiling(*job.layout)
+    tile_grid = settings.tile_grid
     if v_channels is None:
         v_channels = jnp.zeros_like(drawn.image)
-    absolute = job.absgrad and has_offset is not None
+    absolute = settings.absgrad and has_offset is not None
     channels = range(drawn.image.shape[-1])
     start = None
     if drawn.lists.slots is None:
-        start = start_of_sums(params, drawn.lists.counts, FORM + len(channels) + 2 * absolute, warp)
-    rows = pair_gradients(drawn, v_channels, v_alpha, channels, tiling, warp, start=start, absolute=absolute)
+        start = start_of_sums(params, drawn.lists.counts, FORM_SIZE + len(channels) + 2 * absolute, warp)
+    rows = pair_gradients(
+        drawn, v_channels, v_alpha, channels, tile_grid, warp, start=start, absolute=absolute
+    )
     v_params, v_offset = project_gradients(
         params,
         camera,
         SumsOfPixels(drawn.lists.counts, color_slopes, rows, drawn.lists.first, v_means2d),
-        settings_of(job),
-        tiling,
+        kernel_settings(settings),
+        tile_grid,
         warp,
         with_offset=has_offset is not None,
     )
     v_camera = None
     if learns_camera is not None:
-        v_camera = _camera_gradients(saved, rows, v_means2d, job, warp)
+        v_camera = _camera_gradients(saved, rows, v_means2d, settings, warp)
     return v_params, v_camera, v_offset
 
 
-def _camera_gradients(saved, rows, v_means2d, job, warp):
+def _camera_gradients(saved, rows, v_means2d, settings, warp):
     """Gradients of the camera, which no kernel computes, by way of the projection in plain JAX."""
     attributes, lists = saved.drawn.attributes, saved.drawn.lists
-    sums = sum_pairs(rows, lists, Tiling(*job.layout), warp)[: attributes.shape[1]]
-    v_splats = splat_gradients(sums, attributes, warp)
+    sums = sum_pairs(rows, lists, settings.tile_grid, warp)[: attributes.shape[1]]
+    v_inputs = compositing_gradients(sums, attributes, warp)
     drawn = lists.counts > 0
     # Attributes of rows that are not drawn were never written.
-    v_splats = Splats(*(jnp.where(drawn.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for v in v_splats))
+    v_inputs = CompositingInputs(*(jnp.where(drawn.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for v in v_inputs))
     if v_means2d is not None:
-        v_splats = v_splats._replace(means2d=v_splats.means2d + v_means2d)
+        v_inputs = v_inputs._replace(means2d=v_inputs.means2d + v_means2d)
 
-    def splats_from(camera):
-        projection, channels = make_splats(saved.params, camera, None, job)
-        return Splats(projection.means2d, projection.conics, projection.opacities, channels)
+    def inputs_from(camera):
+        projected, channels = project_and_shade(saved.params, camera, None, settings)
+        return CompositingInputs(projected.means2d, projected.conics, projected.opacities, channels)
 
-    _, pull = jax.vjp(splats_from, saved.camera)
-    return pull(v_splats)[0]
+    _, pull = jax.vjp(inputs_from, saved.camera)
+    return pull(v_inputs)[0]
 
 
 def _values(args):

@@ -11,9 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from splax.ops.backend import Backend
-from splax.ops.intersection import Intersections, TileLayout, count_isects, intersect_tiles
-from splax.ops.job import Job
-from splax.ops.projection import Projection
+from splax.ops.intersection import Intersections, count_isects, intersect_tiles
+from splax.ops.projection import ProjectedGaussians
+from splax.ops.settings import RenderSettings
+from splax.ops.tile_grid import TileGrid
 from splax.ops.xla.compositing import composite
 from splax.ops.xla.ssim import mean_and_gradients
 from splax.ops.xla.vjp import composite_vjp
@@ -25,7 +26,7 @@ def rasterize_to_pixels(
     colors: Float[Array, "n c"],
     opacities: Float[Array, " n"],
     isects: Intersections,
-    layout: TileLayout,
+    tile_grid: TileGrid,
     *,
     probe: Float[Array, "n 2"] | None = None,
     differentiable: bool = False,
@@ -38,7 +39,7 @@ def rasterize_to_pixels(
         colors: any number of channels.
         opacities: in [0, 1].
         isects: which Gaussians touch which tile.
-        layout: image, and tiles that ``isects`` was made for, pixels.
+        tile_grid: the tiles of the image.
         probe: see :class:`splax.ops.backend.Backend`.
         differentiable: whether JAX differentiates it, in every mode and order, instead of the faster reverse
             mode that is written by hand.
@@ -47,42 +48,49 @@ def rasterize_to_pixels(
         The channels without a background, and alpha.
     """
     if means2d.shape[0] == 0:
-        shape = (layout.height, layout.width)
+        shape = (tile_grid.height, tile_grid.width)
         return jnp.zeros((*shape, colors.shape[1]), colors.dtype), jnp.zeros(shape, colors.dtype)
     attributes = jnp.concatenate([means2d, conics, opacities[:, None], colors], axis=1).T
     draw = composite if differentiable else composite_vjp
-    tiles = cast(Array, draw(attributes, None if probe is None else probe.T, isects, layout))
-    columns, rows = layout.grid
-    tile = layout.tile_size
+    tiles = cast(Array, draw(attributes, None if probe is None else probe.T, isects, tile_grid))
+    columns, rows = tile_grid.columns, tile_grid.rows
+    tile = tile_grid.tile_size
     image = tiles.reshape(rows, columns, colors.shape[1] + 1, tile, tile)
     image = jnp.transpose(image, (0, 3, 1, 4, 2)).reshape(rows * tile, columns * tile, -1)
-    image = lax.slice(image, (0, 0, 0), (layout.height, layout.width, image.shape[2]))
+    image = lax.slice(image, (0, 0, 0), (tile_grid.height, tile_grid.width, image.shape[2]))
     return image[..., :-1], image[..., -1]
 
 
 def _rasterize(
-    job: Job, projection: Projection, channels: Array, probe: Array | None, *, differentiable: bool
+    settings: RenderSettings,
+    projected: ProjectedGaussians,
+    channels: Array,
+    probe: Array | None,
+    *,
+    differentiable: bool,
 ) -> tuple[Array, Array, Array]:
-    isects = intersect_tiles(projection, isect_capacity=job.room, **job.layout._asdict())
+    isects = intersect_tiles(
+        projected, isect_capacity=settings.known_capacity, **settings.tile_grid._asdict()
+    )
     image, alpha = rasterize_to_pixels(
-        projection.means2d,
-        projection.conics,
+        projected.means2d,
+        projected.conics,
         channels,
-        projection.opacities,
+        projected.opacities,
         isects,
-        job.layout,
+        settings.tile_grid,
         probe=probe,
         differentiable=differentiable,
     )
     return image, alpha, isects.num_isects
 
 
-def _count(job: Job, projection: Projection) -> Int[Array, ""]:
-    return count_isects(projection, **job.layout._asdict())
+def _count(settings: RenderSettings, projected: ProjectedGaussians) -> Int[Array, ""]:
+    return count_isects(projected, **settings.tile_grid._asdict())
 
 
-def _draws_everything(job: Job, arrays: Any, camera: Any = None) -> None:
-    del job, arrays, camera
+def _draws_everything(settings: RenderSettings, arrays: Any, camera: Any = None) -> None:
+    del settings, arrays, camera
 
 
 def _runs_everywhere() -> None:

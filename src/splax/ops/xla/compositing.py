@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from splax.ops.constants import ALPHA_THRESHOLD, MAX_ALPHA, MIN_TRANSMITTANCE
-from splax.ops.intersection import Intersections, TileLayout
+from splax.ops.intersection import Intersections
+from splax.ops.tile_grid import TileGrid
 
 # Gaussians per bucket. Longer buckets amortise per-bucket work, shorter ones pad less.
 BUCKET_SIZE = 32
@@ -56,7 +57,7 @@ def composite(
     attributes: Float[Array, "rows n"],
     probe: Float[Array, "2 n"] | None,
     isects: Intersections,
-    layout: TileLayout,
+    tile_grid: TileGrid,
 ) -> Float[Array, "tiles channels pixels"]:
     """Composites every tile.
 
@@ -64,19 +65,19 @@ def composite(
         attributes: one column a Gaussian: mean x and y, conic a, b, c, opacity, then the channels.
         probe: see :class:`splax.ops.backend.Backend` (Ye et al. 2024, AbsGS).
         isects: lists of the tiles.
-        layout: static sizes.
+        tile_grid: the tiles of the image.
 
     Returns:
         Channels of each pixel, the last one the alpha, [tiles, C + 1, tile_size^2]; no background.
     """
-    buckets = _make_buckets(isects, layout)
+    buckets = _make_buckets(isects, tile_grid)
     entries, channels = gather_entries(
-        attributes, buckets.ids, valid=buckets.valid, tile=buckets.tile[:, None], layout=layout
+        attributes, buckets.ids, valid=buckets.valid, tile=buckets.tile[:, None], tile_grid=tile_grid
     )
     channels = jnp.stack([*channels, jnp.ones_like(entries.x)], axis=2)
     probes = None if probe is None else tuple(row[buckets.ids] for row in probe)
-    dtype, num_pixels, num_channels = attributes.dtype, layout.num_pixels, channels.shape[2]
-    pixels = pixel_centers(layout, dtype)[..., None]
+    dtype, num_pixels, num_channels = attributes.dtype, tile_grid.num_pixels, channels.shape[2]
+    pixels = pixel_centers(tile_grid, dtype)[..., None]
 
     def composite_group(carry, entries, channels, probes, tile, begins):
         columns = Entries(*(value[:, None] for value in entries))
@@ -109,9 +110,9 @@ def composite(
     _, colors = jax.lax.scan(step, jnp.ones(num_pixels, dtype), groups)
     colors = jnp.moveaxis(colors, -1, 1).reshape(-1, num_channels * num_pixels)
     tiles = jax.ops.segment_sum(
-        colors, buckets.tile.reshape(-1), num_segments=layout.num_tiles, indices_are_sorted=True
+        colors, buckets.tile.reshape(-1), num_segments=tile_grid.num_tiles, indices_are_sorted=True
     )
-    return tiles.reshape(layout.num_tiles, num_channels, num_pixels)
+    return tiles.reshape(tile_grid.num_tiles, num_channels, num_pixels)
 
 
 def gather_entries(
@@ -120,7 +121,7 @@ def gather_entries(
     *,
     valid: Bool[Array, "*shape"],
     tile: Int[Array, "..."],
-    layout: TileLayout,
+    tile_grid: TileGrid,
 ) -> tuple[Entries, list[Float[Array, "*shape"]]]:
     """What compositing reads of some Gaussians, and their channels, for each of ``ids``.
 
@@ -129,13 +130,13 @@ def gather_entries(
         ids: rows of Gaussians.
         valid: which of them are in a list.
         tile: where they are drawn, of a shape that broadcasts to that of ``ids``.
-        layout: static sizes.
+        tile_grid: the tiles of the image.
     """
     x, y, a, b, c, opacity, *channels = (row[ids] for row in attributes)
-    row, column = jnp.divmod(tile, layout.grid[0])
+    row, column = jnp.divmod(tile, tile_grid.columns)
     entries = Entries(
-        x=x - ((column + 0.5) * layout.tile_size).astype(x.dtype),
-        y=y - ((row + 0.5) * layout.tile_size).astype(y.dtype),
+        x=x - ((column + 0.5) * tile_grid.tile_size).astype(x.dtype),
+        y=y - ((row + 0.5) * tile_grid.tile_size).astype(y.dtype),
         a=a,
         b=b,
         c=c,
@@ -144,10 +145,10 @@ def gather_entries(
     return entries, channels
 
 
-def pixel_centers(layout: TileLayout, dtype: jnp.dtype) -> Float[Array, "2 pixels"]:
+def pixel_centers(tile_grid: TileGrid, dtype: jnp.dtype) -> Float[Array, "2 pixels"]:
     """Pixel centres of a tile, x and y, less the centre of the tile."""
-    row, column = jnp.divmod(jnp.arange(layout.num_pixels), layout.tile_size)
-    return (jnp.stack([column, row]) + 0.5 - layout.tile_size / 2).astype(dtype)
+    row, column = jnp.divmod(jnp.arange(tile_grid.num_pixels), tile_grid.tile_size)
+    return (jnp.stack([column, row]) + 0.5 - tile_grid.tile_size / 2).astype(dtype)
 
 
 def pixel_alphas(
@@ -192,17 +193,17 @@ def _probed_difference_bwd(like, v):
 _probed_difference.defvjp(_probed_difference_fwd, _probed_difference_bwd)
 
 
-def _make_buckets(isects: Intersections, layout: TileLayout) -> Buckets:
+def _make_buckets(isects: Intersections, tile_grid: TileGrid) -> Buckets:
     offsets, capacity = isects.tile_offsets, isects.flatten_ids.shape[0]
     # No more buckets than this can be needed: full ones, and one that is not full in each tile.
-    most = capacity // BUCKET_SIZE + min(layout.num_tiles, capacity)
-    lanes = min(max(8, _GROUP_ELEMENTS // (BUCKET_SIZE * layout.num_pixels)), most)
+    most = capacity // BUCKET_SIZE + min(tile_grid.num_tiles, capacity)
+    lanes = min(max(8, _GROUP_ELEMENTS // (BUCKET_SIZE * tile_grid.num_pixels)), most)
     groups = max(1, -(-most // lanes))
 
     counts = -(-(offsets[1:] - offsets[:-1]) // BUCKET_SIZE)
     ends = jnp.cumsum(counts)
     index = jnp.arange(groups * lanes, dtype=jnp.int32)
-    tiles = jnp.arange(layout.num_tiles, dtype=jnp.int32)
+    tiles = jnp.arange(tile_grid.num_tiles, dtype=jnp.int32)
     tile = jnp.repeat(tiles, counts, total_repeat_length=index.size)
     nth = index - (ends - counts)[tile]
     pairs = offsets[tile] + nth * BUCKET_SIZE + jnp.arange(BUCKET_SIZE, dtype=jnp.int32)[:, None]

@@ -20,7 +20,8 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
-from splax.ops.intersection import Intersections, TileLayout
+from splax.ops.intersection import Intersections
+from splax.ops.tile_grid import TileGrid
 from splax.ops.xla.compositing import Entries, gather_entries, pixel_alphas, pixel_centers
 
 # Gaussians that a lane composites in one step. Longer steps overshoot the end of more lists and compile longer,
@@ -54,22 +55,22 @@ def composite_vjp(
     attributes: Float[Array, "rows n"],
     probe: Float[Array, "2 n"] | None,
     isects: Intersections,
-    layout: TileLayout,
+    tile_grid: TileGrid,
 ) -> Float[Array, "tiles channels pixels"]:
     """As :func:`splax.ops.xla.compositing.composite`; first order reverse mode only."""
-    return _composite_fwd(attributes, probe, isects, layout)[0]
+    return _composite_fwd(attributes, probe, isects, tile_grid)[0]
 
 
-def _composite_fwd(attributes, probe, isects, layout):
+def _composite_fwd(attributes, probe, isects, tile_grid):
     # A batch goes one by one: in lockstep, every image would take as many steps as the one with the most.
-    tiles = sequential_vmap(functools.partial(_forward, layout=layout))(attributes, isects)
+    tiles = sequential_vmap(functools.partial(_forward, tile_grid=tile_grid))(attributes, isects)
     has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
     return tiles, (has_probe, attributes, isects, tiles)
 
 
-def _composite_bwd(layout, residuals, v_tiles):
+def _composite_bwd(tile_grid, residuals, v_tiles):
     has_probe, *residuals = residuals
-    backward = functools.partial(_backward, layout=layout, probed=has_probe is not None)
+    backward = functools.partial(_backward, tile_grid=tile_grid, probed=has_probe is not None)
     gradients = sequential_vmap(backward)(*residuals, v_tiles)
     if has_probe is None:
         return gradients, None, None
@@ -79,9 +80,9 @@ def _composite_bwd(layout, residuals, v_tiles):
 composite_vjp.defvjp(_composite_fwd, _composite_bwd)
 
 
-def _forward(attributes, isects, *, layout):
+def _forward(attributes, isects, *, tile_grid):
     def start(tile):
-        return (jnp.ones((tile.size, layout.num_pixels), attributes.dtype),)
+        return (jnp.ones((tile.size, tile_grid.num_pixels), attributes.dtype),)
 
     def blend(step, state, images):
         (transmittance,) = state
@@ -102,13 +103,13 @@ def _forward(attributes, isects, *, layout):
         colors = [image.at[step.tile].add(total) for image, total in zip(colors, sums, strict=True)]
         return (transmittance,), (light.at[step.tile].set(transmittance), *colors)
 
-    blank = jnp.zeros((layout.num_tiles, layout.num_pixels), attributes.dtype)
+    blank = jnp.zeros((tile_grid.num_tiles, tile_grid.num_pixels), attributes.dtype)
     colors = (blank,) * (attributes.shape[0] - len(Entries._fields))
-    light, *colors = _walk(attributes, isects, layout, start, blend, (blank + 1, *colors))
+    light, *colors = _walk(attributes, isects, tile_grid, start, blend, (blank + 1, *colors))
     return jnp.stack([*colors, 1 - jnp.abs(light)], axis=1)
 
 
-def _backward(attributes, isects, tiles, v_tiles, *, layout, probed):
+def _backward(attributes, isects, tiles, v_tiles, *, tile_grid, probed):
     """Gradient of the attributes, and of the probe behind them if there is one; front to back.
 
     With g = sum of channel times cotangent, the loss is the sum of w g over a pixel's Gaussians, and its
@@ -118,7 +119,7 @@ def _backward(attributes, isects, tiles, v_tiles, *, layout, probed):
     totals = (tiles * v_tiles).sum(axis=1)
 
     def start(tile):
-        return jnp.ones((tile.size, layout.num_pixels), attributes.dtype), totals[tile]
+        return jnp.ones((tile.size, tile_grid.num_pixels), attributes.dtype), totals[tile]
 
     def differentiate(step, state, gradients):
         v_channels = v_tiles[step.tile]
@@ -142,23 +143,23 @@ def _backward(attributes, isects, tiles, v_tiles, *, layout, probed):
         # Both arrays are overwritten as a whole; to begin with some that exist is quicker than with zeros.
         *state, weights, v = jax.lax.fori_loop(0, STEP_SIZE, blend, (*state, step.alphas, step.alphas))
         v_colors = jnp.einsum("lsp,lcp->lsc", weights, v_channels[:, :-1], precision=_HIGHEST)
-        v_entries = jnp.stack(_entry_gradients(v, step.entries, layout), axis=-1)
+        v_entries = jnp.stack(_entry_gradients(v, step.entries, tile_grid), axis=-1)
         rows = [v_entries, v_colors]
         if probed:
-            rows.append(jnp.stack(_probe_gradients(v, step.entries, layout), axis=-1))
+            rows.append(jnp.stack(_probe_gradients(v, step.entries, tile_grid), axis=-1))
         return tuple(state), gradients.at[step.ids].add(jnp.concatenate(rows, axis=-1))
 
     num_rows, num = attributes.shape
     gradients = jnp.zeros((num, num_rows + 2 * probed), attributes.dtype)
-    return _walk(attributes, isects, layout, start, differentiate, gradients).T
+    return _walk(attributes, isects, tile_grid, start, differentiate, gradients).T
 
 
-def _entry_gradients(v, entries, layout):
+def _entry_gradients(v, entries, tile_grid):
     """Gradients of x, y, conic and opacity, [lanes, step] each, from moments of ``v`` over the pixels.
 
     Moments about the tile's centre first, whose factors are the same for all, then moved to the mean.
     """
-    px, py = pixel_centers(layout, v.dtype)
+    px, py = pixel_centers(tile_grid, v.dtype)
     factors = jnp.stack([jnp.ones_like(px), px, py, px * px, px * py, py * py])
     moments = jnp.einsum("lsp,mp->lsm", v, factors, precision=_HIGHEST)
     s, sx, sy, sxx, sxy, syy = jnp.moveaxis(moments, -1, 0)
@@ -171,9 +172,9 @@ def _entry_gradients(v, entries, layout):
     return -(a * x + b * y), -(b * x + c * y), -0.5 * xx, -xy, -0.5 * yy, v_opacity
 
 
-def _probe_gradients(v, entries, layout):
+def _probe_gradients(v, entries, tile_grid):
     """Gradients of x and y, [lanes, step] each, in absolute values of what each pixel adds."""
-    px, py = pixel_centers(layout, v.dtype)
+    px, py = pixel_centers(tile_grid, v.dtype)
     mean_x, mean_y, a, b, c, _ = (value[..., None] for value in entries)
     dx, dy = mean_x - px, mean_y - py
     slopes = (a * dx + b * dy, b * dx + c * dy)
@@ -183,7 +184,7 @@ def _probe_gradients(v, entries, layout):
 def _walk(
     attributes: Array,
     isects: Intersections,
-    layout: TileLayout,
+    tile_grid: TileGrid,
     start: Callable[[Array], tuple[Array, ...]],
     visit: Callable[[Step, tuple[Array, ...], Any], tuple[tuple[Array, ...], Any]],
     result: Any,
@@ -193,23 +194,23 @@ def _walk(
     Args:
         attributes: of the Gaussians.
         isects: the lists.
-        layout: static sizes.
+        tile_grid: the tiles of the image.
         start: gives the state of tiles in front of their first Gaussian, [lanes, pixels] each; the
             transmittance comes first.
         visit: gives the next state and result, of a step, the state and the result.
         result: what the steps add to. Lanes that are left without a tile have one out of bounds, where JAX
             drops what is written.
     """
-    num_lanes = min(max(8, _STEP_ELEMENTS // (STEP_SIZE * layout.num_pixels)), layout.num_tiles)
+    num_lanes = min(max(8, _STEP_ELEMENTS // (STEP_SIZE * tile_grid.num_pixels)), tile_grid.num_tiles)
     # Where there is no tile left, there is an empty list behind that of the last one.
     offsets = jnp.append(isects.tile_offsets, isects.tile_offsets[-1])
-    pixels = pixel_centers(layout, attributes.dtype)
+    pixels = pixel_centers(tile_grid, attributes.dtype)
 
     def take(lanes, transmittance):
         """Next tiles for the lanes that are done, and which these are."""
         done = (lanes.pair >= offsets[lanes.tile + 1]) | (transmittance <= MIN_TRANSMITTANCE).all(axis=1)
         taken = jnp.cumsum(done, dtype=jnp.int32)
-        tile = jnp.where(done, jnp.minimum(lanes.next_tile + taken - 1, layout.num_tiles), lanes.tile)
+        tile = jnp.where(done, jnp.minimum(lanes.next_tile + taken - 1, tile_grid.num_tiles), lanes.tile)
         pair = jnp.where(done, offsets[tile], lanes.pair)
         return Lanes(tile, pair, lanes.next_tile + taken[-1]), done
 
@@ -221,7 +222,7 @@ def _walk(
         valid = pairs < offsets[lanes.tile + 1, None]
         ids = isects.flatten_ids[jnp.where(valid, pairs, 0)]
         entries, channels = gather_entries(
-            attributes, ids, valid=valid, tile=lanes.tile[:, None], layout=layout
+            attributes, ids, valid=valid, tile=lanes.tile[:, None], tile_grid=tile_grid
         )
         alphas = pixel_alphas(Entries(*(value[..., None] for value in entries)), pixels)
         state, result = visit(Step(lanes.tile, ids, entries, channels, alphas), state, result)
@@ -229,8 +230,8 @@ def _walk(
 
     def unfinished(carry):
         lanes = carry[0]
-        return (lanes.next_tile < layout.num_tiles) | (lanes.tile < layout.num_tiles).any()
+        return (lanes.next_tile < tile_grid.num_tiles) | (lanes.tile < tile_grid.num_tiles).any()
 
-    none = jnp.full(num_lanes, layout.num_tiles, jnp.int32)
+    none = jnp.full(num_lanes, tile_grid.num_tiles, jnp.int32)
     lanes = Lanes(none, offsets[none], jnp.zeros((), jnp.int32))
     return jax.lax.while_loop(unfinished, body, (lanes, start(none), result))[2]

@@ -45,7 +45,7 @@ class IsectBuffer:
         @jax.jit  # one program for each size of images, where each operation by itself would compile one
         def count(state: Any, camera: Camera) -> Int[Array, ""]:
             model = nnx.merge(graphdef, state)
-            return model.rasterizer.count_isects(model.gaussians.drawable(), camera)
+            return model.rasterizer.count_isects(model.gaussians.renderable_only(), camera)
 
         sample = views[:: max(1, len(views) // _SAMPLE)]
         counts = [count(state, view.camera) for view in sample]

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_tests import tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
-from splax.ops.triton.tiling import FORM, Form, Tiling
-from splax.ops.types import Splats
+from splax.ops.triton.pixel_regions import FORM_SIZE, QuadraticForm
+from splax.ops.types import CompositingInputs
 
 _LN2 = math.log(2)
 _LEAST_OPACITY = 1e-10
@@ -26,7 +27,7 @@ class Prepared(NamedTuple):
     """What kernels read of each Gaussian.
 
     Attributes:
-        attributes: a :class:`Form`, then the channels, [N, 6 + C].
+        attributes: a :class:`QuadraticForm`, then the channels, [N, 6 + C].
         boxes: the box of tiles around it, see :func:`pack_box`, [N, 2].
         counts: tiles of the box that the ellipse reaches, [N]; 0 where culled.
     """
@@ -36,10 +37,10 @@ class Prepared(NamedTuple):
     counts: jax.Array
 
 
-def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Prepared:
+def prepare(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> Prepared:
     """Packs Gaussians and finds their tiles; rows of ``radii`` 0, [N, 2], reach none."""
-    num, num_channels = splats.channels.shape
-    width = FORM + num_channels
+    num, num_channels = inputs.channels.shape
+    width = FORM_SIZE + num_channels
 
     def kernel(means2d, conics, opacities, channels, radii, attributes, boxes, counts):
         gaussian = pl.program_id(0) * LANES + lanes()
@@ -50,10 +51,10 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
 
         x, y = columns_of(means2d, 2)
         conic_a, conic_b, conic_c = columns_of(conics, 3)
-        form = form_of(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
+        form = quadratic_form(x, y, (conic_a, conic_b, conic_c), load(opacities, gaussian, exists))
         for q, value in enumerate((*form, *columns_of(channels, num_channels))):
             store(attributes, gaussian * width + q, value, exists)
-        box, count = tiles_of(form, columns_of(radii, 2), tiling, warp)
+        box, count = tiles_of(form, columns_of(radii, 2), tile_grid, warp)
         for q, value in enumerate(pack_box(box)):
             store(boxes, gaussian * 2 + q, value, exists)
         store(counts, gaussian, count, exists)
@@ -63,29 +64,29 @@ def prepare(splats: Splats, radii: jax.Array, tiling: Tiling, warp: Warp) -> Pre
         jax.ShapeDtypeStruct((num * 2,), jnp.int32),
         jax.ShapeDtypeStruct((num,), jnp.int32),
     ]
-    args = [x.reshape(-1) for x in (*splats, radii)]
+    args = [x.reshape(-1) for x in (*inputs, radii)]
     if num_channels == 0:
         args[3] = args[2]  # kernels take no empty arrays; this one is not read
     attributes, boxes, counts = warp.launch("prepare", kernel, (-(-num // LANES),), shapes, *args)
     return Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
 
 
-def form_of(x, y, conic, opacity) -> Form:
-    """The :class:`Form` of Gaussians with these centres, conics and opacities."""
+def quadratic_form(x, y, conic, opacity) -> QuadraticForm:
+    """The :class:`QuadraticForm` of Gaussians with these centres, conics and opacities."""
     a, b, c = conic
     top = jnp.log2(jnp.maximum(opacity, _LEAST_OPACITY))
-    return Form(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
+    return QuadraticForm(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
 
 
-def tiles_of(form: Form, radii, tiling: Tiling, warp: Warp):
+def tiles_of(form: QuadraticForm, radii, tile_grid: TileGrid, warp: Warp):
     """Box of tiles (left, top, columns, rows) within the radii, and how many of it the ellipse reaches."""
     radius_x, radius_y = radii
     visible = (radius_x > 0) & (radius_y > 0)
-    left, columns = _tiles_between(form.mean_x, radius_x, tiling.columns, tiling.tile_size)
-    top, rows = _tiles_between(form.mean_y, radius_y, tiling.rows, tiling.tile_size)
+    left, columns = _tiles_between(form.mean_x, radius_x, tile_grid.columns, tile_grid.tile_size)
+    top, rows = _tiles_between(form.mean_y, radius_y, tile_grid.rows, tile_grid.tile_size)
     rows = jnp.where(visible, rows, 0)
 
-    span = tile_spans(form, left, columns, tiling, warp)
+    span = tile_spans(form, left, columns, tile_grid, warp)
 
     def add(i, count):
         return count + jnp.where(i < rows, span(top + i)[1], 0)
@@ -104,11 +105,11 @@ def unpack_box(horizontal, vertical):
     return horizontal & 0xFFFF, vertical & 0xFFFF, (horizontal >> 16) & 0xFFFF, (vertical >> 16) & 0xFFFF
 
 
-def form_gradients(form: Form, moments) -> Form:
-    """Cotangents of a :class:`Form` from the six moments that the backward pass sums over pixels."""
+def form_gradients(form: QuadraticForm, moments) -> QuadraticForm:
+    """Cotangents of a :class:`QuadraticForm` from the six moments that the backward pass sums over pixels."""
     s, sx, sy, sxx, sxy, syy = moments
     v_x, v_y = -(2 * form.a * sx + form.b * sy), -(form.b * sx + 2 * form.c * sy)
-    return Form(*(_LN2 * v for v in (v_x, v_y, sxx, sxy, syy, s)))
+    return QuadraticForm(*(_LN2 * v for v in (v_x, v_y, sxx, sxy, syy, s)))
 
 
 def _tiles_between(mean, radius, tiles, tile_size):
@@ -118,20 +119,20 @@ def _tiles_between(mean, radius, tiles, tile_size):
     return first, jnp.maximum(end - first, 0)
 
 
-def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splats:
-    """Gradients of :class:`Splats` from the sums over pixels, [6 + C, N]."""
+def compositing_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> CompositingInputs:
+    """Gradients of :class:`CompositingInputs` from the sums over pixels, [6 + C, N]."""
     num, width = attributes.shape
-    num_channels = width - FORM
+    num_channels = width - FORM_SIZE
 
     def kernel(sums, attributes, v_means2d, v_conics, v_opacities, v_channels):
         gaussian = pl.program_id(0) * LANES + lanes()
         exists = gaussian < num
-        moments = [load(sums, q * num + gaussian, exists) for q in range(FORM)]
-        form = Form(*(load(attributes, gaussian * width + q, exists) for q in range(FORM)))
+        moments = [load(sums, q * num + gaussian, exists) for q in range(FORM_SIZE)]
+        form = QuadraticForm(*(load(attributes, gaussian * width + q, exists) for q in range(FORM_SIZE)))
         v_form = form_gradients(form, moments)
         store(v_means2d, gaussian * 2, v_form.mean_x, exists)
         store(v_means2d, gaussian * 2 + 1, v_form.mean_y, exists)
-        # The derivatives of `form_of`.
+        # The derivatives of `quadratic_form`.
         v_conic = (-0.5 / _LN2 * v_form.a, -1 / _LN2 * v_form.b, -0.5 / _LN2 * v_form.c)
         for q, value in enumerate(v_conic):
             store(v_conics, gaussian * 3 + q, value, exists)
@@ -142,7 +143,7 @@ def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splat
             jnp.where(form.top > math.log2(_LEAST_OPACITY) + 1e-3, v_opacity, 0),
             exists,
         )
-        values = [load(sums, q * num + gaussian, exists) for q in range(FORM, width)]
+        values = [load(sums, q * num + gaussian, exists) for q in range(FORM_SIZE, width)]
         for q, value in enumerate(values):
             store(v_channels, gaussian * num_channels + q, value, exists)
 
@@ -150,7 +151,7 @@ def splat_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> Splat
     shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
     args = (sums.reshape(-1), attributes.reshape(-1))
     v_means2d, v_conics, v_opacities, v_channels = warp.launch(
-        "splat_gradients", kernel, (-(-num // LANES),), shapes, *args
+        "compositing_gradients", kernel, (-(-num // LANES),), shapes, *args
     )
     v_channels = v_channels[: num * num_channels].reshape(num, num_channels)
-    return Splats(v_means2d.reshape(num, 2), v_conics.reshape(num, 3), v_opacities, v_channels)
+    return CompositingInputs(v_means2d.reshape(num, 2), v_conics.reshape(num, 3), v_opacities, v_channels)

@@ -13,6 +13,7 @@ from jax.experimental import pallas as pl
 
 from splax.ops.intersection import saturating_sum
 from splax.ops.jax_internals.traced_once import traced_once
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
 from splax.ops.triton.binning.pack import MOST_TILES_A_SIDE, Prepared, unpack_box
 from splax.ops.triton.binning.pair_offsets import number_slots
@@ -21,7 +22,7 @@ from splax.ops.triton.binning.tile_ranges import tile_ranges
 from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
 from splax.ops.triton.lanes.search import shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
-from splax.ops.triton.tiling import FORM, ID_BITS, Form, Tiling
+from splax.ops.triton.pixel_regions import FORM_SIZE, ID_BITS, QuadraticForm, num_subtiles, subtile_size
 
 _SLOTS_PER_LANE = 4
 
@@ -44,23 +45,23 @@ class TileLists(NamedTuple):
     slots: jax.Array | None
     offsets: jax.Array
     order: jax.Array
-    checkpoint_starts: jax.Array
+    bucket_state_starts: jax.Array
     num_long: jax.Array
     first: jax.Array | None
     counts: jax.Array
     num_isects: jax.Array
 
 
-@traced_once("tiling", "capacity", "warp", "with_slots")
+@traced_once("tile_grid", "capacity", "warp", "with_slots")
 def make_lists(
-    prepared: Prepared, depths: jax.Array, tiling: Tiling, capacity: int, warp: Warp, *, with_slots: bool
+    prepared: Prepared, depths: jax.Array, tile_grid: TileGrid, capacity: int, warp: Warp, *, with_slots: bool
 ) -> TileLists:
     """Lists of all tiles, front to back; equal depths in the order of the rows.
 
     Args:
         prepared: the Gaussians.
         depths: camera-space z, [N]; positive where something is drawn.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         capacity: room for pairs.
         warp: how kernels run.
         with_slots: whether the slot of each pair is needed.
@@ -68,10 +69,11 @@ def make_lists(
     Raises:
         ValueError: if the image has more tiles a side than a box can hold.
     """
-    if max(tiling.columns, tiling.rows) > MOST_TILES_A_SIDE:
+    if max(tile_grid.columns, tile_grid.rows) > MOST_TILES_A_SIDE:
         raise ValueError(
-            f"an image of {tiling.width} x {tiling.height} pixels has more than {MOST_TILES_A_SIDE:,} tiles of "
-            f"{tiling.tile_size} a side; use a larger tile_size, a smaller image or implementation='xla_vjp'."
+            f"an image of {tile_grid.width} x {tile_grid.height} pixels has more than {MOST_TILES_A_SIDE:,} "
+            f"tiles of {tile_grid.tile_size} pixels along a side; use a larger tile_size, a smaller image or "
+            "implementation='xla_vjp'."
         )
     counts = prepared.counts
     # What is drawn has a pair at least, so that more than there is room for need not be sorted.
@@ -80,15 +82,15 @@ def make_lists(
     else:
         ranks = front_to_back(counts, depths, capacity, warp)
     ends, total, first = number_slots(counts, ranks, warp, with_first=with_slots)
-    tiles, ids, *numbers = _emit(ends, ranks, prepared, tiling, capacity, warp, with_slots)
+    tiles, ids, *numbers = _emit(ends, ranks, prepared, tile_grid, capacity, warp, with_slots)
     slots = None
-    bound = tiling.num_tiles + 1
+    bound = tile_grid.num_tiles + 1
     if with_slots:
         tiles, slots = stable_sort(tiles, numbers[0], bound)
         ids = ids[slots]
     else:
         tiles, ids = stable_sort(tiles, ids, bound)
-    ranges = tile_ranges(tiles, tiling.num_tiles, warp)
+    ranges = tile_ranges(tiles, tile_grid.num_tiles, warp)
     # Where there are fewer ranks than Gaussians, some of these may have pairs that no rank has.
     num_isects = total if ranks.rows.shape == counts.shape else saturating_sum(counts)
     return TileLists(ids, slots, *ranges, first, counts, num_isects)
@@ -123,11 +125,11 @@ class _Written(NamedTuple):
     numbers: Any = None
 
 
-def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
+def _emit(ends, ranks, prepared, tile_grid, capacity, warp, numbered):
     """Tile, id and, if wanted, number of each slot; beyond the last pair the tile is the one behind the last."""
     most_ranks, stride = ranks.rows.shape[0], prepared.attributes.shape[1]
     # 16-bit keys sort twice as fast.
-    key = jnp.uint16 if tiling.num_tiles < 2**16 else jnp.uint32
+    key = jnp.uint16 if tile_grid.num_tiles < 2**16 else jnp.uint32
     slots = LANES * _SLOTS_PER_LANE
 
     def kernel(*refs):
@@ -139,7 +141,7 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
 
         def write_none(step, _):
             slot = base + step * LANES + lanes()
-            store(out.tiles, slot, full(tiling.num_tiles).astype(key), slot < capacity)
+            store(out.tiles, slot, full(tile_grid.num_tiles).astype(key), slot < capacity)
             return 0
 
         def write(step, at):
@@ -148,9 +150,9 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
             exists = slot < total
             (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, warp, *at)
             gaussian = load(given.order, rank)
-            form = Form(*(load(given.attributes, gaussian * stride + q) for q in range(FORM)))
+            form = QuadraticForm(*(load(given.attributes, gaussian * stride + q) for q in range(FORM_SIZE)))
             left, top, columns, rows = unpack_box(*(load(given.boxes, gaussian * 2 + q) for q in range(2)))
-            bottom, span_of = top + rows, tile_spans(form, left, columns, tiling, warp)
+            bottom, span_of = top + rows, tile_spans(form, left, columns, tile_grid, warp)
 
             def down(carry):
                 row, nth, _, span = carry
@@ -168,10 +170,13 @@ def _emit(ends, ranks, prepared, tiling, capacity, warp, numbered):
                 start,
             )
             found = (nth < span) & (row < bottom)
-            column, row = jnp.minimum(column + nth, tiling.columns - 1), jnp.minimum(row, tiling.rows - 1)
+            column, row = (
+                jnp.minimum(column + nth, tile_grid.columns - 1),
+                jnp.minimum(row, tile_grid.rows - 1),
+            )
             # A pair of no subtile stays in a list, so that the backward pass writes its row too.
-            bits = jnp.where(found, _subtile_bits(form, column, row, tiling, warp), 0)
-            tile = jnp.where(exists, row * tiling.columns + column, tiling.num_tiles)
+            bits = jnp.where(found, _subtile_bits(form, column, row, tile_grid, warp), 0)
+            tile = jnp.where(exists, row * tile_grid.columns + column, tile_grid.num_tiles)
             store(out.tiles, slot, tile.astype(key), slot < capacity)
             store(out.ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
             return at
@@ -228,10 +233,10 @@ def ranks_of_slots(ends, first_slot, last_rank, warp: Warp, first_rank, begin):
     return rank_after(lax.population_count(up_to_own)), rank_after(lax.population_count(warp.ballot(ended)))
 
 
-def _subtile_bits(form, column, row, tiling, warp):
-    side, size = tiling.subtile, tiling.tile_size
+def _subtile_bits(form, column, row, tile_grid, warp):
+    side, size = subtile_size(tile_grid), tile_grid.tile_size
     bits = full(0)
-    for subtile in range(tiling.subtiles):
+    for subtile in range(num_subtiles(tile_grid)):
         x = column * size + (subtile % (size // side)) * side
         y = row * size + (subtile // (size // side)) * side
         bits |= reaches_box(form, x, y, side, side, warp).astype(jnp.int32) << subtile

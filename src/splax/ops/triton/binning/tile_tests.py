@@ -5,14 +5,15 @@ Every test errs on the side of reaching, so the image does not depend on it.
 
 import jax.numpy as jnp
 
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.lanes.warp import LANES, Warp
-from splax.ops.triton.tiling import LOG2_THRESHOLD, Form, Tiling
+from splax.ops.triton.pixel_regions import LOG2_THRESHOLD, QuadraticForm
 
 # Slack for rounding, in powers of two of alpha.
 _MARGIN = 1e-3
 
 
-def tile_spans(form: Form, left, columns, tiling: Tiling, warp: Warp):
+def tile_spans(form: QuadraticForm, left, columns, tile_grid: TileGrid, warp: Warp):
     """A function of a row of tiles: the first tile and the number of tiles that the ellipse reaches there.
 
     The right-most point of the part of an ellipse in a band of y is the ellipse's own right-most point, or
@@ -27,12 +28,12 @@ def tile_spans(form: Form, left, columns, tiling: Tiling, warp: Warp):
     extreme = -0.5 * b * warp.reciprocal(c) * warp.sqrt(c * scale)
     # A pixel's centre is half a pixel from its corner.
     slack = warp.fma(jnp.abs(form.mean_x), 1e-6, jnp.full(LANES, 1e-3))
-    per_half, shift = 0.5 * warp.reciprocal(a), tiling.tile_size.bit_length() - 1
+    per_half, shift = 0.5 * warp.reciprocal(a), tile_grid.tile_size.bit_length() - 1
     most = 4 * a * level
 
     def span(row):
-        first_y = (row * tiling.tile_size).astype(jnp.float32) + 0.5 - form.mean_y
-        low, high = jnp.maximum(first_y, -reach_y), jnp.minimum(first_y + (tiling.tile_size - 1), reach_y)
+        first_y = (row * tile_grid.tile_size).astype(jnp.float32) + 0.5 - form.mean_y
+        low, high = jnp.maximum(first_y, -reach_y), jnp.minimum(first_y + (tile_grid.tile_size - 1), reach_y)
 
         def side(dy, sign):
             dy = jnp.minimum(jnp.maximum(dy, low), high)
@@ -49,7 +50,7 @@ def tile_spans(form: Form, left, columns, tiling: Tiling, warp: Warp):
     return span
 
 
-def reaches_box(form: Form, left, top, width: int, height: int, warp: Warp):
+def reaches_box(form: QuadraticForm, left, top, width: int, height: int, warp: Warp):
     """Whether the ellipse reaches the box of the pixel centres of a rectangle.
 
     The form is concave: its largest value in a box without the mean is on one of the sides that face the mean.

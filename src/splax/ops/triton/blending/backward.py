@@ -22,20 +22,23 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
-from splax.ops.triton.blending.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
+from splax.ops.triton.blending.forward import BUCKET_SIZE, BucketStates, channels_per_draw
 from splax.ops.triton.lanes.atomic_sums import launch_sums
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
-from splax.ops.triton.tiling import (
-    FORM,
+from splax.ops.triton.pixel_regions import (
+    FORM_SIZE,
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
-    Form,
-    Region,
-    Tiling,
-    columns_of,
-    lines_of,
+    PixelRegion,
+    QuadraticForm,
+    num_lines,
+    num_subtiles,
+    num_tile_blocks,
+    pixel_columns,
+    pixel_lines,
 )
 
 _LN2 = math.log(2)
@@ -48,16 +51,16 @@ class Drawn(NamedTuple):
     """An image, and what its backward pass needs.
 
     Attributes:
-        attributes: of each Gaussian, :class:`Form` and channels, [N, 6 + C].
+        attributes: of each Gaussian, :class:`QuadraticForm` and channels, [N, 6 + C].
         lists: pairs of each tile, with slots if sums are to have a fixed order.
-        checkpoints: states of pixels.
+        bucket_states: states of pixels.
         image: channels, [H, W, C].
         alpha: [H, W].
     """
 
     attributes: jax.Array
     lists: TileLists
-    checkpoints: Checkpoints
+    bucket_states: BucketStates
     image: jax.Array
     alpha: jax.Array
 
@@ -70,9 +73,9 @@ class _Refs(NamedTuple):
         offsets: first pair of each tile.
         order: tiles, those of long lists first.
         attributes: see :class:`Drawn`.
-        states: of pixels; see :class:`Checkpoints`, as are ``owner``, ``starts`` and ``walked``.
-        owner: tile of each checkpoint.
-        starts: first checkpoint of each tile.
+        states: of pixels; see :class:`BucketStates`, as are ``owner``, ``starts`` and ``walked``.
+        owner: tile of each bucket state.
+        starts: first bucket state of each tile.
         walked: pairs that the forward pass reached.
         image: as drawn.
         v_image: its cotangent.
@@ -112,7 +115,7 @@ def pair_gradients(
     v_image: jax.Array,
     v_alpha: jax.Array | None,
     channels: range,
-    tiling: Tiling,
+    tile_grid: TileGrid,
     warp: Warp,
     *,
     start: Sequence[jax.Array] | None = None,
@@ -131,22 +134,22 @@ def pair_gradients(
         v_image: cotangent of the image.
         v_alpha: cotangent of alpha; None counts as zero.
         channels: which of the channels to differentiate.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         warp: how kernels run.
         start: zeros in the rows that are drawn; arrays whose columns, taken together, are those of the sums and
             perhaps more.
         absolute: adds two columns, the gradients of the centre's x and y, with absolute values of what each pixel
             adds.
     """
-    attributes, lists, checkpoints, image, alpha = drawn
+    attributes, lists, bucket_states, image, alpha = drawn
     stride, total_channels = attributes.shape[1], image.shape[-1]
-    parts = tiling.subtiles // tiling.blocks
-    drawn_with = channels.start // channels_per_draw(tiling)  # the pass that drew these channels
-    first_drawn = drawn_with * channels_per_draw(tiling)
-    num_drawn = min(channels_per_draw(tiling), total_channels - first_drawn)
-    state_size = (1 + num_drawn) * tiling.num_pixels
-    num_checkpoints = checkpoints.tile.shape[0]
-    width = FORM + len(channels) + 2 * absolute
+    parts = num_subtiles(tile_grid) // num_tile_blocks(tile_grid)
+    drawn_with = channels.start // channels_per_draw(tile_grid)  # the pass that drew these channels
+    first_drawn = drawn_with * channels_per_draw(tile_grid)
+    num_drawn = min(channels_per_draw(tile_grid), total_channels - first_drawn)
+    state_size = (1 + num_drawn) * tile_grid.num_pixels
+    num_bucket_states = bucket_states.tile.shape[0]
+    width = FORM_SIZE + len(channels) + 2 * absolute
     if start is None:
         start = (jnp.zeros((attributes.shape[0], width)),)
 
@@ -157,33 +160,33 @@ def pair_gradients(
         ref = _Refs.of(refs, with_alpha=v_alpha is not None, with_slots=lists.slots is not None)
         block, program = pl.program_id(0), pl.program_id(1)
         # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
-        checkpoint = jnp.minimum(program, num_checkpoints - 1)
-        resumes = program < num_checkpoints
+        bucket_state = jnp.minimum(program, num_bucket_states - 1)
+        resumes = program < num_bucket_states
 
-        @pl.when(~resumes | (checkpoint < ref.starts[tiling.num_tiles]))
+        @pl.when(~resumes | (bucket_state < ref.starts[tile_grid.num_tiles]))
         def _():
             tile = jnp.where(
-                resumes, ref.owner[checkpoint], ref.order[jnp.maximum(program - num_checkpoints, 0)]
+                resumes, ref.owner[bucket_state], ref.order[jnp.maximum(program - num_bucket_states, 0)]
             )
-            nth = jnp.where(resumes, checkpoint - ref.starts[tile] + 1, 0)
+            nth = jnp.where(resumes, bucket_state - ref.starts[tile] + 1, 0)
             begin = ref.offsets[tile] + nth * BUCKET_SIZE
             end = jnp.minimum(begin + BUCKET_SIZE, ref.offsets[tile + 1])
 
             def read(part):
                 subtile = block * parts + part
-                nth = 2 * (tile * tiling.subtiles + subtile)
+                nth = 2 * (tile * num_subtiles(tile_grid) + subtile)
                 closes = [ref.offsets[tile] + ref.walked[nth + half] for half in range(2)]
-                region = Region(tile, subtile)
-                read_columns = [read_column(lines, closes) for lines in lines_of(region, tiling)]
+                region = PixelRegion(tile, subtile)
+                read_columns = [read_column(lines, closes) for lines in pixel_lines(region, tile_grid)]
                 return (
                     jnp.maximum(*closes),
-                    columns_of(region, tiling),
+                    pixel_columns(region, tile_grid),
                     *map(list, zip(*read_columns, strict=True)),
                 )
 
             def read_column(lines, closes):
                 """Cotangents of alpha and channels; transmittance, and what comes behind times its cotangent."""
-                closes = [closes[nth // (tiling.lines // 2)] for nth in range(tiling.lines)]
+                closes = [closes[nth // (num_lines(tile_grid) // 2)] for nth in range(num_lines(tile_grid))]
                 numbers = zip(*map(read_line, lines, closes), strict=True)
                 v_alpha, *v_channels, transmittance, behind = map(stack, numbers)
                 return (v_alpha, v_channels), (transmittance, behind)
@@ -199,13 +202,13 @@ def pair_gradients(
                 v, shown = ([at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image))
                 v_a = zeros() if ref.v_alpha is None else load(ref.v_alpha, line.image, inside)
                 behind = zeros() if ref.alpha is None else v_a * load(ref.alpha, line.image, inside)
-                state = checkpoint * state_size + line.tile
+                state = bucket_state * state_size + line.tile
                 at_start = load(ref.states, state, stored)
                 transmittance = jnp.where(everywhere(resumes), at_start, jnp.where(inside, 1.0, 0.0))
                 # All that the pixel shows times its cotangent, less what is in front.
                 behind -= v_a * (1 - transmittance)
                 for q, v_q, value in zip(channels, v, shown, strict=True):
-                    in_front = load(ref.states, state + (1 + q - first_drawn) * tiling.num_pixels, stored)
+                    in_front = load(ref.states, state + (1 + q - first_drawn) * tile_grid.num_pixels, stored)
                     behind += v_q * (value - in_front)
                 # Of finished pixels the sign counts; they are divided by like others.
                 return v_a, *v, jnp.where(transmittance > 0, transmittance, -1.0), behind
@@ -229,7 +232,9 @@ def pair_gradients(
                 total = warp.sum_each(values)
                 if lists.slots is None:
                     return ref.out.add(packed & ID_MASK, sum_columns, total, once)
-                store(ref.out, (slot * tiling.blocks + block) * width + which, total, which < width)
+                store(
+                    ref.out, (slot * num_tile_blocks(tile_grid) + block) * width + which, total, which < width
+                )
                 return full(0)
 
             closes = [read_part[0] for read_part in read_parts]
@@ -241,9 +246,9 @@ def pair_gradients(
 
             def step(packed, reached, slot, values, carry):
                 states, done = carry
-                form, values = Form(*values[:FORM]), values[FORM:]
+                form, values = QuadraticForm(*values[:FORM_SIZE]), values[FORM_SIZE:]
                 # The last ones are not summed over the rows of a column before the end.
-                sums = [zeros()] * (FORM - 1), [zeros(tiling.lines)] * (width - FORM + 1)
+                sums = [zeros()] * (FORM_SIZE - 1), [zeros(num_lines(tile_grid))] * (width - FORM_SIZE + 1)
                 after = []
                 for part in range(parts):
                     change = functools.partial(differentiate, part, form, values)
@@ -260,7 +265,7 @@ def pair_gradients(
                 exists = pair < end
                 slot = full(0) if lists.slots is None else load(ref.slots, pair, exists)
                 place = (load(ref.ids, pair, exists) & ID_MASK) * stride
-                columns = (*range(FORM), *(FORM + q for q in channels))
+                columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
                 held = [load(ref.attributes, place + q, exists) for q in columns]
 
                 def one(k, carry):
@@ -285,7 +290,7 @@ def pair_gradients(
             def clear(first):
                 """Pairs behind finished pixels add nothing."""
                 pair = first + lanes()
-                row = (load(ref.slots, pair, pair < end) * tiling.blocks + block) * width
+                row = (load(ref.slots, pair, pair < end) * num_tile_blocks(tile_grid) + block) * width
                 for q in range(width):
                     store(ref.out, row + q, zeros(), pair < end)
                 return first + LANES
@@ -295,14 +300,14 @@ def pair_gradients(
             else:
                 lax.while_loop(lambda first: first < end, clear, first)
 
-    args = (lists.ids, lists.offsets, lists.order, attributes.reshape(-1), checkpoints.states[drawn_with])
-    args += checkpoints[1:]
+    args = (lists.ids, lists.offsets, lists.order, attributes.reshape(-1), bucket_states.states[drawn_with])
+    args += bucket_states[1:]
     args += (*(x.reshape(-1) for x in (image, v_image)),)
     args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))
-    grid = (tiling.blocks, tiling.num_tiles + num_checkpoints)
+    grid = (num_tile_blocks(tile_grid), tile_grid.num_tiles + num_bucket_states)
     if lists.slots is None:
         return launch_sums("pair_gradients", kernel, grid, start, warp, *args)
-    shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * tiling.blocks * width,), jnp.float32)
+    shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * num_tile_blocks(tile_grid) * width,), jnp.float32)
     out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
     return (out.reshape(-1, width),)
 

@@ -17,21 +17,23 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
 from splax.ops.triton.binning.tile_ranges import BUCKET_SIZE, LONGER_THAN
 from splax.ops.triton.binning.tile_tests import reaches_box
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, store, zeros
-from splax.ops.triton.tiling import (
-    FORM,
+from splax.ops.triton.pixel_regions import (
+    FORM_SIZE,
     ID_BITS,
     ID_MASK,
     LOG2_THRESHOLD,
-    Column,
-    Form,
-    Region,
-    Tiling,
-    columns_of,
+    PixelColumn,
+    PixelRegion,
+    QuadraticForm,
+    num_subtiles,
+    pixel_columns,
     polynomial_around,
+    subtile_size,
 )
 
 # Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
@@ -43,14 +45,14 @@ _NOWHERE = -1e30
 _CHANNELS_PER_LANE = 64
 
 
-class Checkpoints(NamedTuple):
+class BucketStates(NamedTuple):
     """States of pixels between buckets; the first bucket of a tile starts from nothing and has none.
 
     Attributes:
-        states: for each pass its channels' states: transmittance (0 where finished) and channels, [checkpoints,
+        states: for each pass its channels' states: transmittance (0 where finished) and channels, [bucket states,
             1 + C, pixels of a tile], flat.
-        tile: tile of each checkpoint, [checkpoints].
-        starts: first checkpoint of each tile, [T + 1].
+        tile: tile of each bucket state, [bucket states].
+        starts: first bucket state of each tile, [T + 1].
         walked: pairs that the upper and the lower half of each subtile went through, before all pixels that a warp
             drew were finished, [T * subtiles * 2].
     """
@@ -61,37 +63,37 @@ class Checkpoints(NamedTuple):
     walked: jax.Array
 
 
-def num_checkpoints(capacity: int) -> int:
-    """Checkpoints that ``capacity`` pairs can need."""
+def num_bucket_states(capacity: int) -> int:
+    """Bucket states that ``capacity`` pairs can need."""
     return max(1, capacity // BUCKET_SIZE)
 
 
-def most_long_lists(lists: TileLists, tiling: Tiling) -> int:
+def most_long_lists(lists: TileLists, tile_grid: TileGrid) -> int:
     """More tiles than that cannot be among the :attr:`TileLists.num_long`."""
-    return min(tiling.num_tiles, lists.ids.shape[0] // (LONGER_THAN[0] + 1))
+    return min(tile_grid.num_tiles, lists.ids.shape[0] // (LONGER_THAN[0] + 1))
 
 
-def channels_per_draw(tiling: Tiling) -> int:
+def channels_per_draw(tile_grid: TileGrid) -> int:
     """Channels of one pass of :func:`draw`."""
-    return _CHANNELS_PER_LANE * LANES // tiling.subtile**2
+    return _CHANNELS_PER_LANE * LANES // subtile_size(tile_grid) ** 2
 
 
-def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *, save: bool):
+def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: Warp, *, save: bool):
     """Composites all tiles.
 
     Args:
         lists: pairs of each tile.
-        attributes: :class:`Form` and channels of each Gaussian, [N, 6 + C].
-        tiling: static sizes.
+        attributes: :class:`QuadraticForm` and channels of each Gaussian, [N, 6 + C].
+        tile_grid: the tiles of the image.
         warp: how kernels run.
-        save: whether to store checkpoints.
+        save: whether to store bucket states.
 
     Returns:
-        Channels [H, W, C], alpha [H, W], and the checkpoints or None.
+        Channels [H, W, C], alpha [H, W], and the bucket states or None.
     """
-    num_channels, most = attributes.shape[1] - FORM, channels_per_draw(tiling)
+    num_channels, most = attributes.shape[1] - FORM_SIZE, channels_per_draw(tile_grid)
     passes = [
-        _draw(lists, attributes, range(first, min(first + most, num_channels)), tiling, warp, save)
+        _draw(lists, attributes, range(first, min(first + most, num_channels)), tile_grid, warp, save)
         # An image without channels still has an alpha.
         for first in range(0, max(num_channels, 1), most)
     ]
@@ -100,7 +102,7 @@ def draw(lists: TileLists, attributes: jax.Array, tiling: Tiling, warp: Warp, *,
     if not save:
         return image, alphas[0], None
     states, (owner, *_), (walked, *_) = zip(*saved, strict=True)
-    return image, alphas[0], Checkpoints(list(states), owner, lists.checkpoint_starts, walked)
+    return image, alphas[0], BucketStates(list(states), owner, lists.bucket_state_starts, walked)
 
 
 class _Given(NamedTuple):
@@ -118,7 +120,7 @@ _NUM_GIVEN = len(_Given._fields)
 
 
 class _Written(NamedTuple):
-    """References to what the kernel writes, flat; the last three, of :class:`Checkpoints`, if it saves states."""
+    """References to what the kernel writes, flat; the last three, of :class:`BucketStates`, if it saves states."""
 
     image: Any
     alpha: Any
@@ -127,21 +129,21 @@ class _Written(NamedTuple):
     walked: Any = None
 
 
-def _draw(lists, attributes, channels, tiling, warp, save):
+def _draw(lists, attributes, channels, tile_grid, warp, save):
     """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
     stride, num_channels = attributes.shape[1], len(channels)
-    columns = (*range(FORM), *(FORM + q for q in channels))
-    state_size, most_long = (1 + num_channels) * tiling.num_pixels, most_long_lists(lists, tiling)
+    columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
+    state_size, most_long = (1 + num_channels) * tile_grid.num_pixels, most_long_lists(lists, tile_grid)
 
     def kernel(*refs):
         given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
         draw_region = functools.partial(draw_pixels, given, out)
-        _find_region(draw_region, given.order, given.num_long if most_long else None, tiling)
+        _find_region(draw_region, given.order, given.num_long if most_long else None, tile_grid)
 
     def draw_pixels(given, out, region):
         tile, subtile, half = region
         begin, end = given.offsets[tile], given.offsets[tile + 1]
-        pixels = _Pixels.of(region, tiling)
+        pixels = _Pixels.of(region, tile_grid)
         # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
         # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
         reads_ahead = half is not None
@@ -159,14 +161,16 @@ def _draw(lists, attributes, channels, tiling, warp, save):
         def walk(carry):
             first, packed, after, values, state = carry
             if save:
-                _store_state(out.states, state, pixels, first - begin, given.starts[tile], state_size, tiling)
+                _store_state(
+                    out.states, state, pixels, first - begin, given.starts[tile], state_size, tile_grid
+                )
             values_after = attributes_of(after) if reads_ahead else []
             values = values if reads_ahead else attributes_of(packed)
             then = ids_at(first + 2 * LANES)
-            form, reaches = Form(*values[:FORM]), reaches_subtile(packed)
+            form, reaches = QuadraticForm(*values[:FORM_SIZE]), reaches_subtile(packed)
             if half is not None:
-                reaches &= reaches_box(form, *region.corner(tiling), *region.size(tiling), warp=warp)
-            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM:]]
+                reaches &= reaches_box(form, *region.corner(tile_grid), *region.size(tile_grid), warp=warp)
+            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM_SIZE:]]
             state = _blend_all(pixels, *_move_to_front(held, reaches, warp), state, warp)
             return first + LANES, after, then, values_after, state
 
@@ -184,50 +188,52 @@ def _draw(lists, attributes, channels, tiling, warp, save):
             for q, value in enumerate(color):
                 store(out.image, column.image * num_channels + q, value, column.inside)
         if save:
-            nth = 2 * (tile * tiling.subtiles + subtile)
+            nth = 2 * (tile * num_subtiles(tile_grid) + subtile)
             for place in (nth, nth + 1) if half is None else (nth + half,):
                 out.walked[place] = first - begin
             is_first = (subtile == 0) if half is None else (subtile == 0) & (half == 0)
-            pl.when(is_first)(lambda: _name_checkpoints(out.owner, tile, given.starts))
+            pl.when(is_first)(lambda: _name_bucket_states(out.owner, tile, given.starts))
 
-    num_pixels, capacity = tiling.width * tiling.height, lists.ids.shape[0]
+    num_pixels, capacity = tile_grid.width * tile_grid.height, lists.ids.shape[0]
     shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
     if save:
-        room = num_checkpoints(capacity)
+        room = num_bucket_states(capacity)
         shapes += [((room * state_size,), jnp.float32), ((room,), jnp.int32)]
-        shapes += [((tiling.num_tiles * tiling.subtiles * 2,), jnp.int32)]
+        shapes += [((tile_grid.num_tiles * num_subtiles(tile_grid) * 2,), jnp.int32)]
     image, alpha, *saved = warp.launch(
         "draw",
         kernel,
-        (tiling.num_tiles * tiling.subtiles + most_long * tiling.subtiles,),
+        (tile_grid.num_tiles * num_subtiles(tile_grid) + most_long * num_subtiles(tile_grid),),
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],
         *_Given(
             lists.ids,
             lists.offsets,
-            lists.checkpoint_starts,
+            lists.bucket_state_starts,
             lists.order,
             lists.num_long,
             attributes.reshape(-1),
         ),
     )
-    shape = (tiling.height, tiling.width)
+    shape = (tile_grid.height, tile_grid.width)
     return image.reshape(*shape, num_channels), alpha.reshape(shape), saved
 
 
-def _find_region(draw_region, order, num_long, tiling):
+def _find_region(draw_region, order, num_long, tile_grid):
     """Draws the region of this program. Halves come first, of ``num_long`` tiles; None: there are none."""
     program = pl.program_id(0)
     long_tiles = 0 if num_long is None else num_long[0]
-    others = program - 2 * tiling.subtiles * long_tiles
+    others = program - 2 * num_subtiles(tile_grid) * long_tiles
 
     def draw_half():
-        nth = lax.div(program, 2 * tiling.subtiles)
-        part = program - nth * 2 * tiling.subtiles
-        draw_region(Region(order[nth], part // 2, part % 2))
+        nth = lax.div(program, 2 * num_subtiles(tile_grid))
+        part = program - nth * 2 * num_subtiles(tile_grid)
+        draw_region(PixelRegion(order[nth], part // 2, part % 2))
 
     def draw_whole():
-        nth = others // tiling.subtiles + long_tiles
-        pl.when(nth < tiling.num_tiles)(lambda: draw_region(Region(order[nth], others % tiling.subtiles)))
+        nth = others // num_subtiles(tile_grid) + long_tiles
+        pl.when(nth < tile_grid.num_tiles)(
+            lambda: draw_region(PixelRegion(order[nth], others % num_subtiles(tile_grid)))
+        )
 
     if num_long is None:
         draw_whole()
@@ -242,15 +248,15 @@ class _Pixels(NamedTuple):
     Their state is the transmittance, negative where they are finished, and the channels, for each column.
     """
 
-    columns: list[Column]
+    columns: list[PixelColumn]
     center: tuple[jax.Array, jax.Array]
     offsets_x: list[jax.Array]
     offset_y: jax.Array
 
     @classmethod
-    def of(cls, region, tiling):
+    def of(cls, region, tile_grid):
         """The pixels of a region."""
-        columns, center = columns_of(region, tiling), region.center(tiling)
+        columns, center = pixel_columns(region, tile_grid), region.center(tile_grid)
         return cls(columns, center, [column.x - center[0] for column in columns], columns[0].y - center[1])
 
     def empty(self, num_channels):
@@ -264,7 +270,7 @@ def _move_to_front(values, reaches, warp):
     bits = warp.ballot(reaches)
     num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
     held = [warp.from_lane(value, source) for value in values]
-    held[FORM - 1] = jnp.where(lanes() < num, held[FORM - 1], _NOWHERE)
+    held[FORM_SIZE - 1] = jnp.where(lanes() < num, held[FORM_SIZE - 1], _NOWHERE)
     return held, num
 
 
@@ -281,7 +287,7 @@ def _blend_all(pixels, held, num, state, warp):
 
 def _blend(pixels, values, state, warp):
     """The state after one Gaussian: a polynomial, and channels."""
-    (xx, xy, yy, x, y, one), channels, fma = values[:FORM], values[FORM:], warp.fma
+    (xx, xy, yy, x, y, one), channels, fma = values[:FORM_SIZE], values[FORM_SIZE:], warp.fma
     after = []
     for offset, (transmittance, *color) in zip(pixels.offsets_x, state, strict=True):
         constant, slope = fma(fma(xx, offset, x), offset, one), fma(xy, offset, y)
@@ -295,7 +301,7 @@ def _blend(pixels, values, state, warp):
     return after
 
 
-def _store_state(states, state, pixels, walked, start, state_size, tiling):
+def _store_state(states, state, pixels, walked, start, state_size, tile_grid):
     """Stores the pixels where a bucket begins, other than the tile's first."""
 
     @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
@@ -303,11 +309,11 @@ def _store_state(states, state, pixels, walked, start, state_size, tiling):
         base = (start + walked // BUCKET_SIZE - 1) * state_size
         for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
             for q, value in enumerate((jnp.maximum(transmittance, 0), *color)):
-                store(states, base + q * tiling.num_pixels + column.tile, value)
+                store(states, base + q * tile_grid.num_pixels + column.tile, value)
 
 
-def _name_checkpoints(owner, tile, starts):
-    """Writes the tile's number to its checkpoints."""
+def _name_bucket_states(owner, tile, starts):
+    """Writes the tile's number to its bucket states."""
 
     def some(place):
         store(owner, place + lanes(), full(tile), place + lanes() < starts[tile + 1])

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from splax.ops.projection import (
-    Pinhole,
+    PinholeComponents,
     is_projectable,
     may_reach_image,
     point_on_axis,
-    project_columns,
+    project_components,
     transform_row,
 )
-from splax.ops.triton.binning.pack import form_of
+from splax.ops.tile_grid import TileGrid
+from splax.ops.triton.binning.pack import quadratic_form
 from splax.ops.triton.lanes.warp import load
 from splax.ops.triton.projection.harmonics import basis_table
-from splax.ops.triton.tiling import Tiling
-from splax.ops.types import DrawSettings, Parameters
+from splax.ops.types import KernelSettings, Parameters
 
 
 class Geometry(NamedTuple):
@@ -31,10 +31,10 @@ class Geometry(NamedTuple):
     logit_opacity: jax.Array
 
 
-class View(NamedTuple):
+class KernelCamera(NamedTuple):
     """A camera as the kernels hold it: its numbers, its centre and a point in front of it."""
 
-    pinhole: Pinhole
+    pinhole: PinholeComponents
     position: list[jax.Array]
     inside: list[jax.Array]
 
@@ -51,7 +51,7 @@ class Stored(NamedTuple):
         shN: [N * K * 3]; of any content if K is 0.
         alive: [N].
         active_degree: of the colour, [1].
-        camera: its numbers as :func:`read_view` reads them.
+        camera: its numbers as :func:`read_camera` reads them.
         table: see :func:`basis_table`.
     """
 
@@ -81,13 +81,13 @@ def stored_arrays(params: Parameters, camera: Any) -> Stored:
     return Stored(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
 
 
-def read_view(camera, tiling: Tiling) -> View:
+def read_camera(camera, tile_grid: TileGrid) -> KernelCamera:
     """The camera, from ``Stored.camera``."""
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
-    pinhole = Pinhole(rows, fx, fy, cx, cy, tiling.width, tiling.height)
-    return View(pinhole, numbers[16:19], numbers[19:])
+    pinhole = PinholeComponents(rows, fx, fy, cx, cy, tile_grid.width, tile_grid.height)
+    return KernelCamera(pinhole, numbers[16:19], numbers[19:])
 
 
 def read_geometry(stored: Stored, gaussian, mask) -> Geometry:
@@ -117,52 +117,59 @@ class Outlook(NamedTuple):
     center: list[jax.Array]
 
 
-def outlook(mean, log_scale, lives, view: View, settings: DrawSettings) -> Outlook:
+def outlook(mean, log_scale, lives, kernel_camera: KernelCamera, settings: KernelSettings) -> Outlook:
     """From where Gaussians that live are, and how large."""
-    depth = transform_row(view.pinhole.rows[2], mean)
+    depth = transform_row(kernel_camera.pinhole.rows[2], mean)
     between = lives & (depth > settings.near_plane) & (depth < settings.far_plane)
     between &= is_finite([*mean, *log_scale])
-    mean = [jnp.where(between, value, inside) for value, inside in zip(mean, view.inside, strict=True)]
+    mean = [
+        jnp.where(between, value, inside) for value, inside in zip(mean, kernel_camera.inside, strict=True)
+    ]
     largest = jnp.exp(functools.reduce(jnp.maximum, log_scale))
-    reaches, center = may_reach_image(mean, largest, view.pinhole, settings.eps2d)
+    reaches, center = may_reach_image(mean, largest, kernel_camera.pinhole, settings.eps2d)
     return Outlook(between & reaches, center)
 
 
-def is_valid(geometry: Geometry, view: View, settings: DrawSettings):
+def is_valid(geometry: Geometry, kernel_camera: KernelCamera, settings: KernelSettings):
     """Rows that are finite, of a rotation that is one, and that can be projected."""
     mean, quat, log_scale, logit = geometry
     scale = [jnp.exp(value) for value in log_scale]
-    depth = transform_row(view.pinhole.rows[2], mean)
+    depth = transform_row(kernel_camera.pinhole.rows[2], mean)
     largest = jnp.maximum(jnp.maximum(scale[0], scale[1]), scale[2])
     opacity = jax.nn.sigmoid(logit)
     turned = (quat[0] != 0) | (quat[1] != 0) | (quat[2] != 0) | (quat[3] != 0)
     valid = turned & is_finite([*mean, *quat, *log_scale, *scale, logit])
     return valid & is_projectable(
-        depth, largest, opacity, view.pinhole, settings.near_plane, settings.far_plane
+        depth, largest, opacity, kernel_camera.pinhole, settings.near_plane, settings.far_plane
     )
 
 
-def neutral_where_not(geometry: Geometry, valid, view: View) -> Geometry:
+def neutral_where_not(geometry: Geometry, valid, kernel_camera: KernelCamera) -> Geometry:
     """The geometry with harmless values where it is not valid."""
-    neutral = Geometry(view.inside, [1.0, 0.0, 0.0, 0.0], [0.0] * 3, 0.0)  # pyright: ignore[reportArgumentType]
+    neutral = Geometry(kernel_camera.inside, [1.0, 0.0, 0.0, 0.0], [0.0] * 3, 0.0)  # pyright: ignore[reportArgumentType]
     return jax.tree.map(lambda value, other: jnp.where(valid, value, other), geometry, neutral)
 
 
-def splat(geometry: Geometry, view: View, settings: DrawSettings):
+def project_geometry(geometry: Geometry, kernel_camera: KernelCamera, settings: KernelSettings):
     """Form and depth of each Gaussian; then its ellipse, and its opacity before antialiasing."""
     mean, quat, log_scale, logit = geometry
     opacity = jax.nn.sigmoid(logit)
     length = lax.rsqrt(dot(quat, quat))
     unit_quat = [value * length for value in quat]
     scale = [jnp.exp(value) for value in log_scale]
-    ellipses = project_columns(mean, unit_quat, scale, view.pinhole, settings.eps2d)
-    drawn = opacity * ellipses.compensation if settings.antialiased else opacity
-    return form_of(ellipses.x, ellipses.y, ellipses.conic, drawn), ellipses.depth, ellipses, opacity
+    projected = project_components(mean, unit_quat, scale, kernel_camera.pinhole, settings.eps2d)
+    drawn = opacity * projected.compensation if settings.antialiased else opacity
+    return (
+        quadratic_form(projected.x, projected.y, projected.conic, drawn),
+        projected.depth,
+        projected,
+        opacity,
+    )
 
 
-def direction_to(mean, view: View):
+def direction_to(mean, kernel_camera: KernelCamera):
     """Unit vector from the camera; what lies at its very centre is behind the near plane."""
-    offset = [a - b for a, b in zip(mean, view.position, strict=True)]
+    offset = [a - b for a, b in zip(mean, kernel_camera.position, strict=True)]
     length = lax.rsqrt(dot(offset, offset))
     return [value * length for value in offset]
 

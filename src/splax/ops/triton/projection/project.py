@@ -19,10 +19,12 @@ from jax.experimental import pallas as pl
 from splax.ops.jax_internals.traced_once import traced_once
 from splax.ops.projection import half_extents, is_in_image
 from splax.ops.spherical_harmonics import SH_C0
+from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.pack import Prepared, form_gradients, pack_box, tiles_of
 from splax.ops.triton.lanes.atomic_sums import zeros_where
 from splax.ops.triton.lanes.row_io import clear_rows, store_rows, total_rows
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store, zeros
+from splax.ops.triton.pixel_regions import FORM_SIZE, num_tile_blocks
 from splax.ops.triton.projection.geometry import (
     Geometry,
     Stored,
@@ -31,15 +33,14 @@ from splax.ops.triton.projection.geometry import (
     is_valid,
     neutral_where_not,
     outlook,
+    project_geometry,
+    read_camera,
     read_columns,
     read_geometry,
-    read_view,
-    splat,
     stored_arrays,
 )
 from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradients, read_basis, sum_harmonics
-from splax.ops.triton.tiling import FORM, Tiling
-from splax.ops.types import DrawSettings, Parameters
+from splax.ops.types import KernelSettings, Parameters
 
 _RGB = 3
 _NUM_STORED = len(Stored._fields)
@@ -124,13 +125,13 @@ def _sum_args(sums: SumsOfPixels) -> list[jax.Array]:
     return args + ([] if sums.v_means2d is None else [sums.v_means2d.reshape(-1)])
 
 
-@traced_once("settings", "tiling", "warp")
+@traced_once("settings", "tile_grid", "warp")
 def project(
     params: Parameters,
     camera: Any,
     offset: jax.Array | None,
-    settings: DrawSettings,
-    tiling: Tiling,
+    settings: KernelSettings,
+    tile_grid: TileGrid,
     warp: Warp,
 ) -> Projected:
     """Projects, colours and packs Gaussians.
@@ -140,12 +141,12 @@ def project(
         camera: a pinhole :class:`splax.Camera`.
         offset: added to the centres, pixels, [N, 2]; None is zero.
         settings: of the rasterizer.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         warp: how kernels run.
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
     channels = _RGB + settings.render_depth
-    width = FORM + channels
+    width = FORM_SIZE + channels
 
     def kernel(*refs):
         stored, offsets = Stored(*refs[:_NUM_STORED]), refs[_NUM_STORED : -len(Written._fields)]
@@ -153,13 +154,13 @@ def project(
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
-        view = read_view(stored.camera, tiling)
+        kernel_camera = read_camera(stored.camera, tile_grid)
         lives = load(stored.alive, gaussian, exists)
         mean, log_scale = (
             read_columns(stored.means, gaussian, 3, exists),
             read_columns(stored.log_scales, gaussian, 3, exists),
         )
-        ahead = outlook(mean, log_scale, lives, view, settings)
+        ahead = outlook(mean, log_scale, lives, kernel_camera, settings)
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
         some_seen = jnp.max(ahead.may_be_seen.astype(jnp.int32)) > 0
 
@@ -179,12 +180,14 @@ def project(
                 load(stored.logits, gaussian, exists),
             )
             geometry = Geometry(mean, *others)
-            valid = lives & is_valid(geometry, view, settings)
-            form, depth, ellipses, opacity = splat(neutral_where_not(geometry, valid, view), view, settings)
-            reach = half_extents(ellipses, opacity)
-            valid &= is_in_image(ellipses, reach, view.pinhole, settings.radius_clip)
+            valid = lives & is_valid(geometry, kernel_camera, settings)
+            form, depth, projected, opacity = project_geometry(
+                neutral_where_not(geometry, valid, kernel_camera), kernel_camera, settings
+            )
+            reach = half_extents(projected, opacity)
+            valid &= is_in_image(projected, reach, kernel_camera.pinhole, settings.radius_clip)
 
-            direction = direction_to(geometry.mean, view)
+            direction = direction_to(geometry.mean, kernel_camera)
             basis = read_basis(stored.table, num_bases, load(stored.active_degree, full(0)))
             color = [SH_C0 * load(stored.sh0, gaussian * _RGB + q, valid) + 0.5 for q in range(_RGB)]
             if num_bases:
@@ -196,7 +199,7 @@ def project(
 
             form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
             reach = [jnp.where(valid, value, 0) for value in reach]
-            box, count = tiles_of(form, reach, tiling, warp)
+            box, count = tiles_of(form, reach, tile_grid, warp)
             store_rows(out.attributes, base, [*form, *color, depth][:width], valid, warp)
             store_rows(out.boxes, base, [*pack_box(box)], valid, warp)
             store_rows(out.means2d, base, [form.mean_x, form.mean_y], exists, warp)
@@ -218,8 +221,8 @@ def project_gradients(
     params: Parameters,
     camera: Any,
     sums: SumsOfPixels,
-    settings: DrawSettings,
-    tiling: Tiling,
+    settings: KernelSettings,
+    tile_grid: TileGrid,
     warp: Warp,
     *,
     with_offset: bool = True,
@@ -231,7 +234,7 @@ def project_gradients(
         camera: a pinhole :class:`splax.Camera`.
         sums: what the pixels say of them.
         settings: of the rasterizer.
-        tiling: static sizes.
+        tile_grid: the tiles of the image.
         warp: how kernels run.
         with_offset: whether the gradient of the offset is wanted.
 
@@ -240,7 +243,7 @@ def project_gradients(
     """
     rows, first, v_means2d = sums.rows, sums.first, sums.v_means2d
     num, num_bases = params.means.shape[0], params.shN.shape[1]
-    width = FORM + _RGB + settings.render_depth
+    width = FORM_SIZE + _RGB + settings.render_depth
     num_columns = width + 2 * (settings.absgrad and with_offset)
     places = [(array, column) for array, x in enumerate(rows) for column in range(x.shape[1])][:num_columns]
     floats = params[:6]
@@ -271,19 +274,24 @@ def project_gradients(
             if first is None:
                 totals = [load(given.rows[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
             else:
-                begin, num_here = load(given.first, gaussian, drawn) * tiling.blocks, count * tiling.blocks
+                blocks = num_tile_blocks(tile_grid)
+                begin, num_here = load(given.first, gaussian, drawn) * blocks, count * blocks
                 totals = total_rows(given.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
-            view = read_view(stored.camera, tiling)
+            kernel_camera = read_camera(stored.camera, tile_grid)
             geometry = read_geometry(stored, gaussian, moved)
             valid = drawn
             if v_means2d is not None:
                 # A centre has a cotangent of its own, even if it is not drawn.
-                valid |= moved & load(stored.alive, gaussian, moved) & is_valid(geometry, view, settings)
-            geometry = neutral_where_not(geometry, valid, view)
+                valid |= (
+                    moved & load(stored.alive, gaussian, moved) & is_valid(geometry, kernel_camera, settings)
+                )
+            geometry = neutral_where_not(geometry, valid, kernel_camera)
 
             color_slopes = unpack_slopes(load(given.color_slopes, gaussian, drawn))
-            v_color = [jnp.where(drawn, slope * totals[FORM + q], 0) for q, slope in enumerate(color_slopes)]
-            direction, to_mean = jax.vjp(lambda mean: direction_to(mean, view), geometry.mean)
+            v_color = [
+                jnp.where(drawn, slope * totals[FORM_SIZE + q], 0) for q, slope in enumerate(color_slopes)
+            ]
+            direction, to_mean = jax.vjp(lambda mean: direction_to(mean, kernel_camera), geometry.mean)
             v_direction = [zeros()] * 3
             if num_bases:
                 basis = read_basis(stored.table, num_bases, load(stored.active_degree, full(0)))
@@ -296,13 +304,13 @@ def project_gradients(
                 valid &= drawn | is_finite([*constant, *v_direction])
 
             def form_and_depth(geometry):
-                return splat(geometry, view, settings)[:2]
+                return project_geometry(geometry, kernel_camera, settings)[:2]
 
             (form, _), to_geometry = jax.vjp(form_and_depth, geometry)
-            v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in totals[:FORM]])
+            v_form = form_gradients(form, [jnp.where(drawn, value, 0) for value in totals[:FORM_SIZE]])
             v_center = [v_form.mean_x + v_mean2d[0], v_form.mean_y + v_mean2d[1]]
             v_form = v_form._replace(mean_x=v_center[0], mean_y=v_center[1])
-            v_depth = jnp.where(drawn, totals[FORM + _RGB], 0) if settings.render_depth else zeros()
+            v_depth = jnp.where(drawn, totals[FORM_SIZE + _RGB], 0) if settings.render_depth else zeros()
             (v,) = to_geometry((v_form, v_depth))
             v_mean = [a + b for a, b in zip(v.mean, v_mean_by_color, strict=True)]
             columns = [v_mean, v.quat, v.log_scale, [v.logit_opacity]]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from splax.ops.ewa import Projector
-from splax.ops.intersection import TileLayout
+from splax.ops.ewa import Projection
 from splax.ops.shading import StoredShading
+from splax.ops.tile_grid import TileGrid
 
 
-class Job(NamedTuple):
+class RenderSettings(NamedTuple):
     """Settings of one rendering; see :class:`splax.TileRasterizer`.
 
     Attributes:
-        layout: image and tiles, pixels.
+        tile_grid: the tiles of the image.
         projection: how Gaussians become 2D Gaussians.
         shading: how they get their colour; None if colours are given.
         near_plane: least depth, world units.
@@ -24,8 +24,8 @@ class Job(NamedTuple):
         isect_capacity: room for (tile, Gaussian) pairs; None: they are counted first.
     """
 
-    layout: TileLayout
-    projection: Projector
+    tile_grid: TileGrid
+    projection: Projection
     shading: StoredShading | None
     near_plane: float
     far_plane: float
@@ -35,7 +35,7 @@ class Job(NamedTuple):
     isect_capacity: int | None
 
     @property
-    def room(self) -> int:
+    def known_capacity(self) -> int:
         """The capacity where it is known."""
         if self.isect_capacity is None:
             raise AssertionError("the capacity is counted before backends are called")
