@@ -31,8 +31,8 @@ from quality_rows import Key, Rows
 from quality_run import run_gsplat, run_splax
 from quality_table import format_table, name_options
 
+from splax.cli.commands.train import Train
 from splax.cli.compilation_cache import keep_programs
-from splax.cli.options import Train
 from splax.cli.setup import check_options
 
 GSPLAT = "gsplat"

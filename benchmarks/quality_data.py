@@ -19,7 +19,7 @@ from forward_facing import make_forward_scene
 from quality_rows import safe_name
 
 from splax.cameras import Camera
-from splax.cli.options import Train
+from splax.cli.commands.train import Train
 from splax.cli.setup import start_of
 from splax.data.formats import load_dataset
 from splax.gaussians import Gaussians

@@ -14,7 +14,7 @@ from pose_error import pose_error
 from quality_data import Photos
 
 from splax.cameras import Camera
-from splax.cli.options import Train
+from splax.cli.commands.train import Train
 from splax.cli.setup import make_trainer
 from splax.metrics.color_correction import color_correct
 from splax.metrics.image import psnr

@@ -17,10 +17,10 @@ from helpers import write_image, write_transforms
 from test_colmap import write_dataset
 
 import splax
-from splax.cli import commands
 from splax.cli import main as cli
+from splax.cli import scenes
 from splax.cli import setup as training_setup
-from splax.cli.options import Train
+from splax.cli.options import Training
 from splax.cli.run_folder import RunFolder, picture_name
 from splax.training.runtime import memory
 
@@ -95,7 +95,7 @@ def test_a_run_folder_holds_all_files(finished):
 
 @pytest.mark.parametrize(("steps", "stop"), [(7000, 5000), (8001, 6001), (30, 0)])
 def test_opacities_are_not_reset_in_the_last_steps(steps, stop):
-    assert training_setup.strategy_of(Train(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
+    assert training_setup.strategy_of(Training(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_backgrounds_are_random_where_images_are_transparent(option, transparent
     view = demo_scene.train[0]
     alpha = np.zeros(view.image.shape[:2], np.uint8) if transparent else None
     views = [view, dataclasses.replace(view, alpha=alpha)]
-    assert training_setup.config_of(Train(background=option), views).background == background
+    assert training_setup.config_of(Training(background=option), views).background == background
 
 
 def test_metrics_say_what_came_out(finished):
@@ -187,7 +187,7 @@ def test_info_prints_format_points_masks_and_depth(tmp_path, capsys):
 
 
 def test_demo_needs_no_data(monkeypatch, tmp_path, demo_scene, capsys):
-    monkeypatch.setattr(commands, "make_demo_scene", lambda: demo_scene)
+    monkeypatch.setattr(scenes, "make_demo_scene", lambda: demo_scene)
     assert run("demo", "--out", tmp_path / "demo", *FAST) == 0
     assert "PSNR" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES

@@ -12,6 +12,7 @@ from jaxtyping import config
 import splax
 from splax import color_correct, psnr
 from splax.cli.run_folder import RunFolder
+from splax.cli.run_results import write_evaluation
 
 AFFINE = np.array([[0.7, 0.1, 0.05, 0.02], [0.02, 0.6, 0.1, 0.1], [-0.1, 0.05, 0.8, 0.12]])
 
@@ -125,7 +126,7 @@ def test_views_are_scored_after_correction_where_it_is_asked_for(trainer):
 
 def test_metrics_say_what_the_correction_is(trainer, tmp_path):
     folder = RunFolder.create(tmp_path / "run", overwrite=False)
-    metrics = folder.write_evaluation(trainer, {}, color_correct=True)
+    metrics = write_evaluation(folder, trainer, {}, color_correct=True)
     assert json.loads((folder.path / "metrics.json").read_text()) == metrics
     assert metrics["per_view"][0].keys() == {
         "name",
@@ -136,5 +137,5 @@ def test_metrics_say_what_the_correction_is(trainer, tmp_path):
         "ssim_color_corrected",
     }
     assert "affine" in metrics["protocol"]["color_corrected"]
-    plain = folder.write_evaluation(trainer, {})
+    plain = write_evaluation(folder, trainer, {})
     assert "psnr_color_corrected" not in plain and "color_corrected" not in plain["protocol"]

@@ -13,6 +13,7 @@ from helpers import write_transforms
 import splax
 from splax.cli import main as cli
 from splax.cli.run_folder import RunFolder
+from splax.cli.run_results import write_evaluation
 from splax.corrections.alignment import Similarity, motions_between
 from splax.corrections.base import Correction
 from splax.corrections.bilateral_grid import BilateralGrid
@@ -203,7 +204,7 @@ def test_a_camera_held_out_moves_as_the_training_cameras_moved(drifted, scene):
 
 def test_cameras_are_exported_in_the_frame_of_the_input(drifted, tmp_path):
     folder = RunFolder.create(tmp_path / "run", overwrite=False)
-    metrics = folder.write_evaluation(drifted, {})
+    metrics = write_evaluation(folder, drifted, {})
     np.testing.assert_allclose(metrics["world"]["splat_to_input"], JOINT.inverse().matrix, atol=1e-4)
     assert metrics["protocol"]["held_out"]["camera"].startswith("moved by the similarity")
     exported = json.loads((folder.path / "corrections" / "cameras.json").read_text())

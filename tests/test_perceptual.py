@@ -16,6 +16,7 @@ from flax import nnx
 
 import splax
 from splax.cli.run_folder import RunFolder
+from splax.cli.run_results import write_evaluation
 from splax.metrics.lpips import load_weights, lpips, read_weights
 from splax.reports.events import EventLog
 
@@ -124,7 +125,7 @@ def test_lpips_of_views_is_taken_with_masked_pixels_black(trainer):
 
 def test_a_run_folder_says_by_which_protocol_and_shows_views_side_by_side(trainer, tmp_path):
     folder = RunFolder.create(tmp_path / "run", overwrite=False)
-    metrics = folder.write_evaluation(trainer, {}, ["alex"])
+    metrics = write_evaluation(folder, trainer, {}, ["alex"])
     assert json.loads((folder.path / "metrics.json").read_text()) == metrics
     assert "AlexNet" in metrics["protocol"]["lpips_alex"]
     assert {"images", "color_space", "crop", "mask", "ssim"} <= metrics["protocol"].keys()

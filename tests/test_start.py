@@ -12,7 +12,7 @@ from helpers import make_camera, make_gaussians, write_transforms
 from test_cli import run
 
 import splax
-from splax.cli.options import Demo
+from splax.cli.options import Training
 from splax.cli.setup import start_of_demo
 from splax.initialization.depth_source import DepthError
 from splax.scene import Scene, View
@@ -130,9 +130,9 @@ def test_no_more_than_the_most(with_points):
 
 
 def test_the_demo_starts_with_no_more_either(scene):
-    assert start_of_demo(scene, Demo(max_gaussians=70)).gaussians.capacity == 70
-    assert start_of_demo(scene, Demo(max_gaussians=70, num_gaussians=90)).gaussians.capacity == 90
-    assert start_of_demo(scene, Demo()).gaussians.capacity == 10_000
+    assert start_of_demo(scene, Training(max_gaussians=70)).gaussians.capacity == 70
+    assert start_of_demo(scene, Training(max_gaussians=70, num_gaussians=90)).gaussians.capacity == 90
+    assert start_of_demo(scene, Training()).gaussians.capacity == 10_000
 
 
 def test_the_seed_decides(scene):
@@ -216,7 +216,7 @@ def test_a_number_that_is_not_used_is_said(data, tmp_path, capsys):
 def test_mcmc_prepares_what_was_not_trained(data, tmp_path, monkeypatch):
     """New Gaussians on a point cloud, too; those of a splat file are left as they are."""
     prepared = []
-    monkeypatch.setattr("splax.cli.commands.prepare", prepared.append)
+    monkeypatch.setattr("splax.cli.training_run.prepare", prepared.append)
     write_point_cloud(tmp_path / "points.ply")
     options = ["--strategy", "mcmc", *FAST]
     assert run("train", data, "--out", tmp_path / "first", "--init", tmp_path / "points.ply", *options) == 0

@@ -25,7 +25,7 @@ from test_splat_files import (
 
 from fuzz.mutations import damage_bytes, damage_header, damage_json, damage_text
 from splax.cli.describe import describe_scene
-from splax.cli.run_config import read_options, read_sh_degree
+from splax.cli.run_config import read_data, read_options, read_sh_degree
 from splax.data.colmap_model import read_cameras, read_images, read_points
 from splax.data.decode import read_depth, read_image, read_mask
 from splax.data.formats import load_dataset
@@ -123,6 +123,7 @@ def _depth(path: Path) -> None:
 
 def _options(path: Path) -> None:
     config = read_json(path)
+    read_data(config, path)
     read_options(config, path)
     read_sh_degree(config, path)
 

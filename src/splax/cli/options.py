@@ -1,15 +1,23 @@
-"""What the command line can be asked for: one dataclass per subcommand, its docstrings the help texts.
+"""Options that several commands share; their docstrings are the help texts.
 
-Imports nothing heavy, so that ``--help`` answers at once.
+This module imports nothing heavy, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import tyro
+
+
+@runtime_checkable
+class Command(Protocol):
+    """A subcommand: a dataclass of options, whose docstring is the help text."""
+
+    def run(self) -> int:
+        """Does what the options ask for, and returns the exit status."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,32 +32,6 @@ class Data:
     """Hold out every how many-th view, by name; 0 for none. Ignored where the data has test views."""
     white_background: bool = False
     """Composite transparent images on white instead of black."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Info(Data):
-    """Say what a dataset holds."""
-
-    data: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
-    """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Process:
-    """Estimate the cameras of photos or of a video, and write a dataset to train on. Needs pycolmap."""
-
-    source: tyro.conf.Positional[Path]
-    """Folder of PNG or JPEG files, or a video."""
-    out: Path = dataclasses.field(kw_only=True)
-    """Folder to write the dataset to; it appears when all is done."""
-    num_frames: int = 150
-    """Of a video: take the sharpest frame of as many equal parts."""
-    min_registered: float = 0.3
-    """Share of the photos whose cameras must be found, for this not to be an error."""
-    one_camera: bool | None = None
-    """All photos were taken by one camera at one zoom. Default: if they have one size."""
-    max_size: int = 1600
-    """Longer side, in pixels, at which photos are looked at; those of the dataset are not made smaller."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +92,9 @@ class Running:
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Running, Recipe, Scores, Data):
-    """Train a splat on posed photos, or go on with a run that was stopped."""
+class Training(Running, Recipe, Scores, Data):
+    """Settings of a training run, as ``splax train`` takes them and config.json keeps them."""
 
-    data: tyro.conf.Positional[Path | None] = None
-    """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
-    out: Path | None = None
-    """Folder to write the run to."""
-    resume: Path | None = None
-    """Folder of a run to go on with from its last checkpoint, with the options it began with."""
     steps: int = 7000
     """Length of the run."""
     strategy: Literal["default", "mcmc", "none"] = "default"
@@ -148,71 +124,9 @@ class Train(Running, Recipe, Scores, Data):
     """Pixels per tile side; does not change the image. Default: 8 on a CPU, 16 elsewhere."""
     deterministic: bool = False
     """The same bits at every run on one machine, also where that is slower, and no times in metrics.json."""
-    overwrite: bool = False
-    """Replace the run that the folder holds."""
     eval_every: int = 0
     """Score the held-out views after every so many steps as well; 0: only at the end."""
     tensorboard: bool = False
     """Write event files for TensorBoard too; needs tensorboardX."""
     recipe: tyro.conf.Suppress[int] = 2
     """Version of the recipe: 1 is that of runs which were begun before there was a guard."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Demo(Running):
-    """Train on a small built-in scene: a minute or two to a first splat, without any data."""
-
-    out: Path = Path("runs/demo")
-    """Folder to write the run to; an earlier demo in it is replaced."""
-    steps: int = 1500
-    """Length of the run."""
-    num_gaussians: int | None = None
-    """Random Gaussians to begin with. Default: 10,000, but no more than --max-gaussians."""
-    max_gaussians: int | None = None
-    """Densify to at most this many."""
-    sh_degree: int = 3
-    """Degree of view-dependent colour, 0 to 3."""
-    seed: int = 0
-    """Of the initial Gaussians, the order of views and densification."""
-    tile_size: int | None = None
-    """Pixels per tile side; does not change the image. Default: 8 on a CPU, 16 elsewhere."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Eval(Scores):
-    """Score a run on the views it did not see."""
-
-    run: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
-    """Folder of the run."""
-    data: Path | None = None
-    """Where its photos are, if not where they were in training."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Render:
-    """Render a run: its held-out views, and an orbit round the scene."""
-
-    run: tyro.conf.Positional[Path]
-    """Folder of the run."""
-    data: Path | None = None
-    """Where its photos are, if not where they were in training."""
-    out: Path = dataclasses.field(kw_only=True)
-    """Folder to write pictures to, and a film where imageio-ffmpeg is installed."""
-    frames: int = 120
-    """Pictures of the orbit."""
-    fps: int = 30
-    """Frames per second of the film."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Convert:
-    """Convert a splat file: .ply, .compressed.ply, .splat, .spz; .sog is read."""
-
-    source: tyro.conf.Positional[Path]
-    """File to read, or the folder of an unpacked SOG."""
-    out: tyro.conf.Positional[Path]
-    """File to write; its name says in which format."""
-    spz_version: int = 3
-    """Version of .spz to write: 2, 3 or 4, which needs zstandard."""
-    overwrite: bool = False
-    """Replace the file if it is there."""

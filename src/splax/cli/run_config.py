@@ -1,4 +1,4 @@
-"""Options of a run as its config.json holds them, to go on with it."""
+"""The settings of a run as its config.json keeps them."""
 
 from __future__ import annotations
 
@@ -7,38 +7,56 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from splax.cli.options import Demo, Running, Train
+from splax.cli.options import Running, Training
+from splax.cli.scenes import DEMO
 from splax.files.json import shorten
 
-# Data of a run that trained on the built-in scene.
-DEMO = "demo"
-# Options that are not a matter of what is trained.
-_FREE = {field.name for field in dataclasses.fields(Running)} | {"out", "resume", "overwrite"}
+# Options that do not change what is trained.
+_FREE = {field.name for field in dataclasses.fields(Running)}
+# The recipe of runs that were begun before there was a guard; their config does not name it.
+_OLD_RECIPE = {"recipe": 1, "guard": "off"}
 
 
-def save_options(options: Train | Demo) -> dict[str, Any]:
-    """Options as JSON; those of the demo name its scene as those of ``splax train`` do."""
-    config = {"data": DEMO, "dataset_type": None, "downscale": 1, "test_every": 8, "white_background": False}
-    config |= dataclasses.asdict(options)
-    if config["data"] != DEMO:
-        config["data"] = str(Path(config["data"]).expanduser().resolve())
-    return config
-
-
-def read_options(config: dict[str, Any], path: Path) -> Train | Demo:
-    """The options that a run began with.
+def save_options(options: Training, data: str) -> dict[str, Any]:
+    """The settings as JSON.
 
     Args:
-        config: what its config.json holds.
-        path: of that file, for errors.
+        options: settings of the run.
+        data: path of the dataset, or ``DEMO``.
+    """
+    path = data if data == DEMO else str(Path(data).expanduser().resolve())
+    return {"data": path, **dataclasses.asdict(options)}
+
+
+def read_data(config: dict[str, Any], path: Path) -> str:
+    """The path of the dataset that a run was trained on, or ``DEMO``.
+
+    Args:
+        config: content of the run's config.json.
+        path: path of that file, for errors.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if the file is damaged.
     """
-    kind = Demo if config.get("data") == DEMO else Train
-    hints = typing.get_type_hints(kind)
+    data = config.get("data") or ""
+    if not isinstance(data, str):
+        raise ValueError(f"{path} is damaged: 'data' is {shorten(data)}; expected a file of `splax train`.")
+    return data
+
+
+def read_options(config: dict[str, Any], path: Path) -> Training:
+    """The settings that a run began with.
+
+    Args:
+        config: content of the run's config.json, of this version or an earlier one.
+        path: path of that file, for errors.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    hints = typing.get_type_hints(Training)
     values = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(Training):
         if field.name in _FREE or field.name not in config:
             continue
         value = config[field.name]
@@ -47,11 +65,11 @@ def read_options(config: dict[str, Any], path: Path) -> Train | Demo:
                 f"{path} is damaged: {field.name!r} is {shorten(value)}; expected a file of `splax train`."
             )
         values[field.name] = tuple(value) if isinstance(value, list) else value
-    if kind is Train:
-        values["data"] = Path(values.get("data") or "")
-        if "recipe" not in config:
-            values |= {"recipe": 1, "guard": "off"}
-    return kind(**values)
+    if config.get("data") == DEMO:
+        values["guard"] = "off"
+    elif "recipe" not in config:
+        values |= _OLD_RECIPE
+    return Training(**values)
 
 
 def read_sh_degree(config: dict[str, Any], path: Path) -> int:
@@ -68,20 +86,24 @@ def read_sh_degree(config: dict[str, Any], path: Path) -> int:
     return degree
 
 
-def check_unchanged(given: Train, began: Train | Demo) -> None:
-    """Does nothing if ``splax train --resume`` was given no option that differs from those of the run.
+def check_unchanged(given: Training, began: Training, *, data: Path | None, began_with: str) -> None:
+    """Does nothing if the options given to resume a run are defaults or those that the run began with.
+
+    Args:
+        given: options of the command line.
+        began: settings that the run began with.
+        data: the dataset that the command line names, if it names one.
+        began_with: the dataset of the run.
 
     Raises:
-        ValueError: if it was; names them.
+        ValueError: if some differ; names them.
     """
-    if given.out is not None and given.out != given.resume:
-        raise ValueError(f"--resume {given.resume} writes to that folder; leave --out {given.out} out.")
     differing = []
-    for field in dataclasses.fields(Train):
-        now, then = getattr(given, field.name), getattr(began, field.name, None)
-        if field.name == "data" and now is not None:
-            now = now.expanduser().resolve()
-        if field.name not in _FREE and now != field.default and now != then:
+    if data is not None and str(data.expanduser().resolve()) != began_with:
+        differing.append(f"DATA {data} (it began with {began_with})")
+    for field in dataclasses.fields(Training):
+        now, then = getattr(given, field.name), getattr(began, field.name)
+        if field.name not in _FREE and now not in (field.default, then):
             differing.append(f"--{field.name.replace('_', '-')} {now} (it began with {then})")
     if differing:
         raise ValueError(

@@ -5,32 +5,24 @@ from __future__ import annotations
 import io
 import json
 import math
-import platform
 import re
 import shutil
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-import splax
+from splax.cli.provenance import versions
 from splax.cli.saved_corrections import read_corrections
 from splax.corrections.base import Correction
-from splax.corrections.held_out import HeldOutViews
 from splax.files.atomic import write_whole
 from splax.files.json import read_json
 from splax.files.ply import is_antialiased, read_ply_header
 from splax.gaussians import Gaussians
 from splax.io.ply import load_ply, save_ply
-from splax.metrics.lpips import Network
-from splax.reports.images import contact_sheet, save_curve, save_png, side_by_side
-from splax.scene import Scene
-from splax.training.evaluation import mean_scores, protocol
+from splax.reports.images import contact_sheet, save_curve, save_png
 from splax.training.progress import Progress
-from splax.training.trainer import Trainer
 
 POINT_CLOUD = "point_cloud.ply"
 CONFIG = "config.json"
@@ -42,10 +34,7 @@ EVAL = "eval"
 CONTACT_SHEET = "contact_sheet.png"
 CORRECTIONS = "corrections"
 CAMERAS = f"{CORRECTIONS}/cameras.json"
-MAX_SHEET_ROWS = 12
 CHECKPOINTS = "checkpoints"
-# Names of scores in the metrics; older versions wrote cc_*.
-_SCORE = re.compile(r"(psnr|ssim|lpips|cc)(_|$)")
 
 
 class RunFolder:
@@ -163,84 +152,44 @@ class RunFolder:
                 ) from error
             write_whole(path, "".join(line + "\n" for line in lines).encode())
 
-    def write_results(
-        self,
-        trainer: Trainer,
-        *,
-        interrupted: bool,
-        networks: Sequence[Network] = (),
-        color_correct: bool = False,
-        pose_align: bool = False,
-    ) -> dict[str, Any]:
-        """The point cloud first, then the scores and pictures of the held-out views. Returns the metrics."""
-        antialiased = trainer.model.rasterizer.antialiased
-        save_ply(self.path / POINT_CLOUD, trainer.model.gaussians, antialiased=antialiased)
-        # Times differ from run to run.
-        seconds = None if trainer.config.deterministic else trainer.seconds
-        for name, params in trainer.corrections.items():
-            self._write_array(f"{CORRECTIONS}/{name}.npy", np.asarray(params))
-        facts = {
-            "num_gaussians": int(trainer.model.gaussians.num_alive),
-            "steps": trainer.step,
-            "interrupted": interrupted,
-            "guard": trainer.guard_report,
-            "train_seconds": seconds,
-            "steps_per_second": trainer.step / seconds if seconds else None,
-            "device": device_name(),
-            "versions": versions(),
-        }
-        if trainer.history:
-            steps = np.array([entry.step for entry in trainer.history])
-            losses = np.array([entry.loss for entry in trainer.history])
-            save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
-        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-        return self.write_evaluation(trainer, facts, networks, **asked)
-
-    def write_evaluation(
-        self,
-        trainer: Trainer,
-        facts: dict[str, Any],
-        networks: Sequence[Network] = (),
-        *,
-        color_correct: bool = False,
-        pose_align: bool = False,
-    ) -> dict[str, Any]:
-        """Scores and pictures of the held-out views, added to ``facts``. Returns the metrics.
-
-        Also where the training cameras are, if they were refined.
+    def write_gaussians(self, gaussians: Gaussians, *, antialiased: bool) -> None:
+        """Writes the splat file.
 
         Args:
-            trainer: whose model and views.
-            facts: what else the metrics say.
-            networks: of LPIPS.
-            color_correct: whether to score once more with colours fitted to the photos'.
-            pose_align: whether to score once more with cameras fitted to the photos.
-
-        Raises:
-            ImportError: if the weights of a network are not installed.
+            gaussians: the Gaussians to write, those alive.
+            antialiased: whether they were trained with ``TileRasterizer(antialiased=True)``.
         """
-        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-        held_out = trainer.held_out()
-        self._write_cameras(held_out)
-        per_view, pictures = [], []
-        for scores in trainer.evaluate_views(networks=networks, held_out=held_out, **asked):
-            per_view.append({"name": scores.view.name, **scores.numbers()})
-            picture = side_by_side(scores.view.image, scores.image)
-            save_png(self.path / EVAL / picture_name(scores.view.name), picture)
-            if len(pictures) < MAX_SHEET_ROWS:
-                pictures.append(picture)
+        save_ply(self.path / POINT_CLOUD, gaussians, antialiased=antialiased)
+
+    def write_correction(self, name: str, params: np.ndarray) -> None:
+        """Writes the Params of a correction, one row for each training view, [V, ...]."""
+        data = io.BytesIO()
+        np.save(data, params, allow_pickle=False)
+        write_whole(self.path / CORRECTIONS / f"{name}.npy", data.getvalue())
+
+    def write_cameras(self, cameras: dict[str, Any]) -> None:
+        """Writes the refined training cameras."""
+        self._write_json(CAMERAS, cameras)
+
+    def write_loss_curve(self, history: Sequence[Progress]) -> None:
+        """Draws the training loss over the steps, if there is any."""
+        if history:
+            steps = np.array([entry.step for entry in history])
+            losses = np.array([entry.loss for entry in history])
+            save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
+
+    def write_picture(self, name: str, picture: np.ndarray) -> None:
+        """Writes the picture of a held-out view, [H, W, 3]; ``name`` is that of the file."""
+        save_png(self.path / EVAL / name, picture)
+
+    def write_contact_sheet(self, pictures: Sequence[np.ndarray]) -> None:
+        """Writes pictures of held-out views on one sheet, if there are any."""
         if pictures:
             save_png(self.path / CONTACT_SHEET, contact_sheet(pictures))
-        metrics = {
-            # Of an earlier evaluation, which may have been asked for others.
-            **{name: fact for name, fact in facts.items() if not _SCORE.match(name)},
-            "world": describe_world(trainer.scene, held_out),
-            **mean_scores(per_view, networks, **asked),
-            "per_view": per_view,
-            "protocol": protocol(held_out, networks, **asked),
-        }
+
+    def write_metrics(self, metrics: dict[str, Any]) -> None:
+        """Writes scores and facts of the run."""
         self._write_json(METRICS, metrics)
-        return metrics
 
     def read_metrics(self) -> dict[str, Any]:
         """The metrics as last written; empty if there are none.
@@ -284,25 +233,6 @@ class RunFolder:
         """
         return read_corrections(self.path / CORRECTIONS, num_views)
 
-    def _write_cameras(self, held_out: HeldOutViews) -> None:
-        """Refined training cameras, if there are any."""
-        cameras = held_out.refined_cameras()
-        if not cameras:
-            return
-        known = held_out.motion.similarity is not None
-        frame = "the dataset's" if known else "the splat's: how it lies to the dataset's is not known"
-        content = {
-            "frame": f"{frame}; metrics.json's world.splat_to_input takes the splat there",
-            "axes": "OpenCV: +x right, +y down, +z forward",
-            "views": [{"name": name, "camera_to_world": matrix.tolist()} for name, matrix in cameras.items()],
-        }
-        self._write_json(CAMERAS, content)
-
-    def _write_array(self, name: str, array: np.ndarray) -> None:
-        data = io.BytesIO()
-        np.save(data, array, allow_pickle=False)
-        write_whole(self.path / name, data.getvalue())
-
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(_plain(content), indent=2) + "\n").encode())
 
@@ -314,34 +244,6 @@ def picture_name(view_name: str) -> str:
     """A flat file name for a view's picture, whatever the view is called."""
     stem = re.sub(r"\.(png|jpe?g)$", "", view_name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
-
-
-def describe_world(scene: Scene, held_out: HeldOutViews) -> dict[str, Any]:
-    """The frame of the splat, as homogeneous transforms, [4, 4].
-
-    Returns:
-        ``splat_to_input`` takes the splat to the frame of the dataset's file: the identity, unless refined cameras
-        moved as a whole, and the splat with them; ``applied_transform`` is what that file says was done to the
-        world it was made from, or None.
-    """
-    applied, similarity = scene.applied_transform, held_out.motion.similarity
-    return {
-        "splat_to_input": (np.eye(4) if similarity is None else similarity.inverse().matrix).tolist(),
-        "applied_transform": None if applied is None else applied.tolist(),
-    }
-
-
-def device_name() -> str:
-    """The device that jax computes on, for people: ``"cpu (AMD EPYC)"``, ``"gpu (NVIDIA H100)"``."""
-    device = jax.devices()[0]
-    kind = device.device_kind if device.platform != "cpu" else platform.processor() or platform.machine()
-    return f"{device.platform} ({kind})"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    packages = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
-    return {"splax": splax.__version__, "python": platform.python_version(), **packages}
 
 
 def _plain(value: Any) -> Any:

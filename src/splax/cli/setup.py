@@ -1,4 +1,4 @@
-"""What the options of ``splax train`` and ``splax demo`` make: where a run starts from, and its Trainer."""
+"""Makes a Trainer, and the Gaussians that it starts from, of the options of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from flax import nnx
 
-from splax.cli.options import Demo, Recipe, Train
+from splax.cli.console import missing_package_is_an_error
+from splax.cli.options import Training
 from splax.corrections.bilateral_grid import BilateralGrid
 from splax.corrections.exposure import Exposure
 from splax.corrections.intrinsics import IntrinsicsRefinement
@@ -37,14 +38,13 @@ _DEMO_GAUSSIANS = 10_000
 _RECOVERY_STEPS = 2_000
 
 
-def check_options(options: Train | Demo) -> None:
+def check_options(options: Training) -> None:
     """Finds what is out of range before the start is looked for, which takes time.
 
     Raises:
         ValueError: on such an option.
     """
-    if isinstance(options, Train):
-        check_networks(options.lpips)
+    check_networks(options.lpips)
     check_sh_degree(options.sh_degree)
     if options.max_gaussians is not None and options.max_gaussians < 1:
         raise ValueError(f"--max-gaussians must be 1 or more, got {options.max_gaussians}.")
@@ -55,13 +55,11 @@ def check_options(options: Train | Demo) -> None:
 def check_networks(networks: Sequence[Network]) -> None:
     """Raises ValueError before the work if the weights of a network are missing."""
     for network in networks:
-        try:
+        with missing_package_is_an_error():
             load_weights(network)
-        except ImportError as error:
-            raise ValueError(str(error)) from error
 
 
-def start_of(scene: Scene, options: Train) -> Start:
+def start_of(scene: Scene, options: Training) -> Start:
     """What training starts from.
 
     Raises:
@@ -69,7 +67,7 @@ def start_of(scene: Scene, options: Train) -> Start:
     """
     if options.depth_model is not None and options.init != DEPTH:
         raise ValueError(f"--depth-model is for --init depth, got --init {options.init}.")
-    try:
+    with missing_package_is_an_error():
         start = choose_start(
             scene,
             options.init,
@@ -79,8 +77,6 @@ def start_of(scene: Scene, options: Train) -> Start:
             sh_degree=options.sh_degree,
             seed=options.seed,
         )
-    except ImportError as error:
-        raise ValueError(str(error)) from error
     if options.num_gaussians is not None and start.kind in (SFM, FILE):
         warnings.warn(
             f"--num-gaussians {options.num_gaussians} is not used: the start is {start.kind}, of as many as there "
@@ -90,7 +86,7 @@ def start_of(scene: Scene, options: Train) -> Start:
     return start
 
 
-def start_of_demo(scene: Scene, options: Demo) -> Start:
+def start_of_demo(scene: Scene, options: Training) -> Start:
     """What the demo starts from."""
     num = options.num_gaussians
     if num is None:
@@ -105,7 +101,7 @@ def start_of_demo(scene: Scene, options: Demo) -> Start:
     return Start(gaussians, RANDOM, "this is how the demo begins")
 
 
-def make_trainer(scene: Scene, options: Train | Demo, gaussians: Gaussians) -> Trainer:
+def make_trainer(scene: Scene, options: Training, gaussians: Gaussians) -> Trainer:
     """The Trainer of Gaussians as the options have it.
 
     Raises:
@@ -116,29 +112,27 @@ def make_trainer(scene: Scene, options: Train | Demo, gaussians: Gaussians) -> T
     return Trainer(model, scene, config, strategy=strategy_of(options))
 
 
-def config_of(options: Train | Demo, views: Sequence[View] = ()) -> TrainConfig:
+def config_of(options: Training, views: Sequence[View] = ()) -> TrainConfig:
     """The Trainer's settings; what only the views to train on decide is open without them."""
-    own = options if isinstance(options, Train) else Train()
     transparent = any(view.has_alpha for view in views)
-    random = own.background == "random" or (own.background == "auto" and transparent)
+    random = options.background == "random" or (options.background == "auto" and transparent)
     return TrainConfig(
         steps=options.steps,
         seed=options.seed,
         background="random" if random else None,
         **_recipe(options),
-        guard=isinstance(options, Train) and own.guard == "on",
-        decay_after=None if own.recipe == 1 else TrainConfig.decay_after,
-        deterministic=own.deterministic,
+        guard=options.guard == "on",
+        decay_after=None if options.recipe == 1 else TrainConfig.decay_after,
+        deterministic=options.deterministic,
     )
 
 
-def _rasterizer(options: Train | Demo, config: TrainConfig) -> TileRasterizer:
-    own = options if isinstance(options, Train) else Train()
+def _rasterizer(options: Training, config: TrainConfig) -> TileRasterizer:
     return TileRasterizer(
         default_tile_size() if options.tile_size is None else options.tile_size,
-        antialiased=own.antialiased,
+        antialiased=options.antialiased,
         render_depth=config.depth_weight > 0,  # one channel less to draw and to differentiate
-        deterministic=own.deterministic,
+        deterministic=options.deterministic,
     )
 
 
@@ -147,10 +141,8 @@ def default_tile_size() -> int:
     return device_policy().tile_size
 
 
-def _recipe(options: Train | Demo) -> dict[str, Any]:
+def _recipe(options: Training) -> dict[str, Any]:
     """Settings of a run that help some photos and not others."""
-    if not isinstance(options, Recipe):
-        return {}
     corrections = {
         Exposure: options.exposure,
         BilateralGrid: options.bilateral_grid,
@@ -166,18 +158,17 @@ def _recipe(options: Train | Demo) -> dict[str, Any]:
     }
 
 
-def strategy_of(options: Train | Demo) -> Strategy:
+def strategy_of(options: Training) -> Strategy:
     """When Gaussians are born and die."""
     limit = options.max_gaussians
-    match getattr(options, "strategy", "default"):
+    match options.strategy:
         case "mcmc":
             return MCMCStrategy() if limit is None else MCMCStrategy(max_gaussians=limit)
         case "none":
             return Strategy()
         case _:
-            old = isinstance(options, Train) and options.recipe == 1
             return DefaultStrategy(
                 max_gaussians=limit,
                 reset_stop=max(options.steps - _RECOVERY_STEPS, 0),
-                prune_scale3d=0.1 if old else None,
+                prune_scale3d=0.1 if options.recipe == 1 else None,
             )

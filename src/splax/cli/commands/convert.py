@@ -1,0 +1,39 @@
+"""``splax convert``: writes a splat file in another format."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert a splat file: .ply, .compressed.ply, .splat, .spz; .sog is read."""
+
+    source: tyro.conf.Positional[Path]
+    """File to read, or the folder of an unpacked SOG."""
+    out: tyro.conf.Positional[Path]
+    """File to write; its name says in which format."""
+    spz_version: int = 3
+    """Version of .spz to write: 2, 3 or 4, which needs zstandard."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+    def run(self) -> int:
+        """Writes the file in the format of its name."""
+        from splax.cli.console import missing_package_is_an_error, say
+        from splax.io import formats
+
+        if self.out.exists() and not self.overwrite:
+            raise ValueError(
+                f"{self.out} is there already; replace it with --overwrite, or give another name."
+            )
+        with missing_package_is_an_error():
+            arrays = formats.convert(self.source, self.out, spz_version=self.spz_version)
+        kind = "antialiased Gaussians" if arrays.antialiased else "Gaussians"
+        size = self.out.stat().st_size / 1e6
+        say(f"{arrays.num:,} {kind} of SH degree {arrays.sh_degree} in {self.source}")
+        say(f"Wrote {self.out}, {size:.2f} MB")
+        return 0

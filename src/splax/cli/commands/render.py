@@ -1,0 +1,79 @@
+"""``splax render``: pictures and a film of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Render:
+    """Render a run: its held-out views, and an orbit round the scene."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    data: Path | None = None
+    """Where its photos are, if not where they were in training."""
+    out: Path = dataclasses.field(kw_only=True)
+    """Folder to write pictures to, and a film where imageio-ffmpeg is installed."""
+    frames: int = 120
+    """Pictures of the orbit."""
+    fps: int = 30
+    """Frames per second of the film."""
+
+    def run(self) -> int:
+        """Writes the held-out views and an orbit around the scene, and a film of the orbit."""
+        from splax.cli.console import say
+        from splax.cli.finished_run import reload_trainer
+        from splax.cli.run_folder import RunFolder, picture_name
+        from splax.reports.images import save_png
+        from splax.trajectories import orbit
+
+        folder = RunFolder.open(self.folder)
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a file; give the path of a folder for the pictures.")
+        if self.fps < 1:
+            raise ValueError(f"--fps must be at least 1, got {self.fps}.")
+        trainer = reload_trainer(folder, self.data)
+        scene, held_out = trainer.scene, trainer.held_out()
+        cameras = orbit(scene, self.frames)
+        draw = _drawer(trainer, held_out)
+        for view in scene.test:
+            save_png(self.out / "test" / picture_name(view.name), draw(held_out.of(view.name, view.camera)))
+        frames = []
+        for index, camera in enumerate(cameras):
+            frames.append(draw(held_out.mean(held_out.motion.move(camera))))
+            save_png(self.out / "orbit" / f"{index:04d}.png", frames[-1])
+        say(f"Wrote {len(scene.test)} test views and {len(frames)} frames of an orbit to {self.out}")
+        _write_film(self.out / "orbit.mp4", frames, self.fps)
+        return 0
+
+
+def _drawer(trainer: Any, held_out: Any) -> Any:
+    """A function that draws an appearance of the trained model, as an image in [0, 1], [H, W, 3]."""
+    import jax.numpy as jnp
+
+    from splax.training.color_renderer import ColorRenderer, color_of
+
+    background = jnp.asarray(trainer.scene.background)
+    renderer = ColorRenderer.of(trainer.model, trainer.scene.train[0].camera)
+
+    def draw(appearance: Any) -> Any:
+        image = color_of(renderer(trainer.model, appearance.camera, background))
+        return jnp.clip(held_out.image(appearance.params, image), 0, 1)
+
+    return draw
+
+
+def _write_film(path: Path, frames: list[Any], fps: int) -> None:
+    from splax.cli.console import say
+    from splax.reports.images import save_video
+
+    try:
+        save_video(path, frames, fps=fps)
+        say(f"Film: {path}")
+    except ImportError as error:
+        say(f"No film: {error}")

@@ -1,0 +1,66 @@
+"""A finished run with everything that it learned, to score or to render."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from splax.cli.compilation_cache import keep_programs
+from splax.cli.options import Data
+from splax.cli.run_folder import CONFIG, RunFolder
+from splax.cli.scenes import DEMO, load_scene
+from splax.cli.setup import default_tile_size
+from splax.files.json import shorten
+from splax.model import SplatModel
+from splax.rasterizer import TileRasterizer
+from splax.training.config import TrainConfig
+from splax.training.trainer import Trainer
+
+# The entries of a run's config that name its scene, and the types that JSON gives them.
+_SCENE_OPTIONS = {
+    "data": str,
+    "dataset_type": str | None,
+    "downscale": int | float,
+    "test_every": int,
+    "white_background": bool,
+}
+
+
+def reload_trainer(folder: RunFolder, data: Path | None) -> Trainer:
+    """The Trainer of a finished run with the model and the corrections as training left them.
+
+    Args:
+        folder: the run.
+        data: path of the photos; None: where they were in training.
+
+    Raises:
+        ValueError: if a file of the run is damaged, or the photos are not there.
+    """
+    config = folder.read_config()
+    _check_scene_options(config, folder.path / CONFIG)
+    if data is not None:
+        config["data"] = str(data)
+    elif config["data"] != DEMO and not Path(config["data"]).exists():
+        raise ValueError(
+            f"the photos of {folder.path} were in {config['data']}, where nothing is any more; say where they are "
+            "by --data."
+        )
+    keep_programs()
+    rasterizer = TileRasterizer(default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
+    model = SplatModel(folder.load_gaussians(), rasterizer)
+    reading = {name: config[name] for name in _SCENE_OPTIONS if name != "data" and name in config}
+    scene = load_scene(config["data"], Data(**reading))
+    corrections = folder.load_corrections(len(scene.train))
+    made = tuple(correction for correction, _ in corrections.values())
+    trainer = Trainer(model, scene, TrainConfig(progress=False, corrections=made))
+    trainer.load_corrections({name: params for name, (_, params) in corrections.items()})
+    return trainer
+
+
+def _check_scene_options(config: dict[str, Any], path: Path) -> None:
+    for key, kind in _SCENE_OPTIONS.items():
+        value = config.get(key)  # runs of older versions have no dataset_type
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(
+                f"{path} is damaged: {key!r} is {shorten(value)}; expected a file written by `splax train`."
+            )
