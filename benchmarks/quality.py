@@ -33,6 +33,7 @@ from quality_table import format_table, name_options
 
 from splax.cli.commands.train import Train
 from splax.cli.compilation_cache import keep_programs
+from splax.cli.flat_options import flatten, replace, unflatten
 from splax.cli.setup import check_options
 
 GSPLAT = "gsplat"
@@ -116,7 +117,7 @@ def parse_options(text: str) -> Train:
             f"--options {text!r} is not what `splax train` takes; see `splax train --help`."
         ) from error
     for name in _OWN:
-        if getattr(options, name) != getattr(Train(), name):
+        if flatten(options)[name] != flatten(Train())[name]:
             raise ValueError(
                 f"--options {text!r} sets {name}; leave it out: --data PATH@DOWNSCALE, --steps and --seeds say "
                 "what is trained on, and how long."
@@ -165,7 +166,7 @@ def _row_or_error(key: Key, cache: pathlib.Path, curve_every: int) -> dict[str, 
 
 def _run(key: Key, cache: pathlib.Path, curve_every: int) -> dict[str, Any]:
     options = parse_options("" if key.options == GSPLAT else key.options)
-    options = dataclasses.replace(options, steps=key.steps, seed=key.seed)
+    options = replace(options, steps=key.steps, seed=key.seed)
     data = DataSet.parse(key.data)
     photos = _photos(data, cache, tuple(reading_of(options).items()))
     start = find_start(data, photos.scene, options, cache)
@@ -177,7 +178,7 @@ def _run(key: Key, cache: pathlib.Path, curve_every: int) -> dict[str, Any]:
 @functools.lru_cache(maxsize=1)
 def _photos(data: DataSet, cache: pathlib.Path, reading: tuple[tuple[str, Any], ...]) -> Photos:
     """Read once for all rows that follow each other."""
-    return load_photos(data, Train(**dict(reading)), cache)
+    return load_photos(data, unflatten(Train, dict(reading)), cache)
 
 
 def _table(rows: Rows, options: Options) -> str:

@@ -1,7 +1,6 @@
 """The data of the quality table: ``PATH[@DOWNSCALE][+DISTURBANCE...]``, and where training on it starts."""
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import os
@@ -20,6 +19,7 @@ from quality_rows import safe_name
 
 from splax.cameras import Camera
 from splax.cli.commands.train import Train
+from splax.cli.flat_options import flatten, replace
 from splax.cli.setup import start_of
 from splax.data.formats import load_dataset
 from splax.gaussians import Gaussians
@@ -96,7 +96,9 @@ def load_photos(data: DataSet, options: Train, cache: pathlib.Path) -> Photos:
         ValueError: if it cannot be read.
     """
     truth = (
-        _forward(data.downscale, options.test_every, cache) if data.path == FORWARD else _load(data, options)
+        _forward(data.downscale, options.photos.test_every, cache)
+        if data.path == FORWARD
+        else _load(data, options)
     )
     scene = truth
     for name in data.disturbances:
@@ -110,16 +112,16 @@ def find_start(data: DataSet, scene: Scene, options: Train, cache: pathlib.Path)
     Raises:
         ValueError: if the scene does not allow what was asked for.
     """
-    deciding = {name: getattr(options, name) for name in _START + _READING}
+    deciding = {name: flatten(options)[name] for name in _START + _READING}
     path = cache / f"{_kept_name(str(data), deciding)}.npz"
     if not path.exists():
-        _write_start(path, start_of(scene, dataclasses.replace(options, seed=_START_SEED)))
+        _write_start(path, start_of(scene, replace(options, seed=_START_SEED)))
     return _read_start(path)
 
 
 def reading_of(options: Train) -> dict[str, Any]:
     """Of the options, those that say how photos are read."""
-    return {name: getattr(options, name) for name in _READING}
+    return {name: flatten(options)[name] for name in _READING}
 
 
 def _load(data: DataSet, options: Train) -> Scene:

@@ -53,7 +53,7 @@ def run_splax(photos: Photos, start: Start, options: Train, curve_every: int = 0
     curve = _train(trainer, curve_every)
     compiling = trainer.profile.get("compile", 0.0)
     row = {
-        **trainer.evaluate(networks=options.lpips, **MEASURES),
+        **trainer.evaluate(networks=options.scores.lpips, **MEASURES),
         **_state(trainer),
         **_pose_errors(trainer, photos),
         "seconds": trainer.seconds - compiling,
@@ -81,7 +81,9 @@ def run_gsplat(photos: Photos, start: Start, options: Train) -> dict[str, Any]:
     seen = [dataclasses.replace(scene.train[i], name=f"seen {i}") for i in _spread(len(scene.train))]
     drawn = dataclasses.replace(scene, test=[*scene.test, *seen])
     began = time.perf_counter()
-    result = train_gsplat(drawn, Arrays.of(start.gaussians), options.steps, "default", options.seed)
+    result = train_gsplat(
+        drawn, Arrays.of(start.gaussians), options.steps, "default", options.computation.seed
+    )
     scores = score(result.images[:num_test], scene.test)
     corrected = [
         _corrected_psnr(image, view) for image, view in zip(result.images[:num_test], scene.test, strict=True)

@@ -20,8 +20,10 @@ import splax
 from splax.cli import main as cli
 from splax.cli import scenes
 from splax.cli import setup as training_setup
+from splax.cli.flat_options import unflatten
 from splax.cli.options import Training
 from splax.cli.run_folder import RunFolder, picture_name
+from splax.cli.strategy import strategy_of
 from splax.training.runtime import memory
 
 WIDTH, HEIGHT, STEPS = 32, 24, 20
@@ -95,7 +97,7 @@ def test_a_run_folder_holds_all_files(finished):
 
 @pytest.mark.parametrize(("steps", "stop"), [(7000, 5000), (8001, 6001), (30, 0)])
 def test_opacities_are_not_reset_in_the_last_steps(steps, stop):
-    assert training_setup.strategy_of(Training(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
+    assert strategy_of(Training(steps=steps)) == splax.DefaultStrategy(reset_stop=stop)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,9 @@ def test_backgrounds_are_random_where_images_are_transparent(option, transparent
     view = demo_scene.train[0]
     alpha = np.zeros(view.image.shape[:2], np.uint8) if transparent else None
     views = [view, dataclasses.replace(view, alpha=alpha)]
-    assert training_setup.config_of(Training(background=option), views).background == background
+    assert (
+        training_setup.config_of(unflatten(Training, {"background": option}), views).background == background
+    )
 
 
 def test_metrics_say_what_came_out(finished):

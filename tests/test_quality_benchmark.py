@@ -15,6 +15,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from splax.cameras import Camera
+from splax.cli.flat_options import replace, unflatten
 from splax.rasterizer import TileRasterizer
 from splax.scene import Scene, View
 
@@ -366,13 +367,13 @@ def test_a_run_becomes_a_row(quality, import_benchmark, monkeypatch, tmp_path):
 
 def test_a_start_that_is_kept_is_the_same_for_every_seed(import_benchmark, scene, tmp_path):
     data = import_benchmark("quality_data")
-    options = data.Train(init="random", num_gaussians=30)
+    options = unflatten(data.Train, {"init": "random", "num_gaussians": 30})
     first = data.find_start(data.DataSet("noise"), scene, options, tmp_path)
-    again = data.find_start(data.DataSet("noise"), scene, dataclasses.replace(options, seed=5), tmp_path)
+    again = data.find_start(data.DataSet("noise"), scene, replace(options, seed=5), tmp_path)
     assert (again.kind, again.reason, again.trained) == (first.kind, first.reason, False)
     for name in ("means", "log_scales", "sh0", "shN"):
         np.testing.assert_array_equal(getattr(first.gaussians, name), getattr(again.gaussians, name))
-    other = dataclasses.replace(options, num_gaussians=31)
+    other = replace(options, num_gaussians=31)
     assert data.find_start(data.DataSet("noise"), scene, other, tmp_path).gaussians.num_alive == 31
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -396,7 +397,7 @@ def test_gsplat_is_one_more_row_where_it_is_installed(
     monkeypatch.setitem(sys.modules, "gsplat_training", types.SimpleNamespace(train_gsplat=draw))
     assert [key.options for key in quality._keys(options)] == [TINY, "gsplat"]
     data = import_benchmark("quality_data")
-    train = data.Train(init="random", num_gaussians=40, seed=3, steps=9)
+    train = unflatten(data.Train, {"init": "random", "num_gaussians": 40, "seed": 3, "steps": 9})
     start = data.find_start(data.DataSet("noise"), scene, train, tmp_path)
     row = quality.run_gsplat(data.Photos(scene, scene), start, train)
     assert row["views"] == 1

@@ -15,6 +15,7 @@ from test_cli import run
 
 import splax
 from splax.cli.commands.demo import Demo
+from splax.cli.flat_options import replace, unflatten
 from splax.cli.options import Training
 from splax.cli.run_config import check_unchanged, read_data, read_options, save_options
 from splax.training.recovery.checkpoints import Checkpoints
@@ -151,14 +152,15 @@ def test_other_options_than_those_it_began_with_are_refused(data, stopped, capsy
 
 
 @pytest.mark.parametrize(
-    "options", [Training(steps=5, exposure=True, lpips=("vgg",)), Demo(seed=2).settings()]
+    "options",
+    [unflatten(Training, {"steps": 5, "exposure": True, "lpips": ("vgg",)}), Demo(seed=2).settings()],
 )
 def test_options_are_read_as_they_were_written(data, options):
     config = json.loads(json.dumps(save_options(options, str(data))))
     path = Path("config.json")
     assert read_data(config, path) == str(data)
     assert read_options(config, path) == options
-    same = Training(steps=options.steps, seed=options.seed)
+    same = replace(Training(), steps=options.steps, seed=options.computation.seed)
     check_unchanged(same, options, data=data, began_with=str(data))
 
 

@@ -12,6 +12,7 @@ from helpers import make_camera, make_gaussians, write_transforms
 from test_cli import run
 
 import splax
+from splax.cli.flat_options import unflatten
 from splax.cli.options import Training
 from splax.cli.setup import start_of_demo
 from splax.initialization.depth_source import DepthError
@@ -131,7 +132,12 @@ def test_no_more_than_the_most(with_points):
 
 def test_the_demo_starts_with_no_more_either(scene):
     assert start_of_demo(scene, Training(max_gaussians=70)).gaussians.capacity == 70
-    assert start_of_demo(scene, Training(max_gaussians=70, num_gaussians=90)).gaussians.capacity == 90
+    assert (
+        start_of_demo(
+            scene, unflatten(Training, {"max_gaussians": 70, "num_gaussians": 90})
+        ).gaussians.capacity
+        == 90
+    )
     assert start_of_demo(scene, Training()).gaussians.capacity == 10_000
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from splax.cli.compilation_cache import keep_programs
-from splax.cli.options import Data
+from splax.cli.flat_options import unflatten
+from splax.cli.options import Photos
 from splax.cli.run_folder import CONFIG, RunFolder
 from splax.cli.scenes import DEMO, load_scene
 from splax.cli.setup import default_tile_size
@@ -48,8 +49,7 @@ def reload_trainer(folder: RunFolder, data: Path | None) -> Trainer:
     keep_programs()
     rasterizer = TileRasterizer(default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
     model = SplatModel(folder.load_gaussians(), rasterizer)
-    reading = {name: config[name] for name in _SCENE_OPTIONS if name != "data" and name in config}
-    scene = load_scene(config["data"], Data(**reading))
+    scene = load_scene(config["data"], config["downscale"], unflatten(Photos, config))
     corrections = folder.load_corrections(len(scene.train))
     made = tuple(correction for correction, _ in corrections.values())
     trainer = Trainer(model, scene, TrainConfig(progress=False, corrections=made))

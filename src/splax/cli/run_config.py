@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing
 from pathlib import Path
 from typing import Any
 
+from splax.cli.flat_options import flag, flatten, types_of, unflatten
 from splax.cli.options import Running, Training
 from splax.cli.scenes import DEMO
 from splax.files.json import shorten
 
 # Options that do not change what is trained.
-_FREE = {field.name for field in dataclasses.fields(Running)}
+_FREE = types_of(Running).keys()
 # The recipe of runs that were begun before there was a guard; their config does not name it.
 _OLD_RECIPE = {"recipe": 1, "guard": "off"}
 
@@ -25,7 +25,7 @@ def save_options(options: Training, data: str) -> dict[str, Any]:
         data: path of the dataset, or ``DEMO``.
     """
     path = data if data == DEMO else str(Path(data).expanduser().resolve())
-    return {"data": path, **dataclasses.asdict(options)}
+    return {"data": path, **flatten(options)}
 
 
 def read_data(config: dict[str, Any], path: Path) -> str:
@@ -54,22 +54,21 @@ def read_options(config: dict[str, Any], path: Path) -> Training:
     Raises:
         ValueError: if the file is damaged.
     """
-    hints = typing.get_type_hints(Training)
     values = {}
-    for field in dataclasses.fields(Training):
-        if field.name in _FREE or field.name not in config:
+    for name, kind in types_of(Training).items():
+        if name in _FREE or name not in config:
             continue
-        value = config[field.name]
-        if not _is_one_of(value, hints[field.name]):
+        value = config[name]
+        if not _is_one_of(value, kind):
             raise ValueError(
-                f"{path} is damaged: {field.name!r} is {shorten(value)}; expected a file of `splax train`."
+                f"{path} is damaged: {name!r} is {shorten(value)}; expected a file of `splax train`."
             )
-        values[field.name] = tuple(value) if isinstance(value, list) else value
+        values[name] = tuple(value) if isinstance(value, list) else value
     if config.get("data") == DEMO:
         values["guard"] = "off"
     elif "recipe" not in config:
         values |= _OLD_RECIPE
-    return Training(**values)
+    return unflatten(Training, values)
 
 
 def read_sh_degree(config: dict[str, Any], path: Path) -> int:
@@ -101,10 +100,10 @@ def check_unchanged(given: Training, began: Training, *, data: Path | None, bega
     differing = []
     if data is not None and str(data.expanduser().resolve()) != began_with:
         differing.append(f"DATA {data} (it began with {began_with})")
-    for field in dataclasses.fields(Training):
-        now, then = getattr(given, field.name), getattr(began, field.name)
-        if field.name not in _FREE and now not in (field.default, then):
-            differing.append(f"--{field.name.replace('_', '-')} {now} (it began with {then})")
+    defaults, before = flatten(Training()), flatten(began)
+    for name, now in flatten(unflatten(Training, flatten(given))).items():
+        if name not in _FREE and now not in (defaults[name], before[name]):
+            differing.append(f"{flag(name)} {now} (it began with {before[name]})")
     if differing:
         raise ValueError(
             f"--resume goes on with the options that the run began with; leave out {', '.join(differing)}, or "

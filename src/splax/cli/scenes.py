@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from splax.cli.options import Data
+from splax.cli.options import Photos
 from splax.data.formats import load_dataset
 from splax.data.synthetic import make_demo_scene
 from splax.scene import Scene
@@ -13,12 +13,13 @@ from splax.scene import Scene
 DEMO = "demo"
 
 
-def load_scene(data: str | Path, options: Data) -> Scene:
+def load_scene(data: str | Path, downscale: float, photos: Photos) -> Scene:
     """Reads a dataset, or makes the built-in scene.
 
     Args:
         data: path of the dataset, or ``DEMO``.
-        options: the options that say how photos are read.
+        downscale: factor by which to make the photos smaller.
+        photos: options that say how photos are read.
 
     Raises:
         ValueError: if the dataset cannot be read.
@@ -27,8 +28,8 @@ def load_scene(data: str | Path, options: Data) -> Scene:
         return make_demo_scene()
     return load_dataset(
         data,
-        options.dataset_type,
-        downscale=options.downscale,
-        test_every=options.test_every,
-        white_background=options.white_background,
+        photos.dataset_type,
+        downscale=downscale,
+        test_every=photos.test_every,
+        white_background=photos.white_background,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from flax import nnx
 
 from splax.cli.console import missing_package_is_an_error
+from splax.cli.flat_options import flatten
 from splax.cli.options import Training
+from splax.cli.strategy import strategy_of
+from splax.corrections.base import Correction
 from splax.corrections.bilateral_grid import BilateralGrid
 from splax.corrections.exposure import Exposure
 from splax.corrections.intrinsics import IntrinsicsRefinement
@@ -23,10 +25,8 @@ from splax.model import SplatModel
 from splax.ops.spherical_harmonics import check_sh_degree
 from splax.rasterizer import TileRasterizer
 from splax.scene import Scene, View
-from splax.strategies.base import Strategy
-from splax.strategies.default import DefaultStrategy
-from splax.strategies.mcmc import MCMCStrategy
 from splax.training.config import TrainConfig
+from splax.training.optimizers import LearningRates
 from splax.training.photos.resolution import CoarseToFine
 from splax.training.start import DEPTH, FILE, RANDOM, SFM, Start, choose_start
 from splax.training.trainer import Trainer
@@ -34,8 +34,6 @@ from splax.training.trainer import Trainer
 # The demo's things stand within this many times the median distance of the cameras.
 _DEMO_EXTENT = 0.5
 _DEMO_GAUSSIANS = 10_000
-# Left after the last reset of the opacities; a thousand are too few, see docs/training.md.
-_RECOVERY_STEPS = 2_000
 
 
 def check_options(options: Training) -> None:
@@ -44,8 +42,8 @@ def check_options(options: Training) -> None:
     Raises:
         ValueError: on such an option.
     """
-    check_networks(options.lpips)
-    check_sh_degree(options.sh_degree)
+    check_networks(options.scores.lpips)
+    check_sh_degree(options.start.sh_degree)
     if options.max_gaussians is not None and options.max_gaussians < 1:
         raise ValueError(f"--max-gaussians must be 1 or more, got {options.max_gaussians}.")
     _rasterizer(options, config_of(options))
@@ -60,26 +58,31 @@ def check_networks(networks: Sequence[Network]) -> None:
 
 
 def start_of(scene: Scene, options: Training) -> Start:
-    """What training starts from.
+    """The Gaussians that training starts from.
+
+    Args:
+        scene: the scene to train on.
+        options: settings of the run.
 
     Raises:
         ValueError: if the scene does not allow what was asked for, or a package is missing.
     """
-    if options.depth_model is not None and options.init != DEPTH:
-        raise ValueError(f"--depth-model is for --init depth, got --init {options.init}.")
+    asked = options.start
+    if asked.depth_model is not None and asked.init != DEPTH:
+        raise ValueError(f"--depth-model is for --init depth, got --init {asked.init}.")
     with missing_package_is_an_error():
         start = choose_start(
             scene,
-            options.init,
-            depth=None if options.depth_model is None else MonocularDepth(options.depth_model),
-            num=options.num_gaussians,
+            asked.init,
+            depth=None if asked.depth_model is None else MonocularDepth(asked.depth_model),
+            num=asked.num_gaussians,
             most=options.max_gaussians,
-            sh_degree=options.sh_degree,
-            seed=options.seed,
+            sh_degree=asked.sh_degree,
+            seed=options.computation.seed,
         )
-    if options.num_gaussians is not None and start.kind in (SFM, FILE):
+    if asked.num_gaussians is not None and start.kind in (SFM, FILE):
         warnings.warn(
-            f"--num-gaussians {options.num_gaussians} is not used: the start is {start.kind}, of as many as there "
+            f"--num-gaussians {asked.num_gaussians} is not used: the start is {start.kind}, of as many as there "
             "are. It is for starts on depth and random ones.",
             stacklevel=2,
         )
@@ -87,22 +90,32 @@ def start_of(scene: Scene, options: Training) -> Start:
 
 
 def start_of_demo(scene: Scene, options: Training) -> Start:
-    """What the demo starts from."""
-    num = options.num_gaussians
+    """The Gaussians that the demo starts from: random ones.
+
+    Args:
+        scene: the built-in scene.
+        options: settings of the run.
+    """
+    num = options.start.num_gaussians
     if num is None:
         num = min(_DEMO_GAUSSIANS, options.max_gaussians or _DEMO_GAUSSIANS)
     gaussians = Gaussians.random(
         num,
         extent=_DEMO_EXTENT * scene.radius,
         center=scene.center,
-        sh_degree=options.sh_degree,
-        rngs=nnx.Rngs(options.seed),
+        sh_degree=options.start.sh_degree,
+        rngs=nnx.Rngs(options.computation.seed),
     )
     return Start(gaussians, RANDOM, "this is how the demo begins")
 
 
 def make_trainer(scene: Scene, options: Training, gaussians: Gaussians) -> Trainer:
-    """The Trainer of Gaussians as the options have it.
+    """Makes the Trainer of a run.
+
+    Args:
+        scene: the scene to train on.
+        options: settings of the run.
+        gaussians: the Gaussians to start from; trained in place.
 
     Raises:
         ValueError: on an option out of range, or one that the scene does not allow.
@@ -113,62 +126,61 @@ def make_trainer(scene: Scene, options: Training, gaussians: Gaussians) -> Train
 
 
 def config_of(options: Training, views: Sequence[View] = ()) -> TrainConfig:
-    """The Trainer's settings; what only the views to train on decide is open without them."""
+    """The Trainer's settings.
+
+    Args:
+        options: settings of the run.
+        views: the training views. Whether they are transparent decides the background; without them it is the
+            scene's.
+
+    Raises:
+        ValueError: on an option out of range.
+    """
+    recipe = options.recipe
     transparent = any(view.has_alpha for view in views)
-    random = options.background == "random" or (options.background == "auto" and transparent)
+    random = recipe.background == "random" or (recipe.background == "auto" and transparent)
     return TrainConfig(
         steps=options.steps,
-        seed=options.seed,
+        seed=options.computation.seed,
         background="random" if random else None,
-        **_recipe(options),
-        guard=options.guard == "on",
-        decay_after=None if options.recipe == 1 else TrainConfig.decay_after,
-        deterministic=options.deterministic,
+        learning_rates=_learning_rates(options),
+        corrections=_corrections(options),
+        regularizers=Regularizers(recipe.opacity_weight, recipe.scale_weight, recipe.stretch_weight),
+        resolution=CoarseToFine(recipe.halvings, recipe.halvings_every),
+        depth_weight=recipe.depth_weight,
+        batch_size=recipe.batch_size,
+        guard=recipe.guard == "on",
+        decay_after=None if options.is_first_recipe else TrainConfig.decay_after,
+        deterministic=options.computation.deterministic,
     )
 
 
+def _learning_rates(options: Training) -> LearningRates:
+    rates = flatten(options.learning_rates)
+    return LearningRates(**{name.removeprefix("lr_"): rate for name, rate in rates.items()})
+
+
+def _corrections(options: Training) -> tuple[Correction, ...]:
+    """The corrections to learn, in the order in which they are applied."""
+    wanted = {
+        Exposure: options.recipe.exposure,
+        BilateralGrid: options.recipe.bilateral_grid,
+        PoseRefinement: options.recipe.refine_poses,
+        IntrinsicsRefinement: options.recipe.refine_intrinsics,
+    }
+    return tuple(correction() for correction in wanted if wanted[correction])
+
+
 def _rasterizer(options: Training, config: TrainConfig) -> TileRasterizer:
+    tile_size = options.computation.tile_size
     return TileRasterizer(
-        default_tile_size() if options.tile_size is None else options.tile_size,
-        antialiased=options.antialiased,
+        default_tile_size() if tile_size is None else tile_size,
+        antialiased=options.recipe.antialiased,
         render_depth=config.depth_weight > 0,  # one channel less to draw and to differentiate
-        deterministic=options.deterministic,
+        deterministic=options.computation.deterministic,
     )
 
 
 def default_tile_size() -> int:
-    """Edge of a tile in pixels that suits the device."""
+    """The side of a tile that suits the device, pixels."""
     return device_policy().tile_size
-
-
-def _recipe(options: Training) -> dict[str, Any]:
-    """Settings of a run that help some photos and not others."""
-    corrections = {
-        Exposure: options.exposure,
-        BilateralGrid: options.bilateral_grid,
-        PoseRefinement: options.refine_poses,
-        IntrinsicsRefinement: options.refine_intrinsics,
-    }
-    return {
-        "corrections": tuple(correction() for correction, wanted in corrections.items() if wanted),
-        "regularizers": Regularizers(options.opacity_weight, options.scale_weight, options.stretch_weight),
-        "resolution": CoarseToFine(options.halvings, options.halvings_every),
-        "depth_weight": options.depth_weight,
-        "batch_size": options.batch_size,
-    }
-
-
-def strategy_of(options: Training) -> Strategy:
-    """When Gaussians are born and die."""
-    limit = options.max_gaussians
-    match options.strategy:
-        case "mcmc":
-            return MCMCStrategy() if limit is None else MCMCStrategy(max_gaussians=limit)
-        case "none":
-            return Strategy()
-        case _:
-            return DefaultStrategy(
-                max_gaussians=limit,
-                reset_stop=max(options.steps - _RECOVERY_STEPS, 0),
-                prune_scale3d=0.1 if options.recipe == 1 else None,
-            )

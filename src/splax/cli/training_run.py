@@ -13,13 +13,15 @@ from flax import nnx
 from splax.cli.compilation_cache import keep_programs
 from splax.cli.console import missing_package_is_an_error, say, say_error
 from splax.cli.describe import describe_scene
+from splax.cli.flat_options import flatten
 from splax.cli.options import Running, Training
 from splax.cli.provenance import device_name
 from splax.cli.run_config import check_unchanged, read_data, read_options, read_sh_degree, save_options
 from splax.cli.run_folder import CHECKPOINTS, CONFIG, EVAL, POINT_CLOUD, RunFolder
 from splax.cli.run_results import fitted_scores, write_results
 from splax.cli.scenes import DEMO, load_scene
-from splax.cli.setup import check_options, make_trainer, start_of, start_of_demo, strategy_of
+from splax.cli.setup import check_options, make_trainer, start_of, start_of_demo
+from splax.cli.strategy import strategy_of
 from splax.gaussians import Gaussians
 from splax.reports.events import EventLog
 from splax.scene import Scene
@@ -45,9 +47,9 @@ def train(data: Path, out: Path, options: Training, *, overwrite: bool) -> int:
         ValueError: on an option out of range, or data or a folder that cannot be used.
     """
     folder = RunFolder.create(out, overwrite=overwrite)
-    _use_fixed_order(options.deterministic)
+    _use_fixed_order(options.computation.deterministic)
     keep_programs()
-    scene = load_scene(data, options)
+    scene = load_scene(data, options.downscale, options.photos)
     say(describe_scene(scene))
     return _begin(scene, str(data), folder, options, lambda: start_of(scene, options))
 
@@ -65,7 +67,7 @@ def demo(out: Path, options: Training) -> int:
     folder = RunFolder.create(out, overwrite=_holds_demo(out))
     keep_programs()
     say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
-    scene = load_scene(DEMO, options)
+    scene = load_scene(DEMO, options.downscale, options.photos)
     return _begin(scene, DEMO, folder, options, lambda: start_of_demo(scene, options))
 
 
@@ -88,13 +90,13 @@ def resume(path: Path, given: Training, *, data: Path | None, out: Path | None) 
     if out is not None and out != path:
         raise ValueError(f"--resume {path} writes to that folder; leave --out {out} out.")
     check_unchanged(given, options, data=data, began_with=began_with)
-    running = {field.name: getattr(given, field.name) for field in dataclasses.fields(Running)}
-    options = dataclasses.replace(options, **running)
-    _use_fixed_order(options.deterministic)
+    options = dataclasses.replace(options, running=given.running)
+    _use_fixed_order(options.computation.deterministic)
     keep_programs()
     # Of any number and in any place: the checkpoint says where all of them are.
     stand_in = Gaussians.random(1, sh_degree=read_sh_degree(config, path / CONFIG), rngs=nnx.Rngs(0))
-    trainer = make_trainer(load_scene(began_with, options), options, stand_in)
+    scene = load_scene(began_with, options.downscale, options.photos)
+    trainer = make_trainer(scene, options, stand_in)
     trainer.resume(Checkpoints(folder.path / CHECKPOINTS))
     say(f"Going on after {trainer.step:,} steps.")
     folder.forget_scores_from(trainer.step)
@@ -118,12 +120,12 @@ def _begin(
 
 
 def _train(trainer: Trainer, folder: RunFolder, options: Training) -> int:
-    checkpoints = _checkpoints(folder, options)
-    events = _event_log(folder) if options.tensorboard else None
+    checkpoints = _checkpoints(folder, options.running)
+    events = _event_log(folder) if options.logging.tensorboard else None
     _say_plan(trainer, options)
     status, interrupted = 0, False
     try:
-        _fit(trainer, folder, options.eval_every, events, checkpoints)
+        _fit(trainer, folder, options.logging.eval_every, events, checkpoints)
     except KeyboardInterrupt:
         status, interrupted = 130, True
         say(f"Interrupted after {trainer.step:,} steps; writing what is trained so far.")
@@ -132,14 +134,14 @@ def _train(trainer: Trainer, folder: RunFolder, options: Training) -> int:
         say_error(f"{error} Writing what is trained so far.")
     if trainer.guard_report["held"] and trainer.guard_report["why"]:
         say(f"Guard: {trainer.guard_report['why']}.")
-    asked = fitted_scores(options, dataclasses.asdict(options))
-    metrics = write_results(folder, trainer, interrupted=interrupted, networks=options.lpips, **asked)
+    asked = fitted_scores(options.scores, flatten(options))
+    metrics = write_results(folder, trainer, interrupted=interrupted, networks=options.scores.lpips, **asked)
     if events is not None:
         events.close()
     say(scores_line(metrics))
     say(f"Splat: {folder.path / POINT_CLOUD}")
     say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
-    if options.profile:
+    if options.running.profile:
         say(trainer.describe_profile())
     return status
 

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
-from splax.cli.options import Running, Training
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+from splax.cli.flat_options import flatten, unflatten
+from splax.cli.options import Running, Training, unset
 
 
 @dataclasses.dataclass(frozen=True)
-class Demo(Running):
+class Demo:
     """Train on a small built-in scene: a minute or two to a first splat, without any data."""
 
     out: Path = Path("runs/demo")
     """Folder to write the run to; an earlier demo in it is replaced."""
     steps: int = 1500
     """Length of the run."""
-    num_gaussians: int | None = None
-    """Random Gaussians to begin with. Default: 10,000, but no more than --max-gaussians."""
-    max_gaussians: int | None = None
-    """Densify to at most this many."""
+    num_gaussians: Annotated[int | None, unset("10,000, at most --max-gaussians", "INT")] = None
+    """Number of random Gaussians at the start."""
+    max_gaussians: Annotated[int | None, unset("no limit", "INT")] = None
+    """Number of Gaussians above which none are added."""
     sh_degree: int = 3
-    """Degree of view-dependent colour, 0 to 3."""
+    """Degree of the spherical harmonics of colour, from 0 (the same from every side) to 3."""
     seed: int = 0
-    """Of the initial Gaussians, the order of views and densification."""
-    tile_size: int | None = None
-    """Pixels per tile side; does not change the image. Default: 8 on a CPU, 16 elsewhere."""
+    """Seed of the initial Gaussians, the order of views and densification."""
+    tile_size: Annotated[int | None, unset("8 on a CPU, 16 elsewhere", "INT")] = None
+    """Pixels per tile side; it does not change the image."""
+    running: Annotated[Running, OmitArgPrefixes, tyro.conf.arg(name="checkpoint")] = dataclasses.field(
+        default_factory=Running
+    )
 
     def run(self) -> int:
         """Ray traces the scene, trains on its pictures and writes a run folder."""
@@ -34,6 +42,5 @@ class Demo(Running):
         return training_run.demo(self.out, self.settings())
 
     def settings(self) -> Training:
-        """The same settings as ``splax train`` has them: the guard is off, the rest as its defaults."""
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "out"}
-        return Training(guard="off", **given)
+        """The same settings as ``splax train`` has them: the guard is off, the others are at their defaults."""
+        return unflatten(Training, flatten(self) | {"guard": "off"})

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
-from splax.cli.options import Scores
+from splax.cli.options import Scores, unset
 
 
 @dataclasses.dataclass(frozen=True)
-class Eval(Scores):
-    """Score a run on the views it did not see."""
+class Eval:
+    """Score a run on the views that it did not see."""
 
-    folder: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
+    folder: tyro.conf.Positional[Path]
     """Folder of the run."""
-    data: Path | None = None
-    """Where its photos are, if not where they were in training."""
+    data: Annotated[Path | None, unset("where they were in training", "PATH")] = None
+    """Folder of the run's dataset, if it has moved."""
+    scores: Annotated[Scores, OmitArgPrefixes, tyro.conf.arg(name="score")] = dataclasses.field(
+        default_factory=Scores
+    )
 
     def run(self) -> int:
         """Writes scores and pictures of the held-out views again."""
@@ -29,10 +34,10 @@ class Eval(Scores):
         from splax.training.evaluation import scores_line
 
         folder = RunFolder.open(self.folder)
-        check_networks(self.lpips)
+        check_networks(self.scores.lpips)
         trainer = reload_trainer(folder, self.data)
-        asked = fitted_scores(self, folder.read_config())
-        metrics = write_evaluation(folder, trainer, folder.read_metrics(), self.lpips, **asked)
+        asked = fitted_scores(self.scores, folder.read_config())
+        metrics = write_evaluation(folder, trainer, folder.read_metrics(), self.scores.lpips, **asked)
         for view in metrics["per_view"]:
             say(f"{view['name']}: PSNR {view['psnr']:.2f} dB, SSIM {view['ssim']:.4f}")
         say(scores_line(metrics))

@@ -6,16 +6,20 @@ import dataclasses
 from pathlib import Path
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
-from splax.cli.options import Data
+from splax.cli.options import Photos
 
 
 @dataclasses.dataclass(frozen=True)
-class Info(Data):
+class Info:
     """Say what a dataset holds."""
 
-    data: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
+    data: tyro.conf.Positional[Path]
     """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
+    downscale: float = 1.0
+    """Factor by which to make the photos smaller."""
+    photos: OmitArgPrefixes[Photos] = dataclasses.field(default_factory=Photos)
 
     def run(self) -> int:
         """Prints what the dataset holds, and which backend would draw its views."""
@@ -28,7 +32,7 @@ class Info(Data):
         from splax.gaussians import Gaussians
         from splax.rasterizer import TileRasterizer
 
-        scene = load_scene(self.data, self)
+        scene = load_scene(self.data, self.downscale, self.photos)
         say(describe_scene(scene))
         # One Gaussian stands for those of a start: types and the view's size count.
         gaussian = Gaussians.from_points(np.zeros((1, 3)))

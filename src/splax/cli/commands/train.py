@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from splax.cli.options import Training
+from splax.cli.options import Training, unset
 
 
 @dataclasses.dataclass(frozen=True)
-class Train(Training):
-    """Train a splat on posed photos, or go on with a run that was stopped."""
+class Places:
+    """Folders that training reads and writes; the help shows them first."""
 
-    data: tyro.conf.Positional[Path | None] = None
+    data: Annotated[Path | None, tyro.conf.Positional, unset("that of the run to resume", "DATA")] = None
     """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
-    out: Path | None = None
+    out: Annotated[Path | None, unset("none", "PATH")] = None
     """Folder to write the run to."""
-    resume: Path | None = None
-    """Folder of a run to go on with from its last checkpoint, with the options it began with."""
+    resume: Annotated[Path | None, unset("begin a new run", "PATH")] = None
+    """Folder of a run to resume from its last checkpoint, with the options that it began with."""
     overwrite: bool = False
     """Replace the run that the folder holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Train(Training, Places):
+    """Train a splat on posed photos, or resume a run that was stopped."""
 
     def run(self) -> int:
         """Trains and writes a run folder, or resumes a run."""
