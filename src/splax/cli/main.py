@@ -5,9 +5,7 @@ This module parses and reports errors. jax is imported after parsing, so that ``
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import operator
 import sys
 import warnings
@@ -16,6 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import splax
 from splax.cli.commands.convert import Convert
 from splax.cli.commands.demo import Demo
 from splax.cli.commands.eval import Eval
@@ -25,6 +24,7 @@ from splax.cli.commands.render import Render
 from splax.cli.commands.train import Train
 from splax.cli.console import say_error, show_warning
 from splax.cli.options import Command
+from splax.cli.spellings import hints
 
 # The subcommands, in the order in which the help lists them.
 COMMANDS: dict[str, type[Command]] = {
@@ -39,7 +39,15 @@ COMMANDS: dict[str, type[Command]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 2 bad input, 1 training failed, 130 interrupted."""
+    """Runs the command line and exits: 0 done, 2 bad input, 1 training failed, 130 interrupted.
+
+    Args:
+        arguments: the command line without the name of the program; that of this process if None.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "--version":
+        print(f"splax {splax.__version__}")
+        sys.exit(0)
     command = _parse(arguments)
     warnings.showwarning = show_warning
     try:
@@ -52,24 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _parse(arguments: Sequence[str] | None) -> Command:
-    """The options; on bad ones exits with status 2 after one line, where tyro prints a box of several."""
+def _parse(arguments: Sequence[str]) -> Command:
+    """The command with its options; on bad ones tyro says what is wrong and exits with status 2."""
+    if not {"-h", "--help"} & set(arguments):
+        for hint in hints(arguments, COMMANDS):
+            print(f"splax: {hint}", file=sys.stderr)
     named = [Annotated[options, tyro.conf.subcommand(name)] for name, options in COMMANDS.items()]
     command: Any = functools.reduce(operator.or_, named)
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                command, prog="splax", description="Gaussian splatting in pure JAX.", args=arguments
-            )
-    except SystemExit as stop:
-        if stop.code == 2:
-            lines = [line.strip("─│╭╮╰╯ ") for line in errors.getvalue().splitlines()]
-            lines = [line for line in lines if line.strip("-")]
-            # The box's title begins its first line again, and sentences end without a full stop.
-            lines = lines[1:] if len(lines) > 1 and lines[1].startswith(lines[0]) else lines
-            say_error(" ".join(lines).replace(" For full helptext", ". For full helptext"))
-        raise
+    description = "Gaussian splatting in pure JAX. `splax COMMAND --help` explains a command."
+    return tyro.cli(command, prog="splax", description=description, args=arguments)
 
 
 if __name__ == "__main__":

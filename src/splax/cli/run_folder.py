@@ -32,6 +32,8 @@ LOSS_CURVE = "loss.png"
 SCORES = "scores.jsonl"
 EVAL = "eval"
 CONTACT_SHEET = "contact_sheet.png"
+# Written by `splax render`, unless it is given another folder.
+RENDER = "render"
 CORRECTIONS = "corrections"
 CAMERAS = f"{CORRECTIONS}/cameras.json"
 CHECKPOINTS = "checkpoints"
@@ -65,7 +67,7 @@ class RunFolder:
                 f"--out {path} holds a run that was stopped; go on with it by `splax train --resume {path}`, "
                 "choose another folder, or add --overwrite."
             )
-        if not overwrite and any((path / name).exists() for name in (POINT_CLOUD, METRICS)):
+        if not overwrite and _is_finished(path):
             raise ValueError(
                 f"--out {path} already holds a run, which is not replaced unasked; choose another folder, or add "
                 "--overwrite to `splax train`."
@@ -109,6 +111,8 @@ class RunFolder:
         old += [
             *(self.path / EVAL).glob("*.png"),
             *(self.path / CORRECTIONS).glob("*.npy"),
+            *(self.path / RENDER).glob("*/*.png"),
+            *(self.path / RENDER).glob("*.mp4"),
             self.path / CAMERAS,
         ]
         for file in filter(Path.is_file, old):
@@ -238,6 +242,28 @@ class RunFolder:
 
     def _read_json(self, name: str) -> dict[str, Any]:
         return read_json(self.path / name)
+
+
+def default_folder(data: Path, overwrite: bool) -> Path:
+    """The folder of a run whose user names none: ``runs`` and the name of the dataset.
+
+    Args:
+        data: path of the dataset.
+        overwrite: whether a run that is there can be replaced. If not, a number is added to the name.
+    """
+    place = data.expanduser().resolve()
+    if place.is_file() or place.name == "images":
+        place = place.parent
+    path = first = Path("runs") / (place.name or "run")
+    number = 2
+    while not overwrite and _is_finished(path):
+        path = first.with_name(f"{first.name}-{number}")
+        number += 1
+    return path
+
+
+def _is_finished(path: Path) -> bool:
+    return any((path / name).exists() for name in (POINT_CLOUD, METRICS))
 
 
 def picture_name(view_name: str) -> str:

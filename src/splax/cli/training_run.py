@@ -17,7 +17,7 @@ from splax.cli.flat_options import flatten
 from splax.cli.options import Running, Training
 from splax.cli.provenance import device_name
 from splax.cli.run_config import check_unchanged, read_data, read_options, read_sh_degree, save_options
-from splax.cli.run_folder import CHECKPOINTS, CONFIG, EVAL, POINT_CLOUD, RunFolder
+from splax.cli.run_folder import CHECKPOINTS, CONFIG, EVAL, METRICS, POINT_CLOUD, RunFolder, default_folder
 from splax.cli.run_results import fitted_scores, write_results
 from splax.cli.scenes import DEMO, load_scene
 from splax.cli.setup import check_options, make_trainer, start_of, start_of_demo
@@ -34,19 +34,20 @@ from splax.training.start import Start
 from splax.training.trainer import Trainer
 
 
-def train(data: Path, out: Path, options: Training, *, overwrite: bool) -> int:
+def train(data: Path, out: Path | None, options: Training, *, overwrite: bool) -> int:
     """Trains on a dataset and writes a run folder; returns the exit status.
 
     Args:
         data: folder of the dataset.
-        out: folder of the run.
+        out: folder of the run; None: the default one.
         options: settings of the run.
         overwrite: whether to replace a run that the folder holds.
 
     Raises:
         ValueError: on an option out of range, or data or a folder that cannot be used.
     """
-    folder = RunFolder.create(out, overwrite=overwrite)
+    folder = RunFolder.create(default_folder(data, overwrite) if out is None else out, overwrite=overwrite)
+    say(f"Run folder: {folder.path}")
     _use_fixed_order(options.computation.deterministic)
     keep_programs()
     scene = load_scene(data, options.downscale, options.photos)
@@ -65,6 +66,7 @@ def demo(out: Path, options: Training) -> int:
         ValueError: on an option out of range, or a folder that cannot be used.
     """
     folder = RunFolder.create(out, overwrite=_holds_demo(out))
+    say(f"Run folder: {folder.path}")
     keep_programs()
     say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
     scene = load_scene(DEMO, options.downscale, options.photos)
@@ -140,7 +142,9 @@ def _train(trainer: Trainer, folder: RunFolder, options: Training) -> int:
         events.close()
     say(scores_line(metrics))
     say(f"Splat: {folder.path / POINT_CLOUD}")
+    say(f"Scores: {folder.path / METRICS}")
     say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
+    say(f"Pictures around the scene, and a film: splax render {folder.path}")
     if options.running.profile:
         say(trainer.describe_profile())
     return status

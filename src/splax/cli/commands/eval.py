@@ -16,9 +16,9 @@ from splax.cli.options import Scores, unset
 class Eval:
     """Score a run on the views that it did not see."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    data: Annotated[Path | None, unset("where they were in training", "PATH")] = None
+    data: Annotated[Path | None, unset("where it was in training", "PATH")] = None
     """Folder of the run's dataset, if it has moved."""
     scores: Annotated[Scores, OmitArgPrefixes, tyro.conf.arg(name="score")] = dataclasses.field(
         default_factory=Scores

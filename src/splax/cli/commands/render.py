@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
+
+from splax.cli.options import unset
 
 
 @dataclasses.dataclass(frozen=True)
 class Render:
-    """Render a run: its held-out views, and an orbit round the scene."""
+    """Render the held-out views of a run, and an orbit around the scene."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run."""
-    data: Path | None = None
-    """Where its photos are, if not where they were in training."""
-    out: Path = dataclasses.field(kw_only=True)
+    data: Annotated[Path | None, unset("where it was in training", "PATH")] = None
+    """Folder of the run's dataset, if it has moved."""
+    out: Annotated[Path | None, unset("render/ in the folder of the run", "PATH")] = None
     """Folder to write pictures to, and a film where imageio-ffmpeg is installed."""
     frames: int = 120
-    """Pictures of the orbit."""
+    """Number of pictures of the orbit."""
     fps: int = 30
     """Frames per second of the film."""
 
@@ -28,13 +30,14 @@ class Render:
         """Writes the held-out views and an orbit around the scene, and a film of the orbit."""
         from splax.cli.console import say
         from splax.cli.finished_run import reload_trainer
-        from splax.cli.run_folder import RunFolder, picture_name
+        from splax.cli.run_folder import RENDER, RunFolder, picture_name
         from splax.reports.images import save_png
         from splax.trajectories import orbit
 
         folder = RunFolder.open(self.folder)
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out {self.out} is a file; give the path of a folder for the pictures.")
+        out = folder.path / RENDER if self.out is None else self.out
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out} is a file; give the path of a folder for the pictures.")
         if self.fps < 1:
             raise ValueError(f"--fps must be at least 1, got {self.fps}.")
         trainer = reload_trainer(folder, self.data)
@@ -42,13 +45,13 @@ class Render:
         cameras = orbit(scene, self.frames)
         draw = _drawer(trainer, held_out)
         for view in scene.test:
-            save_png(self.out / "test" / picture_name(view.name), draw(held_out.of(view.name, view.camera)))
+            save_png(out / "test" / picture_name(view.name), draw(held_out.of(view.name, view.camera)))
         frames = []
         for index, camera in enumerate(cameras):
             frames.append(draw(held_out.mean(held_out.motion.move(camera))))
-            save_png(self.out / "orbit" / f"{index:04d}.png", frames[-1])
-        say(f"Wrote {len(scene.test)} test views and {len(frames)} frames of an orbit to {self.out}")
-        _write_film(self.out / "orbit.mp4", frames, self.fps)
+            save_png(out / "orbit" / f"{index:04d}.png", frames[-1])
+        say(f"Wrote {len(scene.test)} test views and {len(frames)} frames of an orbit to {out}")
+        _write_film(out / "orbit.mp4", frames, self.fps)
         return 0
 
 

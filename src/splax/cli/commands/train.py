@@ -17,8 +17,8 @@ class Places:
 
     data: Annotated[Path | None, tyro.conf.Positional, unset("that of the run to resume", "DATA")] = None
     """Folder of a dataset: transforms.json, Blender, COLMAP, LLFF or RGB-D."""
-    out: Annotated[Path | None, unset("none", "PATH")] = None
-    """Folder to write the run to."""
+    out: Annotated[Path | None, unset("runs/ and the name of the dataset", "PATH")] = None
+    """Folder to write the run to; where the default holds a finished run, -2, -3 and so on is added to it."""
     resume: Annotated[Path | None, unset("begin a new run", "PATH")] = None
     """Folder of a run to resume from its last checkpoint, with the options that it began with."""
     overwrite: bool = False
@@ -35,6 +35,6 @@ class Train(Training, Places):
 
         if self.resume is not None:
             return training_run.resume(self.resume, self, data=self.data, out=self.out)
-        if self.data is None or self.out is None:
-            raise ValueError("splax train needs DATA and --out FOLDER, or --resume FOLDER alone; see --help.")
+        if self.data is None:
+            raise ValueError("splax train needs DATA, or --resume FOLDER alone; see splax train --help.")
         return training_run.train(self.data, self.out, self, overwrite=self.overwrite)
