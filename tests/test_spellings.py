@@ -21,7 +21,7 @@ from splax.cli.spellings import _SPELLINGS, hints
         ("train --data=x", "no --data; give the path without a flag: splax train DATA"),
         ("train -s x", "no -s; give the path without a flag: splax train DATA"),
         ("train --source_path x", "no --source_path; give the path without a flag"),
-        ("info --data x", "give the path without a flag: splax info DATA"),
+        ("info --data x", "give the path without a flag: splax info PATH"),
         ("process --data x", "give the path without a flag: splax process SOURCE"),
         ("eval -m x", "give the path without a flag: splax eval RUN"),
         ("train x -m y", "no -m; did you mean --out?"),

@@ -101,6 +101,16 @@ class RunFolder:
             raise ValueError(f"--resume {path}: no run was begun there; it has no {CONFIG}.")
         return cls(path)
 
+    @staticmethod
+    def is_run(path: Path) -> bool:
+        """Whether a folder is that of a run, finished or not; datasets may have a config.json, too."""
+        if not (path / CONFIG).is_file():
+            return False
+        try:
+            return read_json(path / CONFIG).keys() >= {"data", "steps"}
+        except ValueError:
+            return (path / POINT_CLOUD).is_file()
+
     def begin(self, config: dict[str, Any]) -> None:
         """Makes the folder, clears what an earlier run left, and writes what was asked for, by which versions.
 

@@ -20,7 +20,7 @@ from splax.training.trainer import Trainer
 
 MAX_SHEET_ROWS = 12
 # Names of scores in the metrics; older versions wrote cc_*.
-_SCORE = re.compile(r"(psnr|ssim|lpips|cc)(_|$)")
+SCORE = re.compile(r"(psnr|ssim|lpips|cc)(_|$)")
 # Corrections with which photos look as no held-out view can: its exposure, or its exact camera, is not known.
 _LEARN_COLORS = ("exposure", "bilateral_grid")
 _LEARN_POSES = ("refine_poses",)
@@ -124,7 +124,7 @@ def write_evaluation(
             pictures.append(picture)
     folder.write_contact_sheet(pictures)
     metrics = {
-        **{name: fact for name, fact in facts.items() if not _SCORE.match(name)},
+        **{name: fact for name, fact in facts.items() if not SCORE.match(name)},
         "world": describe_world(trainer.scene, held_out),
         **mean_scores(per_view, networks, **asked),
         "per_view": per_view,

@@ -54,7 +54,7 @@ _IMAGES = ["--images", "-i"]
 # The argument that each command takes without a flag, and the options that stand for it elsewhere.
 _POSITIONALS = {
     "train": ("DATA", _DATA),
-    "info": ("DATA", _DATA),
+    "info": ("PATH", _DATA + _RUN),
     "process": ("SOURCE", _DATA + _IMAGES),
     "eval": ("RUN", _RUN),
     "render": ("RUN", _RUN),
