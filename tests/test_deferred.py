@@ -38,7 +38,7 @@ def assert_same(found, expected, rtol=1e-6, atol=0.0):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, expected)
 
 
-@pytest.mark.parametrize("outer", [lambda f: f, jax.jit, jax.bucket_state])
+@pytest.mark.parametrize("outer", [lambda f: f, jax.jit, jax.checkpoint])
 def test_values_and_gradients_are_those_of_the_function(outer):
     def gradients(function):
         def total(slope, x):

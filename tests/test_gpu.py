@@ -151,7 +151,7 @@ def test_loops_of_steps_that_recompute_and_reuse_their_memory():
             state, view = jitted_view(implementation)
             params, rest = nnx.filter_state(state, nnx.Param), nnx.filter_state(state, nnx.Not(nnx.Param))
 
-            @jax.bucket_state
+            @jax.checkpoint
             def loss(params):
                 return ((view(nnx.merge_state(params, rest), CAMERA).image - 0.5) ** 2).mean()
 

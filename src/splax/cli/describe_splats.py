@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from splax.files.ply import read_header
-from splax.io.compressed_ply import is_compressed
+from splax.files.ply import read_ply_header
+from splax.io.compressed_ply import is_compressed_ply
 from splax.io.formats import read_splats
 from splax.io.quantization import sigmoid
 from splax.io.sog import META
@@ -59,7 +59,7 @@ def _format(path: Path) -> str:
     if path.suffix.lower() in _FORMATS:
         return _FORMATS[path.suffix.lower()]
     with path.expanduser().open("rb") as file:
-        return "compressed .ply of PlayCanvas" if is_compressed(read_header(file)) else "3DGS .ply"
+        return "compressed .ply of PlayCanvas" if is_compressed_ply(read_ply_header(file)) else "3DGS .ply"
 
 
 def _num_bytes(path: Path) -> int:

@@ -14,8 +14,7 @@ from splax.cli.setup import default_tile_size
 from splax.files.json import shorten
 from splax.model import SplatModel
 from splax.rasterizer import TileRasterizer
-from splax.training.config import TrainConfig
-from splax.training.trainer import Trainer
+from splax.training.evaluator import Evaluator
 
 # The entries of a run's config that name its scene, and the types that JSON gives them.
 _SCENE_OPTIONS = {
@@ -27,8 +26,8 @@ _SCENE_OPTIONS = {
 }
 
 
-def reload_trainer(folder: RunFolder, data: Path | None) -> Trainer:
-    """The Trainer of a finished run with the model and the corrections as training left them.
+def load_evaluator(folder: RunFolder, data: Path | None) -> Evaluator:
+    """What draws and scores a finished run by the model and the corrections as training left them.
 
     Args:
         folder: the run.
@@ -51,10 +50,8 @@ def reload_trainer(folder: RunFolder, data: Path | None) -> Trainer:
     model = SplatModel(folder.load_gaussians(), rasterizer)
     scene = load_scene(config["data"], config["downscale"], unflatten(Photos, config))
     corrections = folder.load_corrections(len(scene.train))
-    made = tuple(correction for correction, _ in corrections.values())
-    trainer = Trainer(model, scene, TrainConfig(progress=False, corrections=made))
-    trainer.load_corrections({name: params for name, (_, params) in corrections.items()})
-    return trainer
+    params = {name: params for name, (_, params) in corrections.items()}
+    return Evaluator.of(model, scene, [correction for correction, _ in corrections.values()], params)
 
 
 def _check_scene_options(config: dict[str, Any], path: Path) -> None:

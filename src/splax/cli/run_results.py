@@ -16,6 +16,7 @@ from splax.metrics.lpips import Network
 from splax.reports.images import side_by_side
 from splax.scene import Scene
 from splax.training.evaluation import mean_scores, protocol
+from splax.training.evaluator import Evaluator
 from splax.training.trainer import Trainer
 
 MAX_SHEET_ROWS = 12
@@ -82,12 +83,12 @@ def write_results(
     }
     folder.write_loss_curve(trainer.history)
     asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-    return write_evaluation(folder, trainer, facts, networks, **asked)
+    return write_evaluation(folder, trainer.evaluator, facts, networks, **asked)
 
 
 def write_evaluation(
     folder: RunFolder,
-    trainer: Trainer,
+    evaluator: Evaluator,
     facts: dict[str, Any],
     networks: Sequence[Network] = (),
     *,
@@ -98,7 +99,7 @@ def write_evaluation(
 
     Args:
         folder: the run's folder.
-        trainer: the Trainer whose model is drawn, and whose scene has the views.
+        evaluator: what draws and scores the views.
         facts: further entries of the metrics; scores among them are those of an earlier evaluation, and
             are left out.
         networks: networks of LPIPS.
@@ -113,10 +114,10 @@ def write_evaluation(
         ImportError: if the weights of a network are not installed.
     """
     asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-    held_out = trainer.held_out()
+    held_out = evaluator.held_out()
     _write_cameras(folder, held_out)
     per_view, pictures = [], []
-    for scores in trainer.evaluate_views(networks=networks, held_out=held_out, **asked):
+    for scores in evaluator.evaluate_views(networks=networks, held_out=held_out, **asked):
         per_view.append({"name": scores.view.name, **scores.numbers()})
         picture = side_by_side(scores.view.image, scores.image)
         folder.write_picture(picture_name(scores.view.name), picture)
@@ -125,7 +126,7 @@ def write_evaluation(
     folder.write_contact_sheet(pictures)
     metrics = {
         **{name: fact for name, fact in facts.items() if not SCORE.match(name)},
-        "world": describe_world(trainer.scene, held_out),
+        "world": describe_world(evaluator.scene, held_out),
         **mean_scores(per_view, networks, **asked),
         "per_view": per_view,
         "protocol": protocol(held_out, networks, **asked),

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from splax.corrections.base import Correction, Corrections
-from splax.corrections.held_out import HeldOutViews
+from splax.corrections.held_out import Appearance, HeldOutViews
 from splax.losses.photometric import photometric_loss
 from splax.metrics.lpips import Network
 from splax.model import SplatModel
@@ -19,7 +19,7 @@ from splax.rasterizer import RenderOutput
 from splax.scene import Scene, View
 from splax.training.batch import Batch, Loss
 from splax.training.color_renderer import ColorRenderer, color_of
-from splax.training.evaluation import ViewScores, evaluate_views, mean_scores
+from splax.training.evaluation import ViewScores, draw_whole, evaluate_views, mean_scores
 from splax.training.photos.canvases import stack_cameras
 from splax.training.pose_alignment import PoseAligner
 
@@ -101,6 +101,16 @@ class Evaluator:
             means=np.asarray(gaussians.means[...])[alive],
             opacities=np.asarray(gaussians.opacities)[alive],
         )
+
+    def draw(self, held_out: HeldOutViews, appearance: Appearance) -> Float[Array, "h w 3"]:
+        """A view as its photo would show it, clamped to [0, 1].
+
+        Args:
+            held_out: how views are drawn, from :meth:`held_out`.
+            appearance: the view's appearance, from ``held_out.of`` or ``held_out.mean``.
+        """
+        output = draw_whole(self.model, self.render, appearance.camera, self.background)
+        return jnp.clip(held_out.image(appearance.params, color_of(output)), 0, 1)
 
     def evaluate(
         self,

@@ -27,7 +27,7 @@ class Eval:
     def run(self) -> int:
         """Writes scores and pictures of the held-out views again."""
         from splax.cli.console import say
-        from splax.cli.finished_run import reload_trainer
+        from splax.cli.finished_run import load_evaluator
         from splax.cli.run_folder import EVAL, RunFolder
         from splax.cli.run_results import fitted_scores, write_evaluation
         from splax.cli.setup import check_networks
@@ -35,9 +35,9 @@ class Eval:
 
         folder = RunFolder.open(self.folder)
         check_networks(self.scores.lpips)
-        trainer = reload_trainer(folder, self.data)
+        evaluator = load_evaluator(folder, self.data)
         asked = fitted_scores(self.scores, folder.read_config())
-        metrics = write_evaluation(folder, trainer, folder.read_metrics(), self.scores.lpips, **asked)
+        metrics = write_evaluation(folder, evaluator, folder.read_metrics(), self.scores.lpips, **asked)
         for view in metrics["per_view"]:
             say(f"{view['name']}: PSNR {view['psnr']:.2f} dB, SSIM {view['ssim']:.4f}")
         say(scores_line(metrics))

@@ -29,7 +29,7 @@ class Render:
     def run(self) -> int:
         """Writes the held-out views and an orbit around the scene, and a film of the orbit."""
         from splax.cli.console import say
-        from splax.cli.finished_run import reload_trainer
+        from splax.cli.finished_run import load_evaluator
         from splax.cli.run_folder import RENDER, RunFolder, picture_name
         from splax.reports.images import save_png
         from splax.trajectories import orbit
@@ -40,35 +40,21 @@ class Render:
             raise ValueError(f"--out {out} is a file; give the path of a folder for the pictures.")
         if self.fps < 1:
             raise ValueError(f"--fps must be at least 1, got {self.fps}.")
-        trainer = reload_trainer(folder, self.data)
-        scene, held_out = trainer.scene, trainer.held_out()
+        evaluator = load_evaluator(folder, self.data)
+        scene, held_out = evaluator.scene, evaluator.held_out()
         cameras = orbit(scene, self.frames)
-        draw = _drawer(trainer, held_out)
         for view in scene.test:
-            save_png(out / "test" / picture_name(view.name), draw(held_out.of(view.name, view.camera)))
+            save_png(
+                out / "test" / picture_name(view.name),
+                evaluator.draw(held_out, held_out.of(view.name, view.camera)),
+            )
         frames = []
         for index, camera in enumerate(cameras):
-            frames.append(draw(held_out.mean(held_out.motion.move(camera))))
+            frames.append(evaluator.draw(held_out, held_out.mean(held_out.motion.move(camera))))
             save_png(out / "orbit" / f"{index:04d}.png", frames[-1])
         say(f"Wrote {len(scene.test)} test views and {len(frames)} frames of an orbit to {out}")
         _write_film(out / "orbit.mp4", frames, self.fps)
         return 0
-
-
-def _drawer(trainer: Any, held_out: Any) -> Any:
-    """A function that draws an appearance of the trained model, as an image in [0, 1], [H, W, 3]."""
-    import jax.numpy as jnp
-
-    from splax.training.color_renderer import ColorRenderer, color_of
-
-    background = jnp.asarray(trainer.scene.background)
-    renderer = ColorRenderer.of(trainer.model, trainer.scene.train[0].camera)
-
-    def draw(appearance: Any) -> Any:
-        image = color_of(renderer(trainer.model, appearance.camera, background))
-        return jnp.clip(held_out.image(appearance.params, image), 0, 1)
-
-    return draw
 
 
 def _write_film(path: Path, frames: list[Any], fps: int) -> None:
