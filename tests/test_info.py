@@ -108,7 +108,7 @@ def gaussians() -> splax.Gaussians:
     [
         ("a.ply", "3DGS .ply", 2),
         ("a.compressed.ply", "compressed .ply of PlayCanvas", 2),
-        ("a.spz", "SPZ", 2),
+        ("a.spz", ".spz", 2),
         ("a.splat", ".splat", 0),
     ],
 )

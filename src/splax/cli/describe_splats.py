@@ -8,19 +8,18 @@ import numpy as np
 
 from splax.files.ply import read_ply_header
 from splax.io.compressed_ply import is_compressed_ply
-from splax.io.formats import read_splats
+from splax.io.formats import FORMATS, read_splats
 from splax.io.quantization import sigmoid
 from splax.io.sog import META
 from splax.io.splat_arrays import SplatArrays
 
-_FORMATS = {".splat": ".splat", ".spz": "SPZ", ".sog": "SOG"}
-
 
 def is_splat_file(path: Path) -> bool:
-    """Whether a path is that of a splat file by its name, or of a folder that holds an unpacked SOG."""
+    """Whether a path is that of a splat file by its name, or of a folder that holds an unpacked one."""
+    folder_files = {kind.folder_file for kind in FORMATS if kind.folder_file is not None}
     if path.is_dir():
-        return (path / META).is_file()
-    return path.name == META or path.suffix.lower() in (".ply", *_FORMATS)
+        return any((path / name).is_file() for name in folder_files)
+    return path.name in folder_files or path.name.lower().endswith(tuple(kind.suffix for kind in FORMATS))
 
 
 def describe_splats(path: Path) -> str:
@@ -56,8 +55,8 @@ def describe_splats(path: Path) -> str:
 def _format(path: Path) -> str:
     if path.is_dir() or path.name == META:
         return "SOG, unpacked"
-    if path.suffix.lower() in _FORMATS:
-        return _FORMATS[path.suffix.lower()]
+    if path.suffix.lower() != ".ply":
+        return path.suffix.lower()
     with path.expanduser().open("rb") as file:
         return "compressed .ply of PlayCanvas" if is_compressed_ply(read_ply_header(file)) else "3DGS .ply"
 

@@ -83,12 +83,12 @@ def write_results(
     }
     folder.write_loss_curve(trainer.history)
     asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-    return write_evaluation(folder, trainer.evaluator, facts, networks, **asked)
+    return write_evaluation(folder, trainer, facts, networks, **asked)
 
 
 def write_evaluation(
     folder: RunFolder,
-    evaluator: Evaluator,
+    evaluator: Trainer | Evaluator,
     facts: dict[str, Any],
     networks: Sequence[Network] = (),
     *,
@@ -99,7 +99,7 @@ def write_evaluation(
 
     Args:
         folder: the run's folder.
-        evaluator: what draws and scores the views.
+        evaluator: what renders and scores the held-out views.
         facts: further entries of the metrics; scores among them are those of an earlier evaluation, and
             are left out.
         networks: networks of LPIPS.
