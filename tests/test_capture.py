@@ -220,7 +220,7 @@ def test_training_names_the_command_for_photos_and_videos(tmp_path, photos, caps
             cli.main(["train", str(path), "--out", str(tmp_path / "run")])
         assert stop.value.code == 2
         error = capsys.readouterr().err
-        assert what in error and f"`splax process {path} --out DATA`" in error
+        assert what in error and f"On the command line: splax process {path} --out DATA." in error
 
 
 # --- structure from motion ---------------------------------------------------------------------------

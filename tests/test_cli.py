@@ -372,7 +372,7 @@ def test_bad_data_is_refused_in_one_line(editable, tmp_path, capsys, case):
 )
 def test_bad_options_are_refused_in_one_line(data, tmp_path, capsys, options, words):
     out = tmp_path / "run"
-    assert_refused(run("train", data, "--out", out, *options), capsys, *words)
+    assert_refused(run("train", data, "--out", out, *options), capsys, *words, options[0])
     assert not out.exists()
 
 

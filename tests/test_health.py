@@ -161,7 +161,7 @@ def test_memory_that_runs_out_in_a_compiled_call_loses_nothing(scene, monkeypatc
         return fail
 
     monkeypatch.setattr(trainer, "_program_to_call", starve)
-    with pytest.raises(splax.OutOfMemoryError, match=r"--max-gaussians 140 .* --downscale 2"):
+    with pytest.raises(splax.OutOfMemoryError, match=r"max_gaussians=140 .*downscale=2"):
         trainer.fit(5)
     assert trainer.step == 5
     for name, value in params_of(trainer).items():
@@ -190,7 +190,7 @@ def test_memory_that_runs_out_where_rows_are_set_aside_loses_nothing(scene, monk
 
     with monkeypatch.context() as context:
         context.setattr(trainer._refine._grow, "compile", starve)
-        with pytest.raises(splax.OutOfMemoryError, match="--max-gaussians 140"):
+        with pytest.raises(splax.OutOfMemoryError, match="max_gaussians=140"):
             trainer.fit(3)
     assert trainer.step == 0
     for name, value in params_of(trainer).items():
@@ -235,15 +235,15 @@ def test_too_little_memory_is_an_error_before_the_first_step(scene, monkeypatch,
 def test_where_nothing_is_free_an_estimate_says_so():
     need = MemoryNeed(photos=100 << 20, rows=900 << 20, num_rows=1000, available=0)
     assert not need.fits and need.most_rows == 0
-    assert "--max-gaussians and --num-gaussians" in need.cure()
+    assert "max_gaussians= of the strategy, num= of the start" in need.cure()
 
 
 def test_an_estimate_says_what_would_fit():
     need = MemoryNeed(photos=100 << 20, rows=900 << 20, num_rows=1000, available=500 << 20)
     assert not need.fits and need.most_rows == 444
-    with pytest.raises(splax.OutOfMemoryError, match="--max-gaussians 355"):
+    with pytest.raises(splax.OutOfMemoryError, match="max_gaussians=355"):
         need.check()
-    with pytest.raises(splax.OutOfMemoryError, match="--downscale 4"):
+    with pytest.raises(splax.OutOfMemoryError, match="downscale 4 times"):
         need._replace(photos=4000 << 20).check()
     enough = need._replace(available=2 << 30)
     enough.check()

@@ -152,7 +152,9 @@ def test_what_is_asked_for_and_impossible_is_an_error(scene):
         splax.choose_start(scene, "sfm")
     with pytest.raises(DepthError, match="plane sweep found"):
         splax.choose_start(scene, "depth")
-    with pytest.raises(ValueError, match="--init points: neither one of auto, sfm, depth, random nor a file"):
+    with pytest.raises(
+        ValueError, match="init 'points' is neither one of auto, sfm, depth, random nor a file"
+    ):
         splax.choose_start(scene, "points")
     with pytest.raises(ValueError, match="num must be at least 1"):
         splax.choose_start(scene, num=0)

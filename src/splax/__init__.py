@@ -5,7 +5,7 @@
     trainer = splax.Trainer(splax.SplatModel(gaussians), scene)
     trainer.fit()
 
-Names are imported when first used, so that ``import splax`` (and ``splax --help``) does not wait for jax.
+Names are imported when first used, so that ``import splax`` does not wait for jax.
 """
 
 import importlib

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 import splax
+from splax.cli.argument_names import with_flags
 from splax.cli.commands.convert import Convert
 from splax.cli.commands.demo import Demo
 from splax.cli.commands.eval import Eval
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(command.run())
     except (ValueError, OSError) as error:
-        say_error(str(error))
+        say_error(with_flags(str(error), type(command)))
         sys.exit(2)
     except KeyboardInterrupt:
         print("splax: interrupted.", file=sys.stderr)

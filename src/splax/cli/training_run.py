@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flax import nnx
 
+from splax.cli.argument_names import with_flags
 from splax.cli.compilation_cache import keep_programs
 from splax.cli.console import missing_package_is_an_error, say, say_error
 from splax.cli.describe import describe_scene
@@ -133,7 +134,7 @@ def _train(trainer: Trainer, folder: RunFolder, options: Training) -> int:
         say(f"Interrupted after {trainer.step:,} steps; writing what is trained so far.")
     except (NonFiniteError, NoGaussianError, OutOfMemoryError) as error:
         status, interrupted = 1, True
-        say_error(f"{error} Writing what is trained so far.")
+        say_error(f"{with_flags(str(error), Training)} Writing what is trained so far.")
     if trainer.guard_report["held"] and trainer.guard_report["why"]:
         say(f"Guard: {trainer.guard_report['why']}.")
     asked = fitted_scores(options.scores, flatten(options))

@@ -126,7 +126,9 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
     looked_for = "; ".join(f"{name}: {FORMATS[name].files}" for name in names)
     text = f"{path} is not a dataset that splax reads. Looked for {looked_for}."
     if path.suffix.lower() in VIDEOS:
-        return f"{path} is a video: make a dataset of it first with `splax process {path} --out DATA`."
+        return (
+            f"{path} is a video: make a dataset of it first with splax.make_dataset({str(path)!r}, 'DATA')."
+        )
     if not path.is_dir():
         return text
     if dataset_type is not None:
@@ -142,7 +144,7 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
     if num_photos:
         return (
             f"{text} It holds {num_photos} photos without cameras: estimate those first with "
-            f"`splax process {path} --out DATA`, and give that folder."
+            f"splax.make_dataset({str(path)!r}, 'DATA'), and give that folder."
         )
     return text
 

@@ -173,8 +173,8 @@ def _from_file(path: Path, sh_degree: int, reason: str) -> Start:
     """A splat file's Gaussians, or new ones on the points of a .ply file."""
     if not path.exists():
         raise ValueError(
-            f"--init {path}: neither one of {', '.join(KINDS)} nor a file. Give one of those, or the path of a "
-            "splat file or of a point cloud (.ply)."
+            f"init {str(path)!r} is neither one of {', '.join(KINDS)} nor a file. Give one of those, or the path "
+            "of a splat file or of a point cloud (.ply)."
         )
     if path.suffix.lower() != ".ply" or not _is_point_cloud(path):
         return Start(load_splats(path), FILE, reason, trained=True)

@@ -121,7 +121,7 @@ class Checkpoints:
         if not steps:
             raise ValueError(
                 f"{self.folder} holds no checkpoint: the run ended, or was stopped, before its first. Begin it "
-                "again with `splax train DATA --out FOLDER`."
+                "again."
             )
         for step in reversed(steps):
             try:
@@ -215,8 +215,7 @@ def _orbax() -> Any:
         import orbax.checkpoint as orbax
     except ImportError as error:
         raise ValueError(
-            "checkpoints need orbax: `pip install orbax-checkpoint`, or train without them "
-            f"(`--checkpoint-every 0`). {error}"
+            f"checkpoints need orbax: `pip install orbax-checkpoint`, or train without checkpoints. {error}"
         ) from error
     return orbax
 

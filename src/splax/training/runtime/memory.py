@@ -67,16 +67,17 @@ class MemoryNeed(NamedTuple):
             )
 
     def cure(self) -> str:
-        """What would make it fit."""
+        """The change of the run that would make it fit, as a sentence that names the arguments."""
         if self.available and self.photos > self.available / 2:
             factor = 2
             while self.photos / factor**2 > self.available / 2:
                 factor *= 2
-            return f"Smaller photos would fit: --downscale {factor} times what it is now."
+            return f"Smaller photos would fit: load them with a downscale {factor} times what it is now."
         rows = None if self.most_rows is None else int(0.8 * self.most_rows)
-        limit = "a lower limit on Gaussians" if not rows else f"at most {rows:,} Gaussians"
-        flag = "--max-gaussians and --num-gaussians" if not rows else f"--max-gaussians {rows}"
-        return f"With {limit} it would fit ({flag}; max_gaussians of the strategy), or with --downscale 2."
+        limit = "fewer Gaussians (max_gaussians= of the strategy, num= of the start)"
+        if rows:
+            limit = f"at most {rows:,} Gaussians (max_gaussians={rows} of the strategy)"
+        return f"With {limit} it would fit, or with smaller photos (downscale=2)."
 
 
 def raise_if_out_of_memory(error: BaseException, num_rows: int) -> None:
@@ -85,11 +86,12 @@ def raise_if_out_of_memory(error: BaseException, num_rows: int) -> None:
     Raises:
         OutOfMemoryError: if it is that.
     """
+    fewer = int(0.7 * num_rows)
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
         raise OutOfMemoryError(
             f"the device ran out of memory with room for {num_rows:,} Gaussians; the model holds the last good "
-            f"state. --max-gaussians {int(0.7 * num_rows)} (max_gaussians of the strategy) or --downscale 2 "
-            "need less."
+            f"state. At most {fewer:,} Gaussians (max_gaussians={fewer} of the strategy) or smaller photos "
+            "(downscale=2) need less."
         ) from error
 
 
