@@ -20,8 +20,8 @@ def sorted_tiles(lengths: np.ndarray, unused: int, dtype: type = np.uint16) -> n
 def expected(lengths: np.ndarray):
     """Offsets, order, first checkpoints, and how many lists are longer than the longest of the lengths."""
     not_longer = np.sum(lengths[:, None] <= np.array(LONGER_THAN), axis=1)
-    checkpoints = np.maximum(-(-lengths // BUCKET_SIZE) - 1, 0)
-    begins, starts = (np.concatenate([[0], np.cumsum(x)]) for x in (lengths, checkpoints))
+    bucket_states = np.maximum(-(-lengths // BUCKET_SIZE) - 1, 0)
+    begins, starts = (np.concatenate([[0], np.cumsum(x)]) for x in (lengths, bucket_states))
     return begins, np.argsort(not_longer, kind="stable"), starts, [(not_longer == 0).sum()]
 
 

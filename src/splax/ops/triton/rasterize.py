@@ -62,9 +62,9 @@ def draw_and_save(
 ) -> Drawn:
     """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
     lists = make_lists(prepared, depths, tile_grid, capacity, warp, with_slots=deterministic)
-    image, alpha, checkpoints = draw(lists, prepared.attributes, tile_grid, warp, save=True)
-    assert checkpoints is not None
-    return Drawn(prepared.attributes, lists, checkpoints, image, alpha)
+    image, alpha, bucket_states = draw(lists, prepared.attributes, tile_grid, warp, save=True)
+    assert bucket_states is not None
+    return Drawn(prepared.attributes, lists, bucket_states, image, alpha)
 
 
 def _rasterize_fwd(inputs, radii, depths, probe, tile_grid, capacity, warp, deterministic):

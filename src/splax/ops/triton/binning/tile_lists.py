@@ -45,7 +45,7 @@ class TileLists(NamedTuple):
     slots: jax.Array | None
     offsets: jax.Array
     order: jax.Array
-    checkpoint_starts: jax.Array
+    bucket_state_starts: jax.Array
     num_long: jax.Array
     first: jax.Array | None
     counts: jax.Array

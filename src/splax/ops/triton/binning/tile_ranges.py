@@ -1,4 +1,4 @@
-"""Where each tile's pairs lie, in which order tiles are drawn, and where their checkpoints are stored.
+"""Where each tile's pairs lie, in which order tiles are drawn, and where their bucket states are stored.
 
 Two kernels over blocks of tiles: the first also sums what each block has, so that the second knows what the
 blocks before its own have. XLA takes eight launches for all that follows the search.
@@ -32,16 +32,16 @@ class TileRanges(NamedTuple):
 
     Attributes:
         offsets: first pair of each tile, and the end of the last one, [T + 1].
-        order: all tiles, [T]: longer lists first, by :data:`LONGER_THAN`, so that none of these begins last, when
-            nothing runs beside it.
-        checkpoint_starts: first checkpoint of each tile, and the end of the last one, [T + 1]; a tile has one for
-            each bucket but its first.
+        order: all tiles, [T]: longer lists first, by :data:`LONGER_THAN`, so that none of these begins last,
+            when nothing runs beside it.
+        bucket_state_starts: first bucket state of each tile, and the end of the last one, [T + 1]; a tile has
+            one for each bucket but its first.
         num_long: tiles whose lists are longer than the first of :data:`LONGER_THAN`, [1].
     """
 
     offsets: jax.Array
     order: jax.Array
-    checkpoint_starts: jax.Array
+    bucket_state_starts: jax.Array
     num_long: jax.Array
 
 
@@ -55,11 +55,11 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
     """
     offsets, *sums = _find_tiles(tiles, num_tiles, warp)
 
-    def kernel(offsets, checkpoints, *refs):
+    def kernel(offsets, bucket_states, *refs):
         *longer, order, starts, num_long = refs
         block = pl.program_id(0)
         befores, totals = zip(*(map(full, before_and_total(count, block)) for count in longer), strict=True)
-        start = full(before_and_total(checkpoints, block)[0])
+        start = full(before_and_total(bucket_states, block)[0])
         blocks_tiles = _tiles_of(block)
         begins = [load(offsets, tile, tile < num_tiles) for tile in blocks_tiles]
         ends = [load(offsets, tile + 1, tile < num_tiles) for tile in blocks_tiles]
@@ -77,8 +77,8 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
             for least in reversed(LONGER_THAN):
                 place = jnp.where(length > least, places.pop(), place)
             store(order, place, tile, tile < num_tiles)
-            next_start = start + warp.running_sum(_checkpoints(length))
-            store(starts, tile, next_start - _checkpoints(length), tile <= num_tiles)
+            next_start = start + warp.running_sum(_num_stored_states(length))
+            store(starts, tile, next_start - _num_stored_states(length), tile <= num_tiles)
             befores = [before + lax.population_count(x) for before, x in zip(befores, ballots, strict=True)]
             start = warp.from_lane(next_start, full(LANES - 1))
 
@@ -92,12 +92,12 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
 
 
 def _find_tiles(tiles, num_tiles, warp):
-    """First pair of each tile; and of each block its checkpoints, and its lists longer than each length."""
+    """First pair of each tile; and of each block its bucket states, and its lists longer than each length."""
 
-    def kernel(tiles, offsets, checkpoints, *longer):
+    def kernel(tiles, offsets, bucket_states, *longer):
         block = pl.program_id(0)
         blocks_tiles = _tiles_of(block)
-        num_checkpoints, *nums_longer = [full(0)] * (1 + len(LONGER_THAN))
+        num_bucket_states, *nums_longer = [full(0)] * (1 + len(LONGER_THAN))
 
         def value_at(index, mask):
             return load(tiles, index, mask)
@@ -110,12 +110,12 @@ def _find_tiles(tiles, num_tiles, warp):
             end = jnp.where(lanes() < LANES - 1, from_next_lane[step], from_next_lane[step + 1])
             length = jnp.where(tile < num_tiles, end - begins[step], 0)
             store(offsets, tile, begins[step], tile <= num_tiles)
-            num_checkpoints += _checkpoints(length)
+            num_bucket_states += _num_stored_states(length)
             nums_longer = [
                 num + (length > least).astype(jnp.int32)
                 for num, least in zip(nums_longer, LONGER_THAN, strict=True)
             ]
-        for sums, counted in zip((checkpoints, *longer), (num_checkpoints, *nums_longer), strict=True):
+        for sums, counted in zip((bucket_states, *longer), (num_bucket_states, *nums_longer), strict=True):
             sums[block] = jnp.sum(counted)
 
     num_blocks = _num_blocks(num_tiles)
@@ -134,5 +134,5 @@ def _tiles_of(block):
     return [block * BLOCK + step * LANES + lanes() for step in range(_STEPS)]
 
 
-def _checkpoints(length):
+def _num_stored_states(length):
     return jnp.maximum(length - 1, 0) // BUCKET_SIZE

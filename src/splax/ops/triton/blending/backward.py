@@ -24,7 +24,7 @@ from jax.experimental import pallas as pl
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
-from splax.ops.triton.blending.forward import BUCKET_SIZE, Checkpoints, channels_per_draw
+from splax.ops.triton.blending.forward import BUCKET_SIZE, BucketStates, channels_per_draw
 from splax.ops.triton.lanes.atomic_sums import launch_sums
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
 from splax.ops.triton.pixel_regions import (
@@ -53,14 +53,14 @@ class Drawn(NamedTuple):
     Attributes:
         attributes: of each Gaussian, :class:`QuadraticForm` and channels, [N, 6 + C].
         lists: pairs of each tile, with slots if sums are to have a fixed order.
-        checkpoints: states of pixels.
+        bucket_states: states of pixels.
         image: channels, [H, W, C].
         alpha: [H, W].
     """
 
     attributes: jax.Array
     lists: TileLists
-    checkpoints: Checkpoints
+    bucket_states: BucketStates
     image: jax.Array
     alpha: jax.Array
 
@@ -73,9 +73,9 @@ class _Refs(NamedTuple):
         offsets: first pair of each tile.
         order: tiles, those of long lists first.
         attributes: see :class:`Drawn`.
-        states: of pixels; see :class:`Checkpoints`, as are ``owner``, ``starts`` and ``walked``.
-        owner: tile of each checkpoint.
-        starts: first checkpoint of each tile.
+        states: of pixels; see :class:`BucketStates`, as are ``owner``, ``starts`` and ``walked``.
+        owner: tile of each bucket state.
+        starts: first bucket state of each tile.
         walked: pairs that the forward pass reached.
         image: as drawn.
         v_image: its cotangent.
@@ -141,14 +141,14 @@ def pair_gradients(
         absolute: adds two columns, the gradients of the centre's x and y, with absolute values of what each pixel
             adds.
     """
-    attributes, lists, checkpoints, image, alpha = drawn
+    attributes, lists, bucket_states, image, alpha = drawn
     stride, total_channels = attributes.shape[1], image.shape[-1]
     parts = num_subtiles(tile_grid) // num_tile_blocks(tile_grid)
     drawn_with = channels.start // channels_per_draw(tile_grid)  # the pass that drew these channels
     first_drawn = drawn_with * channels_per_draw(tile_grid)
     num_drawn = min(channels_per_draw(tile_grid), total_channels - first_drawn)
     state_size = (1 + num_drawn) * tile_grid.num_pixels
-    num_checkpoints = checkpoints.tile.shape[0]
+    num_bucket_states = bucket_states.tile.shape[0]
     width = FORM_SIZE + len(channels) + 2 * absolute
     if start is None:
         start = (jnp.zeros((attributes.shape[0], width)),)
@@ -160,15 +160,15 @@ def pair_gradients(
         ref = _Refs.of(refs, with_alpha=v_alpha is not None, with_slots=lists.slots is not None)
         block, program = pl.program_id(0), pl.program_id(1)
         # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
-        checkpoint = jnp.minimum(program, num_checkpoints - 1)
-        resumes = program < num_checkpoints
+        bucket_state = jnp.minimum(program, num_bucket_states - 1)
+        resumes = program < num_bucket_states
 
-        @pl.when(~resumes | (checkpoint < ref.starts[tile_grid.num_tiles]))
+        @pl.when(~resumes | (bucket_state < ref.starts[tile_grid.num_tiles]))
         def _():
             tile = jnp.where(
-                resumes, ref.owner[checkpoint], ref.order[jnp.maximum(program - num_checkpoints, 0)]
+                resumes, ref.owner[bucket_state], ref.order[jnp.maximum(program - num_bucket_states, 0)]
             )
-            nth = jnp.where(resumes, checkpoint - ref.starts[tile] + 1, 0)
+            nth = jnp.where(resumes, bucket_state - ref.starts[tile] + 1, 0)
             begin = ref.offsets[tile] + nth * BUCKET_SIZE
             end = jnp.minimum(begin + BUCKET_SIZE, ref.offsets[tile + 1])
 
@@ -202,7 +202,7 @@ def pair_gradients(
                 v, shown = ([at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image))
                 v_a = zeros() if ref.v_alpha is None else load(ref.v_alpha, line.image, inside)
                 behind = zeros() if ref.alpha is None else v_a * load(ref.alpha, line.image, inside)
-                state = checkpoint * state_size + line.tile
+                state = bucket_state * state_size + line.tile
                 at_start = load(ref.states, state, stored)
                 transmittance = jnp.where(everywhere(resumes), at_start, jnp.where(inside, 1.0, 0.0))
                 # All that the pixel shows times its cotangent, less what is in front.
@@ -300,11 +300,11 @@ def pair_gradients(
             else:
                 lax.while_loop(lambda first: first < end, clear, first)
 
-    args = (lists.ids, lists.offsets, lists.order, attributes.reshape(-1), checkpoints.states[drawn_with])
-    args += checkpoints[1:]
+    args = (lists.ids, lists.offsets, lists.order, attributes.reshape(-1), bucket_states.states[drawn_with])
+    args += bucket_states[1:]
     args += (*(x.reshape(-1) for x in (image, v_image)),)
     args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))
-    grid = (num_tile_blocks(tile_grid), tile_grid.num_tiles + num_checkpoints)
+    grid = (num_tile_blocks(tile_grid), tile_grid.num_tiles + num_bucket_states)
     if lists.slots is None:
         return launch_sums("pair_gradients", kernel, grid, start, warp, *args)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * num_tile_blocks(tile_grid) * width,), jnp.float32)

@@ -45,14 +45,14 @@ _NOWHERE = -1e30
 _CHANNELS_PER_LANE = 64
 
 
-class Checkpoints(NamedTuple):
+class BucketStates(NamedTuple):
     """States of pixels between buckets; the first bucket of a tile starts from nothing and has none.
 
     Attributes:
-        states: for each pass its channels' states: transmittance (0 where finished) and channels, [checkpoints,
+        states: for each pass its channels' states: transmittance (0 where finished) and channels, [bucket states,
             1 + C, pixels of a tile], flat.
-        tile: tile of each checkpoint, [checkpoints].
-        starts: first checkpoint of each tile, [T + 1].
+        tile: tile of each bucket state, [bucket states].
+        starts: first bucket state of each tile, [T + 1].
         walked: pairs that the upper and the lower half of each subtile went through, before all pixels that a warp
             drew were finished, [T * subtiles * 2].
     """
@@ -63,8 +63,8 @@ class Checkpoints(NamedTuple):
     walked: jax.Array
 
 
-def num_checkpoints(capacity: int) -> int:
-    """Checkpoints that ``capacity`` pairs can need."""
+def num_bucket_states(capacity: int) -> int:
+    """Bucket states that ``capacity`` pairs can need."""
     return max(1, capacity // BUCKET_SIZE)
 
 
@@ -86,10 +86,10 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
         attributes: :class:`QuadraticForm` and channels of each Gaussian, [N, 6 + C].
         tile_grid: the tiles of the image.
         warp: how kernels run.
-        save: whether to store checkpoints.
+        save: whether to store bucket states.
 
     Returns:
-        Channels [H, W, C], alpha [H, W], and the checkpoints or None.
+        Channels [H, W, C], alpha [H, W], and the bucket states or None.
     """
     num_channels, most = attributes.shape[1] - FORM_SIZE, channels_per_draw(tile_grid)
     passes = [
@@ -102,7 +102,7 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
     if not save:
         return image, alphas[0], None
     states, (owner, *_), (walked, *_) = zip(*saved, strict=True)
-    return image, alphas[0], Checkpoints(list(states), owner, lists.checkpoint_starts, walked)
+    return image, alphas[0], BucketStates(list(states), owner, lists.bucket_state_starts, walked)
 
 
 class _Given(NamedTuple):
@@ -120,7 +120,7 @@ _NUM_GIVEN = len(_Given._fields)
 
 
 class _Written(NamedTuple):
-    """References to what the kernel writes, flat; the last three, of :class:`Checkpoints`, if it saves states."""
+    """References to what the kernel writes, flat; the last three, of :class:`BucketStates`, if it saves states."""
 
     image: Any
     alpha: Any
@@ -192,12 +192,12 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
             for place in (nth, nth + 1) if half is None else (nth + half,):
                 out.walked[place] = first - begin
             is_first = (subtile == 0) if half is None else (subtile == 0) & (half == 0)
-            pl.when(is_first)(lambda: _name_checkpoints(out.owner, tile, given.starts))
+            pl.when(is_first)(lambda: _name_bucket_states(out.owner, tile, given.starts))
 
     num_pixels, capacity = tile_grid.width * tile_grid.height, lists.ids.shape[0]
     shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
     if save:
-        room = num_checkpoints(capacity)
+        room = num_bucket_states(capacity)
         shapes += [((room * state_size,), jnp.float32), ((room,), jnp.int32)]
         shapes += [((tile_grid.num_tiles * num_subtiles(tile_grid) * 2,), jnp.int32)]
     image, alpha, *saved = warp.launch(
@@ -208,7 +208,7 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
         *_Given(
             lists.ids,
             lists.offsets,
-            lists.checkpoint_starts,
+            lists.bucket_state_starts,
             lists.order,
             lists.num_long,
             attributes.reshape(-1),
@@ -312,8 +312,8 @@ def _store_state(states, state, pixels, walked, start, state_size, tile_grid):
                 store(states, base + q * tile_grid.num_pixels + column.tile, value)
 
 
-def _name_checkpoints(owner, tile, starts):
-    """Writes the tile's number to its checkpoints."""
+def _name_bucket_states(owner, tile, starts):
+    """Writes the tile's number to its bucket states."""
 
     def some(place):
         store(owner, place + lanes(), full(tile), place + lanes() < starts[tile + 1])
