@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.pack import Prepared, compositing_gradients, prepare
 from splax.ops.triton.binning.tile_lists import TileLists, make_lists
-from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, Drawn, pair_gradients
+from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, DrawnImage, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.row_io import sum_rows
 from splax.ops.triton.lanes.warp import Warp
@@ -59,12 +59,12 @@ def draw_and_save(
     warp: Warp,
     *,
     deterministic: bool,
-) -> Drawn:
+) -> DrawnImage:
     """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
     lists = make_lists(prepared, depths, tile_grid, capacity, warp, with_slots=deterministic)
     image, alpha, bucket_states = draw(lists, prepared.attributes, tile_grid, warp, save=True)
     assert bucket_states is not None
-    return Drawn(prepared.attributes, lists, bucket_states, image, alpha)
+    return DrawnImage(prepared.attributes, lists, bucket_states, image, alpha)
 
 
 def _rasterize_fwd(inputs, radii, depths, probe, tile_grid, capacity, warp, deterministic):
@@ -88,7 +88,7 @@ rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
 
 
 def sum_gradients(
-    drawn: Drawn,
+    drawn: DrawnImage,
     v_image: jax.Array,
     v_alpha: jax.Array | None,
     tile_grid: TileGrid,

@@ -13,7 +13,7 @@ from splax.ops.project_and_shade import project_and_shade
 from splax.ops.settings import RenderSettings
 from splax.ops.triton.binning.pack import compositing_gradients
 from splax.ops.triton.binning.tile_lists import make_lists
-from splax.ops.triton.blending.backward import Drawn, pair_gradients
+from splax.ops.triton.blending.backward import DrawnImage, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.pixel_regions import FORM_SIZE
@@ -77,7 +77,7 @@ class _Saved(NamedTuple):
     has_offset: tuple[()] | None
     learns_camera: tuple[()] | None
     color_slopes: jax.Array
-    drawn: Drawn
+    drawn: DrawnImage
 
 
 def _render_fwd(params, camera, offset, settings, warp):

@@ -47,7 +47,7 @@ _LOG2_MAX_ALPHA = math.log2(MAX_ALPHA)
 CHANNELS_PER_PASS = 8
 
 
-class Drawn(NamedTuple):
+class DrawnImage(NamedTuple):
     """An image, and what its backward pass needs.
 
     Attributes:
@@ -72,7 +72,7 @@ class _Refs(NamedTuple):
         ids: Gaussian of each pair, see :class:`TileLists`; so are ``offsets`` and ``order``.
         offsets: first pair of each tile.
         order: tiles, those of long lists first.
-        attributes: see :class:`Drawn`.
+        attributes: see :class:`DrawnImage`.
         states: of pixels; see :class:`BucketStates`, as are ``owner``, ``starts`` and ``walked``.
         owner: tile of each bucket state.
         starts: first bucket state of each tile.
@@ -111,7 +111,7 @@ class _Refs(NamedTuple):
 
 
 def pair_gradients(
-    drawn: Drawn,
+    drawn: DrawnImage,
     v_image: jax.Array,
     v_alpha: jax.Array | None,
     channels: range,
