@@ -15,7 +15,7 @@ from splax.ops.intersection import count_isects
 from splax.ops.projection import ActivatedGaussians, project_gaussians
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import tile_ranges
-from splax.ops.triton.binning.pack import Prepared, prepare
+from splax.ops.triton.binning.pack import PackedGaussians, pack
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.blending import forward
 from splax.ops.triton.blending.forward import BUCKET_SIZE
@@ -91,7 +91,7 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
 def test_only_tiles_that_an_ellipse_reaches_are_counted():
     projected, opacities, colors = project()
     inputs = CompositingInputs(projected.means2d, projected.conics, opacities, colors)
-    counts = np.asarray(prepare(inputs, projected.radii, SIZE, INTERPRETED).counts)
+    counts = np.asarray(pack(inputs, projected.radii, SIZE, INTERPRETED).counts)
     y, x = np.mgrid[: SIZE.height, : SIZE.width] + 0.5
     for gaussian in range(len(counts)):
         dx, dy = x - float(projected.means2d[gaussian, 0]), y - float(projected.means2d[gaussian, 1])
@@ -134,7 +134,7 @@ def test_arrays_too_large_for_a_kernel_are_refused():
 
 
 def test_images_of_too_many_tiles_a_side_are_refused():
-    one = Prepared(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
+    one = PackedGaussians(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
         make_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
 

@@ -11,7 +11,7 @@ import pytest
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import depth_sort, radix_sort
 from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
-from splax.ops.triton.binning.pack import Prepared
+from splax.ops.triton.binning.pack import PackedGaussians
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.lanes.work_partition import Spans
@@ -125,37 +125,37 @@ def one_tile_each(num: int, fraction: float):
     counts = np.minimum(counts, 1)
     attributes = jnp.tile(jnp.array([4, 4, -0.1, 0, -0.1, 0, 1, 1, 1], jnp.float32), (num, 1))
     boxes = jnp.full((num, 2), 1 << 16, jnp.int32)
-    return Prepared(attributes, boxes, jnp.asarray(counts)), depths
+    return PackedGaussians(attributes, boxes, jnp.asarray(counts)), depths
 
 
 @pytest.mark.parametrize("with_slots", [False, True])
 def test_lists_with_less_room_than_rows_are_those_with_more(with_slots):
     num = 700
-    prepared, depths = one_tile_each(num, 0.2)
-    drawn = int(prepared.counts.sum())
+    packed, depths = one_tile_each(num, 0.2)
+    drawn = int(packed.counts.sum())
 
     def lists(capacity) -> Any:
         return make_lists(
-            prepared, jnp.asarray(depths), TileGrid(8, 8, 8), capacity, INTERPRETED, with_slots=with_slots
+            packed, jnp.asarray(depths), TileGrid(8, 8, 8), capacity, INTERPRETED, with_slots=with_slots
         )
 
     few, many = lists(drawn + 3), lists(num)
     np.testing.assert_array_equal(
-        few.ids[:drawn] & ID_MASK, sorted_rows(np.asarray(prepared.counts), depths, num)
+        few.ids[:drawn] & ID_MASK, sorted_rows(np.asarray(packed.counts), depths, num)
     )
     np.testing.assert_array_equal(few.ids[:drawn], many.ids[:drawn])
     np.testing.assert_array_equal(few.offsets, many.offsets)
     assert few.num_isects == many.num_isects == drawn
     if with_slots:
         np.testing.assert_array_equal(few.slots[:drawn], many.slots[:drawn])
-        is_drawn = np.asarray(prepared.counts) > 0
+        is_drawn = np.asarray(packed.counts) > 0
         np.testing.assert_array_equal(few.first[is_drawn], many.first[is_drawn])
 
 
 def test_lists_without_room_for_all_count_all():
-    prepared, depths = one_tile_each(700, 0.5)
-    lists = make_lists(prepared, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_slots=True)
-    assert lists.num_isects == int(prepared.counts.sum()) > 100
+    packed, depths = one_tile_each(700, 0.5)
+    lists = make_lists(packed, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_slots=True)
+    assert lists.num_isects == int(packed.counts.sum()) > 100
     assert int(lists.offsets[-1]) == 100
-    wanted = sorted_rows(np.asarray(prepared.counts), depths, 100)
+    wanted = sorted_rows(np.asarray(packed.counts), depths, 100)
     np.testing.assert_array_equal(lists.ids & ID_MASK, wanted)

@@ -89,12 +89,13 @@ def _rasterize(
 
 
 def _count(settings: RenderSettings, projected: ProjectedGaussians) -> Int[Array, ""]:
-    from splax.ops.triton.binning import pack as prepare
+    from splax.ops.triton.binning.pack import pack
+    from splax.ops.triton.lanes.warp import Warp
 
     projected = lax.stop_gradient(projected)
     inputs = _compositing_inputs(projected, projected.means2d[:, :0])
-    tile_grid, warp = settings.tile_grid, prepare.Warp(interpret=False)
-    return saturating_sum(prepare.prepare(inputs, projected.radii, tile_grid, warp).counts)
+    tile_grid, warp = settings.tile_grid, Warp(interpret=False)
+    return saturating_sum(pack(inputs, projected.radii, tile_grid, warp).counts)
 
 
 def _compositing_inputs(projected: ProjectedGaussians, channels: Array) -> CompositingInputs:

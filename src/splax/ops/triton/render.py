@@ -42,10 +42,10 @@ def render(
 
 
 def _render(params, camera, offset, *, settings, warp):
-    prepared, _, depths, means2d, radii = _project(params, camera, offset, settings, warp)
+    packed, _, depths, means2d, radii = _project(params, camera, offset, settings, warp)
     tile_grid = settings.tile_grid
-    lists = make_lists(prepared, depths, tile_grid, settings.known_capacity, warp, with_slots=False)
-    channels, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
+    lists = make_lists(packed, depths, tile_grid, settings.known_capacity, warp, with_slots=False)
+    channels, alpha, _ = draw(lists, packed.attributes, tile_grid, warp, save=False)
     return RenderBuffers(channels, alpha, means2d, radii, lists.num_isects)
 
 
@@ -84,10 +84,10 @@ def _render_fwd(params, camera, offset, settings, warp):
     numbers = jax.tree.leaves(camera, is_leaf=_is_primal)
     learns_camera = () if any(number.perturbed for number in numbers) else None
     params, camera, offset = _values((params, camera, offset))
-    prepared, color_slopes, depths, means2d, radii = _project(params, camera, offset, settings, warp)
+    packed, color_slopes, depths, means2d, radii = _project(params, camera, offset, settings, warp)
     tile_grid = settings.tile_grid
     drawn = draw_and_save(
-        prepared, depths, tile_grid, settings.known_capacity, warp, deterministic=settings.deterministic
+        packed, depths, tile_grid, settings.known_capacity, warp, deterministic=settings.deterministic
     )
     rendered = RenderBuffers(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()

@@ -15,7 +15,7 @@ from splax.ops.intersection import saturating_sum
 from splax.ops.jax_internals.traced_once import traced_once
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
-from splax.ops.triton.binning.pack import MOST_TILES_A_SIDE, Prepared, unpack_box
+from splax.ops.triton.binning.pack import MOST_TILES_A_SIDE, PackedGaussians, unpack_box
 from splax.ops.triton.binning.pair_offsets import number_slots
 from splax.ops.triton.binning.stable_sort import stable_sort
 from splax.ops.triton.binning.tile_ranges import tile_ranges
@@ -54,12 +54,18 @@ class TileLists(NamedTuple):
 
 @traced_once("tile_grid", "capacity", "warp", "with_slots")
 def make_lists(
-    prepared: Prepared, depths: jax.Array, tile_grid: TileGrid, capacity: int, warp: Warp, *, with_slots: bool
+    packed: PackedGaussians,
+    depths: jax.Array,
+    tile_grid: TileGrid,
+    capacity: int,
+    warp: Warp,
+    *,
+    with_slots: bool,
 ) -> TileLists:
     """Lists of all tiles, front to back; equal depths in the order of the rows.
 
     Args:
-        prepared: the Gaussians.
+        packed: the Gaussians.
         depths: camera-space z, [N]; positive where something is drawn.
         tile_grid: the tiles of the image.
         capacity: room for pairs.
@@ -75,14 +81,14 @@ def make_lists(
             f"tiles of {tile_grid.tile_size} pixels along a side; use a larger tile_size, a smaller image or "
             "implementation='xla_vjp'."
         )
-    counts = prepared.counts
+    counts = packed.counts
     # What is drawn has a pair at least, so that more than there is room for need not be sorted.
     if warp.interpret:
         ranks = front_to_back_in_jax(counts, depths, capacity)
     else:
         ranks = front_to_back(counts, depths, capacity, warp)
     ends, total, first = number_slots(counts, ranks, warp, with_first=with_slots)
-    tiles, ids, *numbers = _emit(ends, ranks, prepared, tile_grid, capacity, warp, with_slots)
+    tiles, ids, *numbers = _emit(ends, ranks, packed, tile_grid, capacity, warp, with_slots)
     slots = None
     bound = tile_grid.num_tiles + 1
     if with_slots:
@@ -103,7 +109,7 @@ class _Given(NamedTuple):
         ends: slot behind the last pair of each rank.
         order: Gaussian of each rank.
         num_ranks: how many there are, [1].
-        attributes: see :class:`Prepared`, as are ``boxes``.
+        attributes: see :class:`PackedGaussians`, as are ``boxes``.
         boxes: tiles of each Gaussian, packed.
     """
 
@@ -125,9 +131,9 @@ class _Written(NamedTuple):
     numbers: Any = None
 
 
-def _emit(ends, ranks, prepared, tile_grid, capacity, warp, numbered):
+def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
     """Tile, id and, if wanted, number of each slot; beyond the last pair the tile is the one behind the last."""
-    most_ranks, stride = ranks.rows.shape[0], prepared.attributes.shape[1]
+    most_ranks, stride = ranks.rows.shape[0], packed.attributes.shape[1]
     # 16-bit keys sort twice as fast.
     key = jnp.uint16 if tile_grid.num_tiles < 2**16 else jnp.uint32
     slots = LANES * _SLOTS_PER_LANE
@@ -199,7 +205,7 @@ def _emit(ends, ranks, prepared, tile_grid, capacity, warp, numbered):
             store(out.numbers, slot, slot, slot < capacity)
 
     shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
-    args = _Given(ends, ranks.rows, ranks.num, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
+    args = _Given(ends, ranks.rows, ranks.num, packed.attributes.reshape(-1), packed.boxes.reshape(-1))
     return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
 
 

@@ -1,6 +1,6 @@
 """Everything that happens once per Gaussian, in one pass over memory: one lane a Gaussian.
 
-Forward: which rows can be drawn, activations, projection, colour, and what :mod:`prepare` writes. Backward: from
+Forward: which rows can be drawn, activations, projection, colour, and what :mod:`pack` writes. Backward: from
 the sums over pixels to the gradients of the stored parameters. XLA would make some thirty passes of it. Warps
 whose rows are all out of the picture cost their centres and sizes in the first pass, and next to nothing in the
 second.
@@ -20,7 +20,7 @@ from splax.ops.jax_internals.traced_once import traced_once
 from splax.ops.projection import half_extents, is_in_image
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.pack import Prepared, form_gradients, pack_box, tiles_of
+from splax.ops.triton.binning.pack import PackedGaussians, form_gradients, pack_box, tiles_of
 from splax.ops.triton.lanes.atomic_sums import zeros_where
 from splax.ops.triton.lanes.row_io import clear_rows, store_rows, total_rows
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store, zeros
@@ -54,7 +54,7 @@ class Projected(NamedTuple):
     """Gaussians of one view, ready to be listed and drawn.
 
     Attributes:
-        prepared: as :func:`prepare.prepare` makes them; attributes and boxes only of rows that are drawn.
+        packed: as :func:`pack.pack` makes them; attributes and boxes only of rows that are drawn.
         color_slopes: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
             themselves need not be kept for the backward pass.
         depths: camera-space z, [N]; infinite where nothing is drawn.
@@ -62,7 +62,7 @@ class Projected(NamedTuple):
         radii: half extents in pixels, [N, 2]; 0 where culled.
     """
 
-    prepared: Prepared
+    packed: PackedGaussians
     color_slopes: jax.Array
     depths: jax.Array
     means2d: jax.Array
@@ -70,7 +70,7 @@ class Projected(NamedTuple):
 
 
 class Written(NamedTuple):
-    """References to what :func:`project` writes, flat; see :class:`Prepared` and :class:`Projected`."""
+    """References to what :func:`project` writes, flat; see :class:`PackedGaussians` and :class:`Projected`."""
 
     attributes: Any
     boxes: Any
@@ -212,9 +212,11 @@ def project(
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
     args = [*stored_arrays(params, camera), *([] if offset is None else [offset.reshape(-1)])]
     written = Written(*warp.launch("project", kernel, (-(-num // LANES),), shapes, *args))
-    prepared = Prepared(written.attributes.reshape(num, width), written.boxes.reshape(num, 2), written.counts)
+    packed = PackedGaussians(
+        written.attributes.reshape(num, width), written.boxes.reshape(num, 2), written.counts
+    )
     centers, radii = written.means2d.reshape(num, 2), written.radii.reshape(num, 2)
-    return Projected(prepared, written.color_slopes, written.depths, centers, radii)
+    return Projected(packed, written.color_slopes, written.depths, centers, radii)
 
 
 def project_gradients(
