@@ -136,7 +136,7 @@ def test_arrays_too_large_for_a_kernel_are_refused():
 def test_images_of_too_many_tiles_a_side_are_refused():
     one = PackedGaussians(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
-        make_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
+        make_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_pair_offsets=False)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 1_000, 40_000])

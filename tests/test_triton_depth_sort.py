@@ -128,15 +128,20 @@ def one_tile_each(num: int, fraction: float):
     return PackedGaussians(attributes, boxes, jnp.asarray(counts)), depths
 
 
-@pytest.mark.parametrize("with_slots", [False, True])
-def test_lists_with_less_room_than_rows_are_those_with_more(with_slots):
+@pytest.mark.parametrize("with_pair_offsets", [False, True])
+def test_lists_with_less_room_than_rows_are_those_with_more(with_pair_offsets):
     num = 700
     packed, depths = one_tile_each(num, 0.2)
     drawn = int(packed.counts.sum())
 
     def lists(capacity) -> Any:
         return make_lists(
-            packed, jnp.asarray(depths), TileGrid(8, 8, 8), capacity, INTERPRETED, with_slots=with_slots
+            packed,
+            jnp.asarray(depths),
+            TileGrid(8, 8, 8),
+            capacity,
+            INTERPRETED,
+            with_pair_offsets=with_pair_offsets,
         )
 
     few, many = lists(drawn + 3), lists(num)
@@ -146,15 +151,17 @@ def test_lists_with_less_room_than_rows_are_those_with_more(with_slots):
     np.testing.assert_array_equal(few.ids[:drawn], many.ids[:drawn])
     np.testing.assert_array_equal(few.offsets, many.offsets)
     assert few.num_isects == many.num_isects == drawn
-    if with_slots:
-        np.testing.assert_array_equal(few.slots[:drawn], many.slots[:drawn])
+    if with_pair_offsets:
+        np.testing.assert_array_equal(few.pair_offsets[:drawn], many.pair_offsets[:drawn])
         is_drawn = np.asarray(packed.counts) > 0
         np.testing.assert_array_equal(few.first[is_drawn], many.first[is_drawn])
 
 
 def test_lists_without_room_for_all_count_all():
     packed, depths = one_tile_each(700, 0.5)
-    lists = make_lists(packed, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_slots=True)
+    lists = make_lists(
+        packed, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_pair_offsets=True
+    )
     assert lists.num_isects == int(packed.counts.sum()) > 100
     assert int(lists.offsets[-1]) == 100
     wanted = sorted_rows(np.asarray(packed.counts), depths, 100)

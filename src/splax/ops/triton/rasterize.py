@@ -46,7 +46,7 @@ def rasterize(
         image is incomplete.
     """
     packed = pack(inputs, radii, tile_grid, warp)
-    lists = make_lists(packed, depths, tile_grid, capacity, warp, with_slots=False)
+    lists = make_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=False)
     image, alpha, _ = draw(lists, packed.attributes, tile_grid, warp, save=False)
     return image, alpha, lists.num_isects
 
@@ -61,7 +61,7 @@ def draw_and_save(
     deterministic: bool,
 ) -> DrawnImage:
     """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
-    lists = make_lists(packed, depths, tile_grid, capacity, warp, with_slots=deterministic)
+    lists = make_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=deterministic)
     image, alpha, bucket_states = draw(lists, packed.attributes, tile_grid, warp, save=True)
     assert bucket_states is not None
     return DrawnImage(packed.attributes, lists, bucket_states, image, alpha)

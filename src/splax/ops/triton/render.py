@@ -44,7 +44,7 @@ def render(
 def _render(params, camera, offset, *, settings, warp):
     packed, _, depths, means2d, radii = _project(params, camera, offset, settings, warp)
     tile_grid = settings.tile_grid
-    lists = make_lists(packed, depths, tile_grid, settings.known_capacity, warp, with_slots=False)
+    lists = make_lists(packed, depths, tile_grid, settings.known_capacity, warp, with_pair_offsets=False)
     channels, alpha, _ = draw(lists, packed.attributes, tile_grid, warp, save=False)
     return RenderBuffers(channels, alpha, means2d, radii, lists.num_isects)
 
@@ -109,7 +109,7 @@ def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
     absolute = settings.absgrad and has_offset is not None
     channels = range(drawn.image.shape[-1])
     start = None
-    if drawn.lists.slots is None:
+    if drawn.lists.pair_offsets is None:
         start = start_of_sums(params, drawn.lists.counts, FORM_SIZE + len(channels) + 2 * absolute, warp)
     rows = pair_gradients(
         drawn, v_channels, v_alpha, channels, tile_grid, warp, start=start, absolute=absolute

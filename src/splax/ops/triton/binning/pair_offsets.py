@@ -1,4 +1,4 @@
-"""Which slots the pairs of each Gaussian take: sums of their counts, in the order of the lists.
+"""Which pair offsets the pairs of each Gaussian take: sums of their counts, in the order of the lists.
 
 XLA gathers, slices, reduces and adds in a pass each, over all rows, though most of a large scene are not drawn.
 """
@@ -20,13 +20,13 @@ _STEPS = 16
 BLOCK = _STEPS * LANES
 
 
-class Slots(NamedTuple):
+class PairOffsets(NamedTuple):
     """Where the pairs of Gaussians lie.
 
     Attributes:
-        ends: slot behind the last one of each rank, [R]; behind the last rank anything.
+        ends: pair offset behind the last one of each rank, [R]; behind the last rank anything.
         total: pairs of all ranks, []; the largest int32 if there are more.
-        first: first slot of each Gaussian, [N]; 0 where it has none. None if it was not asked for.
+        first: first pair offset of each Gaussian, [N]; 0 where it has none. None if it was not asked for.
     """
 
     ends: jax.Array
@@ -34,14 +34,16 @@ class Slots(NamedTuple):
     first: jax.Array | None
 
 
-def number_slots(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: bool) -> Slots:
-    """Gives slots to all pairs, Gaussian after Gaussian; the ends wrap around if there are too many for int32.
+def assign_pair_offsets(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: bool) -> PairOffsets:
+    """Gives an offset to every pair, Gaussian after Gaussian.
+
+    The ends wrap around if there are too many pairs for int32; the total does not.
 
     Args:
-        counts: pairs of each Gaussian, [N].
-        ranks: the Gaussians that have pairs, in the order of their slots.
-        warp: how kernels run.
-        with_first: whether the first slot of each Gaussian is needed.
+        counts: number of pairs of each Gaussian, [N].
+        ranks: Gaussians that have pairs, in the order of their pair offsets.
+        warp: warp that runs the kernels.
+        with_first: whether to return the first pair offset of each Gaussian.
     """
     num, most_ranks = counts.shape[0], ranks.rows.shape[0]
     sums, about, *first = _sum_blocks(counts, ranks, warp, with_first)
@@ -68,14 +70,14 @@ def number_slots(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: boo
 
     shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in [most_ranks, 1] + [num] * with_first]
     ends, total, *first = warp.launch(
-        "number_slots",
+        "pair_offsets",
         kernel,
         (-(-most_ranks // BLOCK),),
         shapes,
         *(counts, *ranks, combine(sums), about, *first),
         in_place={5: 2} if with_first else {},
     )
-    return Slots(ends, total.reshape(()), first[0] if with_first else None)
+    return PairOffsets(ends, total.reshape(()), first[0] if with_first else None)
 
 
 def _sum_blocks(counts, ranks, warp, with_zeros):
@@ -116,8 +118,8 @@ def _ranks_of(block):
 def _gather(counts, order, ranks, num_ranks):
     """Gaussians of some ranks and their counts; all are loaded before one is used.
 
-    Behind the last rank the count is 0, and the number is none: an interpreted kernel writes all lanes, those that
-    are off what was there before, so that no two may name the same element.
+    Behind the last rank the count is 0, and the number is none: an interpreted kernel writes all lanes, those
+    that are off what was there before, so that no two may name the same element.
     """
     exist = [rank < num_ranks for rank in ranks]
     gaussians = [load(order, rank, on) for rank, on in zip(ranks, exist, strict=True)]

@@ -90,7 +90,7 @@ class SumsOfPixels(NamedTuple):
         rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
             ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
             may hold some columns each; those that :func:`start_of_sums` made are overwritten.
-        first: first slot of each Gaussian, [N], if the rows are those of pairs.
+        first: first pair offset of each Gaussian, [N], if the rows are those of pairs.
         v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
     """
 
