@@ -31,7 +31,7 @@ from splax.ops.triton import render as triton
 from splax.ops.triton.binning.pack import form_gradients, pack, quadratic_form
 from splax.ops.triton.lanes.warp import LANES, Warp
 from splax.ops.triton.pixel_regions import QuadraticForm
-from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
+from splax.ops.triton.projection.project import PixelSums, project, project_gradients
 from splax.ops.types import CompositingInputs, KernelSettings, Parameters
 
 NUM = 64
@@ -123,7 +123,7 @@ def both(request):
         counts = projected.packed.counts
         first = jnp.cumsum(counts) - counts
         rows = rows_with_sums(sums, counts, first)
-        summed = SumsOfPixels(counts, projected.color_slopes, (rows,), first, v_means2d)
+        summed = PixelSums(counts, projected.color_slopes, (rows,), first, v_means2d)
         grads, v_offset = project_gradients(params, CAMERA, summed, kernel_settings, SIZE, INTERPRETED)
         return projected, (*grads[:6], v_offset)
 

@@ -17,7 +17,7 @@ from splax.ops.triton.blending.backward import DrawnImage, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.pixel_regions import FORM_SIZE
-from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients, start_of_sums
+from splax.ops.triton.projection.project import PixelSums, initial_sums, project, project_gradients
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
 from splax.ops.types import CompositingInputs, KernelSettings, Parameters, RenderBuffers
 
@@ -110,14 +110,14 @@ def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
     channels = range(drawn.image.shape[-1])
     start = None
     if drawn.lists.pair_offsets is None:
-        start = start_of_sums(params, drawn.lists.counts, FORM_SIZE + len(channels) + 2 * absolute, warp)
+        start = initial_sums(params, drawn.lists.counts, FORM_SIZE + len(channels) + 2 * absolute, warp)
     rows = pair_gradients(
         drawn, v_channels, v_alpha, channels, tile_grid, warp, start=start, absolute=absolute
     )
     v_params, v_offset = project_gradients(
         params,
         camera,
-        SumsOfPixels(drawn.lists.counts, color_slopes, rows, drawn.lists.first, v_means2d),
+        PixelSums(drawn.lists.counts, color_slopes, rows, drawn.lists.first, v_means2d),
         kernel_settings(settings),
         tile_grid,
         warp,

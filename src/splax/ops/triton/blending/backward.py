@@ -25,7 +25,7 @@ from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
 from splax.ops.triton.blending.forward import BUCKET_SIZE, BucketStates, channels_per_draw
-from splax.ops.triton.lanes.atomic_sums import launch_sums
+from splax.ops.triton.lanes.atomic_sums import launch_atomic_sums
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
 from splax.ops.triton.pixel_regions import (
     FORM_SIZE,
@@ -311,7 +311,7 @@ def pair_gradients(
     args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))
     grid = (num_tile_blocks(tile_grid), tile_grid.num_tiles + num_bucket_states)
     if lists.pair_offsets is None:
-        return launch_sums("pair_gradients", kernel, grid, start, warp, *args)
+        return launch_atomic_sums("pair_gradients", kernel, grid, start, warp, *args)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * num_tile_blocks(tile_grid) * width,), jnp.float32)
     out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.pair_offsets)
     return (out.reshape(-1, width),)

@@ -81,7 +81,7 @@ class Written(NamedTuple):
     radii: Any
 
 
-class SumsOfPixels(NamedTuple):
+class PixelSums(NamedTuple):
     """What the pixels say of Gaussians.
 
     Attributes:
@@ -89,7 +89,7 @@ class SumsOfPixels(NamedTuple):
         color_slopes: from :func:`project`.
         rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
             ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
-            may hold some columns each; those that :func:`start_of_sums` made are overwritten.
+            may hold some columns each; those that :func:`initial_sums` made are overwritten.
         first: first pair offset of each Gaussian, [N], if the rows are those of pairs.
         v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
     """
@@ -102,7 +102,7 @@ class SumsOfPixels(NamedTuple):
 
 
 class _SumRefs(NamedTuple):
-    """References to :class:`SumsOfPixels`, flat; those that are not there are None."""
+    """References to :class:`PixelSums`, flat; those that are not there are None."""
 
     counts: Any
     color_slopes: Any
@@ -111,7 +111,7 @@ class _SumRefs(NamedTuple):
     v_means2d: Any
 
     @classmethod
-    def of(cls, refs: Sequence[Any], sums: SumsOfPixels) -> _SumRefs:
+    def of(cls, refs: Sequence[Any], sums: PixelSums) -> _SumRefs:
         """The references, which lie as :func:`_sum_args` puts them."""
         counts, slopes, *others = refs
         rows, others = others[: len(sums.rows)], list(others[len(sums.rows) :])
@@ -119,7 +119,7 @@ class _SumRefs(NamedTuple):
         return cls(counts, slopes, rows, first, None if sums.v_means2d is None else others.pop(0))
 
 
-def _sum_args(sums: SumsOfPixels) -> list[jax.Array]:
+def _sum_args(sums: PixelSums) -> list[jax.Array]:
     args = [sums.counts, sums.color_slopes, *(x.reshape(-1) for x in sums.rows)]
     args += [] if sums.first is None else [sums.first]
     return args + ([] if sums.v_means2d is None else [sums.v_means2d.reshape(-1)])
@@ -222,7 +222,7 @@ def project(
 def project_gradients(
     params: Parameters,
     camera: Any,
-    sums: SumsOfPixels,
+    sums: PixelSums,
     settings: KernelSettings,
     tile_grid: TileGrid,
     warp: Warp,
@@ -338,7 +338,7 @@ def project_gradients(
     return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
 
 
-def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> tuple[jax.Array, ...]:
+def initial_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> tuple[jax.Array, ...]:
     """Zeros for sums of Gaussians that are drawn, where some of the parameters' gradients will be.
 
     Args:
