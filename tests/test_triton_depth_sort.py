@@ -14,12 +14,12 @@ from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_
 from splax.ops.triton.binning.pack import PackedGaussians
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.lanes.warp import Warp
-from splax.ops.triton.lanes.work_partition import Spans
+from splax.ops.triton.lanes.work_partition import WorkPartition
 from splax.ops.triton.pixel_regions import ID_MASK
 
 INTERPRETED = Warp(interpret=True)
-GROUP = Spans(1, 1, radix_sort._STEPS).group
-GROUP_TO_PACK = Spans(1, 1, depth_sort._STEPS_TO_PACK).group
+GROUP = WorkPartition(1, 1, radix_sort._STEPS).group
+GROUP_TO_PACK = WorkPartition(1, 1, depth_sort._STEPS_TO_PACK).group
 
 
 def some_drawn(num: int, fraction: float, seed: int = 0):
