@@ -105,20 +105,21 @@ def read_columns(ref, gaussian, count: int, mask) -> list[jax.Array]:
     return [load(ref, gaussian * count + q, mask) for q in range(count)]
 
 
-class Outlook(NamedTuple):
-    """What is known of Gaussians before most of their numbers are read.
+class EarlyCull(NamedTuple):
+    """Result of the first test, which reads means and scales alone.
 
     Attributes:
-        may_be_seen: whether these numbers can matter; not where one of those known is NaN.
-        center: in pixels; the principal point where it is not finite or not between the planes.
+        may_be_seen: mask of the Gaussians that can be in the image, [32]; false where a mean or a scale is NaN.
+        center: x and y of the centres in pixels; the principal point where a mean is not finite or not between
+            the clip planes.
     """
 
     may_be_seen: jax.Array
     center: list[jax.Array]
 
 
-def outlook(mean, log_scale, lives, kernel_camera: KernelCamera, settings: KernelSettings) -> Outlook:
-    """From where Gaussians that live are, and how large."""
+def early_cull(mean, log_scale, lives, kernel_camera: KernelCamera, settings: KernelSettings) -> EarlyCull:
+    """Culls living Gaussians by where they are and how large they are."""
     depth = transform_row(kernel_camera.pinhole.rows[2], mean)
     between = lives & (depth > settings.near_plane) & (depth < settings.far_plane)
     between &= is_finite([*mean, *log_scale])
@@ -127,7 +128,7 @@ def outlook(mean, log_scale, lives, kernel_camera: KernelCamera, settings: Kerne
     ]
     largest = jnp.exp(functools.reduce(jnp.maximum, log_scale))
     reaches, center = may_reach_image(mean, largest, kernel_camera.pinhole, settings.eps2d)
-    return Outlook(between & reaches, center)
+    return EarlyCull(between & reaches, center)
 
 
 def is_valid(geometry: Geometry, kernel_camera: KernelCamera, settings: KernelSettings):

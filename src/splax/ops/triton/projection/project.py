@@ -29,10 +29,10 @@ from splax.ops.triton.projection.geometry import (
     Geometry,
     Stored,
     direction_to,
+    early_cull,
     is_finite,
     is_valid,
     neutral_where_not,
-    outlook,
     project_geometry,
     read_camera,
     read_columns,
@@ -160,13 +160,13 @@ def project(
             read_columns(stored.means, gaussian, 3, exists),
             read_columns(stored.log_scales, gaussian, 3, exists),
         )
-        ahead = outlook(mean, log_scale, lives, kernel_camera, settings)
+        early = early_cull(mean, log_scale, lives, kernel_camera, settings)
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
-        some_seen = jnp.max(ahead.may_be_seen.astype(jnp.int32)) > 0
+        some_seen = jnp.max(early.may_be_seen.astype(jnp.int32)) > 0
 
         @pl.when(~some_seen)
         def _():
-            center = [a + b for a, b in zip(ahead.center, moved, strict=True)]
+            center = [a + b for a, b in zip(early.center, moved, strict=True)]
             store_rows(out.means2d, base, center, exists, warp)
             clear_rows(out.radii, base, 2, num)
             store(out.counts, gaussian, full(0), exists)
