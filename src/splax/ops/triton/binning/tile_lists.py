@@ -102,7 +102,7 @@ def make_lists(
     return TileLists(ids, pair_offsets, *ranges, first, counts, num_isects)
 
 
-class _Given(NamedTuple):
+class _InputRefs(NamedTuple):
     """What the kernel reads, flat.
 
     Attributes:
@@ -120,10 +120,10 @@ class _Given(NamedTuple):
     boxes: Any
 
 
-_NUM_GIVEN = len(_Given._fields)
+_NUM_INPUTS = len(_InputRefs._fields)
 
 
-class _Written(NamedTuple):
+class _OutputRefs(NamedTuple):
     """References to what the kernel writes for each pair offset: its tile, its pair and, if wanted, its number."""
 
     tiles: Any
@@ -142,9 +142,9 @@ def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
     pairs_per_program = LANES * _PAIRS_PER_LANE
 
     def kernel(*refs):
-        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
-        ends = given.ends
-        last_rank = given.num_ranks[0] - 1
+        inputs, out = _InputRefs(*refs[:_NUM_INPUTS]), _OutputRefs(*refs[_NUM_INPUTS:])
+        ends = inputs.ends
+        last_rank = inputs.num_ranks[0] - 1
         total = jnp.where(last_rank >= 0, ends[jnp.maximum(last_rank, 0)], 0)
         base = pl.program_id(0) * pairs_per_program
 
@@ -158,9 +158,9 @@ def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
             pair_offset = first_pair_offset + lanes()
             exists = pair_offset < total
             (rank, first), at = ranks_of_pairs(ends, first_pair_offset, last_rank, warp, *at)
-            gaussian = load(given.order, rank)
-            form = QuadraticForm(*(load(given.attributes, gaussian * stride + q) for q in range(FORM_SIZE)))
-            left, top, columns, rows = unpack_box(*(load(given.boxes, gaussian * 2 + q) for q in range(2)))
+            gaussian = load(inputs.order, rank)
+            form = QuadraticForm(*(load(inputs.attributes, gaussian * stride + q) for q in range(FORM_SIZE)))
+            left, top, columns, rows = unpack_box(*(load(inputs.boxes, gaussian * 2 + q) for q in range(2)))
             bottom, span_of = top + rows, tile_spans(form, left, columns, tile_grid, warp)
 
             def down(carry):
@@ -192,7 +192,7 @@ def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
 
         @pl.when(base < total)
         def _():
-            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, given.num_ranks[0])
+            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, inputs.num_ranks[0])
             # Ends that wrapped around may have none: whatever is written then, it is from where there is a rank.
             first_rank = jnp.minimum(first_rank, last_rank)
             begin = load(ends, jnp.maximum(first_rank - 1, 0), first_rank > 0)
@@ -208,7 +208,7 @@ def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
             store(out.numbers, pair_offset, pair_offset, pair_offset < capacity)
 
     shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
-    args = _Given(ends, ranks.rows, ranks.num, packed.attributes.reshape(-1), packed.boxes.reshape(-1))
+    args = _InputRefs(ends, ranks.rows, ranks.num, packed.attributes.reshape(-1), packed.boxes.reshape(-1))
     return warp.launch("emit", kernel, (-(-capacity // pairs_per_program),), shapes, *args)
 
 

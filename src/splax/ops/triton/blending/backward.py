@@ -65,7 +65,7 @@ class DrawnImage(NamedTuple):
     alpha: jax.Array
 
 
-class _Refs(NamedTuple):
+class _BackwardRefs(NamedTuple):
     """References to what the kernel reads, flat, and writes.
 
     Attributes:
@@ -101,10 +101,10 @@ class _Refs(NamedTuple):
     out: Any
 
     @classmethod
-    def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_pair_offsets: bool) -> _Refs:
+    def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_pair_offsets: bool) -> _BackwardRefs:
         """The references in their order, with None for those that are not there."""
-        *given, out = refs
-        always, others = given[:10], list(given[10:])
+        *inputs, out = refs
+        always, others = inputs[:10], list(inputs[10:])
         alphas = (others.pop(0), others.pop(0)) if with_alpha else (None, None)
         numbers = *always, *alphas, others.pop(0) if with_pair_offsets else None, out
         return cls(*numbers)  # pyright: ignore[reportCallIssue]: as many as there are fields
@@ -159,7 +159,9 @@ def pair_gradients(
         return full(flag.astype(jnp.int32)) != 0
 
     def kernel(*refs):
-        ref = _Refs.of(refs, with_alpha=v_alpha is not None, with_pair_offsets=lists.pair_offsets is not None)
+        ref = _BackwardRefs.of(
+            refs, with_alpha=v_alpha is not None, with_pair_offsets=lists.pair_offsets is not None
+        )
         block, program = pl.program_id(0), pl.program_id(1)
         # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
         bucket_state = jnp.minimum(program, num_bucket_states - 1)

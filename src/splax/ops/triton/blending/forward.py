@@ -105,7 +105,7 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
     return image, alphas[0], BucketStates(list(states), owner, lists.bucket_state_starts, walked)
 
 
-class _Given(NamedTuple):
+class _InputRefs(NamedTuple):
     """What the kernel reads, flat: see :class:`TileLists`, and attributes of each Gaussian."""
 
     ids: Any
@@ -116,10 +116,10 @@ class _Given(NamedTuple):
     attributes: Any
 
 
-_NUM_GIVEN = len(_Given._fields)
+_NUM_INPUTS = len(_InputRefs._fields)
 
 
-class _Written(NamedTuple):
+class _OutputRefs(NamedTuple):
     """References to what the kernel writes, flat; the last three, of :class:`BucketStates`, if it saves states."""
 
     image: Any
@@ -136,33 +136,33 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
     state_size, most_long = (1 + num_channels) * tile_grid.num_pixels, most_long_lists(lists, tile_grid)
 
     def kernel(*refs):
-        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
-        draw_region = functools.partial(draw_pixels, given, out)
-        _find_region(draw_region, given.order, given.num_long if most_long else None, tile_grid)
+        inputs, out = _InputRefs(*refs[:_NUM_INPUTS]), _OutputRefs(*refs[_NUM_INPUTS:])
+        draw_region = functools.partial(draw_pixels, inputs, out)
+        _find_region(draw_region, inputs.order, inputs.num_long if most_long else None, tile_grid)
 
-    def draw_pixels(given, out, region):
+    def draw_pixels(inputs, out, region):
         tile, subtile, half = region
-        begin, end = given.offsets[tile], given.offsets[tile + 1]
+        begin, end = inputs.offsets[tile], inputs.offsets[tile + 1]
         pixels = _Pixels.of(region, tile_grid)
         # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
         # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
         reads_ahead = half is not None
 
         def ids_at(first):
-            return load(given.ids, first + lanes(), first + lanes() < end)
+            return load(inputs.ids, first + lanes(), first + lanes() < end)
 
         def reaches_subtile(packed):
             return ((packed >> (ID_BITS + subtile)) & 1) != 0
 
         def attributes_of(packed):
             place = (packed & ID_MASK) * stride
-            return [load(given.attributes, place + q, reaches_subtile(packed)) for q in columns]
+            return [load(inputs.attributes, place + q, reaches_subtile(packed)) for q in columns]
 
         def walk(carry):
             first, packed, after, values, state = carry
             if save:
                 _store_state(
-                    out.states, state, pixels, first - begin, given.starts[tile], state_size, tile_grid
+                    out.states, state, pixels, first - begin, inputs.starts[tile], state_size, tile_grid
                 )
             values_after = attributes_of(after) if reads_ahead else []
             values = values if reads_ahead else attributes_of(packed)
@@ -192,7 +192,7 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
             for place in (nth, nth + 1) if half is None else (nth + half,):
                 out.walked[place] = first - begin
             is_first = (subtile == 0) if half is None else (subtile == 0) & (half == 0)
-            pl.when(is_first)(lambda: _name_bucket_states(out.owner, tile, given.starts))
+            pl.when(is_first)(lambda: _name_bucket_states(out.owner, tile, inputs.starts))
 
     num_pixels, capacity = tile_grid.width * tile_grid.height, lists.ids.shape[0]
     shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
@@ -205,7 +205,7 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
         kernel,
         (tile_grid.num_tiles * num_subtiles(tile_grid) + most_long * num_subtiles(tile_grid),),
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],
-        *_Given(
+        *_InputRefs(
             lists.ids,
             lists.offsets,
             lists.bucket_state_starts,

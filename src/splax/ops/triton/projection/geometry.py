@@ -39,7 +39,7 @@ class KernelCamera(NamedTuple):
     inside: list[jax.Array]
 
 
-class Stored(NamedTuple):
+class StoredArrays(NamedTuple):
     """What both kernels read, as flat arrays; inside a kernel, references to them.
 
     Attributes:
@@ -67,7 +67,7 @@ class Stored(NamedTuple):
     table: Any
 
 
-def stored_arrays(params: Parameters, camera: Any) -> Stored:
+def stored_arrays(params: Parameters, camera: Any) -> StoredArrays:
     """What both kernels read of Gaussians and a pinhole camera."""
     viewmat, intrinsics = camera.viewmat, camera.lens.K
     position = -(viewmat[:3, :3] * viewmat[:3, 3:]).sum(axis=0)
@@ -78,11 +78,11 @@ def stored_arrays(params: Parameters, camera: Any) -> Stored:
     floats = (*params[:5], shN)
     degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
     flat = [x.reshape(-1) for x in floats]
-    return Stored(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
+    return StoredArrays(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
 
 
 def read_camera(camera, tile_grid: TileGrid) -> KernelCamera:
-    """The camera, from ``Stored.camera``."""
+    """The camera, from ``StoredArrays.camera``."""
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
@@ -90,7 +90,7 @@ def read_camera(camera, tile_grid: TileGrid) -> KernelCamera:
     return KernelCamera(pinhole, numbers[16:19], numbers[19:])
 
 
-def read_geometry(stored: Stored, gaussian, mask) -> Geometry:
+def read_geometry(stored: StoredArrays, gaussian, mask) -> Geometry:
     """The geometry of the lanes' Gaussians."""
     return Geometry(
         read_columns(stored.means, gaussian, 3, mask),

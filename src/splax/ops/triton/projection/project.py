@@ -27,7 +27,7 @@ from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store, z
 from splax.ops.triton.pixel_regions import FORM_SIZE, num_tile_blocks
 from splax.ops.triton.projection.geometry import (
     Geometry,
-    Stored,
+    StoredArrays,
     direction_to,
     early_cull,
     is_finite,
@@ -43,14 +43,14 @@ from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradie
 from splax.ops.types import KernelSettings, Parameters
 
 _RGB = 3
-_NUM_STORED = len(Stored._fields)
+_NUM_STORED = len(StoredArrays._fields)
 _SHN = Parameters._fields.index("shN")
 # Whose gradients' memory holds the sums over pixels until they are made of them: 13 columns, of which at most 12
 # are needed. That of shN is left to hold, before that, what the forward pass saved.
 _HOLDERS = [Parameters._fields.index(name) for name in ("quats", "means", "log_scales", "sh0")]
 
 
-class Projected(NamedTuple):
+class ProjectOutputs(NamedTuple):
     """Gaussians of one view, ready to be listed and drawn.
 
     Attributes:
@@ -69,8 +69,8 @@ class Projected(NamedTuple):
     radii: jax.Array
 
 
-class Written(NamedTuple):
-    """References to what :func:`project` writes, flat; see :class:`PackedGaussians` and :class:`Projected`."""
+class _ProjectOutputRefs(NamedTuple):
+    """References to the flat arrays of :class:`PackedGaussians` and :class:`ProjectOutputs`, which are written."""
 
     attributes: Any
     boxes: Any
@@ -91,7 +91,7 @@ class PixelSums(NamedTuple):
             ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
             may hold some columns each; those that :func:`initial_sums` made are overwritten.
         first: first pair offset of each Gaussian, [N], if the rows are those of pairs.
-        v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
+        v_means2d: cotangent of :attr:`ProjectOutputs.means2d`, [N, 2]; None is zero.
     """
 
     counts: jax.Array
@@ -133,7 +133,7 @@ def project(
     settings: KernelSettings,
     tile_grid: TileGrid,
     warp: Warp,
-) -> Projected:
+) -> ProjectOutputs:
     """Projects, colours and packs Gaussians.
 
     Args:
@@ -149,8 +149,11 @@ def project(
     width = FORM_SIZE + channels
 
     def kernel(*refs):
-        stored, offsets = Stored(*refs[:_NUM_STORED]), refs[_NUM_STORED : -len(Written._fields)]
-        out = Written(*refs[-len(Written._fields) :])
+        stored, offsets = (
+            StoredArrays(*refs[:_NUM_STORED]),
+            refs[_NUM_STORED : -len(_ProjectOutputRefs._fields)],
+        )
+        out = _ProjectOutputRefs(*refs[-len(_ProjectOutputRefs._fields) :])
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
@@ -211,12 +214,12 @@ def project(
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
     args = [*stored_arrays(params, camera), *([] if offset is None else [offset.reshape(-1)])]
-    written = Written(*warp.launch("project", kernel, (-(-num // LANES),), shapes, *args))
+    outputs = _ProjectOutputRefs(*warp.launch("project", kernel, (-(-num // LANES),), shapes, *args))
     packed = PackedGaussians(
-        written.attributes.reshape(num, width), written.boxes.reshape(num, 2), written.counts
+        outputs.attributes.reshape(num, width), outputs.boxes.reshape(num, 2), outputs.counts
     )
-    centers, radii = written.means2d.reshape(num, 2), written.radii.reshape(num, 2)
-    return Projected(packed, written.color_slopes, written.depths, centers, radii)
+    centers, radii = outputs.means2d.reshape(num, 2), outputs.radii.reshape(num, 2)
+    return ProjectOutputs(packed, outputs.color_slopes, outputs.depths, centers, radii)
 
 
 def project_gradients(
@@ -252,17 +255,17 @@ def project_gradients(
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
     def kernel(*refs):
-        stored, grads = Stored(*refs[:_NUM_STORED]), refs[-len(sizes) :]
-        given = _SumRefs.of(refs[_NUM_STORED : -len(sizes)], sums)
+        stored, grads = StoredArrays(*refs[:_NUM_STORED]), refs[-len(sizes) :]
+        sum_refs = _SumRefs.of(refs[_NUM_STORED : -len(sizes)], sums)
         v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
-        count = load(given.counts, gaussian, exists)
+        count = load(sum_refs.counts, gaussian, exists)
         drawn = count > 0
         v_mean2d, moved = [zeros()] * 2, drawn
         if v_means2d is not None:
-            v_mean2d = [load(given.v_means2d, gaussian * 2 + q, exists) for q in range(2)]
+            v_mean2d = [load(sum_refs.v_means2d, gaussian * 2 + q, exists) for q in range(2)]
             moved |= (v_mean2d[0] != 0) | (v_mean2d[1] != 0)
         some_moved = jnp.max(moved.astype(jnp.int32)) > 0
 
@@ -274,11 +277,11 @@ def project_gradients(
         @pl.when(some_moved)
         def _():
             if first is None:
-                totals = [load(given.rows[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
+                totals = [load(sum_refs.rows[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
             else:
                 blocks = num_tile_blocks(tile_grid)
-                begin, num_here = load(given.first, gaussian, drawn) * blocks, count * blocks
-                totals = total_rows(given.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
+                begin, num_here = load(sum_refs.first, gaussian, drawn) * blocks, count * blocks
+                totals = total_rows(sum_refs.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
             kernel_camera = read_camera(stored.camera, tile_grid)
             geometry = read_geometry(stored, gaussian, moved)
             valid = drawn
@@ -289,7 +292,7 @@ def project_gradients(
                 )
             geometry = neutral_where_not(geometry, valid, kernel_camera)
 
-            color_slopes = unpack_slopes(load(given.color_slopes, gaussian, drawn))
+            color_slopes = unpack_slopes(load(sum_refs.color_slopes, gaussian, drawn))
             v_color = [
                 jnp.where(drawn, slope * totals[FORM_SIZE + q], 0) for q, slope in enumerate(color_slopes)
             ]
