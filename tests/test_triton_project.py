@@ -123,7 +123,7 @@ def both(request):
         counts = projected.packed.counts
         first = jnp.cumsum(counts) - counts
         rows = rows_with_sums(sums, counts, first)
-        summed = PixelSums(counts, projected.color_slopes, (rows,), first, v_means2d)
+        summed = PixelSums(counts, projected.clamp_grad, (rows,), first, v_means2d)
         grads, v_offset = project_gradients(params, CAMERA, summed, kernel_settings, SIZE, INTERPRETED)
         return projected, (*grads[:6], v_offset)
 

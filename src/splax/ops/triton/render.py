@@ -76,7 +76,7 @@ class _Saved(NamedTuple):
     # Not bools: what is saved may hold arrays and structure only.
     has_offset: tuple[()] | None
     learns_camera: tuple[()] | None
-    color_slopes: jax.Array
+    clamp_grad: jax.Array
     drawn: DrawnImage
 
 
@@ -84,14 +84,14 @@ def _render_fwd(params, camera, offset, settings, warp):
     numbers = jax.tree.leaves(camera, is_leaf=_is_primal)
     learns_camera = () if any(number.perturbed for number in numbers) else None
     params, camera, offset = _values((params, camera, offset))
-    packed, color_slopes, depths, means2d, radii = _project(params, camera, offset, settings, warp)
+    packed, clamp_grad, depths, means2d, radii = _project(params, camera, offset, settings, warp)
     tile_grid = settings.tile_grid
     drawn = draw_and_save(
         packed, depths, tile_grid, settings.known_capacity, warp, deterministic=settings.deterministic
     )
     rendered = RenderBuffers(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
-    return rendered, _Saved(params, camera, has_offset, learns_camera, color_slopes, drawn)
+    return rendered, _Saved(params, camera, has_offset, learns_camera, clamp_grad, drawn)
 
 
 def _render_bwd(settings, warp, saved, cotangents):
@@ -102,7 +102,7 @@ def _render_bwd(settings, warp, saved, cotangents):
 # JAX differentiates in two turns and asks twice for the same: jit keeps what it traced.
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
-    params, camera, has_offset, learns_camera, color_slopes, drawn = saved
+    params, camera, has_offset, learns_camera, clamp_grad, drawn = saved
     tile_grid = settings.tile_grid
     if v_channels is None:
         v_channels = jnp.zeros_like(drawn.image)
@@ -117,7 +117,7 @@ def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
     v_params, v_offset = project_gradients(
         params,
         camera,
-        PixelSums(drawn.lists.counts, color_slopes, rows, drawn.lists.first, v_means2d),
+        PixelSums(drawn.lists.counts, clamp_grad, rows, drawn.lists.first, v_means2d),
         kernel_settings(settings),
         tile_grid,
         warp,

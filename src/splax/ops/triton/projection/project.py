@@ -55,7 +55,7 @@ class ProjectOutputs(NamedTuple):
 
     Attributes:
         packed: as :func:`pack.pack` makes them; attributes and boxes only of rows that are drawn.
-        color_slopes: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
+        clamp_grad: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
             themselves need not be kept for the backward pass.
         depths: camera-space z, [N]; infinite where nothing is drawn.
         means2d: centres in pixels, moved by the offset, [N, 2].
@@ -63,7 +63,7 @@ class ProjectOutputs(NamedTuple):
     """
 
     packed: PackedGaussians
-    color_slopes: jax.Array
+    clamp_grad: jax.Array
     depths: jax.Array
     means2d: jax.Array
     radii: jax.Array
@@ -75,7 +75,7 @@ class _ProjectOutputRefs(NamedTuple):
     attributes: Any
     boxes: Any
     counts: Any
-    color_slopes: Any
+    clamp_grad: Any
     depths: Any
     means2d: Any
     radii: Any
@@ -86,7 +86,7 @@ class PixelSums(NamedTuple):
 
     Attributes:
         counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
-        color_slopes: from :func:`project`.
+        clamp_grad: from :func:`project`.
         rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
             ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
             may hold some columns each; those that :func:`initial_sums` made are overwritten.
@@ -95,7 +95,7 @@ class PixelSums(NamedTuple):
     """
 
     counts: jax.Array
-    color_slopes: jax.Array
+    clamp_grad: jax.Array
     rows: Sequence[jax.Array]
     first: jax.Array | None
     v_means2d: jax.Array | None
@@ -105,7 +105,7 @@ class _SumRefs(NamedTuple):
     """References to :class:`PixelSums`, flat; those that are not there are None."""
 
     counts: Any
-    color_slopes: Any
+    clamp_grad: Any
     rows: Sequence[Any]
     first: Any
     v_means2d: Any
@@ -120,7 +120,7 @@ class _SumRefs(NamedTuple):
 
 
 def _sum_args(sums: PixelSums) -> list[jax.Array]:
-    args = [sums.counts, sums.color_slopes, *(x.reshape(-1) for x in sums.rows)]
+    args = [sums.counts, sums.clamp_grad, *(x.reshape(-1) for x in sums.rows)]
     args += [] if sums.first is None else [sums.first]
     return args + ([] if sums.v_means2d is None else [sums.v_means2d.reshape(-1)])
 
@@ -197,7 +197,7 @@ def project(
                 bands = sum_harmonics(stored.shN, num_bases, basis, direction, base, valid, warp)
                 color = [a + b for a, b in zip(color, bands, strict=True)]
             valid &= is_finite(color)
-            store(out.color_slopes, gaussian, pack_slopes(color), exists)
+            store(out.clamp_grad, gaussian, pack_clamp_grad(color), exists)
             color = [jnp.maximum(value, 0) for value in color]
 
             form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
@@ -219,7 +219,7 @@ def project(
         outputs.attributes.reshape(num, width), outputs.boxes.reshape(num, 2), outputs.counts
     )
     centers, radii = outputs.means2d.reshape(num, 2), outputs.radii.reshape(num, 2)
-    return ProjectOutputs(packed, outputs.color_slopes, outputs.depths, centers, radii)
+    return ProjectOutputs(packed, outputs.clamp_grad, outputs.depths, centers, radii)
 
 
 def project_gradients(
@@ -292,9 +292,9 @@ def project_gradients(
                 )
             geometry = neutral_where_not(geometry, valid, kernel_camera)
 
-            color_slopes = unpack_slopes(load(sum_refs.color_slopes, gaussian, drawn))
+            clamp_grad = unpack_clamp_grad(load(sum_refs.clamp_grad, gaussian, drawn))
             v_color = [
-                jnp.where(drawn, slope * totals[FORM_SIZE + q], 0) for q, slope in enumerate(color_slopes)
+                jnp.where(drawn, slope * totals[FORM_SIZE + q], 0) for q, slope in enumerate(clamp_grad)
             ]
             direction, to_mean = jax.vjp(lambda mean: direction_to(mean, kernel_camera), geometry.mean)
             v_direction = [zeros()] * 3
@@ -358,12 +358,12 @@ def initial_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp
     return zeros_where(counts, widths[:enough], warp)
 
 
-def pack_slopes(color):
+def pack_clamp_grad(color):
     """Twice the derivative of max(x, 0) in each channel, two bits a channel; where x is 0, JAX takes a half."""
     r, g, b = ((value > 0).astype(jnp.int32) + (value >= 0).astype(jnp.int32) for value in color)
     return (r | g << 2 | b << 4).astype(jnp.int8)
 
 
-def unpack_slopes(packed):
-    """The derivatives that :func:`pack_slopes` packed, a channel each."""
+def unpack_clamp_grad(packed):
+    """The derivatives that :func:`pack_clamp_grad` packed, a channel each."""
     return [0.5 * ((packed.astype(jnp.int32) >> 2 * q) & 3).astype(jnp.float32) for q in range(_RGB)]
