@@ -18,7 +18,7 @@ from splax.ops.triton.binning import tile_ranges
 from splax.ops.triton.binning.pack import PackedGaussians, pack
 from splax.ops.triton.binning.tile_lists import make_lists
 from splax.ops.triton.blending import forward
-from splax.ops.triton.blending.forward import BUCKET_SIZE
+from splax.ops.triton.blending.forward import PAIRS_PER_BUCKET
 from splax.ops.triton.lanes.row_io import store_rows, sum_rows
 from splax.ops.triton.lanes.search import lower_bounds, shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes, lanes_of_sums, load, store
@@ -58,7 +58,7 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
         monkeypatch.setattr(tile_ranges, "LONGER_THAN", (HALVED_FROM, 192, 128, 64))
     projected, opacities, colors = project()
     capacity = int(1.2 * count_isects(projected, **SIZE._asdict()))  # kernels list a few more, to be safe
-    assert capacity > 4 * BUCKET_SIZE  # so that some tile's list goes on from a stored state
+    assert capacity > 4 * PAIRS_PER_BUCKET  # so that some tile's list goes on from a stored state
     rng = np.random.default_rng(1)
     shape = (SIZE.height, SIZE.width)
     cotangents = (

@@ -17,7 +17,7 @@ from splax.ops.triton.lanes.work_partition import steps_from
 
 # Steps of 32 ranks that one warp looks at; all are loaded before the first is used.
 _STEPS = 16
-BLOCK = _STEPS * LANES
+RANKS_PER_BLOCK = _STEPS * LANES
 
 
 class PairOffsets(NamedTuple):
@@ -52,7 +52,7 @@ def assign_pair_offsets(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_fir
         ends, total, *first = refs[with_first:]
         block, num_ranks = pl.program_id(0), num_ranks[0]
 
-        @pl.when(block * BLOCK < num_ranks)
+        @pl.when(block * RANKS_PER_BLOCK < num_ranks)
         def _():
             here = _ranks_of(block)
             gaussians, their_counts = _gather(counts, order, here, num_ranks)
@@ -72,7 +72,7 @@ def assign_pair_offsets(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_fir
     ends, total, *first = warp.launch(
         "pair_offsets",
         kernel,
-        (-(-most_ranks // BLOCK),),
+        (-(-most_ranks // RANKS_PER_BLOCK),),
         shapes,
         *(counts, *ranks, combine(sums), about, *first),
         in_place={5: 2} if with_first else {},
@@ -84,18 +84,18 @@ def _sum_blocks(counts, ranks, warp, with_zeros):
     """Pairs of each block of ranks, also in floats, which never wrap; and a 0 for each Gaussian, if wanted."""
     num = counts.shape[0]
     # Not all Gaussians have a rank: what no block of ranks reaches is for others to clear.
-    num_blocks = -(-(num if with_zeros else ranks.rows.shape[0]) // BLOCK)
+    num_blocks = -(-(num if with_zeros else ranks.rows.shape[0]) // RANKS_PER_BLOCK)
 
     def kernel(counts, order, num_ranks, sums, about, *zeros):
         block, num_ranks = pl.program_id(0), num_ranks[0]
 
-        @pl.when(block * BLOCK < num_ranks)
+        @pl.when(block * RANKS_PER_BLOCK < num_ranks)
         def _():
             _, their_counts = _gather(counts, order, _ranks_of(block), num_ranks)
             sums[block] = jnp.sum(sum(their_counts))
             about[block] = jnp.sum(sum(count.astype(jnp.float32) for count in their_counts))
 
-        @pl.when(block * BLOCK >= num_ranks)
+        @pl.when(block * RANKS_PER_BLOCK >= num_ranks)
         def _():
             sums[block] = 0
             about[block] = 0.0
@@ -112,7 +112,7 @@ def _sum_blocks(counts, ranks, warp, with_zeros):
 
 def _ranks_of(block):
     """The ranks of a block, 32 a step."""
-    return steps_from(block * BLOCK, _STEPS)
+    return steps_from(block * RANKS_PER_BLOCK, _STEPS)
 
 
 def _gather(counts, order, ranks, num_ranks):

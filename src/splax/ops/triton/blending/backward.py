@@ -24,7 +24,7 @@ from jax.experimental import pallas as pl
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
-from splax.ops.triton.blending.forward import BUCKET_SIZE, BucketStates, channels_per_draw
+from splax.ops.triton.blending.forward import PAIRS_PER_BUCKET, BucketStates, channels_per_draw
 from splax.ops.triton.lanes.atomic_sums import launch_atomic_sums
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
 from splax.ops.triton.pixel_regions import (
@@ -173,8 +173,8 @@ def pair_gradients(
                 resumes, ref.owner[bucket_state], ref.order[jnp.maximum(program - num_bucket_states, 0)]
             )
             nth = jnp.where(resumes, bucket_state - ref.starts[tile] + 1, 0)
-            begin = ref.offsets[tile] + nth * BUCKET_SIZE
-            end = jnp.minimum(begin + BUCKET_SIZE, ref.offsets[tile + 1])
+            begin = ref.offsets[tile] + nth * PAIRS_PER_BUCKET
+            end = jnp.minimum(begin + PAIRS_PER_BUCKET, ref.offsets[tile + 1])
 
             def read(part):
                 subtile = block * parts + part

@@ -4,7 +4,7 @@ A warp reads its tile's list 32 pairs at a time. Lanes vote which of them reach 
 each; then the warp blends them, passing the values from their lane to all others. (Loading them one after the
 other takes 1.4 to 1.7 times as long.) A list cannot be cut, since what lies in front decides what is seen of the
 rest, so that the longest lists would end last, when nothing runs beside them: warps that draw half a subtile each
-are through with theirs sooner. Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for the
+are through with theirs sooner. Every :data:`PAIRS_PER_BUCKET` pairs it can store the state of its pixels, for the
 backward pass to start from.
 """
 
@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
-from splax.ops.triton.binning.tile_ranges import BUCKET_SIZE, LONGER_THAN
+from splax.ops.triton.binning.tile_ranges import LONGER_THAN, PAIRS_PER_BUCKET
 from splax.ops.triton.binning.tile_tests import reaches_box
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, store, zeros
 from splax.ops.triton.pixel_regions import (
@@ -65,7 +65,7 @@ class BucketStates(NamedTuple):
 
 def num_bucket_states(capacity: int) -> int:
     """Bucket states that ``capacity`` pairs can need."""
-    return max(1, capacity // BUCKET_SIZE)
+    return max(1, capacity // PAIRS_PER_BUCKET)
 
 
 def most_long_lists(lists: TileLists, tile_grid: TileGrid) -> int:
@@ -304,9 +304,9 @@ def _blend(pixels, values, state, warp):
 def _store_state(states, state, pixels, walked, start, state_size, tile_grid):
     """Stores the pixels where a bucket begins, other than the tile's first."""
 
-    @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
+    @pl.when((walked > 0) & (walked % PAIRS_PER_BUCKET == 0))
     def _():
-        base = (start + walked // BUCKET_SIZE - 1) * state_size
+        base = (start + walked // PAIRS_PER_BUCKET - 1) * state_size
         for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
             for q, value in enumerate((jnp.maximum(transmittance, 0), *color)):
                 store(states, base + q * tile_grid.num_pixels + column.tile, value)
