@@ -16,7 +16,7 @@ from splax.ops.projection import ActivatedGaussians, project_gaussians
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import tile_ranges
 from splax.ops.triton.binning.pack import PackedGaussians, pack
-from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.binning.tile_lists import make_tile_lists
 from splax.ops.triton.blending import forward
 from splax.ops.triton.blending.forward import PAIRS_PER_BUCKET
 from splax.ops.triton.lanes.row_io import store_rows, sum_rows
@@ -136,7 +136,7 @@ def test_arrays_too_large_for_a_kernel_are_refused():
 def test_images_of_too_many_tiles_a_side_are_refused():
     one = PackedGaussians(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
-        make_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_pair_offsets=False)
+        make_tile_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_pair_offsets=False)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 1_000, 40_000])

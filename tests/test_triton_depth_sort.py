@@ -10,9 +10,9 @@ import pytest
 
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import depth_sort, radix_sort
-from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
+from splax.ops.triton.binning.depth_sort import sort_by_depth, sort_by_depth_in_jax
 from splax.ops.triton.binning.pack import PackedGaussians
-from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.binning.tile_lists import make_tile_lists
 from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.lanes.work_partition import WorkPartition
 from splax.ops.triton.pixel_regions import ID_MASK
@@ -39,7 +39,7 @@ def sorted_rows(counts: np.ndarray, depths: np.ndarray, room: int, bits: int = 3
 
 @functools.partial(jax.jit, static_argnums=2)
 def sort(counts, depths, room):
-    return front_to_back(counts, depths, room, INTERPRETED)
+    return sort_by_depth(counts, depths, room, INTERPRETED)
 
 
 def assert_sorted(ranks, counts, depths, room, bits=32):
@@ -54,7 +54,7 @@ def assert_batch_sorted(num, room, bits=32):
     bits = bits if num <= room else 32
     views = [some_drawn(num, fraction, seed) for seed, fraction in enumerate((0.0, 0.3, 1.0))]
     counts, depths = (jnp.asarray(np.stack(x)) for x in zip(*views, strict=True))
-    ranks = jax.jit(jax.vmap(lambda counts, depths: front_to_back(counts, depths, room, INTERPRETED)))(
+    ranks = jax.jit(jax.vmap(lambda counts, depths: sort_by_depth(counts, depths, room, INTERPRETED)))(
         counts, depths
     )
     for i, view in enumerate(views):
@@ -105,7 +105,7 @@ def test_many_rows_are_packed_and_sorted_by_xla_where_all_fit_too(monkeypatch):
 @pytest.mark.parametrize("room", [300, 40])
 def test_plain_jax_finds_the_same(room):
     counts, depths = some_drawn(300, 0.6)
-    assert_sorted(front_to_back_in_jax(jnp.asarray(counts), jnp.asarray(depths), room), counts, depths, room)
+    assert_sorted(sort_by_depth_in_jax(jnp.asarray(counts), jnp.asarray(depths), room), counts, depths, room)
 
 
 @pytest.mark.parametrize("bit", range(31))
@@ -135,7 +135,7 @@ def test_lists_with_less_room_than_rows_are_those_with_more(with_pair_offsets):
     drawn = int(packed.counts.sum())
 
     def lists(capacity) -> Any:
-        return make_lists(
+        return make_tile_lists(
             packed,
             jnp.asarray(depths),
             TileGrid(8, 8, 8),
@@ -159,7 +159,7 @@ def test_lists_with_less_room_than_rows_are_those_with_more(with_pair_offsets):
 
 def test_lists_without_room_for_all_count_all():
     packed, depths = one_tile_each(700, 0.5)
-    lists = make_lists(
+    lists = make_tile_lists(
         packed, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_pair_offsets=True
     )
     assert lists.num_isects == int(packed.counts.sum()) > 100

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.pack import PackedGaussians, compositing_gradients, pack
-from splax.ops.triton.binning.tile_lists import TileLists, make_lists
+from splax.ops.triton.binning.tile_lists import TileLists, make_tile_lists
 from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, DrawnImage, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.row_io import sum_rows
@@ -46,7 +46,7 @@ def rasterize(
         image is incomplete.
     """
     packed = pack(inputs, radii, tile_grid, warp)
-    lists = make_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=False)
+    lists = make_tile_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=False)
     image, alpha, _ = draw(lists, packed.attributes, tile_grid, warp, save=False)
     return image, alpha, lists.num_isects
 
@@ -60,8 +60,8 @@ def draw_and_save(
     *,
     deterministic: bool,
 ) -> DrawnImage:
-    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
-    lists = make_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=deterministic)
+    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_tile_lists`'s."""
+    lists = make_tile_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=deterministic)
     image, alpha, bucket_states = draw(lists, packed.attributes, tile_grid, warp, save=True)
     assert bucket_states is not None
     return DrawnImage(packed.attributes, lists, bucket_states, image, alpha)

@@ -12,7 +12,7 @@ from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.project_and_shade import project_and_shade
 from splax.ops.settings import RenderSettings
 from splax.ops.triton.binning.pack import compositing_gradients
-from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.binning.tile_lists import make_tile_lists
 from splax.ops.triton.blending.backward import DrawnImage, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.warp import Warp
@@ -44,7 +44,7 @@ def render(
 def _render(params, camera, offset, *, settings, warp):
     packed, _, depths, means2d, radii = _project(params, camera, offset, settings, warp)
     tile_grid = settings.tile_grid
-    lists = make_lists(packed, depths, tile_grid, settings.known_capacity, warp, with_pair_offsets=False)
+    lists = make_tile_lists(packed, depths, tile_grid, settings.known_capacity, warp, with_pair_offsets=False)
     channels, alpha, _ = draw(lists, packed.attributes, tile_grid, warp, save=False)
     return RenderBuffers(channels, alpha, means2d, radii, lists.num_isects)
 

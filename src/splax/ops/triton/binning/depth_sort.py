@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from splax.ops.triton.binning.radix_sort import MOST_PROGRAMS, Items, add_up, count_up, lanes_before, sort
+from splax.ops.triton.binning.radix_sort import (
+    MOST_PROGRAMS,
+    Items,
+    add_up,
+    count_up,
+    lanes_before,
+    radix_sort,
+)
 from splax.ops.triton.binning.stable_sort import stable_sort
 from splax.ops.triton.lanes.warp import Warp, full, load, stack, store
 from splax.ops.triton.lanes.work_partition import WorkPartition, unstack
@@ -40,7 +47,7 @@ class Ranks(NamedTuple):
     num: jax.Array
 
 
-def front_to_back(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> Ranks:
+def sort_by_depth(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> Ranks:
     """Sorts what is drawn by depth; of more than there is room for, only the first rows.
 
     Args:
@@ -51,7 +58,7 @@ def front_to_back(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -
     """
     num_rows = counts.shape[0]
     if num_rows <= min(room, _MOST_ROWS):
-        _, rows, num = sort(_Spread(depths, counts), _KEY_BITS, num_rows, warp)
+        _, rows, num = radix_sort(_Spread(depths, counts), _KEY_BITS, num_rows, warp)
         return Ranks(rows, num)
     room = min(num_rows, room)
     bits, rows, num = _pack(counts, depths, room, warp)
@@ -60,8 +67,8 @@ def front_to_back(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -
     return Ranks(stable_sort(lax.bitcast_convert_type(bits, jnp.uint32), rows)[1], num)
 
 
-def front_to_back_in_jax(counts: jax.Array, depths: jax.Array, room: int) -> Ranks:
-    """What :func:`front_to_back` finds, without kernels: interpreted, XLA takes ten seconds to compile them."""
+def sort_by_depth_in_jax(counts: jax.Array, depths: jax.Array, room: int) -> Ranks:
+    """What :func:`sort_by_depth` finds, without kernels: interpreted, XLA takes ten seconds to compile them."""
     is_drawn = (counts > 0) & (jnp.cumsum(counts > 0) <= room)
     rows = jnp.lexsort((depths, ~is_drawn))[:room].astype(jnp.int32)
     num = is_drawn.sum(dtype=jnp.int32)

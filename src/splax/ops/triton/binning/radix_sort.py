@@ -83,7 +83,7 @@ class Items(NamedTuple):
         return [load(self.values, place, on) for place, on in zip(places, exist, strict=True)]
 
 
-def sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
+def radix_sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
     """Sorts by the lowest bits of the keys; equal ones stay in order.
 
     Args:
@@ -100,7 +100,7 @@ def sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
 # All passes but the first are one program, traced and compiled once.
 @functools.partial(jax.jit, static_argnames=("room", "warp"))
 def sort_by_digit(source: Any, shift: jax.Array, room: int, warp: Warp) -> Items:
-    """One pass, by the digit that begins at a bit, [1]; other arguments as for :func:`sort`."""
+    """One pass, by the digit that begins at a bit, [1]; other arguments as for :func:`radix_sort`."""
     partition, num = WorkPartition(room, MOST_PROGRAMS, _STEPS), source.num
     begins, totals = add_up(_count_digits(source, shift, partition, warp), num, partition, warp)
 

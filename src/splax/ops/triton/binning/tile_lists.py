@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 from splax.ops.intersection import saturating_sum
 from splax.ops.jax_internals.traced_once import traced_once
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
+from splax.ops.triton.binning.depth_sort import sort_by_depth, sort_by_depth_in_jax
 from splax.ops.triton.binning.pack import MOST_TILES_A_SIDE, PackedGaussians, unpack_box
 from splax.ops.triton.binning.pair_offsets import assign_pair_offsets
 from splax.ops.triton.binning.stable_sort import stable_sort
@@ -53,7 +53,7 @@ class TileLists(NamedTuple):
 
 
 @traced_once("tile_grid", "capacity", "warp", "with_pair_offsets")
-def make_lists(
+def make_tile_lists(
     packed: PackedGaussians,
     depths: jax.Array,
     tile_grid: TileGrid,
@@ -84,9 +84,9 @@ def make_lists(
     counts = packed.counts
     # What is drawn has a pair at least, so that more than there is room for need not be sorted.
     if warp.interpret:
-        ranks = front_to_back_in_jax(counts, depths, capacity)
+        ranks = sort_by_depth_in_jax(counts, depths, capacity)
     else:
-        ranks = front_to_back(counts, depths, capacity, warp)
+        ranks = sort_by_depth(counts, depths, capacity, warp)
     ends, total, first = assign_pair_offsets(counts, ranks, warp, with_first=with_pair_offsets)
     tiles, ids, *numbers = _emit(ends, ranks, packed, tile_grid, capacity, warp, with_pair_offsets)
     pair_offsets = None
