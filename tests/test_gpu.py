@@ -9,7 +9,7 @@ from splax.training.recovery.bucket_states import BucketStates
 
 import splax
 from splax.losses.ssim import mean_ssim
-from splax.ops.triton.binning.depth_sort import front_to_back
+from splax.ops.triton.binning.depth_sort import sort_by_depth
 from splax.ops.triton.lanes.warp import Warp
 from splax.training.refiner import split_fields
 
@@ -66,7 +66,7 @@ def test_what_is_drawn_is_sorted_by_depth(num, part):
     depths[rng.uniform(size=(2, num)) < 0.3] = 1.5
     room = max(int(part * num), 1)
     warp = Warp(interpret=False)
-    sort = jax.jit(jax.vmap(lambda counts, depths: front_to_back(counts, depths, room, warp)))
+    sort = jax.jit(jax.vmap(lambda counts, depths: sort_by_depth(counts, depths, room, warp)))
     ranks = sort(jnp.asarray(counts, jnp.int32), jnp.asarray(depths))
     for view in range(2):
         drawn = np.flatnonzero(counts[view])[:room]

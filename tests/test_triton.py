@@ -15,10 +15,10 @@ from splax.ops.intersection import count_isects
 from splax.ops.projection import ActivatedGaussians, project_gaussians
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import tile_ranges
-from splax.ops.triton.binning.pack import Prepared, prepare
-from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.binning.pack import PackedGaussians, pack
+from splax.ops.triton.binning.tile_lists import make_tile_lists
 from splax.ops.triton.blending import forward
-from splax.ops.triton.blending.forward import BUCKET_SIZE
+from splax.ops.triton.blending.forward import PAIRS_PER_BUCKET
 from splax.ops.triton.lanes.row_io import store_rows, sum_rows
 from splax.ops.triton.lanes.search import lower_bounds, shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes, lanes_of_sums, load, store
@@ -58,7 +58,7 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
         monkeypatch.setattr(tile_ranges, "LONGER_THAN", (HALVED_FROM, 192, 128, 64))
     projected, opacities, colors = project()
     capacity = int(1.2 * count_isects(projected, **SIZE._asdict()))  # kernels list a few more, to be safe
-    assert capacity > 4 * BUCKET_SIZE  # so that some tile's list goes on from a stored state
+    assert capacity > 4 * PAIRS_PER_BUCKET  # so that some tile's list goes on from a stored state
     rng = np.random.default_rng(1)
     shape = (SIZE.height, SIZE.width)
     cotangents = (
@@ -91,7 +91,7 @@ def test_image_and_gradients_equal_plain_xlas(deterministic, in_halves, monkeypa
 def test_only_tiles_that_an_ellipse_reaches_are_counted():
     projected, opacities, colors = project()
     inputs = CompositingInputs(projected.means2d, projected.conics, opacities, colors)
-    counts = np.asarray(prepare(inputs, projected.radii, SIZE, INTERPRETED).counts)
+    counts = np.asarray(pack(inputs, projected.radii, SIZE, INTERPRETED).counts)
     y, x = np.mgrid[: SIZE.height, : SIZE.width] + 0.5
     for gaussian in range(len(counts)):
         dx, dy = x - float(projected.means2d[gaussian, 0]), y - float(projected.means2d[gaussian, 1])
@@ -134,9 +134,9 @@ def test_arrays_too_large_for_a_kernel_are_refused():
 
 
 def test_images_of_too_many_tiles_a_side_are_refused():
-    one = Prepared(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
+    one = PackedGaussians(jnp.zeros((1, 9)), jnp.zeros((1, 2), jnp.int32), jnp.zeros(1, jnp.int32))
     with pytest.raises(ValueError, match=r"524288 x 8 pixels.*65,535 tiles of 8.*tile_size"):
-        make_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_slots=False)
+        make_tile_lists(one, jnp.ones(1), TileGrid(2**19, 8, 8), 1, INTERPRETED, with_pair_offsets=False)
 
 
 @pytest.mark.parametrize("length", [1, 2, 31, 32, 33, 1_000, 40_000])

@@ -19,7 +19,7 @@ FILES = (
     "harmonics",
     "intersection",
     "project",
-    "slots",
+    "pair_offsets",
     "sums",
     "tile_ranges",
 )

@@ -10,16 +10,16 @@ import pytest
 
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning import depth_sort, radix_sort
-from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
-from splax.ops.triton.binning.pack import Prepared
-from splax.ops.triton.binning.tile_lists import make_lists
+from splax.ops.triton.binning.depth_sort import sort_by_depth, sort_by_depth_in_jax
+from splax.ops.triton.binning.pack import PackedGaussians
+from splax.ops.triton.binning.tile_lists import make_tile_lists
 from splax.ops.triton.lanes.warp import Warp
-from splax.ops.triton.lanes.work_partition import Spans
+from splax.ops.triton.lanes.work_partition import WorkPartition
 from splax.ops.triton.pixel_regions import ID_MASK
 
 INTERPRETED = Warp(interpret=True)
-GROUP = Spans(1, 1, radix_sort._STEPS).group
-GROUP_TO_PACK = Spans(1, 1, depth_sort._STEPS_TO_PACK).group
+GROUP = WorkPartition(1, 1, radix_sort._STEPS).group
+GROUP_TO_PACK = WorkPartition(1, 1, depth_sort._STEPS_TO_PACK).group
 
 
 def some_drawn(num: int, fraction: float, seed: int = 0):
@@ -39,7 +39,7 @@ def sorted_rows(counts: np.ndarray, depths: np.ndarray, room: int, bits: int = 3
 
 @functools.partial(jax.jit, static_argnums=2)
 def sort(counts, depths, room):
-    return front_to_back(counts, depths, room, INTERPRETED)
+    return sort_by_depth(counts, depths, room, INTERPRETED)
 
 
 def assert_sorted(ranks, counts, depths, room, bits=32):
@@ -54,7 +54,7 @@ def assert_batch_sorted(num, room, bits=32):
     bits = bits if num <= room else 32
     views = [some_drawn(num, fraction, seed) for seed, fraction in enumerate((0.0, 0.3, 1.0))]
     counts, depths = (jnp.asarray(np.stack(x)) for x in zip(*views, strict=True))
-    ranks = jax.jit(jax.vmap(lambda counts, depths: front_to_back(counts, depths, room, INTERPRETED)))(
+    ranks = jax.jit(jax.vmap(lambda counts, depths: sort_by_depth(counts, depths, room, INTERPRETED)))(
         counts, depths
     )
     for i, view in enumerate(views):
@@ -105,7 +105,7 @@ def test_many_rows_are_packed_and_sorted_by_xla_where_all_fit_too(monkeypatch):
 @pytest.mark.parametrize("room", [300, 40])
 def test_plain_jax_finds_the_same(room):
     counts, depths = some_drawn(300, 0.6)
-    assert_sorted(front_to_back_in_jax(jnp.asarray(counts), jnp.asarray(depths), room), counts, depths, room)
+    assert_sorted(sort_by_depth_in_jax(jnp.asarray(counts), jnp.asarray(depths), room), counts, depths, room)
 
 
 @pytest.mark.parametrize("bit", range(31))
@@ -125,37 +125,44 @@ def one_tile_each(num: int, fraction: float):
     counts = np.minimum(counts, 1)
     attributes = jnp.tile(jnp.array([4, 4, -0.1, 0, -0.1, 0, 1, 1, 1], jnp.float32), (num, 1))
     boxes = jnp.full((num, 2), 1 << 16, jnp.int32)
-    return Prepared(attributes, boxes, jnp.asarray(counts)), depths
+    return PackedGaussians(attributes, boxes, jnp.asarray(counts)), depths
 
 
-@pytest.mark.parametrize("with_slots", [False, True])
-def test_lists_with_less_room_than_rows_are_those_with_more(with_slots):
+@pytest.mark.parametrize("with_pair_offsets", [False, True])
+def test_lists_with_less_room_than_rows_are_those_with_more(with_pair_offsets):
     num = 700
-    prepared, depths = one_tile_each(num, 0.2)
-    drawn = int(prepared.counts.sum())
+    packed, depths = one_tile_each(num, 0.2)
+    drawn = int(packed.counts.sum())
 
     def lists(capacity) -> Any:
-        return make_lists(
-            prepared, jnp.asarray(depths), TileGrid(8, 8, 8), capacity, INTERPRETED, with_slots=with_slots
+        return make_tile_lists(
+            packed,
+            jnp.asarray(depths),
+            TileGrid(8, 8, 8),
+            capacity,
+            INTERPRETED,
+            with_pair_offsets=with_pair_offsets,
         )
 
     few, many = lists(drawn + 3), lists(num)
     np.testing.assert_array_equal(
-        few.ids[:drawn] & ID_MASK, sorted_rows(np.asarray(prepared.counts), depths, num)
+        few.ids[:drawn] & ID_MASK, sorted_rows(np.asarray(packed.counts), depths, num)
     )
     np.testing.assert_array_equal(few.ids[:drawn], many.ids[:drawn])
     np.testing.assert_array_equal(few.offsets, many.offsets)
     assert few.num_isects == many.num_isects == drawn
-    if with_slots:
-        np.testing.assert_array_equal(few.slots[:drawn], many.slots[:drawn])
-        is_drawn = np.asarray(prepared.counts) > 0
+    if with_pair_offsets:
+        np.testing.assert_array_equal(few.pair_offsets[:drawn], many.pair_offsets[:drawn])
+        is_drawn = np.asarray(packed.counts) > 0
         np.testing.assert_array_equal(few.first[is_drawn], many.first[is_drawn])
 
 
 def test_lists_without_room_for_all_count_all():
-    prepared, depths = one_tile_each(700, 0.5)
-    lists = make_lists(prepared, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_slots=True)
-    assert lists.num_isects == int(prepared.counts.sum()) > 100
+    packed, depths = one_tile_each(700, 0.5)
+    lists = make_tile_lists(
+        packed, jnp.asarray(depths), TileGrid(8, 8, 8), 100, INTERPRETED, with_pair_offsets=True
+    )
+    assert lists.num_isects == int(packed.counts.sum()) > 100
     assert int(lists.offsets[-1]) == 100
-    wanted = sorted_rows(np.asarray(prepared.counts), depths, 100)
+    wanted = sorted_rows(np.asarray(packed.counts), depths, 100)
     np.testing.assert_array_equal(lists.ids & ID_MASK, wanted)

@@ -28,10 +28,10 @@ from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton import backend
 from splax.ops.triton import render as triton
-from splax.ops.triton.binning.pack import form_gradients, prepare, quadratic_form
+from splax.ops.triton.binning.pack import form_gradients, pack, quadratic_form
 from splax.ops.triton.lanes.warp import LANES, Warp
 from splax.ops.triton.pixel_regions import QuadraticForm
-from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients
+from splax.ops.triton.projection.project import PixelSums, project, project_gradients
 from splax.ops.types import CompositingInputs, KernelSettings, Parameters
 
 NUM = 64
@@ -120,10 +120,10 @@ def both(request):
     @jit_quickly
     def fused(params, offset):
         projected = project(params, CAMERA, offset, kernel_settings, SIZE, INTERPRETED)
-        counts = projected.prepared.counts
+        counts = projected.packed.counts
         first = jnp.cumsum(counts) - counts
         rows = rows_with_sums(sums, counts, first)
-        summed = SumsOfPixels(counts, projected.color_slopes, (rows,), first, v_means2d)
+        summed = PixelSums(counts, projected.clamp_grad, (rows,), first, v_means2d)
         grads, v_offset = project_gradients(params, CAMERA, summed, kernel_settings, SIZE, INTERPRETED)
         return projected, (*grads[:6], v_offset)
 
@@ -131,7 +131,7 @@ def both(request):
     def unfused(params, offset):
         inputs, radii, depths = compositing_inputs(params, offset, kernel_settings)
         clean = CompositingInputs(*(jnp.where(jnp.isfinite(x), x, 0) for x in inputs))
-        prepared = prepare(clean, radii, SIZE, INTERPRETED)
+        packed = pack(clean, radii, SIZE, INTERPRETED)
 
         def rows(floats, offset):
             inputs, _, _ = compositing_inputs(Parameters(*floats, *params[6:]), offset, kernel_settings)
@@ -139,28 +139,28 @@ def both(request):
 
         offset = jnp.zeros((NUM, 2)) if offset is None else offset
         (columns, _), vjp = jax.vjp(rows, params[:6], offset)
-        drawn = prepared.counts > 0
+        drawn = packed.counts > 0
         v_form = form_gradients(QuadraticForm(*columns[:6]), sums[:6])
         v_columns = [jnp.where(drawn, v, 0) for v in (*v_form, *sums[6:])]
         v_params, v_offset = vjp((v_columns, v_means2d))
-        return (prepared, depths, inputs.means2d, radii), (*v_params, v_offset)
+        return (packed, depths, inputs.means2d, radii), (*v_params, v_offset)
 
     return fused(params, offset), unfused(params, offset)
 
 
 def test_rows_equal_those_of_the_separate_steps(both):
     (
-        ((prepared, _, depths, means2d, radii), _),
+        ((packed, _, depths, means2d, radii), _),
         ((expected, wanted_depths, wanted_means2d, wanted_radii), _),
     ) = both
     visible = np.asarray(wanted_radii > 0).all(axis=1)
     assert 40 < visible.sum() <= NUM - 9
     np.testing.assert_array_equal(np.asarray(radii > 0).all(axis=1), visible)
-    np.testing.assert_array_equal(prepared.counts, expected.counts)
-    np.testing.assert_array_equal(prepared.boxes[visible], expected.boxes[visible])
+    np.testing.assert_array_equal(packed.counts, expected.counts)
+    np.testing.assert_array_equal(packed.boxes[visible], expected.boxes[visible])
     np.testing.assert_allclose(radii, wanted_radii, rtol=1e-5)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    close(prepared.attributes[visible], expected.attributes[visible])
+    close(packed.attributes[visible], expected.attributes[visible])
     close(depths[visible], wanted_depths[visible])
     close(means2d[visible], wanted_means2d[visible])
 
@@ -176,7 +176,7 @@ def test_warps_that_see_nothing_write_what_the_separate_steps_do():
     assert (radii[:LANES] > 0).any() and not (radii[LANES:] > 0).any()
     np.testing.assert_allclose(projected.radii, radii, rtol=1e-5)
     np.testing.assert_allclose(projected.means2d[LANES:], inputs.means2d[LANES:], rtol=1e-5, atol=1e-4)
-    np.testing.assert_array_equal(projected.prepared.counts == 0, (radii == 0).any(axis=1))
+    np.testing.assert_array_equal(projected.packed.counts == 0, (radii == 0).any(axis=1))
     assert np.isinf(projected.depths[LANES:]).all()
 
 
@@ -198,12 +198,12 @@ def test_no_gaussian_in_the_image_is_thought_out_of_reach():
 
 
 def test_gradients_equal_those_of_the_separate_steps(both):
-    ((prepared, *_), grads), (_, expected) = both
+    ((packed, *_), grads), (_, expected) = both
     for grad, wanted in zip(grads, expected, strict=True):
         if grad.size:
             np.testing.assert_allclose(grad, wanted, rtol=1e-3, atol=1e-4 * float(jnp.abs(wanted).max()))
     # Where there is no cotangent of the centre either.
-    hidden = np.flatnonzero(np.asarray(prepared.counts) == 0)
+    hidden = np.flatnonzero(np.asarray(packed.counts) == 0)
     for grad in grads:
         assert not np.asarray(grad)[hidden[hidden % 2 == 0]].any()
 

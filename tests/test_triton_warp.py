@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.tile_lists import ranks_of_slots
+from splax.ops.triton.binning.tile_lists import ranks_of_pairs
 from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, stack, store
 from splax.ops.triton.pixel_regions import (
@@ -110,7 +110,7 @@ def test_each_slot_finds_its_rank(warp, counts):
     def kernel(ends, ranks, firsts):
         at = full(0), full(0)
         for window in range(windows):
-            own, at = ranks_of_slots(ends, window * LANES, len(counts) - 1, warp, *at)
+            own, at = ranks_of_pairs(ends, window * LANES, len(counts) - 1, warp, *at)
             for out, value in zip((ranks, firsts), own, strict=True):
                 store(out, window * LANES + lanes(), value)
 

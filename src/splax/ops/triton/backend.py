@@ -20,7 +20,7 @@ from splax.ops.settings import RenderSettings
 from splax.ops.shading import SphericalHarmonics
 from splax.ops.types import CompositingInputs, Parameters, RenderBuffers
 
-TILE_SIZES = (8, 16, 32)
+KERNEL_TILE_SIZES = (8, 16, 32)
 # Gaussians that a kernel can number.
 _MAX_GAUSSIANS = 2**28
 # Elements of an array that a kernel can number.
@@ -41,8 +41,8 @@ def _missing() -> str | None:
 def _obstacle(settings: RenderSettings, arrays: Sequence[Array], camera: Any = None) -> str | None:
     """Colours, in ``arrays``, may be of any type that float32 can hold; stored Gaussians of that alone."""
     first, *others = arrays
-    if settings.tile_grid.tile_size not in TILE_SIZES:
-        return f"draws tiles of {TILE_SIZES} pixels, not {settings.tile_grid.tile_size}: pass one of these"
+    if settings.tile_grid.tile_size not in KERNEL_TILE_SIZES:
+        return f"draws tiles of {KERNEL_TILE_SIZES} pixels, not {settings.tile_grid.tile_size}: pass one of these"
     if camera is not None and (obstacle := _obstacle_of_parameters(settings, arrays, camera)):
         return obstacle
     dtype = jnp.result_type(first, *others) if first.dtype == jnp.float32 else first.dtype
@@ -89,12 +89,13 @@ def _rasterize(
 
 
 def _count(settings: RenderSettings, projected: ProjectedGaussians) -> Int[Array, ""]:
-    from splax.ops.triton.binning import pack as prepare
+    from splax.ops.triton.binning.pack import pack
+    from splax.ops.triton.lanes.warp import Warp
 
     projected = lax.stop_gradient(projected)
     inputs = _compositing_inputs(projected, projected.means2d[:, :0])
-    tile_grid, warp = settings.tile_grid, prepare.Warp(interpret=False)
-    return saturating_sum(prepare.prepare(inputs, projected.radii, tile_grid, warp).counts)
+    tile_grid, warp = settings.tile_grid, Warp(interpret=False)
+    return saturating_sum(pack(inputs, projected.radii, tile_grid, warp).counts)
 
 
 def _compositing_inputs(projected: ProjectedGaussians, channels: Array) -> CompositingInputs:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.pack import Prepared, compositing_gradients, prepare
-from splax.ops.triton.binning.tile_lists import TileLists, make_lists
-from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, Drawn, pair_gradients
+from splax.ops.triton.binning.pack import PackedGaussians, compositing_gradients, pack
+from splax.ops.triton.binning.tile_lists import TileLists, make_tile_lists
+from splax.ops.triton.blending.backward import CHANNELS_PER_PASS, DrawnImage, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.row_io import sum_rows
 from splax.ops.triton.lanes.warp import Warp
@@ -45,31 +45,31 @@ def rasterize(
         Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
         image is incomplete.
     """
-    prepared = prepare(inputs, radii, tile_grid, warp)
-    lists = make_lists(prepared, depths, tile_grid, capacity, warp, with_slots=False)
-    image, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
+    packed = pack(inputs, radii, tile_grid, warp)
+    lists = make_tile_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=False)
+    image, alpha, _ = draw(lists, packed.attributes, tile_grid, warp, save=False)
     return image, alpha, lists.num_isects
 
 
 def draw_and_save(
-    prepared: Prepared,
+    packed: PackedGaussians,
     depths: jax.Array,
     tile_grid: TileGrid,
     capacity: int,
     warp: Warp,
     *,
     deterministic: bool,
-) -> Drawn:
-    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_lists`'s."""
-    lists = make_lists(prepared, depths, tile_grid, capacity, warp, with_slots=deterministic)
-    image, alpha, bucket_states = draw(lists, prepared.attributes, tile_grid, warp, save=True)
+) -> DrawnImage:
+    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_tile_lists`'s."""
+    lists = make_tile_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=deterministic)
+    image, alpha, bucket_states = draw(lists, packed.attributes, tile_grid, warp, save=True)
     assert bucket_states is not None
-    return Drawn(prepared.attributes, lists, bucket_states, image, alpha)
+    return DrawnImage(packed.attributes, lists, bucket_states, image, alpha)
 
 
 def _rasterize_fwd(inputs, radii, depths, probe, tile_grid, capacity, warp, deterministic):
-    prepared = prepare(inputs, radii, tile_grid, warp)
-    drawn = draw_and_save(prepared, depths, tile_grid, capacity, warp, deterministic=deterministic)
+    packed = pack(inputs, radii, tile_grid, warp)
+    drawn = draw_and_save(packed, depths, tile_grid, capacity, warp, deterministic=deterministic)
     has_probe = None if probe is None else ()  # not a bool: what is saved may hold arrays and structure only
     return (drawn.image, drawn.alpha, drawn.lists.num_isects), (drawn, has_probe)
 
@@ -88,7 +88,7 @@ rasterize.defvjp(_rasterize_fwd, _rasterize_bwd)
 
 
 def sum_gradients(
-    drawn: Drawn,
+    drawn: DrawnImage,
     v_image: jax.Array,
     v_alpha: jax.Array | None,
     tile_grid: TileGrid,

@@ -12,12 +12,12 @@ from splax.ops.jax_internals.deferred_tracing import deferred
 from splax.ops.project_and_shade import project_and_shade
 from splax.ops.settings import RenderSettings
 from splax.ops.triton.binning.pack import compositing_gradients
-from splax.ops.triton.binning.tile_lists import make_lists
-from splax.ops.triton.blending.backward import Drawn, pair_gradients
+from splax.ops.triton.binning.tile_lists import make_tile_lists
+from splax.ops.triton.blending.backward import DrawnImage, pair_gradients
 from splax.ops.triton.blending.forward import draw
 from splax.ops.triton.lanes.warp import Warp
 from splax.ops.triton.pixel_regions import FORM_SIZE
-from splax.ops.triton.projection.project import SumsOfPixels, project, project_gradients, start_of_sums
+from splax.ops.triton.projection.project import PixelSums, initial_sums, project, project_gradients
 from splax.ops.triton.rasterize import draw_and_save, sum_pairs
 from splax.ops.types import CompositingInputs, KernelSettings, Parameters, RenderBuffers
 
@@ -42,10 +42,10 @@ def render(
 
 
 def _render(params, camera, offset, *, settings, warp):
-    prepared, _, depths, means2d, radii = _project(params, camera, offset, settings, warp)
+    packed, _, depths, means2d, radii = _project(params, camera, offset, settings, warp)
     tile_grid = settings.tile_grid
-    lists = make_lists(prepared, depths, tile_grid, settings.known_capacity, warp, with_slots=False)
-    channels, alpha, _ = draw(lists, prepared.attributes, tile_grid, warp, save=False)
+    lists = make_tile_lists(packed, depths, tile_grid, settings.known_capacity, warp, with_pair_offsets=False)
+    channels, alpha, _ = draw(lists, packed.attributes, tile_grid, warp, save=False)
     return RenderBuffers(channels, alpha, means2d, radii, lists.num_isects)
 
 
@@ -76,22 +76,22 @@ class _Saved(NamedTuple):
     # Not bools: what is saved may hold arrays and structure only.
     has_offset: tuple[()] | None
     learns_camera: tuple[()] | None
-    color_slopes: jax.Array
-    drawn: Drawn
+    clamp_grad: jax.Array
+    drawn: DrawnImage
 
 
 def _render_fwd(params, camera, offset, settings, warp):
     numbers = jax.tree.leaves(camera, is_leaf=_is_primal)
     learns_camera = () if any(number.perturbed for number in numbers) else None
     params, camera, offset = _values((params, camera, offset))
-    prepared, color_slopes, depths, means2d, radii = _project(params, camera, offset, settings, warp)
+    packed, clamp_grad, depths, means2d, radii = _project(params, camera, offset, settings, warp)
     tile_grid = settings.tile_grid
     drawn = draw_and_save(
-        prepared, depths, tile_grid, settings.known_capacity, warp, deterministic=settings.deterministic
+        packed, depths, tile_grid, settings.known_capacity, warp, deterministic=settings.deterministic
     )
     rendered = RenderBuffers(drawn.image, drawn.alpha, means2d, radii, drawn.lists.num_isects)
     has_offset = None if offset is None else ()
-    return rendered, _Saved(params, camera, has_offset, learns_camera, color_slopes, drawn)
+    return rendered, _Saved(params, camera, has_offset, learns_camera, clamp_grad, drawn)
 
 
 def _render_bwd(settings, warp, saved, cotangents):
@@ -102,22 +102,22 @@ def _render_bwd(settings, warp, saved, cotangents):
 # JAX differentiates in two turns and asks twice for the same: jit keeps what it traced.
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
-    params, camera, has_offset, learns_camera, color_slopes, drawn = saved
+    params, camera, has_offset, learns_camera, clamp_grad, drawn = saved
     tile_grid = settings.tile_grid
     if v_channels is None:
         v_channels = jnp.zeros_like(drawn.image)
     absolute = settings.absgrad and has_offset is not None
     channels = range(drawn.image.shape[-1])
     start = None
-    if drawn.lists.slots is None:
-        start = start_of_sums(params, drawn.lists.counts, FORM_SIZE + len(channels) + 2 * absolute, warp)
+    if drawn.lists.pair_offsets is None:
+        start = initial_sums(params, drawn.lists.counts, FORM_SIZE + len(channels) + 2 * absolute, warp)
     rows = pair_gradients(
         drawn, v_channels, v_alpha, channels, tile_grid, warp, start=start, absolute=absolute
     )
     v_params, v_offset = project_gradients(
         params,
         camera,
-        SumsOfPixels(drawn.lists.counts, color_slopes, rows, drawn.lists.first, v_means2d),
+        PixelSums(drawn.lists.counts, clamp_grad, rows, drawn.lists.first, v_means2d),
         kernel_settings(settings),
         tile_grid,
         warp,

@@ -12,10 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from splax.ops.triton.binning.radix_sort import MOST_PROGRAMS, Items, add_up, count_up, lanes_before, sort
+from splax.ops.triton.binning.radix_sort import (
+    MOST_PROGRAMS,
+    Items,
+    add_up,
+    count_up,
+    lanes_before,
+    radix_sort,
+)
 from splax.ops.triton.binning.stable_sort import stable_sort
 from splax.ops.triton.lanes.warp import Warp, full, load, stack, store
-from splax.ops.triton.lanes.work_partition import Spans, unstack
+from splax.ops.triton.lanes.work_partition import WorkPartition, unstack
 
 # Steps of 32 rows that are loaded at once where little is done to each.
 _STEPS_TO_PACK = 8
@@ -40,7 +47,7 @@ class Ranks(NamedTuple):
     num: jax.Array
 
 
-def front_to_back(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> Ranks:
+def sort_by_depth(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> Ranks:
     """Sorts what is drawn by depth; of more than there is room for, only the first rows.
 
     Args:
@@ -51,7 +58,7 @@ def front_to_back(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -
     """
     num_rows = counts.shape[0]
     if num_rows <= min(room, _MOST_ROWS):
-        _, rows, num = sort(_Spread(depths, counts), _KEY_BITS, num_rows, warp)
+        _, rows, num = radix_sort(_Spread(depths, counts), _KEY_BITS, num_rows, warp)
         return Ranks(rows, num)
     room = min(num_rows, room)
     bits, rows, num = _pack(counts, depths, room, warp)
@@ -60,8 +67,8 @@ def front_to_back(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -
     return Ranks(stable_sort(lax.bitcast_convert_type(bits, jnp.uint32), rows)[1], num)
 
 
-def front_to_back_in_jax(counts: jax.Array, depths: jax.Array, room: int) -> Ranks:
-    """What :func:`front_to_back` finds, without kernels: interpreted, XLA takes ten seconds to compile them."""
+def sort_by_depth_in_jax(counts: jax.Array, depths: jax.Array, room: int) -> Ranks:
+    """What :func:`sort_by_depth` finds, without kernels: interpreted, XLA takes ten seconds to compile them."""
     is_drawn = (counts > 0) & (jnp.cumsum(counts > 0) <= room)
     rows = jnp.lexsort((depths, ~is_drawn))[:room].astype(jnp.int32)
     num = is_drawn.sum(dtype=jnp.int32)
@@ -102,8 +109,8 @@ class _Spread(NamedTuple):
 
 def _pack(counts, depths, room, warp):
     """The first ``room`` rows that are drawn, in order."""
-    spans = Spans(counts.shape[0], MOST_PROGRAMS, _STEPS_TO_PACK)
-    begins, total = add_up(_count_drawn(counts, warp), None, spans, warp)
+    partition = WorkPartition(counts.shape[0], MOST_PROGRAMS, _STEPS_TO_PACK)
+    begins, total = add_up(_count_drawn(counts, warp), None, partition, warp)
 
     def kernel(depths, counts, begins, total, bits, rows, num):
         source = _Spread(depths, counts)
@@ -122,19 +129,21 @@ def _pack(counts, depths, room, warp):
             return begin + added
 
         program = pl.program_id(0)
-        spans.mine(source.size()).walk(pack, full(begins[program]))
+        partition.share_of_program(source.size()).walk(pack, full(begins[program]))
 
         @pl.when(program == 0)
         def _():
             num[0] = jnp.minimum(total[0], room)
 
     shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in (room, room, 1)]
-    return Items(*warp.launch("pack_drawn", kernel, (spans.programs,), shapes, depths, counts, begins, total))
+    return Items(
+        *warp.launch("pack_drawn", kernel, (partition.programs,), shapes, depths, counts, begins, total)
+    )
 
 
 def _count_drawn(counts, warp):
     """Rows of each span that are drawn."""
-    spans = Spans(counts.shape[0], MOST_PROGRAMS, _STEPS_TO_PACK)
+    partition = WorkPartition(counts.shape[0], MOST_PROGRAMS, _STEPS_TO_PACK)
 
     def kernel(counts, drawn):
         source = _Spread(counts, counts)
@@ -142,7 +151,7 @@ def _count_drawn(counts, warp):
         def count(group, total):
             return total + sum(on.astype(jnp.int32) for on in source.exist(group))
 
-        drawn[pl.program_id(0)] = jnp.sum(spans.mine(source.size()).walk(count, full(0)))
+        drawn[pl.program_id(0)] = jnp.sum(partition.share_of_program(source.size()).walk(count, full(0)))
 
-    shape = jax.ShapeDtypeStruct((spans.programs,), jnp.int32)
-    return warp.launch("count_drawn", kernel, (spans.programs,), shape, counts)
+    shape = jax.ShapeDtypeStruct((partition.programs,), jnp.int32)
+    return warp.launch("count_drawn", kernel, (partition.programs,), shape, counts)

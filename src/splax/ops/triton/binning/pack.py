@@ -23,7 +23,7 @@ _LEAST_OPACITY = 1e-10
 MOST_TILES_A_SIDE = 2**16 - 1
 
 
-class Prepared(NamedTuple):
+class PackedGaussians(NamedTuple):
     """What kernels read of each Gaussian.
 
     Attributes:
@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
     counts: jax.Array
 
 
-def prepare(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> Prepared:
+def pack(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> PackedGaussians:
     """Packs Gaussians and finds their tiles; rows of ``radii`` 0, [N, 2], reach none."""
     num, num_channels = inputs.channels.shape
     width = FORM_SIZE + num_channels
@@ -67,8 +67,8 @@ def prepare(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, wa
     args = [x.reshape(-1) for x in (*inputs, radii)]
     if num_channels == 0:
         args[3] = args[2]  # kernels take no empty arrays; this one is not read
-    attributes, boxes, counts = warp.launch("prepare", kernel, (-(-num // LANES),), shapes, *args)
-    return Prepared(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
+    attributes, boxes, counts = warp.launch("pack", kernel, (-(-num // LANES),), shapes, *args)
+    return PackedGaussians(attributes.reshape(num, width), boxes.reshape(num, 2), counts)
 
 
 def quadratic_form(x, y, conic, opacity) -> QuadraticForm:

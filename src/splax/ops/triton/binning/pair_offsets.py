@@ -1,4 +1,4 @@
-"""Which slots the pairs of each Gaussian take: sums of their counts, in the order of the lists.
+"""Which pair offsets the pairs of each Gaussian take: sums of their counts, in the order of the lists.
 
 XLA gathers, slices, reduces and adds in a pass each, over all rows, though most of a large scene are not drawn.
 """
@@ -17,16 +17,16 @@ from splax.ops.triton.lanes.work_partition import steps_from
 
 # Steps of 32 ranks that one warp looks at; all are loaded before the first is used.
 _STEPS = 16
-BLOCK = _STEPS * LANES
+RANKS_PER_BLOCK = _STEPS * LANES
 
 
-class Slots(NamedTuple):
+class PairOffsets(NamedTuple):
     """Where the pairs of Gaussians lie.
 
     Attributes:
-        ends: slot behind the last one of each rank, [R]; behind the last rank anything.
+        ends: pair offset behind the last one of each rank, [R]; behind the last rank anything.
         total: pairs of all ranks, []; the largest int32 if there are more.
-        first: first slot of each Gaussian, [N]; 0 where it has none. None if it was not asked for.
+        first: first pair offset of each Gaussian, [N]; 0 where it has none. None if it was not asked for.
     """
 
     ends: jax.Array
@@ -34,14 +34,16 @@ class Slots(NamedTuple):
     first: jax.Array | None
 
 
-def number_slots(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: bool) -> Slots:
-    """Gives slots to all pairs, Gaussian after Gaussian; the ends wrap around if there are too many for int32.
+def assign_pair_offsets(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: bool) -> PairOffsets:
+    """Gives an offset to every pair, Gaussian after Gaussian.
+
+    The ends wrap around if there are too many pairs for int32; the total does not.
 
     Args:
-        counts: pairs of each Gaussian, [N].
-        ranks: the Gaussians that have pairs, in the order of their slots.
-        warp: how kernels run.
-        with_first: whether the first slot of each Gaussian is needed.
+        counts: number of pairs of each Gaussian, [N].
+        ranks: Gaussians that have pairs, in the order of their pair offsets.
+        warp: warp that runs the kernels.
+        with_first: whether to return the first pair offset of each Gaussian.
     """
     num, most_ranks = counts.shape[0], ranks.rows.shape[0]
     sums, about, *first = _sum_blocks(counts, ranks, warp, with_first)
@@ -50,7 +52,7 @@ def number_slots(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: boo
         ends, total, *first = refs[with_first:]
         block, num_ranks = pl.program_id(0), num_ranks[0]
 
-        @pl.when(block * BLOCK < num_ranks)
+        @pl.when(block * RANKS_PER_BLOCK < num_ranks)
         def _():
             here = _ranks_of(block)
             gaussians, their_counts = _gather(counts, order, here, num_ranks)
@@ -68,32 +70,32 @@ def number_slots(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_first: boo
 
     shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in [most_ranks, 1] + [num] * with_first]
     ends, total, *first = warp.launch(
-        "number_slots",
+        "pair_offsets",
         kernel,
-        (-(-most_ranks // BLOCK),),
+        (-(-most_ranks // RANKS_PER_BLOCK),),
         shapes,
         *(counts, *ranks, combine(sums), about, *first),
         in_place={5: 2} if with_first else {},
     )
-    return Slots(ends, total.reshape(()), first[0] if with_first else None)
+    return PairOffsets(ends, total.reshape(()), first[0] if with_first else None)
 
 
 def _sum_blocks(counts, ranks, warp, with_zeros):
     """Pairs of each block of ranks, also in floats, which never wrap; and a 0 for each Gaussian, if wanted."""
     num = counts.shape[0]
     # Not all Gaussians have a rank: what no block of ranks reaches is for others to clear.
-    num_blocks = -(-(num if with_zeros else ranks.rows.shape[0]) // BLOCK)
+    num_blocks = -(-(num if with_zeros else ranks.rows.shape[0]) // RANKS_PER_BLOCK)
 
     def kernel(counts, order, num_ranks, sums, about, *zeros):
         block, num_ranks = pl.program_id(0), num_ranks[0]
 
-        @pl.when(block * BLOCK < num_ranks)
+        @pl.when(block * RANKS_PER_BLOCK < num_ranks)
         def _():
             _, their_counts = _gather(counts, order, _ranks_of(block), num_ranks)
             sums[block] = jnp.sum(sum(their_counts))
             about[block] = jnp.sum(sum(count.astype(jnp.float32) for count in their_counts))
 
-        @pl.when(block * BLOCK >= num_ranks)
+        @pl.when(block * RANKS_PER_BLOCK >= num_ranks)
         def _():
             sums[block] = 0
             about[block] = 0.0
@@ -110,14 +112,14 @@ def _sum_blocks(counts, ranks, warp, with_zeros):
 
 def _ranks_of(block):
     """The ranks of a block, 32 a step."""
-    return steps_from(block * BLOCK, _STEPS)
+    return steps_from(block * RANKS_PER_BLOCK, _STEPS)
 
 
 def _gather(counts, order, ranks, num_ranks):
     """Gaussians of some ranks and their counts; all are loaded before one is used.
 
-    Behind the last rank the count is 0, and the number is none: an interpreted kernel writes all lanes, those that
-    are off what was there before, so that no two may name the same element.
+    Behind the last rank the count is 0, and the number is none: an interpreted kernel writes all lanes, those
+    that are off what was there before, so that no two may name the same element.
     """
     exist = [rank < num_ranks for rank in ranks]
     gaussians = [load(order, rank, on) for rank, on in zip(ranks, exist, strict=True)]

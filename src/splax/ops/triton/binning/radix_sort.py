@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, stack, store
-from splax.ops.triton.lanes.work_partition import Spans, steps_from, unstack
+from splax.ops.triton.lanes.work_partition import WorkPartition, steps_from, unstack
 
 _DIGIT_BITS = 8
 _VALUES = 1 << _DIGIT_BITS
@@ -83,7 +83,7 @@ class Items(NamedTuple):
         return [load(self.values, place, on) for place, on in zip(places, exist, strict=True)]
 
 
-def sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
+def radix_sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
     """Sorts by the lowest bits of the keys; equal ones stay in order.
 
     Args:
@@ -100,15 +100,15 @@ def sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
 # All passes but the first are one program, traced and compiled once.
 @functools.partial(jax.jit, static_argnames=("room", "warp"))
 def sort_by_digit(source: Any, shift: jax.Array, room: int, warp: Warp) -> Items:
-    """One pass, by the digit that begins at a bit, [1]; other arguments as for :func:`sort`."""
-    spans, num = Spans(room, MOST_PROGRAMS, _STEPS), source.num
-    begins, totals = add_up(_count_digits(source, shift, spans, warp), num, spans, warp)
+    """One pass, by the digit that begins at a bit, [1]; other arguments as for :func:`radix_sort`."""
+    partition, num = WorkPartition(room, MOST_PROGRAMS, _STEPS), source.num
+    begins, totals = add_up(_count_digits(source, shift, partition, warp), num, partition, warp)
 
     def kernel(*refs):
         source_refs, (shift, begins, totals, *outs) = refs[: len(source)], refs[len(source) :]
         keys_out, values_out, *num_out = outs
         here = type(source)(*source_refs)
-        program, span = pl.program_id(0), spans.mine(here.size())
+        program, share = pl.program_id(0), partition.share_of_program(here.size())
 
         def move(places, begins):
             exist = here.exist(places)
@@ -125,11 +125,11 @@ def sort_by_digit(source: Any, shift: jax.Array, room: int, warp: Warp) -> Items
                 store(values_out, target, value, on)
             return [begin + added for begin, (_, added) in zip(begins, counted, strict=True)]
 
-        @pl.when(span.groups > 0)
+        @pl.when(share.groups > 0)
         def _():
             starts, _ = _starts_of_values(totals, warp)
-            befores = [load(begins, value * spans.programs + program) for value in _counted_values()]
-            span.walk(move, [start + before for start, before in zip(starts, befores, strict=True)])
+            befores = [load(begins, value * partition.programs + program) for value in _counted_values()]
+            share.walk(move, [start + before for start, before in zip(starts, befores, strict=True)])
 
         for ref in num_out:
 
@@ -140,18 +140,18 @@ def sort_by_digit(source: Any, shift: jax.Array, room: int, warp: Warp) -> Items
     sizes = [room, room] + [1] * (num is None)
     shapes = [jax.ShapeDtypeStruct((size,), jnp.int32) for size in sizes]
     keys, values, *counted = warp.launch(
-        "move_by_digit", kernel, (spans.programs,), shapes, *source, shift, begins, totals
+        "move_by_digit", kernel, (partition.programs,), shapes, *source, shift, begins, totals
     )
     return Items(keys, values, counted[0] if num is None else num)
 
 
-def _count_digits(source, shift, spans, warp):
+def _count_digits(source, shift, partition, warp):
     """Items of each value in each span, [values * programs]; anything in those behind the last item."""
 
     def kernel(*refs):
         *source_refs, shift, table = refs
         here = type(source)(*source_refs)
-        program, span = pl.program_id(0), spans.mine(here.size())
+        program, share = pl.program_id(0), partition.share_of_program(here.size())
 
         def count(places, counters):
             exist = here.exist(places)
@@ -161,33 +161,35 @@ def _count_digits(source, shift, spans, warp):
                 for counter, same in zip(counters, alike.of_counters(), strict=True)
             ]
 
-        @pl.when(span.groups > 0)
+        @pl.when(share.groups > 0)
         def _():
-            counters = span.walk(count, [full(0)] * _REGISTERS)
+            counters = share.walk(count, [full(0)] * _REGISTERS)
             for value, counter in zip(_counted_values(), counters, strict=True):
-                store(table, value * spans.programs + program, counter)
+                store(table, value * partition.programs + program, counter)
 
     # The entries of a value lie side by side, so that they are added up as they are loaded.
-    shape = jax.ShapeDtypeStruct((_VALUES * spans.programs,), jnp.int32)
-    return warp.launch("count_digits", kernel, (spans.programs,), shape, *source, shift)
+    shape = jax.ShapeDtypeStruct((_VALUES * partition.programs,), jnp.int32)
+    return warp.launch("count_digits", kernel, (partition.programs,), shape, *source, shift)
 
 
-def add_up(table: jax.Array, num: jax.Array | None, spans: Spans, warp: Warp) -> tuple[jax.Array, jax.Array]:
+def add_up(
+    table: jax.Array, num: jax.Array | None, partition: WorkPartition, warp: Warp
+) -> tuple[jax.Array, jax.Array]:
     """For each row of a table, with a column for each span: sums of the entries before each, and the sum of all.
 
     Args:
         table: [rows * programs].
         num: only the spans of so many items are looked at, [1]; those of all that there can be if None.
-        spans: the columns.
+        partition: the columns.
         warp: how kernels run.
     """
-    num_rows, columns = table.shape[0] // spans.programs, spans.programs
+    num_rows, columns = table.shape[0] // partition.programs, partition.programs
 
     def kernel(table, *refs):
         *counted, begins, totals = refs
         row = pl.program_id(0)
         # What is behind was not written.
-        used = spans.used(counted[0][0] if counted else spans.most_rows)
+        used = partition.used(counted[0][0] if counted else partition.most_rows)
 
         def turn(nth, total):
             places = steps_from(nth * _ENTRIES * LANES, _ENTRIES)

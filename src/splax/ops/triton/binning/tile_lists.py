@@ -14,9 +14,9 @@ from jax.experimental import pallas as pl
 from splax.ops.intersection import saturating_sum
 from splax.ops.jax_internals.traced_once import traced_once
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.depth_sort import front_to_back, front_to_back_in_jax
-from splax.ops.triton.binning.pack import MOST_TILES_A_SIDE, Prepared, unpack_box
-from splax.ops.triton.binning.pair_offsets import number_slots
+from splax.ops.triton.binning.depth_sort import sort_by_depth, sort_by_depth_in_jax
+from splax.ops.triton.binning.pack import MOST_TILES_A_SIDE, PackedGaussians, unpack_box
+from splax.ops.triton.binning.pair_offsets import assign_pair_offsets
 from splax.ops.triton.binning.stable_sort import stable_sort
 from splax.ops.triton.binning.tile_ranges import tile_ranges
 from splax.ops.triton.binning.tile_tests import reaches_box, tile_spans
@@ -24,25 +24,25 @@ from splax.ops.triton.lanes.search import shared_lower_bound
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
 from splax.ops.triton.pixel_regions import FORM_SIZE, ID_BITS, QuadraticForm, num_subtiles, subtile_size
 
-_SLOTS_PER_LANE = 4
+_PAIRS_PER_LANE = 4
 
 
 class TileLists(NamedTuple):
     """(tile, Gaussian) pairs, sorted by tile and within a tile by depth.
 
-    A pair's slot is its place before the tile sort, where the pairs of one Gaussian lie side by side.
+    A pair's pair offset is its place before the tile sort, where the pairs of one Gaussian lie side by side.
 
     Attributes:
         ids: subtile bits above the number of the Gaussian, [M] int32.
-        slots: slot of each pair, [M]; None if they were not asked for.
+        pair_offsets: pair offset of each pair, [M]; None if they were not asked for.
         offsets, order, checkpoint_starts, num_long: see :class:`TileRanges`.
-        first: first slot of each Gaussian, [N], 0 where it has none; None without slots.
+        first: first pair offset of each Gaussian, [N], 0 where it has none; None without pair offsets.
         counts: pairs of each Gaussian, [N].
         num_isects: pairs there are; above M the lists are incomplete.
     """
 
     ids: jax.Array
-    slots: jax.Array | None
+    pair_offsets: jax.Array | None
     offsets: jax.Array
     order: jax.Array
     bucket_state_starts: jax.Array
@@ -52,19 +52,25 @@ class TileLists(NamedTuple):
     num_isects: jax.Array
 
 
-@traced_once("tile_grid", "capacity", "warp", "with_slots")
-def make_lists(
-    prepared: Prepared, depths: jax.Array, tile_grid: TileGrid, capacity: int, warp: Warp, *, with_slots: bool
+@traced_once("tile_grid", "capacity", "warp", "with_pair_offsets")
+def make_tile_lists(
+    packed: PackedGaussians,
+    depths: jax.Array,
+    tile_grid: TileGrid,
+    capacity: int,
+    warp: Warp,
+    *,
+    with_pair_offsets: bool,
 ) -> TileLists:
     """Lists of all tiles, front to back; equal depths in the order of the rows.
 
     Args:
-        prepared: the Gaussians.
+        packed: the Gaussians.
         depths: camera-space z, [N]; positive where something is drawn.
         tile_grid: the tiles of the image.
         capacity: room for pairs.
         warp: how kernels run.
-        with_slots: whether the slot of each pair is needed.
+        with_pair_offsets: whether the pair offset of each pair is needed.
 
     Raises:
         ValueError: if the image has more tiles a side than a box can hold.
@@ -75,35 +81,35 @@ def make_lists(
             f"tiles of {tile_grid.tile_size} pixels along a side; use a larger tile_size, a smaller image or "
             "implementation='xla_vjp'."
         )
-    counts = prepared.counts
+    counts = packed.counts
     # What is drawn has a pair at least, so that more than there is room for need not be sorted.
     if warp.interpret:
-        ranks = front_to_back_in_jax(counts, depths, capacity)
+        ranks = sort_by_depth_in_jax(counts, depths, capacity)
     else:
-        ranks = front_to_back(counts, depths, capacity, warp)
-    ends, total, first = number_slots(counts, ranks, warp, with_first=with_slots)
-    tiles, ids, *numbers = _emit(ends, ranks, prepared, tile_grid, capacity, warp, with_slots)
-    slots = None
+        ranks = sort_by_depth(counts, depths, capacity, warp)
+    ends, total, first = assign_pair_offsets(counts, ranks, warp, with_first=with_pair_offsets)
+    tiles, ids, *numbers = _emit(ends, ranks, packed, tile_grid, capacity, warp, with_pair_offsets)
+    pair_offsets = None
     bound = tile_grid.num_tiles + 1
-    if with_slots:
-        tiles, slots = stable_sort(tiles, numbers[0], bound)
-        ids = ids[slots]
+    if with_pair_offsets:
+        tiles, pair_offsets = stable_sort(tiles, numbers[0], bound)
+        ids = ids[pair_offsets]
     else:
         tiles, ids = stable_sort(tiles, ids, bound)
     ranges = tile_ranges(tiles, tile_grid.num_tiles, warp)
     # Where there are fewer ranks than Gaussians, some of these may have pairs that no rank has.
     num_isects = total if ranks.rows.shape == counts.shape else saturating_sum(counts)
-    return TileLists(ids, slots, *ranges, first, counts, num_isects)
+    return TileLists(ids, pair_offsets, *ranges, first, counts, num_isects)
 
 
-class _Given(NamedTuple):
+class _InputRefs(NamedTuple):
     """What the kernel reads, flat.
 
     Attributes:
-        ends: slot behind the last pair of each rank.
+        ends: pair offset behind the last pair of each rank.
         order: Gaussian of each rank.
         num_ranks: how many there are, [1].
-        attributes: see :class:`Prepared`, as are ``boxes``.
+        attributes: see :class:`PackedGaussians`, as are ``boxes``.
         boxes: tiles of each Gaussian, packed.
     """
 
@@ -114,44 +120,47 @@ class _Given(NamedTuple):
     boxes: Any
 
 
-_NUM_GIVEN = len(_Given._fields)
+_NUM_INPUTS = len(_InputRefs._fields)
 
 
-class _Written(NamedTuple):
-    """References to what the kernel writes for each slot: its tile, its pair and, if wanted, its number."""
+class _OutputRefs(NamedTuple):
+    """References to what the kernel writes for each pair offset: its tile, its pair and, if wanted, its number."""
 
     tiles: Any
     ids: Any
     numbers: Any = None
 
 
-def _emit(ends, ranks, prepared, tile_grid, capacity, warp, numbered):
-    """Tile, id and, if wanted, number of each slot; beyond the last pair the tile is the one behind the last."""
-    most_ranks, stride = ranks.rows.shape[0], prepared.attributes.shape[1]
+def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
+    """Writes the pairs in the order of their offsets: the tile, the id and, if wanted, the offset of each.
+
+    Behind the last pair the tile is ``num_tiles``.
+    """
+    most_ranks, stride = ranks.rows.shape[0], packed.attributes.shape[1]
     # 16-bit keys sort twice as fast.
     key = jnp.uint16 if tile_grid.num_tiles < 2**16 else jnp.uint32
-    slots = LANES * _SLOTS_PER_LANE
+    pairs_per_program = LANES * _PAIRS_PER_LANE
 
     def kernel(*refs):
-        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
-        ends = given.ends
-        last_rank = given.num_ranks[0] - 1
+        inputs, out = _InputRefs(*refs[:_NUM_INPUTS]), _OutputRefs(*refs[_NUM_INPUTS:])
+        ends = inputs.ends
+        last_rank = inputs.num_ranks[0] - 1
         total = jnp.where(last_rank >= 0, ends[jnp.maximum(last_rank, 0)], 0)
-        base = pl.program_id(0) * slots
+        base = pl.program_id(0) * pairs_per_program
 
         def write_none(step, _):
-            slot = base + step * LANES + lanes()
-            store(out.tiles, slot, full(tile_grid.num_tiles).astype(key), slot < capacity)
+            pair_offset = base + step * LANES + lanes()
+            store(out.tiles, pair_offset, full(tile_grid.num_tiles).astype(key), pair_offset < capacity)
             return 0
 
         def write(step, at):
-            first_slot = base + step * LANES
-            slot = first_slot + lanes()
-            exists = slot < total
-            (rank, first), at = ranks_of_slots(ends, first_slot, last_rank, warp, *at)
-            gaussian = load(given.order, rank)
-            form = QuadraticForm(*(load(given.attributes, gaussian * stride + q) for q in range(FORM_SIZE)))
-            left, top, columns, rows = unpack_box(*(load(given.boxes, gaussian * 2 + q) for q in range(2)))
+            first_pair_offset = base + step * LANES
+            pair_offset = first_pair_offset + lanes()
+            exists = pair_offset < total
+            (rank, first), at = ranks_of_pairs(ends, first_pair_offset, last_rank, warp, *at)
+            gaussian = load(inputs.order, rank)
+            form = QuadraticForm(*(load(inputs.attributes, gaussian * stride + q) for q in range(FORM_SIZE)))
+            left, top, columns, rows = unpack_box(*(load(inputs.boxes, gaussian * 2 + q) for q in range(2)))
             bottom, span_of = top + rows, tile_spans(form, left, columns, tile_grid, warp)
 
             def down(carry):
@@ -160,7 +169,7 @@ def _emit(ends, ranks, prepared, tile_grid, capacity, warp, numbered):
                 nth, row = jnp.where(passed, nth - span, nth), jnp.where(passed, row + 1, row)
                 return (row, nth, *span_of(row))
 
-            nth = slot - first
+            nth = pair_offset - first
             start = (top, nth, *span_of(top))
             row, nth, column, span = lax.while_loop(
                 lambda carry: (
@@ -177,56 +186,59 @@ def _emit(ends, ranks, prepared, tile_grid, capacity, warp, numbered):
             # A pair of no subtile stays in a list, so that the backward pass writes its row too.
             bits = jnp.where(found, _subtile_bits(form, column, row, tile_grid, warp), 0)
             tile = jnp.where(exists, row * tile_grid.columns + column, tile_grid.num_tiles)
-            store(out.tiles, slot, tile.astype(key), slot < capacity)
-            store(out.ids, slot, gaussian | (bits << ID_BITS), slot < capacity)
+            store(out.tiles, pair_offset, tile.astype(key), pair_offset < capacity)
+            store(out.ids, pair_offset, gaussian | (bits << ID_BITS), pair_offset < capacity)
             return at
 
         @pl.when(base < total)
         def _():
-            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, given.num_ranks[0])
+            first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, inputs.num_ranks[0])
             # Ends that wrapped around may have none: whatever is written then, it is from where there is a rank.
             first_rank = jnp.minimum(first_rank, last_rank)
             begin = load(ends, jnp.maximum(first_rank - 1, 0), first_rank > 0)
-            lax.fori_loop(0, _SLOTS_PER_LANE, write, (first_rank, begin))
+            lax.fori_loop(0, _PAIRS_PER_LANE, write, (first_rank, begin))
 
         @pl.when(base >= total)
         def _():
-            lax.fori_loop(0, _SLOTS_PER_LANE, write_none, 0)
+            lax.fori_loop(0, _PAIRS_PER_LANE, write_none, 0)
 
         # A program that runs anyway: XLA would start a slow one for them.
-        for step in range(_SLOTS_PER_LANE if numbered else 0):
-            slot = base + step * LANES + lanes()
-            store(out.numbers, slot, slot, slot < capacity)
+        for step in range(_PAIRS_PER_LANE if numbered else 0):
+            pair_offset = base + step * LANES + lanes()
+            store(out.numbers, pair_offset, pair_offset, pair_offset < capacity)
 
     shapes = [jax.ShapeDtypeStruct((capacity,), dtype) for dtype in [key, jnp.int32] + [jnp.int32] * numbered]
-    args = _Given(ends, ranks.rows, ranks.num, prepared.attributes.reshape(-1), prepared.boxes.reshape(-1))
-    return warp.launch("emit", kernel, (-(-capacity // slots),), shapes, *args)
+    args = _InputRefs(ends, ranks.rows, ranks.num, packed.attributes.reshape(-1), packed.boxes.reshape(-1))
+    return warp.launch("emit", kernel, (-(-capacity // pairs_per_program),), shapes, *args)
 
 
-def ranks_of_slots(ends, first_slot, last_rank, warp: Warp, first_rank, begin):
-    """The rank of each of the next 32 slots and its first slot, and the same of the one behind them, in all lanes.
+def ranks_of_pairs(ends, first_pair_offset, last_rank, warp: Warp, first_rank, begin):
+    """Returns the ranks of the next 32 pair offsets, and the rank of the offset behind them.
 
-    Every rank has a slot, so that 32 of them lie in no more ranks, whose ends the lanes have.
+    Every rank has a pair, so the 32 offsets lie in at most 32 ranks, whose ends the lanes hold.
 
     Args:
-        ends: slot behind the last one of each rank.
-        first_slot: of the 32.
-        last_rank: there is.
-        warp: the lanes.
-        first_rank: rank of the first slot, in all lanes.
-        begin: its first slot, likewise.
+        ends: pair offset behind the last pair of each rank, [R].
+        first_pair_offset: first of the 32 pair offsets.
+        last_rank: number of the last rank that exists.
+        warp: lanes of the warp, or their interpreter.
+        first_rank: rank of the first pair offset, in all lanes.
+        begin: first pair offset of that rank, in all lanes.
+
+    Returns:
+        A rank and its first pair offset for each of the 32; the same two numbers, in all lanes, for the next one.
     """
     nth = first_rank + lanes()
     exists = nth < last_rank
     end = load(ends, nth, exists)
-    behind = end - first_slot
+    behind = end - first_pair_offset
 
     def rank_after(num):
         """The rank so many behind the first, and where it begins: where the one before it ends."""
         from_before = warp.from_lane(end, jnp.maximum(num - 1, 0))
         return first_rank + num, jnp.where(num > 0, from_before, begin)
 
-    # A bit for each of these slots with which a rank begins.
+    # A bit for each of these pair offsets with which a rank begins.
     starts = warp.union(jnp.where(exists & (behind > 0) & (behind < LANES), 1 << (behind & (LANES - 1)), 0))
     up_to_own = starts & ((2 << lanes()) - 1)
     ended = exists & (behind <= LANES)

@@ -17,14 +17,14 @@ from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store
 
 # Pairs between two stored states; a multiple of 32. Shorter buckets give the backward pass more programs, longer
 # ones less memory.
-BUCKET_SIZE = 256
+PAIRS_PER_BUCKET = 256
 # Lists longer than each of these come before all that are not: the first for the forward pass, which walks a
 # whole list, the others for the backward pass, which walks a bucket.
 LONGER_THAN = (1024, 192, 128, 64)
 # Steps of 32 tiles that one warp looks for at once. Few, so that there are many warps, and that the loads of one
 # step of the search (a sector of its own for each lane) do not take longer to issue than to arrive.
 _STEPS = 4
-BLOCK = _STEPS * LANES
+TILES_PER_BLOCK = _STEPS * LANES
 
 
 class TileRanges(NamedTuple):
@@ -103,7 +103,7 @@ def _find_tiles(tiles, num_tiles, warp):
             return load(tiles, index, mask)
 
         # The last list ends where the next block begins.
-        targets = [*blocks_tiles, full((block + 1) * BLOCK)]
+        targets = [*blocks_tiles, full((block + 1) * TILES_PER_BLOCK)]
         begins = lower_bounds(value_at, full(0), full(tiles.shape[0]), tiles.shape[0], targets)
         from_next_lane = [warp.from_lane(begin, (lanes() + 1) & (LANES - 1)) for begin in begins]
         for step, tile in enumerate(blocks_tiles):
@@ -126,13 +126,13 @@ def _find_tiles(tiles, num_tiles, warp):
 
 def _num_blocks(num_tiles: int) -> int:
     """Blocks of all tiles and of the one behind the last, where its list ends."""
-    return num_tiles // BLOCK + 1
+    return num_tiles // TILES_PER_BLOCK + 1
 
 
 def _tiles_of(block):
     """The tiles of a block, 32 a step."""
-    return [block * BLOCK + step * LANES + lanes() for step in range(_STEPS)]
+    return [block * TILES_PER_BLOCK + step * LANES + lanes() for step in range(_STEPS)]
 
 
 def _num_stored_states(length):
-    return jnp.maximum(length - 1, 0) // BUCKET_SIZE
+    return jnp.maximum(length - 1, 0) // PAIRS_PER_BUCKET

@@ -1,12 +1,12 @@
 """Gradients of the Gaussians' rows: one warp a bucket of a tile, eight pixels a lane.
 
-A warp starts from the stored state of its bucket and walks it in the order of the forward pass: what comes behind
-a Gaussian is the pixel's total less the running sum (no divisions by small numbers, no second order of walking).
-It leaves a subtile where the forward pass left it.
+A warp starts from the stored state of its bucket and walks it in the order of the forward pass: what comes
+behind a Gaussian is the pixel's total less the running sum (no divisions by small numbers, no second order of
+walking). It leaves a subtile where the forward pass left it.
 
 The pixels' contributions to a Gaussian are summed within the warp and added to the Gaussian's row by atomics.
-Where lists have slots, sums are to have a fixed order: each pair then writes a row of its own, the rows of one
-Gaussian lie side by side, and they are summed last.
+Where lists have pair offsets, sums are to have a fixed order: each pair then writes a row of its own, the rows
+of one Gaussian lie side by side, and they are summed last.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from jax.experimental import pallas as pl
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
-from splax.ops.triton.blending.forward import BUCKET_SIZE, BucketStates, channels_per_draw
-from splax.ops.triton.lanes.atomic_sums import launch_sums
+from splax.ops.triton.blending.forward import PAIRS_PER_BUCKET, BucketStates, channels_per_draw
+from splax.ops.triton.lanes.atomic_sums import launch_atomic_sums
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, lanes_of_sums, load, stack, store, zeros
 from splax.ops.triton.pixel_regions import (
     FORM_SIZE,
@@ -47,12 +47,12 @@ _LOG2_MAX_ALPHA = math.log2(MAX_ALPHA)
 CHANNELS_PER_PASS = 8
 
 
-class Drawn(NamedTuple):
+class DrawnImage(NamedTuple):
     """An image, and what its backward pass needs.
 
     Attributes:
         attributes: of each Gaussian, :class:`QuadraticForm` and channels, [N, 6 + C].
-        lists: pairs of each tile, with slots if sums are to have a fixed order.
+        lists: pairs of each tile, with pair offsets if sums are to have a fixed order.
         bucket_states: states of pixels.
         image: channels, [H, W, C].
         alpha: [H, W].
@@ -65,14 +65,14 @@ class Drawn(NamedTuple):
     alpha: jax.Array
 
 
-class _Refs(NamedTuple):
+class _BackwardRefs(NamedTuple):
     """References to what the kernel reads, flat, and writes.
 
     Attributes:
         ids: Gaussian of each pair, see :class:`TileLists`; so are ``offsets`` and ``order``.
         offsets: first pair of each tile.
         order: tiles, those of long lists first.
-        attributes: see :class:`Drawn`.
+        attributes: see :class:`DrawnImage`.
         states: of pixels; see :class:`BucketStates`, as are ``owner``, ``starts`` and ``walked``.
         owner: tile of each bucket state.
         starts: first bucket state of each tile.
@@ -81,7 +81,7 @@ class _Refs(NamedTuple):
         v_image: its cotangent.
         alpha: as drawn; None if its cotangent is zero.
         v_alpha: its cotangent.
-        slots: of each pair; None if sums are not in a fixed order.
+        pair_offsets: of each pair; None if sums are not in a fixed order.
         out: sums of Gaussians, or rows of pairs.
     """
 
@@ -97,21 +97,21 @@ class _Refs(NamedTuple):
     v_image: Any
     alpha: Any
     v_alpha: Any
-    slots: Any
+    pair_offsets: Any
     out: Any
 
     @classmethod
-    def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_slots: bool) -> _Refs:
+    def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_pair_offsets: bool) -> _BackwardRefs:
         """The references in their order, with None for those that are not there."""
-        *given, out = refs
-        always, others = given[:10], list(given[10:])
+        *inputs, out = refs
+        always, others = inputs[:10], list(inputs[10:])
         alphas = (others.pop(0), others.pop(0)) if with_alpha else (None, None)
-        numbers = *always, *alphas, others.pop(0) if with_slots else None, out
+        numbers = *always, *alphas, others.pop(0) if with_pair_offsets else None, out
         return cls(*numbers)  # pyright: ignore[reportCallIssue]: as many as there are fields
 
 
 def pair_gradients(
-    drawn: Drawn,
+    drawn: DrawnImage,
     v_image: jax.Array,
     v_alpha: jax.Array | None,
     channels: range,
@@ -121,25 +121,27 @@ def pair_gradients(
     start: Sequence[jax.Array] | None = None,
     absolute: bool = False,
 ) -> tuple[jax.Array, ...]:
-    """Sums over the pixels of each Gaussian, [N, 6 + channels]; of each pair alone where lists have slots.
+    """Sums what the pixels contribute to each Gaussian, or to each pair if the lists have pair offsets.
 
-    The latter are [M * blocks, 6 + channels] by slot; slots without a pair hold anything. The former are added to
-    ``start`` if it is given, and lie in as many arrays as it does.
-
-    Six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d alpha, then weight
-    times cotangent for each channel. Contributions of several sets of channels add up.
+    A row holds six moments, sums of v, v dx, v dy, v dx^2, v dx dy and v dy^2 with v = alpha * d loss / d
+    alpha, then weight times cotangent for each channel. Rows of several calls with different channels add up.
 
     Args:
-        drawn: from the forward pass.
-        v_image: cotangent of the image.
-        v_alpha: cotangent of alpha; None counts as zero.
-        channels: which of the channels to differentiate.
+        drawn: image and lists of the forward pass.
+        v_image: cotangent of the image, [H, W, C].
+        v_alpha: cotangent of alpha, [H, W]; None counts as zero.
+        channels: indices of the channels to differentiate.
         tile_grid: the tiles of the image.
-        warp: how kernels run.
-        start: zeros in the rows that are drawn; arrays whose columns, taken together, are those of the sums and
-            perhaps more.
-        absolute: adds two columns, the gradients of the centre's x and y, with absolute values of what each pixel
-            adds.
+        warp: warp that runs the kernels.
+        start: arrays that the sums are added to, with zeros in the rows that are drawn; their columns, taken
+            together, are those of the sums, and perhaps more. None makes one array.
+        absolute: whether to add two columns, the gradients of the centre's x and y, summed over the pixels in
+            absolute values.
+
+    Returns:
+        Sums of the Gaussians, [N, 6 + channels], in as many arrays as ``start`` has. If the lists have pair
+        offsets, one array with a row for each pair offset and block of a tile, [M * blocks, 6 + channels]; rows
+        of offsets without a pair hold arbitrary values.
     """
     attributes, lists, bucket_states, image, alpha = drawn
     stride, total_channels = attributes.shape[1], image.shape[-1]
@@ -157,7 +159,9 @@ def pair_gradients(
         return full(flag.astype(jnp.int32)) != 0
 
     def kernel(*refs):
-        ref = _Refs.of(refs, with_alpha=v_alpha is not None, with_slots=lists.slots is not None)
+        ref = _BackwardRefs.of(
+            refs, with_alpha=v_alpha is not None, with_pair_offsets=lists.pair_offsets is not None
+        )
         block, program = pl.program_id(0), pl.program_id(1)
         # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
         bucket_state = jnp.minimum(program, num_bucket_states - 1)
@@ -169,8 +173,8 @@ def pair_gradients(
                 resumes, ref.owner[bucket_state], ref.order[jnp.maximum(program - num_bucket_states, 0)]
             )
             nth = jnp.where(resumes, bucket_state - ref.starts[tile] + 1, 0)
-            begin = ref.offsets[tile] + nth * BUCKET_SIZE
-            end = jnp.minimum(begin + BUCKET_SIZE, ref.offsets[tile + 1])
+            begin = ref.offsets[tile] + nth * PAIRS_PER_BUCKET
+            end = jnp.minimum(begin + PAIRS_PER_BUCKET, ref.offsets[tile + 1])
 
             def read(part):
                 subtile = block * parts + part
@@ -214,7 +218,7 @@ def pair_gradients(
                 return v_a, *v, jnp.where(transmittance > 0, transmittance, -1.0), behind
 
             which, once = lanes_of_sums(width)
-            sum_columns = ref.out.columns(which) if lists.slots is None else None
+            sum_columns = ref.out.columns(which) if lists.pair_offsets is None else None
             read_parts = [read(part) for part in range(parts)]
             columns_and_cotangents = [(columns, cotangents) for _, columns, cotangents, _ in read_parts]
 
@@ -227,13 +231,16 @@ def pair_gradients(
                     after.append(pixels)
                 return after, sums
 
-            def put(slot, packed, values):
+            def put(pair_offset, packed, values):
                 """Writes the row of a pair, or adds it to its Gaussian's."""
                 total = warp.sum_each(values)
-                if lists.slots is None:
+                if lists.pair_offsets is None:
                     return ref.out.add(packed & ID_MASK, sum_columns, total, once)
                 store(
-                    ref.out, (slot * num_tile_blocks(tile_grid) + block) * width + which, total, which < width
+                    ref.out,
+                    (pair_offset * num_tile_blocks(tile_grid) + block) * width + which,
+                    total,
+                    which < width,
                 )
                 return full(0)
 
@@ -244,7 +251,7 @@ def pair_gradients(
                 bits = [(first < place).astype(jnp.int32) << part for part, place in enumerate(closes)]
                 return functools.reduce(jnp.bitwise_or, bits)
 
-            def step(packed, reached, slot, values, carry):
+            def step(packed, reached, pair_offset, values, carry):
                 states, done = carry
                 form, values = QuadraticForm(*values[:FORM_SIZE]), values[FORM_SIZE:]
                 # The last ones are not summed over the rows of a column before the end.
@@ -256,14 +263,14 @@ def pair_gradients(
                     state, sums = lax.cond(reaches, change, lambda carry: carry, (states[part], sums))
                     after.append(state)
                 of_lanes, of_pixels = sums
-                put_here = put(slot, packed, [*of_lanes, *(value.sum(axis=0) for value in of_pixels)])
+                put_here = put(pair_offset, packed, [*of_lanes, *(value.sum(axis=0) for value in of_pixels)])
                 return after, done | put_here
 
             def walk(carry):
                 first, *carry = carry
                 pair, still_open = first + lanes(), open_parts(first)
                 exists = pair < end
-                slot = full(0) if lists.slots is None else load(ref.slots, pair, exists)
+                pair_offset = full(0) if lists.pair_offsets is None else load(ref.pair_offsets, pair, exists)
                 place = (load(ref.ids, pair, exists) & ID_MASK) * stride
                 columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
                 held = [load(ref.attributes, place + q, exists) for q in columns]
@@ -275,9 +282,9 @@ def pair_gradients(
 
                     def take(carry):
                         values = [warp.from_lane(value, full(k)) for value in held]
-                        return step(packed, reached, warp.from_lane(slot, full(k)), values, carry)
+                        return step(packed, reached, warp.from_lane(pair_offset, full(k)), values, carry)
 
-                    if lists.slots is not None:
+                    if lists.pair_offsets is not None:
                         return take(carry)  # every pair writes a row
                     return lax.cond(reached != 0, take, lambda carry: carry, carry)
 
@@ -290,12 +297,12 @@ def pair_gradients(
             def clear(first):
                 """Pairs behind finished pixels add nothing."""
                 pair = first + lanes()
-                row = (load(ref.slots, pair, pair < end) * num_tile_blocks(tile_grid) + block) * width
+                row = (load(ref.pair_offsets, pair, pair < end) * num_tile_blocks(tile_grid) + block) * width
                 for q in range(width):
                     store(ref.out, row + q, zeros(), pair < end)
                 return first + LANES
 
-            if lists.slots is None:
+            if lists.pair_offsets is None:
                 ref.out.finish(done)
             else:
                 lax.while_loop(lambda first: first < end, clear, first)
@@ -305,10 +312,10 @@ def pair_gradients(
     args += (*(x.reshape(-1) for x in (image, v_image)),)
     args += () if v_alpha is None else (alpha.reshape(-1), v_alpha.reshape(-1))
     grid = (num_tile_blocks(tile_grid), tile_grid.num_tiles + num_bucket_states)
-    if lists.slots is None:
-        return launch_sums("pair_gradients", kernel, grid, start, warp, *args)
+    if lists.pair_offsets is None:
+        return launch_atomic_sums("pair_gradients", kernel, grid, start, warp, *args)
     shape = jax.ShapeDtypeStruct((lists.ids.shape[0] * num_tile_blocks(tile_grid) * width,), jnp.float32)
-    out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.slots)
+    out = warp.launch("pair_gradients", kernel, grid, shape, *args, lists.pair_offsets)
     return (out.reshape(-1, width),)
 
 

@@ -4,7 +4,7 @@ A warp reads its tile's list 32 pairs at a time. Lanes vote which of them reach 
 each; then the warp blends them, passing the values from their lane to all others. (Loading them one after the
 other takes 1.4 to 1.7 times as long.) A list cannot be cut, since what lies in front decides what is seen of the
 rest, so that the longest lists would end last, when nothing runs beside them: warps that draw half a subtile each
-are through with theirs sooner. Every :data:`BUCKET_SIZE` pairs it can store the state of its pixels, for the
+are through with theirs sooner. Every :data:`PAIRS_PER_BUCKET` pairs it can store the state of its pixels, for the
 backward pass to start from.
 """
 
@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from splax.ops.constants import MAX_ALPHA, MIN_TRANSMITTANCE
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.binning.tile_lists import TileLists
-from splax.ops.triton.binning.tile_ranges import BUCKET_SIZE, LONGER_THAN
+from splax.ops.triton.binning.tile_ranges import LONGER_THAN, PAIRS_PER_BUCKET
 from splax.ops.triton.binning.tile_tests import reaches_box
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, nth_bits, store, zeros
 from splax.ops.triton.pixel_regions import (
@@ -65,7 +65,7 @@ class BucketStates(NamedTuple):
 
 def num_bucket_states(capacity: int) -> int:
     """Bucket states that ``capacity`` pairs can need."""
-    return max(1, capacity // BUCKET_SIZE)
+    return max(1, capacity // PAIRS_PER_BUCKET)
 
 
 def most_long_lists(lists: TileLists, tile_grid: TileGrid) -> int:
@@ -105,7 +105,7 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
     return image, alphas[0], BucketStates(list(states), owner, lists.bucket_state_starts, walked)
 
 
-class _Given(NamedTuple):
+class _InputRefs(NamedTuple):
     """What the kernel reads, flat: see :class:`TileLists`, and attributes of each Gaussian."""
 
     ids: Any
@@ -116,10 +116,10 @@ class _Given(NamedTuple):
     attributes: Any
 
 
-_NUM_GIVEN = len(_Given._fields)
+_NUM_INPUTS = len(_InputRefs._fields)
 
 
-class _Written(NamedTuple):
+class _OutputRefs(NamedTuple):
     """References to what the kernel writes, flat; the last three, of :class:`BucketStates`, if it saves states."""
 
     image: Any
@@ -136,33 +136,33 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
     state_size, most_long = (1 + num_channels) * tile_grid.num_pixels, most_long_lists(lists, tile_grid)
 
     def kernel(*refs):
-        given, out = _Given(*refs[:_NUM_GIVEN]), _Written(*refs[_NUM_GIVEN:])
-        draw_region = functools.partial(draw_pixels, given, out)
-        _find_region(draw_region, given.order, given.num_long if most_long else None, tile_grid)
+        inputs, out = _InputRefs(*refs[:_NUM_INPUTS]), _OutputRefs(*refs[_NUM_INPUTS:])
+        draw_region = functools.partial(draw_pixels, inputs, out)
+        _find_region(draw_region, inputs.order, inputs.num_long if most_long else None, tile_grid)
 
-    def draw_pixels(given, out, region):
+    def draw_pixels(inputs, out, region):
         tile, subtile, half = region
-        begin, end = given.offsets[tile], given.offsets[tile + 1]
+        begin, end = inputs.offsets[tile], inputs.offsets[tile + 1]
         pixels = _Pixels.of(region, tile_grid)
         # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
         # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
         reads_ahead = half is not None
 
         def ids_at(first):
-            return load(given.ids, first + lanes(), first + lanes() < end)
+            return load(inputs.ids, first + lanes(), first + lanes() < end)
 
         def reaches_subtile(packed):
             return ((packed >> (ID_BITS + subtile)) & 1) != 0
 
         def attributes_of(packed):
             place = (packed & ID_MASK) * stride
-            return [load(given.attributes, place + q, reaches_subtile(packed)) for q in columns]
+            return [load(inputs.attributes, place + q, reaches_subtile(packed)) for q in columns]
 
         def walk(carry):
             first, packed, after, values, state = carry
             if save:
                 _store_state(
-                    out.states, state, pixels, first - begin, given.starts[tile], state_size, tile_grid
+                    out.states, state, pixels, first - begin, inputs.starts[tile], state_size, tile_grid
                 )
             values_after = attributes_of(after) if reads_ahead else []
             values = values if reads_ahead else attributes_of(packed)
@@ -192,7 +192,7 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
             for place in (nth, nth + 1) if half is None else (nth + half,):
                 out.walked[place] = first - begin
             is_first = (subtile == 0) if half is None else (subtile == 0) & (half == 0)
-            pl.when(is_first)(lambda: _name_bucket_states(out.owner, tile, given.starts))
+            pl.when(is_first)(lambda: _name_bucket_states(out.owner, tile, inputs.starts))
 
     num_pixels, capacity = tile_grid.width * tile_grid.height, lists.ids.shape[0]
     shapes = [((num_pixels * num_channels,), jnp.float32), ((num_pixels,), jnp.float32)]
@@ -205,7 +205,7 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
         kernel,
         (tile_grid.num_tiles * num_subtiles(tile_grid) + most_long * num_subtiles(tile_grid),),
         [jax.ShapeDtypeStruct(*shape) for shape in shapes],
-        *_Given(
+        *_InputRefs(
             lists.ids,
             lists.offsets,
             lists.bucket_state_starts,
@@ -304,9 +304,9 @@ def _blend(pixels, values, state, warp):
 def _store_state(states, state, pixels, walked, start, state_size, tile_grid):
     """Stores the pixels where a bucket begins, other than the tile's first."""
 
-    @pl.when((walked > 0) & (walked % BUCKET_SIZE == 0))
+    @pl.when((walked > 0) & (walked % PAIRS_PER_BUCKET == 0))
     def _():
-        base = (start + walked // BUCKET_SIZE - 1) * state_size
+        base = (start + walked // PAIRS_PER_BUCKET - 1) * state_size
         for (transmittance, *color), column in zip(state, pixels.columns, strict=True):
             for q, value in enumerate((jnp.maximum(transmittance, 0), *color)):
                 store(states, base + q * tile_grid.num_pixels + column.tile, value)

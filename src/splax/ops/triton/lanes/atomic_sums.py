@@ -19,7 +19,7 @@ from splax.ops.triton.lanes.warp import LANES, Warp, full, inline_asm, lanes, lo
 _ROWS_AT_ONCE, _MANY_ROWS = 8, 2**19
 
 
-class Columns(NamedTuple):
+class SumColumns(NamedTuple):
     """For each lane a column of the sums.
 
     Attributes:
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
     address: tuple[jax.Array, jax.Array] | None
 
 
-class Sums(NamedTuple):
+class AtomicSums(NamedTuple):
     """What a kernel adds to: rows, of which each array holds some columns.
 
     Attributes:
@@ -52,7 +52,7 @@ class Sums(NamedTuple):
     view: Any
     warp: Warp
 
-    def columns(self, nth: jax.Array) -> Columns:
+    def columns(self, nth: jax.Array) -> SumColumns:
         """Where the column is that each lane names."""
         array, width, first, begin = full(0), full(self.widths[0]), full(0), 0
         for number, columns in enumerate(self.widths[:-1], 1):
@@ -61,7 +61,7 @@ class Sums(NamedTuple):
             array, first = jnp.where(behind, number, array), jnp.where(behind, begin, first)
             width = jnp.where(behind, self.widths[number], width)
         column = nth - first
-        return Columns(array, width, column, None if self.warp.interpret else self._address(array, column))
+        return SumColumns(array, width, column, None if self.warp.interpret else self._address(array, column))
 
     def _address(self, array, column):
         low, high = full(0), full(0)
@@ -84,7 +84,7 @@ class Sums(NamedTuple):
             )
         return low, high
 
-    def add(self, row: jax.Array, columns: Columns, values: jax.Array, mask: jax.Array) -> jax.Array:
+    def add(self, row: jax.Array, columns: SumColumns, values: jax.Array, mask: jax.Array) -> jax.Array:
         """Adds to a row.
 
         Args:
@@ -121,7 +121,7 @@ def _add_interpreted(ref, index, values, mask):
     store(ref, index, load(ref, index) + values)
 
 
-def launch_sums(
+def launch_atomic_sums(
     name: str,
     kernel: Callable[..., None],
     grid: tuple[int, ...],
@@ -133,7 +133,7 @@ def launch_sums(
 
     Args:
         name: that profilers show.
-        kernel: gets the arguments, then :class:`Sums`.
+        kernel: gets the arguments, then :class:`AtomicSums`.
         grid: programs.
         starts: what the sums are before; the columns of rows, some in each array, [N, ...].
         warp: how kernels run.
@@ -153,7 +153,7 @@ def launch_sums(
 
         def inner(*refs):
             *args, view = refs[: len(given)]
-            kernel(*args, Sums(refs[-num_arrays:], widths, sizes, view[0], warp))
+            kernel(*args, AtomicSums(refs[-num_arrays:], widths, sizes, view[0], warp))
 
         shapes = [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
         in_place = {len(given) + nth: nth for nth in range(num_arrays)}

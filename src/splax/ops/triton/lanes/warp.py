@@ -87,7 +87,7 @@ def lanes_of_sums(num: int) -> tuple[jax.Array, jax.Array]:
     which, once = lanes() // together, lanes() % together == 0
     if first == num:
         return which, once
-    together, others = LANES // _slots(num - first), _hold_others()
+    together, others = LANES // _power_of_two_above(num - first), _hold_others()
     which = jnp.where(others, first + lanes() // together, which)
     return which, jnp.where(others, lanes() % together == 1, once) & (which < num)
 
@@ -97,7 +97,7 @@ def _power_of_two(num):
     return 1 << (num.bit_length() - 1)
 
 
-def _slots(num):
+def _power_of_two_above(num):
     """The smallest power of two that is not below a number."""
     return 1 << (num - 1).bit_length()
 
@@ -231,14 +231,14 @@ class Warp(NamedTuple):
         :func:`lanes_of_sums` tells.
         """
         first = _power_of_two(len(values))
-        total = self._sum_slots(values[:first])
+        total = self._sum_power_of_two(values[:first])
         if first == len(values):
             return total
-        return jnp.where(_hold_others(), self._sum_slots(values[first:]), total)
+        return jnp.where(_hold_others(), self._sum_power_of_two(values[first:]), total)
 
-    def _sum_slots(self, values):
+    def _sum_power_of_two(self, values):
         """Each sum ends in as many neighbours as there are lanes for each of 1, 2, 4, 8, 16 or 32 values."""
-        kept: list[jax.Array | None] = [*values, *([None] * (_slots(len(values)) - len(values)))]
+        kept: list[jax.Array | None] = [*values, *([None] * (_power_of_two_above(len(values)) - len(values)))]
         distance = LANES // 2
         while len(kept) > 1:
             half = len(kept) // 2

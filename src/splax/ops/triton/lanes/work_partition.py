@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from splax.ops.triton.lanes.warp import LANES, lanes
 
 
-class Spans(NamedTuple):
+class WorkPartition(NamedTuple):
     """Spans of whole groups, one a program, side by side; all static.
 
     Attributes:
@@ -44,19 +44,19 @@ class Spans(NamedTuple):
         length = jnp.maximum(self._groups(num), 1) * self.group
         return lax.div(num + length - 1, length)
 
-    def mine(self, num: Any) -> "Span":
+    def share_of_program(self, num: Any) -> "WorkShare":
         """Inside a kernel: the program's share of so many rows."""
         groups = self._groups(num)
         first = pl.program_id(0) * (groups * self.group)
         there = -(-(num - first) // self.group)
-        return Span(first, jnp.minimum(there, groups), self.steps)
+        return WorkShare(first, jnp.minimum(there, groups), self.steps)
 
     def _groups(self, num):
         """Groups of each program."""
         return -(-num // (self.most_programs * self.group))
 
 
-class Span(NamedTuple):
+class WorkShare(NamedTuple):
     """The rows of one program.
 
     Attributes:

@@ -39,7 +39,7 @@ class KernelCamera(NamedTuple):
     inside: list[jax.Array]
 
 
-class Stored(NamedTuple):
+class StoredArrays(NamedTuple):
     """What both kernels read, as flat arrays; inside a kernel, references to them.
 
     Attributes:
@@ -67,7 +67,7 @@ class Stored(NamedTuple):
     table: Any
 
 
-def stored_arrays(params: Parameters, camera: Any) -> Stored:
+def stored_arrays(params: Parameters, camera: Any) -> StoredArrays:
     """What both kernels read of Gaussians and a pinhole camera."""
     viewmat, intrinsics = camera.viewmat, camera.lens.K
     position = -(viewmat[:3, :3] * viewmat[:3, 3:]).sum(axis=0)
@@ -78,11 +78,11 @@ def stored_arrays(params: Parameters, camera: Any) -> Stored:
     floats = (*params[:5], shN)
     degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
     flat = [x.reshape(-1) for x in floats]
-    return Stored(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
+    return StoredArrays(*flat, params.alive, degree, numbers, basis_table())  # pyright: ignore[reportCallIssue]
 
 
 def read_camera(camera, tile_grid: TileGrid) -> KernelCamera:
-    """The camera, from ``Stored.camera``."""
+    """The camera, from ``StoredArrays.camera``."""
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
@@ -90,7 +90,7 @@ def read_camera(camera, tile_grid: TileGrid) -> KernelCamera:
     return KernelCamera(pinhole, numbers[16:19], numbers[19:])
 
 
-def read_geometry(stored: Stored, gaussian, mask) -> Geometry:
+def read_geometry(stored: StoredArrays, gaussian, mask) -> Geometry:
     """The geometry of the lanes' Gaussians."""
     return Geometry(
         read_columns(stored.means, gaussian, 3, mask),
@@ -105,20 +105,21 @@ def read_columns(ref, gaussian, count: int, mask) -> list[jax.Array]:
     return [load(ref, gaussian * count + q, mask) for q in range(count)]
 
 
-class Outlook(NamedTuple):
-    """What is known of Gaussians before most of their numbers are read.
+class EarlyCull(NamedTuple):
+    """Result of the first test, which reads means and scales alone.
 
     Attributes:
-        may_be_seen: whether these numbers can matter; not where one of those known is NaN.
-        center: in pixels; the principal point where it is not finite or not between the planes.
+        may_be_seen: mask of the Gaussians that can be in the image, [32]; false where a mean or a scale is NaN.
+        center: x and y of the centres in pixels; the principal point where a mean is not finite or not between
+            the clip planes.
     """
 
     may_be_seen: jax.Array
     center: list[jax.Array]
 
 
-def outlook(mean, log_scale, lives, kernel_camera: KernelCamera, settings: KernelSettings) -> Outlook:
-    """From where Gaussians that live are, and how large."""
+def early_cull(mean, log_scale, lives, kernel_camera: KernelCamera, settings: KernelSettings) -> EarlyCull:
+    """Culls living Gaussians by where they are and how large they are."""
     depth = transform_row(kernel_camera.pinhole.rows[2], mean)
     between = lives & (depth > settings.near_plane) & (depth < settings.far_plane)
     between &= is_finite([*mean, *log_scale])
@@ -127,7 +128,7 @@ def outlook(mean, log_scale, lives, kernel_camera: KernelCamera, settings: Kerne
     ]
     largest = jnp.exp(functools.reduce(jnp.maximum, log_scale))
     reaches, center = may_reach_image(mean, largest, kernel_camera.pinhole, settings.eps2d)
-    return Outlook(between & reaches, center)
+    return EarlyCull(between & reaches, center)
 
 
 def is_valid(geometry: Geometry, kernel_camera: KernelCamera, settings: KernelSettings):

@@ -1,6 +1,6 @@
 """Everything that happens once per Gaussian, in one pass over memory: one lane a Gaussian.
 
-Forward: which rows can be drawn, activations, projection, colour, and what :mod:`prepare` writes. Backward: from
+Forward: which rows can be drawn, activations, projection, colour, and what :mod:`pack` writes. Backward: from
 the sums over pixels to the gradients of the stored parameters. XLA would make some thirty passes of it. Warps
 whose rows are all out of the picture cost their centres and sizes in the first pass, and next to nothing in the
 second.
@@ -20,19 +20,19 @@ from splax.ops.jax_internals.traced_once import traced_once
 from splax.ops.projection import half_extents, is_in_image
 from splax.ops.spherical_harmonics import SH_C0
 from splax.ops.tile_grid import TileGrid
-from splax.ops.triton.binning.pack import Prepared, form_gradients, pack_box, tiles_of
+from splax.ops.triton.binning.pack import PackedGaussians, form_gradients, pack_box, tiles_of
 from splax.ops.triton.lanes.atomic_sums import zeros_where
 from splax.ops.triton.lanes.row_io import clear_rows, store_rows, total_rows
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load, store, zeros
 from splax.ops.triton.pixel_regions import FORM_SIZE, num_tile_blocks
 from splax.ops.triton.projection.geometry import (
     Geometry,
-    Stored,
+    StoredArrays,
     direction_to,
+    early_cull,
     is_finite,
     is_valid,
     neutral_where_not,
-    outlook,
     project_geometry,
     read_camera,
     read_columns,
@@ -43,75 +43,75 @@ from splax.ops.triton.projection.harmonics import Coefficients, harmonics_gradie
 from splax.ops.types import KernelSettings, Parameters
 
 _RGB = 3
-_NUM_STORED = len(Stored._fields)
+_NUM_STORED = len(StoredArrays._fields)
 _SHN = Parameters._fields.index("shN")
 # Whose gradients' memory holds the sums over pixels until they are made of them: 13 columns, of which at most 12
 # are needed. That of shN is left to hold, before that, what the forward pass saved.
 _HOLDERS = [Parameters._fields.index(name) for name in ("quats", "means", "log_scales", "sh0")]
 
 
-class Projected(NamedTuple):
+class ProjectOutputs(NamedTuple):
     """Gaussians of one view, ready to be listed and drawn.
 
     Attributes:
-        prepared: as :func:`prepare.prepare` makes them; attributes and boxes only of rows that are drawn.
-        color_slopes: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
+        packed: as :func:`pack.pack` makes them; attributes and boxes only of rows that are drawn.
+        clamp_grad: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
             themselves need not be kept for the backward pass.
         depths: camera-space z, [N]; infinite where nothing is drawn.
         means2d: centres in pixels, moved by the offset, [N, 2].
         radii: half extents in pixels, [N, 2]; 0 where culled.
     """
 
-    prepared: Prepared
-    color_slopes: jax.Array
+    packed: PackedGaussians
+    clamp_grad: jax.Array
     depths: jax.Array
     means2d: jax.Array
     radii: jax.Array
 
 
-class Written(NamedTuple):
-    """References to what :func:`project` writes, flat; see :class:`Prepared` and :class:`Projected`."""
+class _ProjectOutputRefs(NamedTuple):
+    """References to the flat arrays of :class:`PackedGaussians` and :class:`ProjectOutputs`, which are written."""
 
     attributes: Any
     boxes: Any
     counts: Any
-    color_slopes: Any
+    clamp_grad: Any
     depths: Any
     means2d: Any
     radii: Any
 
 
-class SumsOfPixels(NamedTuple):
+class PixelSums(NamedTuple):
     """What the pixels say of Gaussians.
 
     Attributes:
         counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
-        color_slopes: from :func:`project`.
+        clamp_grad: from :func:`project`.
         rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
             ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
-            may hold some columns each; those that :func:`start_of_sums` made are overwritten.
-        first: first slot of each Gaussian, [N], if the rows are those of pairs.
-        v_means2d: cotangent of :attr:`Projected.means2d`, [N, 2]; None is zero.
+            may hold some columns each; those that :func:`initial_sums` made are overwritten.
+        first: first pair offset of each Gaussian, [N], if the rows are those of pairs.
+        v_means2d: cotangent of :attr:`ProjectOutputs.means2d`, [N, 2]; None is zero.
     """
 
     counts: jax.Array
-    color_slopes: jax.Array
+    clamp_grad: jax.Array
     rows: Sequence[jax.Array]
     first: jax.Array | None
     v_means2d: jax.Array | None
 
 
 class _SumRefs(NamedTuple):
-    """References to :class:`SumsOfPixels`, flat; those that are not there are None."""
+    """References to :class:`PixelSums`, flat; those that are not there are None."""
 
     counts: Any
-    color_slopes: Any
+    clamp_grad: Any
     rows: Sequence[Any]
     first: Any
     v_means2d: Any
 
     @classmethod
-    def of(cls, refs: Sequence[Any], sums: SumsOfPixels) -> _SumRefs:
+    def of(cls, refs: Sequence[Any], sums: PixelSums) -> _SumRefs:
         """The references, which lie as :func:`_sum_args` puts them."""
         counts, slopes, *others = refs
         rows, others = others[: len(sums.rows)], list(others[len(sums.rows) :])
@@ -119,8 +119,8 @@ class _SumRefs(NamedTuple):
         return cls(counts, slopes, rows, first, None if sums.v_means2d is None else others.pop(0))
 
 
-def _sum_args(sums: SumsOfPixels) -> list[jax.Array]:
-    args = [sums.counts, sums.color_slopes, *(x.reshape(-1) for x in sums.rows)]
+def _sum_args(sums: PixelSums) -> list[jax.Array]:
+    args = [sums.counts, sums.clamp_grad, *(x.reshape(-1) for x in sums.rows)]
     args += [] if sums.first is None else [sums.first]
     return args + ([] if sums.v_means2d is None else [sums.v_means2d.reshape(-1)])
 
@@ -133,7 +133,7 @@ def project(
     settings: KernelSettings,
     tile_grid: TileGrid,
     warp: Warp,
-) -> Projected:
+) -> ProjectOutputs:
     """Projects, colours and packs Gaussians.
 
     Args:
@@ -149,8 +149,11 @@ def project(
     width = FORM_SIZE + channels
 
     def kernel(*refs):
-        stored, offsets = Stored(*refs[:_NUM_STORED]), refs[_NUM_STORED : -len(Written._fields)]
-        out = Written(*refs[-len(Written._fields) :])
+        stored, offsets = (
+            StoredArrays(*refs[:_NUM_STORED]),
+            refs[_NUM_STORED : -len(_ProjectOutputRefs._fields)],
+        )
+        out = _ProjectOutputRefs(*refs[-len(_ProjectOutputRefs._fields) :])
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
@@ -160,13 +163,13 @@ def project(
             read_columns(stored.means, gaussian, 3, exists),
             read_columns(stored.log_scales, gaussian, 3, exists),
         )
-        ahead = outlook(mean, log_scale, lives, kernel_camera, settings)
+        early = early_cull(mean, log_scale, lives, kernel_camera, settings)
         moved = [load(offsets[0], gaussian * 2 + q, exists) if offsets else 0 for q in range(2)]
-        some_seen = jnp.max(ahead.may_be_seen.astype(jnp.int32)) > 0
+        some_seen = jnp.max(early.may_be_seen.astype(jnp.int32)) > 0
 
         @pl.when(~some_seen)
         def _():
-            center = [a + b for a, b in zip(ahead.center, moved, strict=True)]
+            center = [a + b for a, b in zip(early.center, moved, strict=True)]
             store_rows(out.means2d, base, center, exists, warp)
             clear_rows(out.radii, base, 2, num)
             store(out.counts, gaussian, full(0), exists)
@@ -194,7 +197,7 @@ def project(
                 bands = sum_harmonics(stored.shN, num_bases, basis, direction, base, valid, warp)
                 color = [a + b for a, b in zip(color, bands, strict=True)]
             valid &= is_finite(color)
-            store(out.color_slopes, gaussian, pack_slopes(color), exists)
+            store(out.clamp_grad, gaussian, pack_clamp_grad(color), exists)
             color = [jnp.maximum(value, 0) for value in color]
 
             form = form._replace(mean_x=form.mean_x + moved[0], mean_y=form.mean_y + moved[1])
@@ -211,16 +214,18 @@ def project(
     sizes += [(num, jnp.float32), (num * 2, jnp.float32), (num * 2, jnp.float32)]
     shapes = [jax.ShapeDtypeStruct((size,), dtype) for size, dtype in sizes]
     args = [*stored_arrays(params, camera), *([] if offset is None else [offset.reshape(-1)])]
-    written = Written(*warp.launch("project", kernel, (-(-num // LANES),), shapes, *args))
-    prepared = Prepared(written.attributes.reshape(num, width), written.boxes.reshape(num, 2), written.counts)
-    centers, radii = written.means2d.reshape(num, 2), written.radii.reshape(num, 2)
-    return Projected(prepared, written.color_slopes, written.depths, centers, radii)
+    outputs = _ProjectOutputRefs(*warp.launch("project", kernel, (-(-num // LANES),), shapes, *args))
+    packed = PackedGaussians(
+        outputs.attributes.reshape(num, width), outputs.boxes.reshape(num, 2), outputs.counts
+    )
+    centers, radii = outputs.means2d.reshape(num, 2), outputs.radii.reshape(num, 2)
+    return ProjectOutputs(packed, outputs.clamp_grad, outputs.depths, centers, radii)
 
 
 def project_gradients(
     params: Parameters,
     camera: Any,
-    sums: SumsOfPixels,
+    sums: PixelSums,
     settings: KernelSettings,
     tile_grid: TileGrid,
     warp: Warp,
@@ -250,17 +255,17 @@ def project_gradients(
     sizes = [x.size for x in floats] + [num * 2] * with_offset
 
     def kernel(*refs):
-        stored, grads = Stored(*refs[:_NUM_STORED]), refs[-len(sizes) :]
-        given = _SumRefs.of(refs[_NUM_STORED : -len(sizes)], sums)
+        stored, grads = StoredArrays(*refs[:_NUM_STORED]), refs[-len(sizes) :]
+        sum_refs = _SumRefs.of(refs[_NUM_STORED : -len(sizes)], sums)
         v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
-        count = load(given.counts, gaussian, exists)
+        count = load(sum_refs.counts, gaussian, exists)
         drawn = count > 0
         v_mean2d, moved = [zeros()] * 2, drawn
         if v_means2d is not None:
-            v_mean2d = [load(given.v_means2d, gaussian * 2 + q, exists) for q in range(2)]
+            v_mean2d = [load(sum_refs.v_means2d, gaussian * 2 + q, exists) for q in range(2)]
             moved |= (v_mean2d[0] != 0) | (v_mean2d[1] != 0)
         some_moved = jnp.max(moved.astype(jnp.int32)) > 0
 
@@ -272,11 +277,11 @@ def project_gradients(
         @pl.when(some_moved)
         def _():
             if first is None:
-                totals = [load(given.rows[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
+                totals = [load(sum_refs.rows[k], gaussian * rows[k].shape[1] + q, drawn) for k, q in places]
             else:
                 blocks = num_tile_blocks(tile_grid)
-                begin, num_here = load(given.first, gaussian, drawn) * blocks, count * blocks
-                totals = total_rows(given.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
+                begin, num_here = load(sum_refs.first, gaussian, drawn) * blocks, count * blocks
+                totals = total_rows(sum_refs.rows[0], begin, num_here, len(rows[0]), num_columns, warp)
             kernel_camera = read_camera(stored.camera, tile_grid)
             geometry = read_geometry(stored, gaussian, moved)
             valid = drawn
@@ -287,9 +292,9 @@ def project_gradients(
                 )
             geometry = neutral_where_not(geometry, valid, kernel_camera)
 
-            color_slopes = unpack_slopes(load(given.color_slopes, gaussian, drawn))
+            clamp_grad = unpack_clamp_grad(load(sum_refs.clamp_grad, gaussian, drawn))
             v_color = [
-                jnp.where(drawn, slope * totals[FORM_SIZE + q], 0) for q, slope in enumerate(color_slopes)
+                jnp.where(drawn, slope * totals[FORM_SIZE + q], 0) for q, slope in enumerate(clamp_grad)
             ]
             direction, to_mean = jax.vjp(lambda mean: direction_to(mean, kernel_camera), geometry.mean)
             v_direction = [zeros()] * 3
@@ -336,7 +341,7 @@ def project_gradients(
     return Parameters(*v_floats, **untrained), v_offset  # pyright: ignore
 
 
-def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> tuple[jax.Array, ...]:
+def initial_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> tuple[jax.Array, ...]:
     """Zeros for sums of Gaussians that are drawn, where some of the parameters' gradients will be.
 
     Args:
@@ -353,12 +358,12 @@ def start_of_sums(params: Parameters, counts: jax.Array, columns: int, warp: War
     return zeros_where(counts, widths[:enough], warp)
 
 
-def pack_slopes(color):
+def pack_clamp_grad(color):
     """Twice the derivative of max(x, 0) in each channel, two bits a channel; where x is 0, JAX takes a half."""
     r, g, b = ((value > 0).astype(jnp.int32) + (value >= 0).astype(jnp.int32) for value in color)
     return (r | g << 2 | b << 4).astype(jnp.int8)
 
 
-def unpack_slopes(packed):
-    """The derivatives that :func:`pack_slopes` packed, a channel each."""
+def unpack_clamp_grad(packed):
+    """The derivatives that :func:`pack_clamp_grad` packed, a channel each."""
     return [0.5 * ((packed.astype(jnp.int32) >> 2 * q) & 3).astype(jnp.float32) for q in range(_RGB)]

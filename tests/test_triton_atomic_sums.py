@@ -7,7 +7,7 @@ import pytest
 from jax.experimental import pallas as pl
 
 from splax.ops.triton.lanes import atomic_sums as sums
-from splax.ops.triton.lanes.atomic_sums import launch_sums, zeros_where
+from splax.ops.triton.lanes.atomic_sums import launch_atomic_sums, zeros_where
 from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load
 
 INTERPRETED = Warp(interpret=True)
@@ -22,7 +22,9 @@ def add_up(start: tuple[jax.Array, ...], rows: jax.Array, columns: jax.Array, va
         done = sums.add(row, sums.columns(load(columns, place)), load(values, place), row >= 0)
         sums.finish(full(0) | done)
 
-    return launch_sums("test", kernel, (rows.shape[0] // LANES,), start, INTERPRETED, rows, columns, values)
+    return launch_atomic_sums(
+        "test", kernel, (rows.shape[0] // LANES,), start, INTERPRETED, rows, columns, values
+    )
 
 
 def make_places(rng: np.random.Generator, num: int, width: int, *batch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 
 from splax.ops.intersection import saturating_sum
 from splax.ops.triton.binning.depth_sort import Ranks
-from splax.ops.triton.binning.pair_offsets import BLOCK, number_slots
+from splax.ops.triton.binning.pair_offsets import RANKS_PER_BLOCK, assign_pair_offsets
 from splax.ops.triton.lanes import block_sums
 from splax.ops.triton.lanes.warp import Warp
 
@@ -38,11 +38,11 @@ def expected(counts: np.ndarray, ranks: Ranks):
     [
         (1, 1, 1, True),
         (12, 9, 12, True),
-        (BLOCK, BLOCK, BLOCK, True),
-        (BLOCK + 33, 0, BLOCK + 33, True),
-        (2 * BLOCK + 5, BLOCK, 2 * BLOCK + 5, True),
-        (2 * BLOCK + 1, 2 * BLOCK + 1, 2 * BLOCK + 1, False),
-        (3 * BLOCK, 2 * BLOCK, BLOCK + 7, True),
+        (RANKS_PER_BLOCK, RANKS_PER_BLOCK, RANKS_PER_BLOCK, True),
+        (RANKS_PER_BLOCK + 33, 0, RANKS_PER_BLOCK + 33, True),
+        (2 * RANKS_PER_BLOCK + 5, RANKS_PER_BLOCK, 2 * RANKS_PER_BLOCK + 5, True),
+        (2 * RANKS_PER_BLOCK + 1, 2 * RANKS_PER_BLOCK + 1, 2 * RANKS_PER_BLOCK + 1, False),
+        (3 * RANKS_PER_BLOCK, 2 * RANKS_PER_BLOCK, RANKS_PER_BLOCK + 7, True),
     ],
 )
 @pytest.mark.parametrize("cumsum", [False, True])
@@ -50,7 +50,7 @@ def test_slots_are_running_sums(num, num_drawn, room, with_first, cumsum, monkey
     counts, ranks = shuffled(num, num_drawn, room)
     if cumsum:
         monkeypatch.setattr(block_sums, "_MOST_BLOCKS", 0)
-    ends, total, first = number_slots(jnp.asarray(counts), ranks, INTERPRETED, with_first=with_first)
+    ends, total, first = assign_pair_offsets(jnp.asarray(counts), ranks, INTERPRETED, with_first=with_first)
     wanted_ends, wanted_first = expected(counts, ranks)
     np.testing.assert_array_equal(ends[: len(wanted_ends)], wanted_ends)
     assert total == wanted_ends[-1:].sum()
@@ -60,28 +60,31 @@ def test_slots_are_running_sums(num, num_drawn, room, with_first, cumsum, monkey
         assert first is None
 
 
-@pytest.mark.parametrize(("num", "most"), [(5 * BLOCK, 2**22), (BLOCK + 3, 2**28), (BLOCK, 2**31 - 1)])
+@pytest.mark.parametrize(
+    ("num", "most"),
+    [(5 * RANKS_PER_BLOCK, 2**22), (RANKS_PER_BLOCK + 3, 2**28), (RANKS_PER_BLOCK, 2**31 - 1)],
+)
 def test_ends_wrap_around_as_integers_do_and_the_total_stays_at_the_largest(num, most):
     counts, ranks = shuffled(num, num, num, most)
-    ends, total, _ = number_slots(jnp.asarray(counts), ranks, INTERPRETED, with_first=False)
+    ends, total, _ = assign_pair_offsets(jnp.asarray(counts), ranks, INTERPRETED, with_first=False)
     assert ends.min() < 0 and counts.sum(dtype=np.int64) > 2**31
     np.testing.assert_array_equal(ends, expected(counts, ranks)[0])
     assert total == saturating_sum(jnp.asarray(counts)) == 2**31 - 1
 
 
 def test_a_total_that_just_fits_is_exact():
-    num = 4 * BLOCK - 9
+    num = 4 * RANKS_PER_BLOCK - 9
     counts, ranks = jnp.full(num, 2**20, jnp.int32), Ranks(jnp.arange(num), jnp.array([num]))
-    slots = number_slots(counts, ranks, INTERPRETED, with_first=True)
-    assert slots.total == slots.ends[-1] == len(counts) * 2**20
+    pair_offsets = assign_pair_offsets(counts, ranks, INTERPRETED, with_first=True)
+    assert pair_offsets.total == pair_offsets.ends[-1] == len(counts) * 2**20
 
 
 def test_a_batch_is_numbered_as_each_of_its_views():
-    num, room = BLOCK + 40, BLOCK + 9
-    views = [shuffled(num, num_drawn, room, seed=num_drawn) for num_drawn in (0, 60, BLOCK + 9)]
+    num, room = RANKS_PER_BLOCK + 40, RANKS_PER_BLOCK + 9
+    views = [shuffled(num, num_drawn, room, seed=num_drawn) for num_drawn in (0, 60, RANKS_PER_BLOCK + 9)]
     counts, ranks = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *views)
     ends, totals, first = jax.vmap(
-        lambda counts, ranks: number_slots(counts, ranks, INTERPRETED, with_first=True)
+        lambda counts, ranks: assign_pair_offsets(counts, ranks, INTERPRETED, with_first=True)
     )(counts, ranks)
     assert first is not None
     for i, (counts, ranks) in enumerate(views):
