@@ -155,7 +155,7 @@ def test_errors_say_what_is_wrong(view):
         splax.Gaussians.from_depth(scene, [constant(1), constant(1)])
     with pytest.raises(ValueError, match=r"1 training views.*fewer"):
         splax.Gaussians.from_depth(scene, [])
-    with pytest.raises(ValueError, match=r"'view'.*of the photo's shape, 32 x 40.*\[40, 32\]"):
+    with pytest.raises(ValueError, match=r"'view'.*the photo's aspect ratio, that of 32 x 40.*\[40, 32\]"):
         splax.Gaussians.from_depth(scene, [constant(1, HEIGHT, WIDTH)])
     with pytest.raises(ValueError, match="num must be at least 1"):
         splax.Gaussians.from_depth(scene, [constant(1)], 0)

@@ -84,13 +84,13 @@ def load_dataset(
 
     Example:
         >>> import json, pathlib, tempfile
+        >>> import cv2
         >>> import numpy as np
         >>> import splax
-        >>> from splax.reports.images import save_png
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     frames = []
         ...     for i in range(3):
-        ...         save_png(f"{folder}/{i}.png", np.full((12, 16, 3), 50 * i, np.uint8))
+        ...         _ = cv2.imwrite(f"{folder}/{i}.png", np.full((12, 16, 3), 50 * i, np.uint8))
         ...         frames.append({"file_path": f"{i}.png", "transform_matrix": np.eye(4).tolist()})
         ...     meta = {"camera_angle_x": 1.0, "frames": frames}
         ...     _ = pathlib.Path(folder, "transforms.json").write_text(json.dumps(meta))
