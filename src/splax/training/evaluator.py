@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -79,7 +80,7 @@ class Evaluator:
             model,
             scene,
             Corrections(parts, cameras, steps=1, extent=scene.extent),
-            params or {},
+            jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), dict(params or {})),
             ColorRenderer.of(model, views[0].camera),
             _photometric,
             jnp.asarray(scene.background, jnp.float32),
