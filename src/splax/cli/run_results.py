@@ -1,4 +1,4 @@
-"""What a run came to: the splat, what was learned along with it, and scores and pictures of the held-out views."""
+"""Writes the results of a run: the splat, the corrections, and scores and pictures of the held-out views."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEARN_POSES = ("refine_poses",)
 
 
 def fitted_scores(asked: Scores, learned: dict[str, Any]) -> dict[str, bool]:
-    """The further scores for which something is fitted to the photos of held-out views.
+    """Decides on the scores for which colours or cameras are fitted to the photos of held-out views.
 
     Args:
         asked: scores that the command line asks for.
@@ -99,7 +99,7 @@ def write_evaluation(
 
     Args:
         folder: the run's folder.
-        evaluator: what renders and scores the held-out views.
+        evaluator: the Trainer or the Evaluator that renders and scores the held-out views.
         facts: further entries of the metrics; scores among them are those of an earlier evaluation, and
             are left out.
         networks: networks of LPIPS.

@@ -15,7 +15,7 @@ from splax.cli.options import Running, Training, unset
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train on a small built-in scene: a minute or two to a first splat, without any data."""
+    """Train on a small built-in scene, without any data; the first splat takes a minute or two."""
 
     out: Path = Path("runs/demo")
     """Folder to write the run to; an earlier demo in it is replaced."""
