@@ -22,7 +22,7 @@ from splax.cli import scenes
 from splax.cli import setup as training_setup
 from splax.cli.flat_options import unflatten
 from splax.cli.options import Training
-from splax.cli.run_folder import RunFolder, picture_name
+from splax.cli.run_folder import RunFolder, image_name
 from splax.cli.strategy import strategy_of
 from splax.training.runtime import memory
 
@@ -554,8 +554,8 @@ def test_every_option_is_explained(capsys):
         ("v1.5", "v1.5.png"),
     ],
 )
-def test_picture_names_stay_in_their_folder(view, picture):
-    assert picture_name(view) == picture
+def test_image_names_stay_in_their_folder(view, picture):
+    assert image_name(view) == picture
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ class RunFolder:
         return self._read_json(CONFIG)
 
     def write_log(self, history: Sequence[Progress]) -> None:
-        """Writes one line for each segment of steps."""
+        """Writes one line for each compiled call."""
         lines = [json.dumps(_plain(progress._asdict())) for progress in history]
         write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
 
@@ -216,19 +216,19 @@ class RunFolder:
             losses = np.array([entry.loss for entry in history])
             save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
 
-    def write_picture(self, name: str, picture: np.ndarray) -> None:
-        """Writes the picture of a held-out view.
+    def write_image(self, name: str, image: np.ndarray) -> None:
+        """Writes the image of a held-out view.
 
         Args:
-            name: name of the file, from :func:`picture_name`.
-            picture: the picture, [H, W, 3].
+            name: name of the file, from :func:`image_name`.
+            image: the image, [H, W, 3].
         """
-        save_png(self.path / EVAL / name, picture)
+        save_png(self.path / EVAL / name, image)
 
-    def write_contact_sheet(self, pictures: Sequence[np.ndarray]) -> None:
-        """Writes pictures of held-out views on one sheet, if there are any."""
-        if pictures:
-            save_png(self.path / CONTACT_SHEET, contact_sheet(pictures))
+    def write_contact_sheet(self, images: Sequence[np.ndarray]) -> None:
+        """Writes images of held-out views on one sheet, if there are any."""
+        if images:
+            save_png(self.path / CONTACT_SHEET, contact_sheet(images))
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Writes scores and facts of the run."""
@@ -308,8 +308,8 @@ def _is_finished(path: Path) -> bool:
     return any((path / name).exists() for name in (POINT_CLOUD, METRICS))
 
 
-def picture_name(view_name: str) -> str:
-    """The name of the file for a view's picture, without folders, whatever the view is called."""
+def image_name(view_name: str) -> str:
+    """The name of the file for a view's image, without folders, whatever the view is called."""
     stem = re.sub(r"\.(png|jpe?g)$", "", view_name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
 

@@ -57,7 +57,7 @@ def train(data: Path, out: Path | None, options: Training, *, overwrite: bool) -
 
 
 def demo(out: Path, options: Training) -> int:
-    """Ray traces the built-in scene, trains on its pictures and writes a run folder; returns the exit status.
+    """Ray traces the built-in scene, trains on its images and writes a run folder; returns the exit status.
 
     Args:
         out: folder of the run; an earlier demo in it is replaced.
@@ -69,7 +69,7 @@ def demo(out: Path, options: Training) -> int:
     folder = RunFolder.create(out, overwrite=_holds_demo(out))
     say(f"Run folder: {folder.path}")
     keep_programs()
-    say("Ray tracing 48 pictures for training and 8 held-out ones ...")
+    say("Ray tracing 48 images for training and 8 held-out ones ...")
     scene = load_scene(DEMO, options.downscale, options.photos)
     return _begin(scene, DEMO, folder, options, lambda: start_of_demo(scene, options))
 
@@ -145,7 +145,7 @@ def _train(trainer: Trainer, folder: RunFolder, options: Training) -> int:
     say(f"Splat: {folder.path / POINT_CLOUD}")
     say(f"Scores: {folder.path / METRICS}")
     say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
-    say(f"Pictures around the scene, and a film: splax render {folder.path}")
+    say(f"Images around the scene, and a film: splax render {folder.path}")
     if interrupted and checkpoints is not None and checkpoints.steps():
         say(f"Resume the run: splax train --resume {folder.path}")
     if options.running.profile:

@@ -36,7 +36,7 @@ class Demo:
     )
 
     def run(self) -> int:
-        """Ray traces the scene, trains on its pictures and writes a run folder."""
+        """Ray traces the scene, trains on its images and writes a run folder."""
         from splax.cli import training_run
 
         return training_run.demo(self.out, self.settings())
