@@ -22,7 +22,7 @@ from splax.cli import scenes
 from splax.cli import setup as training_setup
 from splax.cli.flat_options import unflatten
 from splax.cli.options import Training
-from splax.cli.run_folder import RunFolder, picture_name
+from splax.cli.run_folder import RunFolder, image_name
 from splax.cli.strategy import strategy_of
 from splax.training.runtime import memory
 
@@ -277,7 +277,7 @@ def test_convert_goes_by_the_names(finished, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "150 Gaussians of SH degree 1" in output and str(spz) in output and "MB" in output
     assert splax.load_splats(spz).capacity == 150
-    assert_refused(run("convert", ply, spz), capsys, "there already", "--overwrite")
+    assert_refused(run("convert", ply, spz), capsys, "exists already", "--overwrite")
     before = spz.read_bytes()
     assert run("convert", ply, spz, "--overwrite", "--spz-version", 2) == 0
     assert spz.read_bytes() != before
@@ -379,7 +379,7 @@ def test_bad_options_are_refused_in_one_line(data, tmp_path, capsys, options, wo
 def test_what_is_out_of_range_is_said_before_the_start_is_looked_for(data, tmp_path, capsys):
     for name, value in (("--steps", 0), ("--sh-degree", 4), ("--tile-size", 0), ("--max-gaussians", 0)):
         assert run("train", data, "--out", tmp_path / "run", name, value) == 2
-        assert "Looking for where to start" not in capsys.readouterr().out
+        assert "Looking for a start" not in capsys.readouterr().out
 
 
 def test_too_little_memory_is_said_before_the_first_step(data, tmp_path, capsys, monkeypatch):
@@ -407,7 +407,7 @@ def test_bad_folders_are_refused_in_one_line(data, tmp_path, capsys):
     assert_refused(run("train", data, "--out", file / "run", *FAST), capsys, "cannot be written")
     assert_refused(run("demo", "--out", file), capsys, "is a file")
     assert_refused(run("eval", tmp_path / "none"), capsys, "no such folder")
-    assert_refused(run("eval", data), capsys, "no finished run", "config.json")
+    assert_refused(run("eval", data), capsys, "not a finished run", "config.json")
 
 
 def test_render_refuses_a_file_and_no_frames(finished, tmp_path, capsys):
@@ -450,10 +450,10 @@ DAMAGE = {
     "config of true": (lambda f: edit_json(f / "config.json", test_every=True), ["'test_every'", "True"]),
     "data moved away": (
         lambda f: edit_json(f / "config.json", data="/no/where"),
-        ["where nothing is any more", "where"],
+        ["which is not there any more", "where"],
     ),
     "malformed metrics": (lambda f: (f / "metrics.json").write_text("nope"), ["metrics.json", "json"]),
-    "no splat": (lambda f: (f / "point_cloud.ply").unlink(), ["no finished run", "point_cloud.ply"]),
+    "no splat": (lambda f: (f / "point_cloud.ply").unlink(), ["not a finished run", "point_cloud.ply"]),
     "no ply": (lambda f: (f / "point_cloud.ply").write_text("hello"), ["point_cloud.ply"]),
     "half a ply": (
         lambda f: (f / "point_cloud.ply").write_bytes((f / "point_cloud.ply").read_bytes()[:-100]),
@@ -554,8 +554,8 @@ def test_every_option_is_explained(capsys):
         ("v1.5", "v1.5.png"),
     ],
 )
-def test_picture_names_stay_in_their_folder(view, picture):
-    assert picture_name(view) == picture
+def test_image_names_stay_in_their_folder(view, picture):
+    assert image_name(view) == picture
 
 
 @pytest.mark.slow

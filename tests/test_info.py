@@ -80,7 +80,7 @@ def test_info_on_a_run_does_not_need_its_data_or_the_entries_of_later_versions(c
     (copy / "config.json").write_text(json.dumps(config | {"data": "/no/where"}))
     (copy / "metrics.json").write_text('{"psnr": "many", "steps": [], "guard": 3, "cc_psnr": 20.5}')
     said = facts(describe_run(copy))
-    assert said["data"] == "/no/where, where nothing is any more" and said["scores"].startswith(
+    assert said["data"] == "/no/where, which is not there any more" and said["scores"].startswith(
         "cc_psnr 20.5000"
     )
     assert not {"versions", "start", "guard", "gaussians"} & said.keys()

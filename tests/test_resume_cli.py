@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_files(data, whole, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_files(whole, stopped, capsys):
     assert run("train", "--resume", stopped) == 0
-    assert "Going on after " in capsys.readouterr().out
+    assert "Resuming after " in capsys.readouterr().out
     assert_same_results(whole, stopped)
     assert log(whole) == log(stopped)
     # Once more: nothing is left to do but to write the results.

@@ -1,1 +1,1 @@
-"""The command line. Nothing below it knows of its options."""
+"""The command line. No other part of splax knows its options."""

@@ -1,4 +1,4 @@
-"""A dataset in words: what ``splax info`` and ``splax train`` print of it."""
+"""Describes a dataset in words, for ``splax info`` and ``splax train``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from splax.scene import Scene, View
 
-# How many photos a description looks into.
+# The largest number of photos that are read for a description.
 _MAX_LOOKED_AT = 64
 
 
 def describe_scene(scene: Scene) -> str:
-    """What a scene holds, in a few lines for people; printed by ``splax info``."""
+    """Describes a scene in a few lines for people."""
     views = [*scene.train, *scene.test]
     intrinsics = list(dict.fromkeys(tuple(np.asarray(view.camera.K).ravel().tolist()) for view in views))
     fx, _, cx, _, fy, cy = intrinsics[0][:6]
@@ -43,7 +43,7 @@ def describe_scene(scene: Scene) -> str:
 
 
 def describe_sizes(views: Sequence[View]) -> str:
-    """The sizes of views for people, the most frequent first."""
+    """The sizes of views in words, the most frequent size first."""
     sizes = Counter((view.camera.width, view.camera.height) for view in views).most_common()
     if len(sizes) == 1:
         return "{} x {} pixels".format(*sizes[0][0])
@@ -52,7 +52,7 @@ def describe_sizes(views: Sequence[View]) -> str:
 
 
 def _readable(views: Sequence[View]) -> list[View]:
-    """Those that can be looked into; of views on disk one may know only when they are decoded."""
+    """The views whose images can be read; some damage is found only when an image is decoded."""
     readable = []
     for view in views:
         with suppress(ValueError):

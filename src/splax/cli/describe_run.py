@@ -1,4 +1,4 @@
-"""A run folder in words, for ``splax info``."""
+"""Describes a run in words, for ``splax info``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from splax.training.recovery.checkpoints import Checkpoints
 
 
 def describe_run(path: Path) -> str:
-    """What was asked of a run and what came of it, in a few lines for people.
+    """Describes the settings and the results of a run in a few lines for people.
 
     Args:
         path: folder of the run.
@@ -45,7 +45,7 @@ def describe_run(path: Path) -> str:
 def _data(data: str) -> str:
     if data == DEMO:
         return "the built-in scene of splax demo"
-    return data if Path(data).exists() else f"{data}, where nothing is any more"
+    return data if Path(data).exists() else f"{data}, which is not there any more"
 
 
 def _given(options: Training) -> str:
@@ -70,7 +70,7 @@ def _start(start: Any) -> str | None:
 
 
 def _state(path: Path, metrics: dict[str, Any]) -> str:
-    """Whether the run is finished, and what resumes it if not."""
+    """Whether the run is finished, and the command that resumes it if it is not."""
     steps = _number(metrics.get("steps"))
     saved = Checkpoints(path / CHECKPOINTS).steps() if (path / CHECKPOINTS).is_dir() else []
     if metrics.get("interrupted") is False:

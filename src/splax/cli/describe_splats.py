@@ -1,4 +1,4 @@
-"""A splat file in words, for ``splax info``."""
+"""Describes a splat file in words, for ``splax info``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_splat_file(path: Path) -> bool:
 
 
 def describe_splats(path: Path) -> str:
-    """What a splat file holds, in a few lines for people.
+    """Describes a splat file in a few lines for people.
 
     Args:
         path: the file, or the folder of an unpacked SOG.

@@ -1,4 +1,4 @@
-"""A finished run with everything that it learned, to score or to render."""
+"""Reads a finished run with everything that it learned, to score or to render it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def load_evaluator(folder: RunFolder, data: Path | None) -> Evaluator:
         config["data"] = str(data)
     elif config["data"] != DEMO and not Path(config["data"]).exists():
         raise ValueError(
-            f"the photos of {folder.path} were in {config['data']}, where nothing is any more; say where they are "
-            "by --data."
+            f"the photos of {folder.path} were in {config['data']}, which is not there any more; give their "
+            "folder with --data."
         )
     keep_programs()
     rasterizer = TileRasterizer(default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)

@@ -25,7 +25,7 @@ def unset(default: str, metavar: str) -> object:
     """Describes an option that is None unless it is given.
 
     Args:
-        default: what None means, for people; the help shows it as the default.
+        default: meaning of None, for people; the help shows it as the default.
         metavar: name of the value in the help, such as ``"INT"``.
     """
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")

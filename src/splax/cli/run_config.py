@@ -86,7 +86,7 @@ def read_sh_degree(config: dict[str, Any], path: Path) -> int:
 
 
 def check_unchanged(given: Training, began: Training, *, data: Path | None, began_with: str) -> None:
-    """Does nothing if the options given to resume a run are defaults or those that the run began with.
+    """Checks that the options given to resume a run are defaults or those that the run began with.
 
     Args:
         given: options of the command line.
@@ -95,7 +95,7 @@ def check_unchanged(given: Training, began: Training, *, data: Path | None, bega
         began_with: the dataset of the run.
 
     Raises:
-        ValueError: if some differ; names them.
+        ValueError: if some differ; the message names them.
     """
     differing = []
     if data is not None and str(data.expanduser().resolve()) != began_with:
@@ -106,8 +106,8 @@ def check_unchanged(given: Training, began: Training, *, data: Path | None, bega
             differing.append(f"{flag(name)} {now} (it began with {before[name]})")
     if differing:
         raise ValueError(
-            f"--resume goes on with the options that the run began with; leave out {', '.join(differing)}, or "
-            "start a new run."
+            f"--resume takes the options that the run began with; leave out {', '.join(differing)}, or start "
+            "a new run."
         )
 
 

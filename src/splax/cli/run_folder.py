@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, what came out, and pictures of it. Every file is whole or absent."""
+"""The folder of a run: names, reads and writes its files. Every file is whole or absent."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ CHECKPOINTS = "checkpoints"
 
 
 class RunFolder:
-    """Files of a run, by name. See the module's constants.
+    """The files of a run. Their names are the constants of this module.
 
     Attributes:
-        path: the folder.
+        path: path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,26 +51,26 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
-        """A folder to write a new run into; nothing is written yet.
+        """The folder of a new run; this method writes nothing yet.
 
         Args:
-            path: the folder, which need not exist.
-            overwrite: whether the run that it may hold can be replaced.
+            path: path of the folder, which need not exist.
+            overwrite: whether to replace a run that the folder holds.
 
         Raises:
-            ValueError: if the path is a file, or holds a run that is not to be replaced.
+            ValueError: if the path is that of a file, or the folder holds a run that must not be replaced.
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"--out {path} is a file; give the path of a folder for the run.")
         if not overwrite and (path / CHECKPOINTS).exists() and not (path / METRICS).exists():
             raise ValueError(
-                f"--out {path} holds a run that was stopped; go on with it by `splax train --resume {path}`, "
-                "choose another folder, or add --overwrite."
+                f"--out {path} holds a run that was stopped; resume it with `splax train --resume {path}`, "
+                "choose another folder, or replace it with --overwrite."
             )
         if not overwrite and _is_finished(path):
             raise ValueError(
-                f"--out {path} already holds a run, which is not replaced unasked; choose another folder, or add "
-                "--overwrite to `splax train`."
+                f"--out {path} already holds a run; choose another folder, or replace the run with `splax train "
+                "--overwrite`."
             )
         return cls(path)
 
@@ -78,15 +78,18 @@ class RunFolder:
     def open(cls, path: Path) -> RunFolder:
         """The folder of a finished run.
 
+        Args:
+            path: path of the folder.
+
         Raises:
-            ValueError: if it is none.
+            ValueError: if the folder does not exist, or holds no finished run.
         """
         if not path.is_dir():
             raise ValueError(f"{path}: no such folder; expected a run written by `splax train --out {path}`.")
         for name in (CONFIG, POINT_CLOUD):
             if not (path / name).is_file():
                 raise ValueError(
-                    f"{path} is no finished run: it has no {name}; expected a folder of `splax train`."
+                    f"{path} is not a finished run: it has no {name}; expected a folder of `splax train`."
                 )
         return cls(path)
 
@@ -94,8 +97,11 @@ class RunFolder:
     def reopen(cls, path: Path) -> RunFolder:
         """The folder of a run that was begun, and may be finished.
 
+        Args:
+            path: path of the folder.
+
         Raises:
-            ValueError: if it is none.
+            ValueError: if no run was begun there.
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"--resume {path}: no run was begun there; it has no {CONFIG}.")
@@ -112,10 +118,13 @@ class RunFolder:
             return (path / POINT_CLOUD).is_file()
 
     def begin(self, config: dict[str, Any]) -> None:
-        """Makes the folder, clears what an earlier run left, and writes what was asked for, by which versions.
+        """Makes the folder, removes the files of an earlier run, and writes the settings of this one.
+
+        Args:
+            config: settings of the run; versions are added to them.
 
         Raises:
-            ValueError: if it cannot be written to.
+            ValueError: if the folder cannot be written to.
         """
         old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE, SCORES, CONTACT_SHEET)]
         old += [
@@ -135,7 +144,7 @@ class RunFolder:
         self._write_json(CONFIG, {**config, "versions": versions()})
 
     def read_config(self) -> dict[str, Any]:
-        """What was asked for.
+        """The settings of the run, as :meth:`begin` wrote them.
 
         Raises:
             ValueError: if the file is damaged.
@@ -143,19 +152,34 @@ class RunFolder:
         return self._read_json(CONFIG)
 
     def write_log(self, history: Sequence[Progress]) -> None:
-        """One line for each stretch of steps."""
+        """Writes one line for each compiled call."""
         lines = [json.dumps(_plain(progress._asdict())) for progress in history]
         write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
 
     def write_scores(self, step: int, scores: dict[str, Any]) -> None:
-        """Adds a line with mean scores at a step of the run, in place of those of this step and later ones."""
+        """Adds a line of mean scores, and removes the lines of this step and of later ones.
+
+        Args:
+            step: the step of the run at which the scores were measured.
+            scores: the scores by name.
+
+        Raises:
+            ValueError: if the file is damaged, or cannot be written.
+        """
         self.forget_scores_from(step)
         path = self.path / SCORES
         lines = path.read_bytes() if path.is_file() else b""
         write_whole(path, lines + (json.dumps(_plain({"step": step, **scores})) + "\n").encode())
 
     def forget_scores_from(self, step: int) -> None:
-        """Removes the lines of a step and of later ones, which a run that goes on from there makes again."""
+        """Removes the lines of a step and of later steps; a run that is resumed there writes them again.
+
+        Args:
+            step: the first step whose line is removed.
+
+        Raises:
+            ValueError: if the file is damaged, or cannot be written.
+        """
         path = self.path / SCORES
         if path.is_file():
             try:
@@ -171,7 +195,7 @@ class RunFolder:
 
         Args:
             gaussians: the Gaussians to write, those alive.
-            antialiased: whether they were trained with ``TileRasterizer(antialiased=True)``.
+            antialiased: whether the Gaussians were trained with ``TileRasterizer(antialiased=True)``.
         """
         save_ply(self.path / POINT_CLOUD, gaussians, antialiased=antialiased)
 
@@ -192,14 +216,19 @@ class RunFolder:
             losses = np.array([entry.loss for entry in history])
             save_curve(self.path / LOSS_CURVE, steps, losses, title="training loss", xlabel="step")
 
-    def write_picture(self, name: str, picture: np.ndarray) -> None:
-        """Writes the picture of a held-out view, [H, W, 3]; ``name`` is that of the file."""
-        save_png(self.path / EVAL / name, picture)
+    def write_image(self, name: str, image: np.ndarray) -> None:
+        """Writes the image of a held-out view.
 
-    def write_contact_sheet(self, pictures: Sequence[np.ndarray]) -> None:
-        """Writes pictures of held-out views on one sheet, if there are any."""
-        if pictures:
-            save_png(self.path / CONTACT_SHEET, contact_sheet(pictures))
+        Args:
+            name: name of the file, from :func:`image_name`.
+            image: the image, [H, W, 3].
+        """
+        save_png(self.path / EVAL / name, image)
+
+    def write_contact_sheet(self, images: Sequence[np.ndarray]) -> None:
+        """Writes images of held-out views on one sheet, if there are any."""
+        if images:
+            save_png(self.path / CONTACT_SHEET, contact_sheet(images))
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
         """Writes scores and facts of the run."""
@@ -222,7 +251,7 @@ class RunFolder:
         return load_ply(self.path / POINT_CLOUD)
 
     def is_antialiased(self) -> bool:
-        """Whether they were trained with ``TileRasterizer(antialiased=True)``, as their file says.
+        """Whether the Gaussians were trained with ``TileRasterizer(antialiased=True)``, as their file says.
 
         Raises:
             ValueError: if the file is damaged.
@@ -237,13 +266,16 @@ class RunFolder:
             raise ValueError(f"{path} {error}.") from error
 
     def load_corrections(self, num_views: int) -> dict[str, tuple[Correction, np.ndarray]]:
-        """What training learned that views held out are drawn with: corrections and their Params, by name.
+        """Reads the corrections that training learned; held-out views are drawn with them.
 
         Args:
-            num_views: training views that the data has.
+            num_views: number of training views that the dataset has.
+
+        Returns:
+            Each correction and its Params, [V, ...], by the correction's name.
 
         Raises:
-            ValueError: if a file is damaged, or is of another number of training views.
+            ValueError: if a file is damaged, or belongs to another number of training views.
         """
         return read_corrections(self.path / CORRECTIONS, num_views)
 
@@ -276,14 +308,14 @@ def _is_finished(path: Path) -> bool:
     return any((path / name).exists() for name in (POINT_CLOUD, METRICS))
 
 
-def picture_name(view_name: str) -> str:
-    """A flat file name for a view's picture, whatever the view is called."""
+def image_name(view_name: str) -> str:
+    """The name of the file for a view's image, without folders, whatever the view is called."""
     stem = re.sub(r"\.(png|jpe?g)$", "", view_name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as strict JSON: paths as strings, numbers that are not finite as null."""
+    """A value as strict JSON has it: paths are strings, and numbers that are not finite are null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a run came to: the splat, what was learned along with it, and scores and pictures of the held-out views."""
+"""Writes the results of a run: the splat, the corrections, and scores and images of the held-out views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from splax.cli.options import Scores
 from splax.cli.provenance import device_name, versions
-from splax.cli.run_folder import RunFolder, picture_name
+from splax.cli.run_folder import RunFolder, image_name
 from splax.corrections.held_out import HeldOutViews
 from splax.metrics.lpips import Network
 from splax.reports.images import side_by_side
@@ -28,7 +28,7 @@ _LEARN_POSES = ("refine_poses",)
 
 
 def fitted_scores(asked: Scores, learned: dict[str, Any]) -> dict[str, bool]:
-    """The further scores for which something is fitted to the photos of held-out views.
+    """Decides on the scores for which colours or cameras are fitted to the photos of held-out views.
 
     Args:
         asked: scores that the command line asks for.
@@ -52,7 +52,7 @@ def write_results(
     color_correct: bool = False,
     pose_align: bool = False,
 ) -> dict[str, Any]:
-    """Writes the point cloud first, then scores and pictures of the held-out views; returns the metrics.
+    """Writes the point cloud first, then scores and images of the held-out views; returns the metrics.
 
     Args:
         folder: the run's folder.
@@ -95,11 +95,11 @@ def write_evaluation(
     color_correct: bool = False,
     pose_align: bool = False,
 ) -> dict[str, Any]:
-    """Writes scores and pictures of the held-out views, and the training cameras if they were refined.
+    """Writes scores and images of the held-out views, and the training cameras if they were refined.
 
     Args:
         folder: the run's folder.
-        evaluator: what renders and scores the held-out views.
+        evaluator: the Trainer or the Evaluator that renders and scores the held-out views.
         facts: further entries of the metrics; scores among them are those of an earlier evaluation, and
             are left out.
         networks: networks of LPIPS.
@@ -116,14 +116,14 @@ def write_evaluation(
     asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
     held_out = evaluator.held_out()
     _write_cameras(folder, held_out)
-    per_view, pictures = [], []
+    per_view, images = [], []
     for scores in evaluator.evaluate_views(networks=networks, held_out=held_out, **asked):
         per_view.append({"name": scores.view.name, **scores.numbers()})
-        picture = side_by_side(scores.view.image, scores.image)
-        folder.write_picture(picture_name(scores.view.name), picture)
-        if len(pictures) < MAX_SHEET_ROWS:
-            pictures.append(picture)
-    folder.write_contact_sheet(pictures)
+        image = side_by_side(scores.view.image, scores.image)
+        folder.write_image(image_name(scores.view.name), image)
+        if len(images) < MAX_SHEET_ROWS:
+            images.append(image)
+    folder.write_contact_sheet(images)
     metrics = {
         **{name: fact for name, fact in facts.items() if not SCORE.match(name)},
         "world": describe_world(evaluator.scene, held_out),

@@ -1,4 +1,4 @@
-"""What the corrections of a run learned, as its folder keeps it: a .npy file for each, of a row for each view."""
+"""Reads the corrections that a run learned: a .npy file for each, with a row for each training view."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from splax.files.npy import read_npy
 
 
 class _Kind(NamedTuple):
-    """A correction that can be made again.
+    """A kind of correction that can be made from its file.
 
     Attributes:
-        make: it, from its Params.
-        row: shape of a row; None: of any length.
+        make: function that makes the correction from its Params, [V, ...].
+        row: shape of a row of the Params; None stands for any length.
         shared: whether a single row may stand for all views.
     """
 
@@ -44,14 +44,17 @@ _KINDS = {
 
 
 def read_corrections(folder: Path, num_views: int) -> dict[str, tuple[Correction, np.ndarray]]:
-    """Corrections and their Params by name, of those that the folder has.
+    """Reads the corrections that the folder has.
 
     Args:
-        folder: of the files.
-        num_views: training views that the data has.
+        folder: folder of the files.
+        num_views: number of training views that the dataset has.
+
+    Returns:
+        Each correction and its Params, [V, ...], by the correction's name.
 
     Raises:
-        ValueError: if a file is damaged, or is of another number of training views.
+        ValueError: if a file is damaged, or belongs to another number of training views.
     """
     paths = {name: folder / f"{name}.npy" for name in _KINDS}
     return {name: _read(path, _KINDS[name], num_views) for name, path in paths.items() if path.is_file()}

@@ -1,4 +1,4 @@
-"""Makes a Trainer, and the Gaussians that it starts from, of the options of a run."""
+"""Makes the Trainer of a run, and the Gaussians that it starts from, according to the options."""
 
 from __future__ import annotations
 
@@ -31,16 +31,19 @@ from splax.training.photos.resolution import CoarseToFine
 from splax.training.start import DEPTH, FILE, RANDOM, SFM, Start, choose_start
 from splax.training.trainer import Trainer
 
-# The demo's things stand within this many times the median distance of the cameras.
+# The objects of the demo lie within this many times the median distance of the cameras.
 _DEMO_EXTENT = 0.5
 _DEMO_GAUSSIANS = 10_000
 
 
 def check_options(options: Training) -> None:
-    """Finds what is out of range before the start is looked for, which takes time.
+    """Checks options before the search for a start, which takes time.
+
+    Args:
+        options: settings of the run.
 
     Raises:
-        ValueError: on such an option.
+        ValueError: on an option that is out of range.
     """
     check_networks(options.scores.lpips)
     check_sh_degree(options.start.sh_degree)
@@ -51,7 +54,14 @@ def check_options(options: Training) -> None:
 
 
 def check_networks(networks: Sequence[Network]) -> None:
-    """Raises ValueError before the work if the weights of a network are missing."""
+    """Checks before the work that the weights of networks are installed.
+
+    Args:
+        networks: names of networks of LPIPS.
+
+    Raises:
+        ValueError: if the weights of a network are missing.
+    """
     for network in networks:
         with missing_package_is_an_error():
             load_weights(network)

@@ -1,4 +1,4 @@
-"""Carries out the run of ``splax train`` or ``splax demo``, from its start to the files that it leaves."""
+"""Carries out the run of ``splax train`` or ``splax demo``, from its start to its results."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def train(data: Path, out: Path | None, options: Training, *, overwrite: bool) -
 
 
 def demo(out: Path, options: Training) -> int:
-    """Ray traces the built-in scene, trains on its pictures and writes a run folder; returns the exit status.
+    """Ray traces the built-in scene, trains on its images and writes a run folder; returns the exit status.
 
     Args:
         out: folder of the run; an earlier demo in it is replaced.
@@ -69,7 +69,7 @@ def demo(out: Path, options: Training) -> int:
     folder = RunFolder.create(out, overwrite=_holds_demo(out))
     say(f"Run folder: {folder.path}")
     keep_programs()
-    say("Ray tracing 48 pictures to train on, and 8 to compare with ...")
+    say("Ray tracing 48 images for training and 8 held-out ones ...")
     scene = load_scene(DEMO, options.downscale, options.photos)
     return _begin(scene, DEMO, folder, options, lambda: start_of_demo(scene, options))
 
@@ -96,12 +96,12 @@ def resume(path: Path, given: Training, *, data: Path | None, out: Path | None) 
     options = dataclasses.replace(options, running=given.running)
     _use_fixed_order(options.computation.deterministic)
     keep_programs()
-    # Of any number and in any place: the checkpoint says where all of them are.
+    # One Gaussian anywhere is enough: the checkpoint has the number and the Params of all.
     stand_in = Gaussians.random(1, sh_degree=read_sh_degree(config, path / CONFIG), rngs=nnx.Rngs(0))
     scene = load_scene(began_with, options.downscale, options.photos)
     trainer = make_trainer(scene, options, stand_in)
     trainer.resume(Checkpoints(folder.path / CHECKPOINTS))
-    say(f"Going on after {trainer.step:,} steps.")
+    say(f"Resuming after {trainer.step:,} steps.")
     folder.forget_scores_from(trainer.step)
     return _train(trainer, folder, options)
 
@@ -110,7 +110,7 @@ def _begin(
     scene: Scene, data: str, folder: RunFolder, options: Training, make_start: Callable[[], Start]
 ) -> int:
     check_options(options)
-    say("Looking for where to start ...")
+    say("Looking for a start ...")
     start = make_start()
     say(f"Start: {start.kind}, as {start.reason}.")
     _warn_above_limit(int(start.gaussians.num_alive), strategy_of(options).limit)
@@ -145,7 +145,9 @@ def _train(trainer: Trainer, folder: RunFolder, options: Training) -> int:
     say(f"Splat: {folder.path / POINT_CLOUD}")
     say(f"Scores: {folder.path / METRICS}")
     say(f"Truth, rendering and error side by side: {folder.path / EVAL}")
-    say(f"Pictures around the scene, and a film: splax render {folder.path}")
+    say(f"Images around the scene, and a film: splax render {folder.path}")
+    if interrupted and checkpoints is not None and checkpoints.steps():
+        say(f"Resume the run: splax train --resume {folder.path}")
     if options.running.profile:
         say(trainer.describe_profile())
     return status
@@ -182,7 +184,7 @@ def _fit(
     events: EventLog | None,
     checkpoints: Checkpoints | None,
 ) -> None:
-    """Trains to the end, with scores of the held-out views after every so many steps, if any."""
+    """Trains to the end, and scores the held-out views after every ``every`` steps, if that is not 0."""
 
     def log(trainer: Trainer, progress: Progress) -> None:
         folder.write_log(trainer.history)
@@ -202,7 +204,7 @@ def _fit(
 
     end = trainer.config.steps
     if trainer.step:
-        score()  # it may have been stopped between the last step before a checkpoint and its scores
+        score()  # the run may have been stopped after a checkpoint, but before the scores of its step
     while trainer.step < min(end, trainer.end):
         stop = min(end, (trainer.step // every + 1) * every) if every else end
         trainer.fit(stop - trainer.step, [log], checkpoints=checkpoints)
@@ -219,7 +221,7 @@ def _warn_above_limit(num: int, limit: int | None) -> None:
 
 
 def _use_fixed_order(wanted: bool) -> None:
-    """Tells XLA to sum in a fixed order on GPUs too; heard if no device was used before."""
+    """Makes XLA sum in a fixed order on GPUs too. This has an effect only before the first use of a device."""
     if wanted:
         flags = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()

@@ -15,7 +15,7 @@ from splax.cli.options import Running, Training, unset
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train on a small built-in scene: a minute or two to a first splat, without any data."""
+    """Train on a small built-in scene, without any data; the first splat takes a minute or two."""
 
     out: Path = Path("runs/demo")
     """Folder to write the run to; an earlier demo in it is replaced."""
@@ -36,7 +36,7 @@ class Demo:
     )
 
     def run(self) -> int:
-        """Ray traces the scene, trains on its pictures and writes a run folder."""
+        """Ray traces the scene, trains on its images and writes a run folder."""
         from splax.cli import training_run
 
         return training_run.demo(self.out, self.settings())

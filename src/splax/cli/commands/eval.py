@@ -25,7 +25,7 @@ class Eval:
     )
 
     def run(self) -> int:
-        """Writes scores and pictures of the held-out views again."""
+        """Writes scores and images of the held-out views again."""
         from splax.cli.console import say
         from splax.cli.finished_run import load_evaluator
         from splax.cli.run_folder import EVAL, RunFolder

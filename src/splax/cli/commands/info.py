@@ -1,4 +1,4 @@
-"""``splax info``: says what a dataset, a run or a splat file holds."""
+"""``splax info``: describes a dataset, a run or a splat file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from splax.cli.options import Photos
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Say what a dataset, a run or a splat file holds."""
+    """Describe a dataset, a run or a splat file."""
 
     path: tyro.conf.Positional[Path]
     """Folder of a dataset or of a run, or a splat file: .ply, .compressed.ply, .splat, .spz or .sog."""
@@ -23,7 +23,7 @@ class Info:
     photos: OmitArgPrefixes[Photos] = dataclasses.field(default_factory=Photos)
 
     def run(self) -> int:
-        """Prints what is there."""
+        """Prints the description."""
         from splax.cli.console import missing_package_is_an_error, say
         from splax.cli.describe_run import describe_run
         from splax.cli.describe_splats import describe_splats, is_splat_file
@@ -48,7 +48,7 @@ class Info:
                 raise ValueError(f"{flag(name)} is for datasets, and {self.path} is {kind}; leave it out.")
 
     def _describe_dataset(self) -> None:
-        """Prints what the dataset holds, and which backend would draw its views."""
+        """Prints the description of the dataset, and which backend would draw its views."""
         import numpy as np
 
         from splax.cli.console import say
@@ -60,7 +60,7 @@ class Info:
 
         scene = load_scene(self.path, self.downscale, self.photos)
         say(describe_scene(scene))
-        # One Gaussian stands for those of a start: types and the view's size count.
+        # The backend depends on types and on the view's size; one Gaussian is enough to find it.
         gaussian = Gaussians.from_points(np.zeros((1, 3)))
         camera = next(view.camera for view in (*scene.train, *scene.test))
         rasterizer = TileRasterizer(default_tile_size(), isect_capacity=1)

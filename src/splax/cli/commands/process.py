@@ -1,29 +1,32 @@
-"""``splax process``: makes a dataset of photos without cameras, or of a video."""
+"""``splax process``: makes a dataset from photos without cameras, or from a video."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from splax.cli.options import unset
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """Estimate the cameras of photos or of a video, and write a dataset to train on. Needs pycolmap."""
+    """Estimate the cameras of photos or of a video, and write a dataset to train on; needs pycolmap."""
 
     source: tyro.conf.Positional[Path]
     """Folder of PNG or JPEG files, or a video."""
     out: Path = dataclasses.field(kw_only=True)
-    """Folder to write the dataset to; it appears when all is done."""
+    """Folder to write the dataset to; it appears when the dataset is complete."""
     num_frames: int = 150
-    """Of a video: take the sharpest frame of as many equal parts."""
+    """For a video: number of equal parts, of each of which the sharpest frame is taken."""
     min_registered: float = 0.3
-    """Share of the photos whose cameras must be found, for this not to be an error."""
-    one_camera: bool | None = None
-    """All photos were taken by one camera at one zoom. Default: if they have one size."""
+    """Share of the photos whose cameras must be found; fewer are an error."""
+    one_camera: Annotated[bool | None, unset("True if all have one size", "{True,False}")] = None
+    """Whether all photos were taken by one camera at one zoom."""
     max_size: int = 1600
-    """Longer side, in pixels, at which photos are looked at; those of the dataset are not made smaller."""
+    """Longer side, in pixels, to which photos are reduced for the search; the dataset keeps their full size."""
 
     def run(self) -> int:
         """Writes the dataset and says how many cameras were found."""
@@ -49,5 +52,5 @@ class Process:
             say(
                 f"The photos fell into {model.num_models} parts that do not go together; this is the largest."
             )
-        say(f"Dataset: {report.out}. Next: splax train {report.out} --out RUN")
+        say(f"Dataset: {report.out}. Next: splax train {report.out}")
         return 0

@@ -1,4 +1,4 @@
-"""``splax render``: pictures and a film of a run."""
+"""``splax render``: images and a film of a run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Render:
     data: Annotated[Path | None, unset("where it was in training", "PATH")] = None
     """Folder of the run's dataset, if it has moved."""
     out: Annotated[Path | None, unset("render/ in the folder of the run", "PATH")] = None
-    """Folder to write pictures to, and a film where imageio-ffmpeg is installed."""
+    """Folder to write images to, and a film where imageio-ffmpeg is installed."""
     frames: int = 120
-    """Number of pictures of the orbit."""
+    """Number of images of the orbit."""
     fps: int = 30
     """Frames per second of the film."""
 
@@ -30,14 +30,14 @@ class Render:
         """Writes the held-out views and an orbit around the scene, and a film of the orbit."""
         from splax.cli.console import say
         from splax.cli.finished_run import load_evaluator
-        from splax.cli.run_folder import RENDER, RunFolder, picture_name
+        from splax.cli.run_folder import RENDER, RunFolder, image_name
         from splax.reports.images import save_png
         from splax.trajectories import orbit
 
         folder = RunFolder.open(self.folder)
         out = folder.path / RENDER if self.out is None else self.out
         if out.exists() and not out.is_dir():
-            raise ValueError(f"--out {out} is a file; give the path of a folder for the pictures.")
+            raise ValueError(f"--out {out} is a file; give the path of a folder for the images.")
         if self.fps < 1:
             raise ValueError(f"--fps must be at least 1, got {self.fps}.")
         evaluator = load_evaluator(folder, self.data)
@@ -45,7 +45,7 @@ class Render:
         cameras = orbit(scene, self.frames)
         for view in scene.test:
             save_png(
-                out / "test" / picture_name(view.name),
+                out / "test" / image_name(view.name),
                 evaluator.draw(held_out, held_out.of(view.name, view.camera)),
             )
         frames = []
