@@ -129,7 +129,7 @@ def test_what_needs_a_pinhole_says_so():
 
 
 def test_lenses_of_two_kinds_are_no_batch():
-    with pytest.raises(ValueError, match=r"lenses of one kind.*got Fisheye, Pinhole; stack.*by themselves"):
+    with pytest.raises(ValueError, match=r"lenses of one kind.*got Fisheye, Pinhole; stack.*separately"):
         Camera.stack([make_camera(40, 30), fisheye_camera()])
 
 

@@ -23,17 +23,17 @@ from splax.lenses import Lens, Pinhole, matrix_of
 class Camera:
     """A camera, or a batch of cameras of one size.
 
-    A pytree whose leaves are ``viewmat``, the numbers of the lens and ``time``: all can be differentiated, stacked
-    and mapped over. ``width`` and ``height`` are static, so cameras of one size and one kind of lens share a
-    compiled function; those with a time and those without do not.
+    A camera is a pytree whose leaves are ``viewmat``, the numbers of the lens and ``time``. All leaves can be
+    differentiated, stacked and mapped over. ``width`` and ``height`` are static. Cameras share a compiled
+    function if they have the same size, the same kind of lens, and either all or none of them have a time.
 
     Attributes:
         viewmat: world-to-camera transform, [..., 4, 4], last row (0, 0, 0, 1).
         lens: map from points in front of the camera to pixels; see :class:`splax.Lens`.
         width: image width in pixels.
         height: image height in pixels.
-        time: when the image was taken, [...], in the unit of the dataset, such as seconds or a share of the film;
-            None if nothing moves, or it is not known.
+        time: time of the image, [...], in the unit of the dataset, such as seconds or a share of the film; None
+            if nothing moves, or if the time is not known.
 
     Example:
         >>> import numpy as np
@@ -63,19 +63,21 @@ class Camera:
         lens: Lens | None = None,
         time: Float[Array, "*batch"] | float | None = None,
     ) -> None:
-        """Makes a camera of a lens, or of the ``K`` of a pinhole.
+        """Makes a camera from a lens, or from the ``K`` of a pinhole.
 
         Args:
             viewmat: world-to-camera transform, [..., 4, 4], last row (0, 0, 0, 1).
-            K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``. With a lens it takes
-                the place of the lens's own ``K``, so that ``dataclasses.replace(camera, K=K)`` does what it says.
+            K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``. If a lens is given
+                too, ``K`` replaces the lens's own, so that ``dataclasses.replace(camera, K=K)`` changes ``K``.
             width: image width in pixels.
             height: image height in pixels.
-            lens: a lens; None for the pinhole of ``K``.
-            time: when the image was taken, [...], in any one unit; None if nothing moves, or it is not known.
+            lens: lens of the camera; None for the pinhole of ``K``.
+            time: time of the image, [...], in any unit that all cameras share; None if nothing moves, or if the
+                time is not known.
 
         Raises:
-            ValueError: on shapes other than these, a size that is not positive, or neither a lens nor ``K``.
+            ValueError: if an array has another shape, if a size is not positive, or if neither a lens nor ``K``
+                is given.
         """
         viewmat = matrix_of("Camera viewmat", viewmat, 4)
         values = {"viewmat": viewmat, "lens": _lens_of(lens, K), "width": width, "height": height}
@@ -112,7 +114,7 @@ class Camera:
         width: int,
         height: int,
     ) -> Camera:
-        """A camera at ``position`` that looks at ``target``.
+        """Makes a pinhole camera at ``position`` that looks at ``target``.
 
         Args:
             position: camera centre in the world, [3].
@@ -154,28 +156,37 @@ class Camera:
     def stack(cls, cameras: Sequence[Camera]) -> Camera:
         """Joins cameras of one size into a batch, for ``jax.vmap`` or indexing.
 
+        Args:
+            cameras: the cameras to join, in order.
+
         Raises:
-            ValueError: on no camera at all, different image sizes or kinds of lenses, or if only some have a time.
+            ValueError: if there is no camera, if image sizes or kinds of lenses differ, or if only some cameras
+                have a time.
         """
         check_alike(cameras)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *cameras)
 
     def resize(self, width: int, height: int) -> Camera:
-        """The same view on another pixel grid; the lens is scaled to match."""
+        """Returns the same view at another image size; the lens is scaled to match.
+
+        Args:
+            width: new image width in pixels.
+            height: new image height in pixels.
+        """
         lens = self.lens.resize(width / self.width, height / self.height)
         return dataclasses.replace(self, lens=lens, width=width, height=height)
 
     def to_numpy(self) -> Camera:
-        """The same with numpy arrays in float64: :meth:`project` is exact then, and nothing is compiled."""
+        """Returns the camera with numpy arrays in float64: :meth:`project` is then exact, and compiles nothing."""
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), self)
 
     def to_camera_space(
         self, points: Float[Array | np.ndarray, "*points 3"]
     ) -> Float[Array | np.ndarray, "*points 3"]:
-        """Points of the world as the camera sees them: x right, y down, z forward.
+        """Returns points in camera space, [..., 3]: x right, y down, z forward, world units.
 
         Args:
-            points: world coordinates, [..., 3]; of a batch of cameras one point for each.
+            points: world coordinates, [..., 3]; for a batch of cameras one point for each camera.
         """
         rotation, translation = self.viewmat[..., :3, :3], self.viewmat[..., :3, 3]
         # Not a matrix product, whose precision may be low on a GPU.
@@ -184,11 +195,11 @@ class Camera:
     def project(
         self, points: Float[Array | np.ndarray, "*points 3"]
     ) -> Float[Array | np.ndarray, "*points 2"]:
-        """Pixels that show points of the world, [..., 2].
+        """Returns the pixels that show points of the world, x and y, [..., 2].
 
         Args:
-            points: world coordinates, [..., 3]; of a batch of cameras one point for each. The pixels of those that
-                the lens does not see, such as points behind it, mean nothing.
+            points: world coordinates, [..., 3]; for a batch of cameras one point for each camera. If the lens
+                does not see a point, such as one behind it, the pixel of that point has no meaning.
         """
         return self.lens.project(self.to_camera_space(points))
 
@@ -197,11 +208,11 @@ class Camera:
         """Intrinsics in pixels, [..., 3, 3], of a camera whose lens is a :class:`splax.Pinhole`.
 
         Raises:
-            ValueError: if it has another lens, which no ``K`` describes.
+            ValueError: if the camera has another lens, which no ``K`` describes.
         """
         if not isinstance(self.lens, Pinhole):
             raise ValueError(
-                f"Camera.K is that of a Pinhole, and this camera has a lens of {type(self.lens).__name__}. "
+                f"Camera.K is the K of a Pinhole, but the lens of this camera is a {type(self.lens).__name__}. "
                 "Use camera.project for pixels, camera.resize for another size, camera.lens for its numbers."
             )
         return self.lens.K
@@ -227,7 +238,7 @@ class Camera:
 
     @classmethod
     def tree_unflatten(cls, aux, children) -> Camera:  # noqa: D102
-        # Past __init__: transforms rebuild cameras around tracers, specs and None.
+        # Without __init__: transforms rebuild cameras from tracers, specs and None.
         camera = object.__new__(cls)
         names = ("viewmat", "lens", "time", "width", "height")
         for name, value in zip(names, (*children, *aux), strict=True):
@@ -236,10 +247,14 @@ class Camera:
 
 
 def check_alike(cameras: Sequence[Camera]) -> None:
-    """Makes sure that cameras can be a batch.
+    """Checks that cameras can be joined into a batch.
+
+    Args:
+        cameras: the cameras to check.
 
     Raises:
-        ValueError: on no camera at all, different image sizes or kinds of lenses, or if only some have a time.
+        ValueError: if there is no camera, if image sizes or kinds of lenses differ, or if only some cameras
+            have a time.
     """
     sizes = {(camera.width, camera.height) for camera in cameras}
     if len(sizes) != 1:
@@ -248,18 +263,18 @@ def check_alike(cameras: Sequence[Camera]) -> None:
         kinds = sorted({type(camera.lens).__name__ for camera in cameras})
         raise ValueError(
             f"Camera.stack needs lenses of one kind, with equal static fields, got {', '.join(kinds)}; "
-            "stack the cameras of each kind by themselves."
+            "stack the cameras of each kind separately."
         )
     timed = sum(camera.time is not None for camera in cameras)
     if timed not in (0, len(cameras)):
         raise ValueError(
             f"Camera.stack needs a time in all cameras or in none, got {timed} of {len(cameras)} with one; "
-            "dataclasses.replace(camera, time=None) takes it out."
+            "dataclasses.replace(camera, time=None) removes it."
         )
 
 
 def _lens_of(lens: Lens | None, K: Float[Array, "*batch 3 3"] | None) -> Lens:
-    """The lens that arguments of :class:`Camera` mean."""
+    """Returns the lens that the arguments of :class:`Camera` describe."""
     if lens is None:
         if K is None:
             raise ValueError("Camera needs a lens=splax.Pinhole(K), or K=; got neither.")
@@ -270,7 +285,7 @@ def _lens_of(lens: Lens | None, K: Float[Array, "*batch 3 3"] | None) -> Lens:
         return lens
     if not hasattr(lens, "K"):
         raise ValueError(
-            f"Camera K takes the place of a lens's K, and {type(lens).__name__} has none; give lens= alone."
+            f"Camera K replaces the K of a lens, but {type(lens).__name__} has none; give lens= alone."
         )
     return dataclasses.replace(lens, K=K)  # pyright: ignore[reportArgumentType]
 
@@ -278,7 +293,7 @@ def _lens_of(lens: Lens | None, K: Float[Array, "*batch 3 3"] | None) -> Lens:
 def _time_of(
     time: Float[Array, "*batch"] | float, viewmat: Float[Array, "*batch 4 4"]
 ) -> Float[Array, "*batch"]:
-    """The time as a float array; in the type of ``viewmat`` if it is not one."""
+    """Returns the time as a float array; a time that is no float array gets the type of ``viewmat``."""
     if isinstance(time, jax.Array) and jnp.issubdtype(time.dtype, jnp.floating):
         return time
     return jnp.asarray(time, viewmat.dtype)

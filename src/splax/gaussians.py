@@ -1,4 +1,4 @@
-"""The model's parameters: a set of 3D Gaussians in a fixed number of rows."""
+"""Gaussians: the parameters of a scene, 3D Gaussians in a fixed number of rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from splax.scene import Scene
 INITIAL_OPACITY = 0.1
 # Scale of a Gaussian whose neighbours all coincide with it, world units (3DGS clamps d^2 at 1e-7).
 _MIN_SPACING = 1e-7**0.5
-# Drawing reads the stored Params, so that overriding one of these would change nothing that is seen.
+# Drawing reads the stored Params, so overriding one of these would not change the image.
 _NOT_DRAWN_BY = {
     "scales": "write a projection, TileRasterizer(projection=...), that reads other scales",
     "opacities": "write a projection, TileRasterizer(projection=...), that reads other opacities",
@@ -38,35 +38,36 @@ GaussiansT = TypeVar("GaussiansT", bound="Gaussians")
 
 
 class Alive(nnx.Variable):
-    """Mask of the rows that exist, [N] bool: state, but not trained."""
+    """Mask of the rows that exist, [N] bool. It is state, but it is not trained."""
 
 
 class ActiveShDegree(nnx.Variable):
-    """Highest spherical harmonics degree in use, int32 scalar: state, but not trained."""
+    """Highest degree of spherical harmonics in use, int32 scalar. It is state, but it is not trained."""
 
 
 class Gaussians(nnx.Module):
-    """A set of 3D Gaussians, stored in ``capacity`` rows of which some are alive.
+    """A set of 3D Gaussians, stored in ``capacity`` rows, some of which are alive.
 
-    The number of rows is static, so training code compiles once; Gaussians are born into dead rows and die
-    by their mask. Every ``nnx.Param`` has one row per Gaussian, those that a subclass adds as well: splax
-    trains, densifies and saves them all without knowing their names.
+    The number of rows is static, so training code compiles once: a new Gaussian takes a dead row, and a
+    Gaussian is removed by its mask. Every ``nnx.Param`` has one row per Gaussian. This holds for the Params
+    that a subclass adds
+    too: splax trains, densifies and saves all of them without knowing their names.
 
     Attributes:
         means: centres in the world, Param [N, 3].
-        quats: rotations wxyz, unnormalised, Param [N, 4].
-        log_scales: log standard deviations in world units, Param [N, 3].
-        logit_opacities: Param [N].
-        sh0: degree 0 colour coefficients, Param [N, 1, 3].
-        shN: the other coefficients, Param [N, (degree + 1)^2 - 1, 3].
-        alive: rows that exist, [N] bool.
-        active_sh_degree: bands above it are left out of the colour; starts at the stored degree.
-        shading: object of the class that colours them where a model names none: spherical harmonics, or the method
-            ``colors`` of a subclass that has one.
+        quats: rotations as quaternions wxyz, unnormalised, Param [N, 4].
+        log_scales: logarithms of the standard deviations in world units, Param [N, 3].
+        logit_opacities: logits of the opacities, Param [N].
+        sh0: colour coefficients of degree 0, Param [N, 1, 3].
+        shN: colour coefficients of the higher degrees, Param [N, (degree + 1)^2 - 1, 3].
+        alive: mask of the rows that exist, [N] bool.
+        active_sh_degree: highest degree that counts in the colour, int32; at first the stored degree.
+        shading: object that colours the Gaussians unless a model has a shading of its own: spherical harmonics,
+            or the method ``colors`` of a subclass that has one.
 
     Raises:
-        ValueError: on shapes other than these.
-        TypeError: for a subclass that overrides what drawing does not ask for.
+        ValueError: if an array has another shape.
+        TypeError: if a subclass overrides a property that drawing does not read.
 
     Example:
         >>> import numpy as np
@@ -138,17 +139,18 @@ class Gaussians(nnx.Module):
         opacity: float = INITIAL_OPACITY,
         **params: Any,
     ) -> GaussiansT:
-        """One isotropic Gaussian per point, as wide as the distance to its neighbours (3DGS).
+        """Makes one isotropic Gaussian per point, as wide as the distance to its neighbours (3DGS).
 
         Args:
-            points: centres in the world.
-            colors: [N, 3] RGB, integers in 0 to 255 or floats in [0, 1]; grey if None.
+            points: centres in the world, [N, 3].
+            colors: RGB, [N, 3], integers in 0 to 255 or floats in [0, 1]; grey if None.
             sh_degree: degree of the colour, 0 to 3; coefficients above degree 0 start at zero.
-            opacity: of every Gaussian, in (0, 1).
-            **params: passed on to the constructor, for a subclass's own Params.
+            opacity: opacity of every Gaussian, in (0, 1).
+            **params: further arguments of the constructor, for a subclass's own Params.
 
         Raises:
-            ValueError: on no point, points that are not finite, or colours that do not match.
+            ValueError: if there is no point, if a point is not finite, or if the colours do not match the
+                points.
         """
         points = np.asarray(points, np.float32)
         if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0 or not np.isfinite(points).all():
@@ -187,10 +189,10 @@ class Gaussians(nnx.Module):
         sh_degree: int = 3,
         **params: Any,
     ) -> GaussiansT:
-        """At most ``num`` Gaussians on the surfaces that depth maps show, as wide as they are apart.
+        """Makes at most ``num`` Gaussians on the surfaces that depth maps show, as wide as their distance.
 
-        The training views' depth maps are back-projected, with the photos' colours; pixels that are masked
-        or transparent are left out. Points that fall into one voxel become one.
+        The depth maps of the training views are back-projected, with the colours of the photos. Pixels that are
+        masked or transparent are left out. Points that fall into the same voxel are merged.
 
         Args:
             scene: posed photos.
@@ -198,14 +200,14 @@ class Gaussians(nnx.Module):
                 photo's shape but any size, 0 where unknown; or a source of depth, such as
                 :class:`splax.PlaneSweep` or :class:`splax.MonocularDepth`. By default the scene's own depth
                 images, or a plane sweep where it has none.
-            num: how many, at most.
+            num: largest number of Gaussians.
             sh_degree: degree of the colour, 0 to 3.
-            **params: passed on to :meth:`from_points`.
+            **params: further arguments of :meth:`from_points`.
 
         Raises:
-            ValueError: if there is no depth, or depth maps do not belong to the views.
+            ValueError: if there is no depth, or if the depth maps do not match the views.
         """
-        # Reading photos is not for those who only draw.
+        # Imported here: code that only draws does not need to read photos.
         from splax.initialization.back_projection import points_from_depth
 
         points = points_from_depth(scene, default_depth(scene) if depth is None else depth, num)
@@ -222,18 +224,18 @@ class Gaussians(nnx.Module):
         rngs: nnx.Rngs,
         **params: Any,
     ) -> GaussiansT:
-        """``num`` Gaussians of random colour, uniform in a cube.
+        """Makes ``num`` Gaussians of random colours at random places in a cube.
 
         Args:
-            num: how many.
+            num: number of Gaussians.
             extent: half the side of the cube, world units.
             center: centre of the cube, [3].
             sh_degree: degree of the colour, 0 to 3.
             rngs: source of randomness; its ``params`` stream is used.
-            **params: passed on to the constructor, for a subclass's own Params.
+            **params: further arguments of the constructor, for a subclass's own Params.
 
         Raises:
-            ValueError: on a count or an extent that is not positive.
+            ValueError: if ``num`` or ``extent`` is not positive.
         """
         if num < 1 or not extent > 0:
             raise ValueError(f"random needs num >= 1 and extent > 0, got num={num}, extent={extent}.")
@@ -244,12 +246,12 @@ class Gaussians(nnx.Module):
 
     @property
     def capacity(self) -> int:
-        """Rows, alive or not."""
+        """Number of rows, alive or not."""
         return self.means.shape[0]
 
     @property
     def num_alive(self) -> Int[Array, ""]:
-        """Gaussians that exist."""
+        """Number of Gaussians that are alive, int32."""
         return self.alive[...].sum()
 
     @property
@@ -269,7 +271,7 @@ class Gaussians(nnx.Module):
 
     @property
     def renderable(self) -> Bool[Array, " n"]:
-        """Rows that can be drawn: alive, finite in every Param, of a rotation that is one."""
+        """Mask of the rows that can be drawn, [N]: alive, finite in every Param, with a quaternion that is not zero."""
         params = jax.tree.leaves(nnx.as_pure(nnx.state(self, nnx.Param)))
         finite = finite_rows(*(p for p in params if jnp.issubdtype(p.dtype, jnp.floating)))
         return self.alive[...] & finite & (self.quats[...] != 0).any(axis=1)
@@ -292,25 +294,35 @@ class Gaussians(nnx.Module):
         return copy
 
     def colors(self, camera: Camera) -> Float[Array, "n c"]:
-        """RGB of each Gaussian as ``camera`` sees it, [N, 3], not below 0; a subclass may give other channels."""
+        """Returns the RGB of each Gaussian as ``camera`` sees it, [N, 3], not below 0.
+
+        A subclass may override this method and return other channels, [N, C].
+        """
         return SphericalHarmonics()(self, camera)
 
     def take(self: GaussiansT, rows: Any) -> GaussiansT:
-        """A copy that holds the given rows (indices or a mask, concrete), in that order."""
+        """Returns a copy that holds some rows, in their order.
+
+        Args:
+            rows: indices of the rows, or a mask, [N] bool; not a traced array.
+        """
         rows = jnp.asarray(rows)
         copy = self._map_rows(lambda param: param[rows])
         copy.alive.set_value(self.alive[...][rows])
         return copy
 
     def compact(self: GaussiansT) -> GaussiansT:
-        """A copy without dead rows, for saving and plotting."""
+        """Returns a copy without dead rows, for saving and plotting."""
         return self.take(np.flatnonzero(np.asarray(self.alive[...])))
 
     def with_capacity(self: GaussiansT, capacity: int) -> GaussiansT:
-        """A copy with more rows; the new ones are dead, and zero in every Param.
+        """Returns a copy with more rows; the new rows are dead, and zero in every Param.
+
+        Args:
+            capacity: number of rows of the copy.
 
         Raises:
-            ValueError: if ``capacity`` is below the present one.
+            ValueError: if ``capacity`` is below the present capacity.
         """
         more = capacity - self.capacity
         if more < 0:
@@ -324,7 +336,7 @@ class Gaussians(nnx.Module):
         return copy
 
     def _map_rows(self: GaussiansT, function: Callable[[Array], Array]) -> GaussiansT:
-        """A copy with ``function`` applied to every Param."""
+        """Returns a copy with ``function`` applied to every Param."""
         graphdef, params, rest = nnx.split(self, nnx.Param, ...)
         # tree.map also makes new Variables; merging `rest` as it is would share them with this object.
         return nnx.merge(graphdef, jax.tree.map(function, params), jax.tree.map(lambda x: x, rest))
@@ -332,20 +344,24 @@ class Gaussians(nnx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ColorsOfGaussians:
-    """The channels that a subclass of Gaussians gives by its method ``colors``, as a shading."""
+    """The method ``colors`` of a subclass of Gaussians, as a shading."""
 
     def __call__(
         self, gaussians: Any, camera: Any, *, view: Int[Array, ""] | int | None = None
     ) -> Float[Array, "n c"]:
-        """``gaussians.colors(camera)``."""
+        """Returns ``gaussians.colors(camera)``."""
         del view
         return gaussians.colors(camera)
 
 
 def neighbor_spacing(points: Float[np.ndarray, "n 3"], neighbors: int = 3) -> Float[np.ndarray, " n"]:
-    """Root mean square distance of each point to its nearest neighbours, [N], world units (3DGS).
+    """Returns the root mean square distance of each point to its nearest neighbours, [N], world units (3DGS).
 
-    A lone point gets 1.
+    If there is only one point, the distance is 1.
+
+    Args:
+        points: positions in the world, [N, 3].
+        neighbors: number of neighbours of each point.
     """
     from scipy.spatial import cKDTree  # pyright: ignore[reportAttributeAccessIssue]: compiled, no stubs
 

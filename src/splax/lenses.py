@@ -1,7 +1,7 @@
-"""Lenses: where on the image a camera shows a point that lies in front of it.
+"""Lenses: the pixel at which a camera shows a point in front of it.
 
-:class:`Pinhole` is the one that readers of files give to cameras. Another one is a file with a subclass of
-:class:`Lens`, and a line in ``splax/__init__.py``.
+Readers of files give every camera a :class:`Pinhole`. To add another lens, write a file with a subclass of
+:class:`Lens`, and add a line to ``splax/__init__.py``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from jaxtyping import Array, Float
 class Lens(abc.ABC):
     """Base of all lenses: a frozen dataclass, whose fields are the leaves of a pytree.
 
-    A subclass adds its numbers as fields, [..., n] with the batch shape of its camera in front, and the two
-    methods. All fields can be differentiated, stacked and mapped over, but for those with
-    ``dataclasses.field(metadata={"static": True})``, which must be hashable and are compiled in.
+    A subclass adds its numbers as fields, [..., n], with the batch shape of its camera in front, and the two
+    methods. All fields can be differentiated, stacked and mapped over, except for those with
+    ``dataclasses.field(metadata={"static": True})``. Static fields must be hashable; compiled functions depend
+    on their values.
 
     Cameras share a compiled function if their lenses are of one class with equal static fields.
 
@@ -50,7 +51,7 @@ class Lens(abc.ABC):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Makes a pytree of each subclass."""
+        """Registers each subclass as a pytree."""
         super().__init_subclass__(**kwargs)
         jax.tree_util.register_pytree_with_keys_class(cls)
 
@@ -58,15 +59,16 @@ class Lens(abc.ABC):
     def project(
         self, points: Float[Array | np.ndarray, "*points 3"]
     ) -> Float[Array | np.ndarray, "*points 2"]:
-        """Pixels that show points.
+        """Returns the pixels that show points.
 
-        It runs inside jit, is differentiated (twice at times), and has no matrix product in it, whose precision
-        may be low on a GPU. Written with operators alone it computes in float64 with numpy, see
-        :meth:`splax.Camera.to_numpy`.
+        This method runs inside ``jit`` and is differentiated, sometimes twice. It should have no matrix product,
+        whose precision may be low on a GPU. If it uses operators alone, it also computes in float64 with numpy;
+        see :meth:`splax.Camera.to_numpy`.
 
         Args:
-            points: positions in camera space, [..., 3]: x right, y down, z forward, world units. The pixels of
-                those that the lens does not see, such as points behind it, mean nothing, and may be NaN.
+            points: positions in camera space, [..., 3]: x right, y down, z forward, world units. If the lens
+                does not see a point, such as one behind it, the pixel of that point has no meaning, and may be
+                NaN.
 
         Returns:
             x and y in pixels, [..., 2]; the centre of the top left pixel is at (0.5, 0.5).
@@ -74,11 +76,11 @@ class Lens(abc.ABC):
 
     @abc.abstractmethod
     def resize(self, scale_x: float, scale_y: float) -> Lens:
-        """The same lens on another pixel grid.
+        """Returns the same lens for another image size.
 
         Args:
-            scale_x: width of the new grid as a share of the old one's.
-            scale_y: height of the new grid as a share of the old one's.
+            scale_x: new image width divided by the old one.
+            scale_y: new image height divided by the old one.
         """
 
     def tree_flatten_with_keys(self):  # noqa: D102
@@ -92,7 +94,7 @@ class Lens(abc.ABC):
 
     @classmethod
     def tree_unflatten(cls, aux, children) -> Lens:  # noqa: D102
-        # Past __post_init__: transforms rebuild lenses around tracers, specs and None.
+        # Without __post_init__: transforms rebuild lenses from tracers, specs and None.
         lens = object.__new__(cls)
         names, static = aux
         for name, value in (*zip(names, children, strict=True), *static):
@@ -102,13 +104,13 @@ class Lens(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pinhole(Lens):
-    """A lens that bends no ray.
+    """A lens without distortion: straight lines of the world are straight in the image.
 
     Attributes:
         K: intrinsics in pixels, [..., 3, 3]: ``[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]``.
 
     Raises:
-        ValueError: if ``K`` is of another shape.
+        ValueError: if ``K`` has another shape.
 
     Example:
         >>> import jax.numpy as jnp
@@ -128,26 +130,26 @@ class Pinhole(Lens):
     def project(
         self, points: Float[Array | np.ndarray, "*points 3"]
     ) -> Float[Array | np.ndarray, "*points 2"]:
-        """Pixels that show points in camera space; those of points behind it are mirrored."""
+        """Returns the pixels of points in camera space, [..., 2]; points behind the camera appear mirrored."""
         rays = points / points[..., 2:]
         return (self.K[..., :2, :] * rays[..., None, :]).sum(axis=-1)
 
     def resize(self, scale_x: float, scale_y: float) -> Pinhole:
-        """The same lens on another pixel grid; focal lengths and principal point are scaled."""
+        """Returns the lens for another image size: focal lengths and principal point are scaled."""
         scale = jnp.array([scale_x, scale_y, 1.0], self.K.dtype)
         return dataclasses.replace(self, K=self.K * scale[:, None])
 
 
 def matrix_of(name: str, value: Any, size: int) -> Float[Array, "*batch n n"]:
-    """A float array [..., size, size] of what a user gave.
+    """Returns a user's value as a float array, [..., size, size].
 
     Args:
-        name: name of the array, for people.
+        name: name of the array in error messages.
         value: array or nested sequence; numbers that are not floating become float32.
         size: number of rows and columns.
 
     Raises:
-        ValueError: if it is of another shape.
+        ValueError: if the array has another shape.
     """
     if not isinstance(value, jax.Array):
         value = jnp.asarray(value)

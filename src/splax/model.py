@@ -1,4 +1,4 @@
-"""The trainable model: Gaussians, what colours them, and the rasterizer that draws them."""
+"""SplatModel, which is trained: Gaussians, the shading that colours them, and the rasterizer that draws them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from splax.rasterizer import RenderOutput, TileRasterizer
 
 
 class SplatModel(nnx.Module):
-    """Calls as ``model(camera)``. To change how colours are computed, give it a shading or subclass it.
+    """A scene as Gaussians, a shading and a rasterizer; ``model(camera)`` renders it.
+
+    To compute colours in another way, pass a shading of your own, or override :meth:`colors` in a subclass.
 
     Attributes:
-        gaussians: the scene.
-        rasterizer: how it is drawn.
-        shading: what makes the channels of each Gaussian: :class:`splax.SphericalHarmonics`, or an object called
-            as ``shading(gaussians, camera, view=view)`` that returns [N, C]; the Params of an ``nnx.Module`` are
-            trained and kept in checkpoints.
+        gaussians: the Gaussians of the scene.
+        rasterizer: the rasterizer that draws them.
+        shading: object that makes the channels of each Gaussian: :class:`splax.SphericalHarmonics`, or one that is
+            called as ``shading(gaussians, camera, view=view)`` and returns [N, C]. If it is an ``nnx.Module``, its
+            Params are trained and saved in checkpoints.
 
     Raises:
-        ValueError: if a Param of the Gaussians has not one row per Gaussian.
+        ValueError: if a Param of the Gaussians does not have one row per Gaussian.
 
     Example:
         >>> import numpy as np
@@ -58,26 +60,26 @@ class SplatModel(nnx.Module):
             cls.drawn_shading = _colors_of_model  # pyright: ignore[reportAttributeAccessIssue]
 
     def colors(self, gaussians: Gaussians, camera: Camera) -> Float[Array, "n c"]:
-        """Channels of each Gaussian as ``camera`` sees it, [N, C]; a subclass may override this.
+        """Returns the channels of each Gaussian as ``camera`` sees it, [N, C]; a subclass may override this.
 
         Args:
-            gaussians: ``self.gaussians`` without rows that cannot be drawn: read Params from here.
-            camera: the view.
+            gaussians: ``self.gaussians.renderable_only()``, N rows; an override must read Params from this copy.
+            camera: the camera that looks at them.
         """
         return self.shading(gaussians, camera)
 
     def drawn_shading(self) -> Shading:
-        """What the rasterizer is given: the shading, or the method ``colors`` of a subclass that has one."""
+        """Returns the shading that draws the model: ``self.shading``, or the ``colors`` of a subclass with one."""
         return self.shading
 
     def color(self, output: RenderOutput) -> Float[Array, "h w 3"]:
-        """The colour of what was rendered: RGB, weighted with alpha as channels are, so black where nothing is.
+        """Returns the RGB image of a rendering, [H, W, 3], weighted with alpha: black where nothing is drawn.
 
-        By default the first three channels. Override it to decode features; training and scores then add
-        ``(1 - alpha) * background`` to what it returns, and apply corrections.
+        By default it consists of the first three channels. Override this method to decode features; training and
+        evaluation then add ``(1 - alpha) * background`` to the returned image, and apply corrections.
 
         Args:
-            output: of this model, over no background.
+            output: output of this model, rendered without a background.
         """
         return output.image[..., :3]
 
@@ -89,14 +91,14 @@ class SplatModel(nnx.Module):
         means2d_offset: Float[Array, "n 2"] | None = None,
         view: Int[Array, ""] | int | None = None,
     ) -> RenderOutput:
-        """Renders ``camera``; see :meth:`TileRasterizer.__call__`.
+        """Renders one camera; see :meth:`TileRasterizer.__call__`.
 
         Args:
-            camera: from where.
-            background: values behind everything, one for each channel; zeros if None.
-            means2d_offset: added to the projected centres, pixels.
-            view: number of the training view, for shadings and subclasses that learn something of each view; None
-                for a view that training does not see.
+            camera: the camera to draw the scene for.
+            background: values behind the Gaussians, one for each channel, [C]; zeros if None.
+            means2d_offset: offset of the projected centres in pixels, [N, 2]; None is zero.
+            view: number of the training view, for shadings and subclasses that learn something about each view;
+                None for a view that training does not see.
         """
         return self.rasterizer(
             self.gaussians,
@@ -110,14 +112,14 @@ class SplatModel(nnx.Module):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ColorsOfModel:
-    """The channels that a subclass of SplatModel gives by its method ``colors``, as a shading."""
+    """The method ``colors`` of a subclass of SplatModel, as a shading."""
 
     model: SplatModel
 
     def __call__(
         self, gaussians: Gaussians, camera: Camera, *, view: Int[Array, ""] | int | None = None
     ) -> Float[Array, "n c"]:
-        """``model.colors(gaussians, camera)``."""
+        """Returns ``model.colors(gaussians, camera)``."""
         del view
         return self.model.colors(gaussians, camera)
 
@@ -127,10 +129,10 @@ def _colors_of_model(model: SplatModel) -> Shading:
 
 
 def _check_rows(gaussians: Gaussians) -> None:
-    """Names a Param that has not one row per Gaussian.
+    """Checks that every Param has one row per Gaussian.
 
     Raises:
-        ValueError: if there is one.
+        ValueError: if a Param does not; the message names it.
     """
     num = gaussians.capacity
     for path, param in nnx.to_flat_state(nnx.state(gaussians, nnx.Param)):
@@ -138,6 +140,6 @@ def _check_rows(gaussians: Gaussians) -> None:
         if shape[:1] != (num,):
             raise ValueError(
                 f"Param {'.'.join(map(str, path))} of {type(gaussians).__name__} has shape {shape}, expected "
-                f"({num}, ...): one row for each of the {num} Gaussians, dead ones too. A Param without rows, "
-                "such as a network's, belongs into the SplatModel."
+                f"({num}, ...): one row for each of the {num} Gaussians, including dead ones. Put a Param "
+                "without rows, such as a network's, into the SplatModel or its shading."
             )

@@ -1,4 +1,4 @@
-"""From Gaussians and a camera to an image."""
+"""TileRasterizer: from Gaussians and a camera to an image."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ TILE_SIZES = (4, 8, 16, 32)
 
 
 class RenderOutput(NamedTuple):
-    """What rendering one camera gives; a batch of cameras adds leading axes.
+    """The images and numbers that rendering one camera returns; a batch of cameras adds leading axes.
 
     Attributes:
         image: colours over the background, [H, W, C].
         alpha: 1 - transmittance, [H, W].
-        accumulated_depth: sum of weight times camera-space z, world units, [H, W]; 0 where nothing is, or
-            everywhere if the rasterizer does not render depth.
-        means2d: centres in pixels, [N, 2].
-        radii: half width and height in pixels, [N, 2]; 0 where culled.
-        num_isects: (tile, Gaussian) pairs of this view.
-        isect_capacity: pairs there was room for. If ``num_isects`` is larger, the image is incomplete.
+        accumulated_depth: sum of weight times camera-space z, world units, [H, W]; 0 where no Gaussian is drawn,
+            and everywhere if the rasterizer does not render depth.
+        means2d: centres of the Gaussians in pixels, [N, 2].
+        radii: half width and half height of the Gaussians in pixels, [N, 2]; 0 where culled.
+        num_isects: number of (tile, Gaussian) pairs in this view, int32.
+        isect_capacity: number of pairs that the buffer had room for, int32. If ``num_isects`` is larger, the
+            image is incomplete.
 
     Example:
         >>> import numpy as np
@@ -65,65 +66,69 @@ class RenderOutput(NamedTuple):
 
     @property
     def depth(self) -> Float[Array, "*batch h w"]:
-        """Expected camera-space z, world units, [H, W]; 0 where nothing is."""
+        """Expected camera-space z, world units, [H, W]; 0 where no Gaussian is drawn."""
         return self.accumulated_depth / jnp.maximum(self.alpha, 1e-10)
 
     @property
     def visible(self) -> Bool[Array, "*batch n"]:
-        """Gaussians that were not culled, [N]."""
+        """Mask of the Gaussians that were not culled, [N]."""
         return (self.radii > 0).all(axis=-1)
 
     @property
     def overflow(self) -> Bool[Array, "*batch"]:
-        """Whether the buffer was too small, so that the image is incomplete."""
+        """Whether the buffer of pairs was too small, so that the image is incomplete."""
         return self.num_isects > self.isect_capacity
 
     def check(self) -> RenderOutput:
-        """Returns itself; for use outside jit.
+        """Returns this output if the image is complete; for use outside ``jax.jit``.
 
         Raises:
-            ValueError: if the intersection buffer was too small.
+            ValueError: if the buffer of pairs was too small.
         """
         if bool(self.overflow.any()):
             raise ValueError(
                 f"the view has {int(self.num_isects.max())} intersections but isect_capacity is "
                 f"{int(self.isect_capacity.min())}, so the image is incomplete; pass a larger isect_capacity, or "
-                "none outside jit, where the rasterizer then sizes the buffer itself."
+                "leave it out: outside jit the rasterizer then sizes the buffer itself."
             )
         return self
 
 
 class TileRasterizer(nnx.Module):
-    """Tile-based rasterizer of 3D Gaussians (Kerbl et al. 2023); settings only, no Params.
+    """Tile-based rasterizer of 3D Gaussians (Kerbl et al. 2023). It holds settings only, no Params.
 
-    Called outside ``jax.jit`` it counts the (tile, Gaussian) pairs and sizes their buffer itself, unless it has a
-    size. Inside ``jit`` or ``vmap`` shapes are static, so ``isect_capacity`` must be given: :meth:`sized_for`
-    makes a rasterizer with room for some views, and ``RenderOutput.overflow`` says whether the buffer was too
-    small.
+    The rasterizer lists the (tile, Gaussian) pairs of a view in a buffer. Outside ``jax.jit`` it counts the
+    pairs and sizes the buffer itself, unless ``isect_capacity`` is given. Inside ``jit`` or ``vmap`` shapes are
+    static, so ``isect_capacity`` must be given: :meth:`sized_for` makes a rasterizer with room for some views,
+    and ``RenderOutput.overflow`` says whether the buffer was too small.
 
     Args:
-        tile_size: pixels per tile side; does not change the image.
-        implementation: ``"xla"`` is plain JAX, for every derivative; ``"xla_vjp"`` the same with a faster
-            reverse mode, first order; ``"triton"`` kernels for NVIDIA GPUs, first order too, float32; None the
-            fastest one of the platform. :meth:`explain` says which one draws a view.
-        isect_capacity: rows of the buffer of pairs; None counts them (outside ``jit`` only).
-        projection: how Gaussians become 2D Gaussians: :class:`splax.EWA`, or an object of your own with its
-            attributes; EWA by default.
-        near_plane: least depth, world units.
-        far_plane: largest depth, world units.
-        antialiased: short for ``projection=EWA(antialiased=True)``.
-        render_depth: False saves the time of one channel; ``accumulated_depth`` is then 0.
-        absgrad: the gradient of ``means2d_offset`` adds up absolute values over the pixels, each coordinate by
-            itself (Ye et al. 2024, AbsGS): a Gaussian that is pulled two ways at once does not look content.
-        deterministic: promises the same bits in every run, of images and gradients. The CPU keeps that promise
-            with or without it. On a GPU kernels add gradients up in any order; True makes them keep those of
-            each pair, which takes more memory and time, and refuses to draw where plain XLA would add.
+        tile_size: pixels per tile side: 4, 8, 16 or 32; the image does not depend on it.
+        implementation: name of the backend. ``"xla"`` is plain JAX and has every derivative. ``"xla_vjp"`` is
+            plain JAX with a faster reverse mode, first order only. ``"triton"`` runs kernels on NVIDIA GPUs in
+            float32, first order only. None takes the fastest one of the platform; :meth:`explain` says which
+            one draws a view.
+        isect_capacity: number of pairs that the buffer has room for. None counts the pairs first, which works
+            outside ``jit`` only.
+        projection: object that projects the Gaussians: :class:`splax.EWA`, which is the default, or one of your
+            own with the same attributes.
+        near_plane: smallest camera-space z that is drawn, world units.
+        far_plane: largest camera-space z that is drawn, world units.
+        antialiased: whether the projection is ``EWA(antialiased=True)``; a short form of that argument.
+        render_depth: whether to render depth. Without it one channel less is composited, and
+            ``accumulated_depth`` is 0.
+        absgrad: whether the gradient of ``means2d_offset`` sums absolute values over the pixels, for x and y
+            separately (Ye et al. 2024, AbsGS). Pulls in opposite directions then do not cancel.
+        deterministic: whether to promise the same bits, of images and gradients, in every run. A CPU gives the
+            same bits anyway. On a GPU kernels add gradients up in any order; if this is True, they store the
+            gradients of each pair first, which takes more memory and time, and plain JAX refuses to draw.
 
     Raises:
-        ValueError: on a tile size, implementation or capacity that does not exist, or ``antialiased`` with a
-            projection that is not.
-        NotImplementedError: when called, if the implementation that was named does not run on this platform.
-        TypeError: for a subclass that overrides ``project``, which drawing does not call.
+        ValueError: if the tile size, the implementation or the capacity does not exist, or if ``antialiased``
+            is True and the projection is not antialiased.
+        NotImplementedError: when the rasterizer is called, if the named implementation does not run on this
+            platform.
+        TypeError: if a subclass overrides ``project``, which drawing does not call.
 
     Example:
         >>> import jax.numpy as jnp
@@ -182,7 +187,7 @@ class TileRasterizer(nnx.Module):
 
     @property
     def antialiased(self) -> bool:
-        """Whether the projection scales opacity by what the low-pass filter adds."""
+        """Whether the projection lowers opacities to make up for the low-pass filter."""
         return getattr(self.projection, "antialiased", False)
 
     def __call__(
@@ -199,17 +204,17 @@ class TileRasterizer(nnx.Module):
         """Renders one camera; ``jax.vmap`` renders a batch.
 
         Args:
-            gaussians: what to draw.
-            camera: from where.
-            colors: any number of channels for each Gaussian.
-            shading: what makes the channels in place of ``colors``; ``gaussians.shading`` if None.
-            view: number of the training view, for the shading; None for any other view.
-            background: colour behind everything; black if None.
-            means2d_offset: added to the projected centres, pixels; differentiate by it, at zero, for the
-                screen-space gradients that densification uses.
+            gaussians: the Gaussians to draw, N rows.
+            camera: the camera to draw them for.
+            colors: channels of each Gaussian, [N, C], any number of them; None takes those of the shading.
+            shading: object that makes the channels if ``colors`` is None; ``gaussians.shading`` by default.
+            view: number of the training view, which the shading gets; None for any other view.
+            background: colour behind the Gaussians, [C]; black if None.
+            means2d_offset: offset of the projected centres in pixels, [N, 2]. Its gradient, taken at zero, is
+                the screen-space gradient that densification uses.
 
         Raises:
-            ValueError: on shapes that do not match, under ``jit`` without ``isect_capacity``, or where
+            ValueError: if shapes do not match, if ``isect_capacity`` is missing under ``jit``, or if
                 ``deterministic`` cannot be promised.
         """
         shading = gaussians.shading if shading is None else shading
@@ -229,26 +234,26 @@ class TileRasterizer(nnx.Module):
         return _finish(rendered, background, capacity, self.render_depth)
 
     def project(self, gaussians: Gaussians, camera: Camera) -> ProjectedGaussians:
-        """2D Gaussians in pixels of ``camera``."""
+        """Returns the projected Gaussians, in pixels of ``camera``."""
         return project(parameters_of(gaussians), camera, self._settings(camera, None))
 
     def count_isects(self, gaussians: Gaussians, camera: Camera) -> Int[Array, ""]:
-        """(tile, Gaussian) pairs of a view: the least ``isect_capacity`` that shows all of it."""
+        """Counts the (tile, Gaussian) pairs of a view: the smallest sufficient ``isect_capacity``."""
         projected = self.project(gaussians, camera)
         return count_isects(projected, self._settings(camera, None), self.implementation)
 
     def sized_for(
         self, gaussians: Gaussians, cameras: Camera | Iterable[Camera], margin: float = 1.5
     ) -> TileRasterizer:
-        """This rasterizer with a buffer that has room for some views, for use under ``jit``.
+        """Returns a copy of this rasterizer whose buffer has room for some views, for use under ``jit``.
 
         Args:
-            gaussians: what will be drawn.
-            cameras: one camera, a batch of one size, or several cameras.
-            margin: factor of the room that the fullest of these views needs, at least 1.
+            gaussians: the Gaussians that will be drawn.
+            cameras: cameras of the views: one, a batch of one size, or several.
+            margin: capacity of the buffer as a multiple of what the fullest of these views needs, at least 1.
 
         Raises:
-            ValueError: on a margin below 1, or no camera.
+            ValueError: if the margin is below 1, or if there is no camera.
 
         Example:
             >>> import jax
@@ -271,11 +276,11 @@ class TileRasterizer(nnx.Module):
         return sized
 
     def explain(self, model: Any, camera: Camera) -> str:
-        """Which backend draws a model, and what keeps it from a faster one, as a sentence.
+        """Returns a sentence that says which backend draws a model, and why a faster one does not.
 
         Args:
-            model: a :class:`splax.SplatModel`, or Gaussians.
-            camera: the view; its size and types count.
+            model: the :class:`splax.SplatModel`, or the :class:`splax.Gaussians`, to draw.
+            camera: the camera to draw it for; its image size, lens and types matter.
 
         Example:
             >>> import numpy as np
@@ -306,12 +311,12 @@ class TileRasterizer(nnx.Module):
 
 
 def parameters_of(gaussians: Gaussians) -> Parameters:
-    """The stored arrays, as they are."""
+    """Returns the stored arrays of the Gaussians, unchanged."""
     return Parameters(**{name: getattr(gaussians, name)[...] for name in Parameters._fields})
 
 
 def _each(cameras: Camera | Iterable[Camera]) -> list[Camera]:
-    """Single cameras: those of a batch, or the given ones."""
+    """Returns single cameras: those of a batch, or those of an iterable."""
     if not isinstance(cameras, Camera):
         return list(cameras)
     if cameras.viewmat.ndim == 2:
@@ -323,7 +328,7 @@ def _each(cameras: Camera | Iterable[Camera]) -> list[Camera]:
 def _finish(
     rendered: RenderBuffers, background: Float[Array, " c"] | None, capacity: int, render_depth: bool
 ) -> RenderOutput:
-    """The parts of a view as users get them; depth, if there, is the last channel."""
+    """Adds the background and separates depth, which is the last channel if it was rendered."""
     image, alpha, means2d, radii, num_isects = rendered
     image, depth = (image[..., :-1], image[..., -1]) if render_depth else (image, jnp.zeros_like(alpha))
     if background is not None:

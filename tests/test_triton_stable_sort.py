@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from splax.ops.triton.binning import stable_sort as sorts
+from splax.ops.triton.binning import stable_sort as module
 from splax.ops.triton.binning.stable_sort import stable_sort
 
 WAYS = {"as one": {}, "twice": {"_KEYS": 20}, "written out": {"_KEYS": 20, "_FEW": 0}}
@@ -23,7 +23,7 @@ def assert_sorted(lists, keys, values):
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_each_list_of_a_batch_is_sorted_by_itself(monkeypatch, way, dtype):
     for name, value in WAYS[way].items():
-        monkeypatch.setattr(sorts, name, value)
+        monkeypatch.setattr(module, name, value)
     rng = np.random.default_rng(0)
     keys, values = rng.integers(0, 9, (3, 40)).astype(dtype), rng.permutation(40).astype(np.int32)
     lists = jax.vmap(lambda *args: stable_sort(*args, bound=9), in_axes=(0, None))(keys, jnp.asarray(values))
