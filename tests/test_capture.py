@@ -117,7 +117,9 @@ def test_photos_of_several_sizes_are_of_several_cameras(tmp_path, photos, found)
     write_image(photos / "e.png", size=(48, 64))
     make_dataset(photos, tmp_path / "out")
     assert not found["one_camera"]
-    with pytest.raises(ValueError, match="photos of one camera at one zoom have one size, but these have 2 sizes"):
+    with pytest.raises(
+        ValueError, match="photos of one camera at one zoom have one size, but these have 2 sizes"
+    ):
         make_dataset(photos, tmp_path / "other", one_camera=True)
 
 

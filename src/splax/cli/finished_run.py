@@ -11,7 +11,7 @@ from splax.cli.options import Photos
 from splax.cli.run_folder import CONFIG, RunFolder
 from splax.cli.scenes import DEMO, load_scene
 from splax.cli.setup import default_tile_size
-from splax.files.json import shorten
+from splax.files.limits import shorten
 from splax.model import SplatModel
 from splax.rasterizer import TileRasterizer
 from splax.training.evaluator import Evaluator

@@ -9,7 +9,7 @@ from typing import Any
 from splax.cli.flat_options import flag, flatten, types_of, unflatten
 from splax.cli.options import Running, Training
 from splax.cli.scenes import DEMO
-from splax.files.json import shorten
+from splax.files.limits import shorten
 
 # Options that do not change what is trained.
 _FREE = types_of(Running).keys()
