@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -187,6 +188,8 @@ def _fit(
     """Trains to the end, and scores the held-out views after every ``every`` steps, if that is not 0."""
 
     def log(trainer: Trainer, progress: Progress) -> None:
+        if math.isnan(progress.loss):  # the call before the first step; a loss that is not finite raises
+            return
         folder.write_log(trainer.history)
         if events is not None:
             events.write(
