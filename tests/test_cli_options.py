@@ -12,10 +12,10 @@ from test_cli import run
 import splax
 from splax.cli.commands.train import Train
 from splax.cli.flat_options import flag, flatten, replace, types_of, unflatten
-from splax.cli.options import Densification, LearningRates, Training
+from splax.cli.options import STRATEGIES, Densification, LearningRates, Training
 from splax.cli.run_config import check_unchanged, read_options, save_options
 from splax.cli.setup import config_of
-from splax.cli.strategy import STRATEGIES, settings_of, strategy_of
+from splax.cli.strategy import settings_of, strategy_class, strategy_of
 
 CONFIG = Path("config.json")
 
@@ -146,7 +146,7 @@ def test_every_setting_of_densification_says_whose_it_is_and_its_default(name, c
         rf" {flag(name)}(?: INT| FLOAT|, --no-\S+) For {owner}: .*?\(default: (.*?)\)", text
     )
     for strategy in owners:
-        default = getattr(STRATEGIES[strategy](), settings_of(strategy)[name])
+        default = getattr(strategy_class(strategy)(), settings_of(strategy)[name])
         if default is None:
             assert words in ("none is too large", "2000 steps before the end")
         else:
@@ -154,7 +154,8 @@ def test_every_setting_of_densification_says_whose_it_is_and_its_default(name, c
 
 
 def test_all_settings_of_the_strategies_can_be_reached():
-    for strategy, cls in STRATEGIES.items():
+    for strategy in STRATEGIES:
+        cls = strategy_class(strategy)
         fields = {field.name for field in dataclasses.fields(cls)} - {"max_gaussians"}
         assert set(settings_of(strategy).values()) == fields
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Set
 
 from splax.cli.flat_options import flag, types_of
-from splax.cli.options import LearningRates
+from splax.cli.options import LearningRateOptions
 
 # Arguments whose options have another name. Where several are listed, the one that the command has counts.
 _OPTIONS = {
@@ -20,7 +20,7 @@ _OPTIONS = {
     "Checkpoints every": ("checkpoint_every",),
     "CoarseToFine every": ("halvings_every",),
     **{f"Regularizers {name}": (f"{name}_weight",) for name in ("opacity", "scale", "stretch")},
-    **{f"LearningRates {name.removeprefix('lr_')}": (name,) for name in types_of(LearningRates)},
+    **{f"LearningRates {name.removeprefix('lr_')}": (name,) for name in types_of(LearningRateOptions)},
     **{
         f"MCMCStrategy {name}": (f"mcmc_{name}",)
         for name in ("growth", "min_opacity", "noise", "opacity_weight", "scale_weight")

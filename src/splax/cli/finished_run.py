@@ -7,7 +7,7 @@ from typing import Any
 
 from splax.cli.compilation_cache import keep_programs
 from splax.cli.flat_options import unflatten
-from splax.cli.options import Photos
+from splax.cli.options import PhotoOptions
 from splax.cli.run_folder import CONFIG, RunFolder
 from splax.cli.scenes import DEMO, load_scene
 from splax.cli.setup import default_tile_size
@@ -48,7 +48,7 @@ def load_evaluator(folder: RunFolder, data: Path | None) -> Evaluator:
     keep_programs()
     rasterizer = TileRasterizer(default_tile_size(), antialiased=folder.is_antialiased(), render_depth=False)
     model = SplatModel(folder.load_gaussians(), rasterizer)
-    scene = load_scene(config["data"], config["downscale"], unflatten(Photos, config))
+    scene = load_scene(config["data"], config["downscale"], unflatten(PhotoOptions, config))
     corrections = folder.load_corrections(len(scene.train))
     params = {name: params for name, (_, params) in corrections.items()}
     return Evaluator.of(model, scene, [correction for correction, _ in corrections.values()], params)

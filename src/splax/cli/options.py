@@ -6,7 +6,7 @@ This module imports nothing heavy, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -31,8 +31,21 @@ def unset(default: str, metavar: str) -> object:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+# The strategies by the names of --strategy, each with the module of splax.strategies and the class that it is.
+# A new strategy is a line here. The modules are imported after parsing, since they need jax.
+STRATEGIES = {
+    "default": ("default", "DefaultStrategy"),
+    "mcmc": ("mcmc", "MCMCStrategy"),
+    "none": ("base", "Strategy"),
+}
+if TYPE_CHECKING:
+    StrategyName: TypeAlias = str
+else:
+    StrategyName = Literal[tuple(STRATEGIES)]
+
+
 @dataclasses.dataclass(frozen=True)
-class Photos:
+class PhotoOptions:
     """How the photos of a dataset are read."""
 
     dataset_type: Annotated[
@@ -48,7 +61,7 @@ class Photos:
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class StartOptions:
     """The Gaussians that training starts from."""
 
     init: Annotated[str, tyro.conf.arg(metavar="{auto,sfm,depth,random}|PATH")] = "auto"
@@ -157,7 +170,7 @@ class Densification:
 
 
 @dataclasses.dataclass(frozen=True)
-class LearningRates:
+class LearningRateOptions:
     """Learning rates of the Params."""
 
     lr_means: float = 1.6e-4
@@ -236,16 +249,16 @@ class Training:
     """Length of the run."""
     downscale: float = 1.0
     """Factor by which to make the photos smaller."""
-    strategy: Literal["default", "mcmc", "none"] = "default"
+    strategy: StrategyName = "default"
     """Densification: adaptive density control ("default"), Markov chain Monte Carlo ("mcmc"), or none."""
     max_gaussians: Annotated[int | None, unset("no limit; 1,000,000 with mcmc", "INT")] = None
     """Number of Gaussians above which none are added."""
-    photos: OmitArgPrefixes[Photos] = dataclasses.field(default_factory=Photos)
-    start: OmitArgPrefixes[Start] = dataclasses.field(default_factory=Start)
+    photos: OmitArgPrefixes[PhotoOptions] = dataclasses.field(default_factory=PhotoOptions)
+    start: OmitArgPrefixes[StartOptions] = dataclasses.field(default_factory=StartOptions)
     recipe: OmitArgPrefixes[Recipe] = dataclasses.field(default_factory=Recipe)
     densification: OmitArgPrefixes[Densification] = dataclasses.field(default_factory=Densification)
-    learning_rates: Annotated[LearningRates, OmitArgPrefixes, tyro.conf.arg(name="learning rate")] = (
-        dataclasses.field(default_factory=LearningRates)
+    learning_rates: Annotated[LearningRateOptions, OmitArgPrefixes, tyro.conf.arg(name="learning rate")] = (
+        dataclasses.field(default_factory=LearningRateOptions)
     )
     scores: Annotated[Scores, OmitArgPrefixes, tyro.conf.arg(name="score")] = dataclasses.field(
         default_factory=Scores

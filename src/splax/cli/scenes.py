@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from splax.cli.options import Photos
+from splax.cli.options import PhotoOptions
 from splax.data.formats import load_dataset
 from splax.data.synthetic import make_demo_scene
 from splax.scene import Scene
@@ -13,7 +13,7 @@ from splax.scene import Scene
 DEMO = "demo"
 
 
-def load_scene(data: str | Path, downscale: float, photos: Photos) -> Scene:
+def load_scene(data: str | Path, downscale: float, photos: PhotoOptions) -> Scene:
     """Reads a dataset, or makes the built-in scene.
 
     Args:

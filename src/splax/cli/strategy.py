@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 from splax.cli.flat_options import flag, flatten
-from splax.cli.options import Densification, Training
+from splax.cli.options import STRATEGIES, Densification, Training
 from splax.strategies.base import Strategy
-from splax.strategies.default import DefaultStrategy
-from splax.strategies.mcmc import MCMCStrategy
-
-STRATEGIES: dict[str, type[Strategy]] = {"default": DefaultStrategy, "mcmc": MCMCStrategy, "none": Strategy}
 
 # Options with this prefix are settings of MCMCStrategy whose names would say too little on the command line.
 _MCMC = "mcmc_"
@@ -34,12 +31,18 @@ def strategy_of(options: Training) -> Strategy:
         settings.setdefault("reset_stop", max(options.steps - _RECOVERY_STEPS, 0))
         if options.is_first_recipe:
             settings.setdefault("prune_scale3d", _OLD_PRUNE_SCALE3D)
-    return STRATEGIES[options.strategy](**settings)
+    return strategy_class(options.strategy)(**settings)
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """The class of a strategy, by the name that ``--strategy`` has for it."""
+    module, cls = STRATEGIES[name]
+    return getattr(importlib.import_module(f"splax.strategies.{module}"), cls)
 
 
 def settings_of(strategy: str) -> dict[str, str]:
     """The options of densification that a strategy has, and the settings of the strategy that they stand for."""
-    fields = {field.name for field in dataclasses.fields(STRATEGIES[strategy])}
+    fields = {field.name for field in dataclasses.fields(strategy_class(strategy))}
     options = [field.name for field in dataclasses.fields(Densification)]
     if strategy == "mcmc":
         named = {name: name.removeprefix(_MCMC) for name in options}

@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from splax.cli.flat_options import flag, flatten
-from splax.cli.options import Photos
+from splax.cli.options import PhotoOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Info:
     """Folder of a dataset or of a run, or a splat file: .ply, .compressed.ply, .splat, .spz or .sog."""
     downscale: float = 1.0
     """For a dataset: factor by which to make the photos smaller."""
-    photos: OmitArgPrefixes[Photos] = dataclasses.field(default_factory=Photos)
+    photos: OmitArgPrefixes[PhotoOptions] = dataclasses.field(default_factory=PhotoOptions)
 
     def run(self) -> int:
         """Prints the description."""
