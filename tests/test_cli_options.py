@@ -12,7 +12,7 @@ from test_cli import run
 import splax
 from splax.cli.commands.train import Train
 from splax.cli.flat_options import flag, flatten, replace, types_of, unflatten
-from splax.cli.options import STRATEGIES, Densification, LearningRates, Training
+from splax.cli.options import STRATEGIES, Densification, LearningRateOptions, Training
 from splax.cli.run_config import check_unchanged, read_options, save_options
 from splax.cli.setup import config_of
 from splax.cli.strategy import settings_of, strategy_class, strategy_of
@@ -113,7 +113,7 @@ def test_a_config_of_an_earlier_version_is_read():
     assert options.scores.lpips == ("vgg",) and options.recipe.exposure and options.recipe.batch_size == 2
     assert (options.steps, options.strategy, options.max_gaussians) == (30000, "mcmc", 500000)
     assert (options.computation.seed, options.start.init, options.start.sh_degree) == (3, "sfm", 2)
-    assert options.densification == Densification() and options.learning_rates == LearningRates()
+    assert options.densification == Densification() and options.learning_rates == LearningRateOptions()
     # Checkpoints are a matter of the command that resumes.
     assert options.running == Training().running
     assert config_of(options).learning_rates == splax.LearningRates()
@@ -130,7 +130,7 @@ def test_a_config_of_the_first_recipe_is_read():
 
 
 def test_learning_rates_have_the_defaults_of_the_library():
-    defaults = {name.removeprefix("lr_"): value for name, value in flatten(LearningRates()).items()}
+    defaults = {name.removeprefix("lr_"): value for name, value in flatten(LearningRateOptions()).items()}
     assert defaults == dataclasses.asdict(splax.LearningRates())
     options = replace(Training(), lr_means=1e-3, lr_shN=0.5)
     assert config_of(options).learning_rates == splax.LearningRates(means=1e-3, shN=0.5)
