@@ -10,6 +10,7 @@ import pytest
 from test_cli import run
 
 import splax
+from splax.cli.commands.demo import Demo
 from splax.cli.commands.train import Train
 from splax.cli.flat_options import flag, flatten, replace, types_of, unflatten
 from splax.cli.options import STRATEGIES, Densification, LearningRateOptions, Training
@@ -127,6 +128,21 @@ def test_a_config_of_the_first_recipe_is_read():
     assert config_of(options).decay_after is None
     strategy = strategy_of(options)
     assert isinstance(strategy, splax.DefaultStrategy) and strategy.prune_scale3d == 0.1
+
+
+def test_a_config_of_an_earlier_demo_is_read():
+    old = {"data": "demo", "dataset_type": None, "downscale": 1, "test_every": 8, "white_background": False}
+    old |= {
+        "checkpoint_every": 120.0,
+        "keep_checkpoints": 2,
+        "profile": False,
+        "out": "runs/demo",
+        "steps": 30,
+    }
+    old |= {"num_gaussians": 99, "max_gaussians": None, "sh_degree": 1, "seed": 4, "tile_size": None}
+    demo = Demo(steps=30, num_gaussians=99, sh_degree=1, seed=4)
+    assert read_options(old, CONFIG) == demo.settings()
+    assert not config_of(demo.settings()).guard and not demo.settings().is_first_recipe
 
 
 def test_learning_rates_have_the_defaults_of_the_library():
