@@ -19,7 +19,7 @@ Length: TypeAlias = float | Float[Array, ""]
 class RowPlan(NamedTuple):
     """The plan of one refinement: what every row holds afterwards.
 
-    ``splax.strategies.ops.apply_row_plan`` carries it out on the Params and
+    ``splax.strategies.row_plans.apply_row_plan`` carries it out on the Params and
     ``splax.training.optimizers.move_slots`` on the optimizer's state.
 
     Attributes:
