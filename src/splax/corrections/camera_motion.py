@@ -23,7 +23,7 @@ from splax.corrections.camera_alignment import (
     project,
     visible_points,
 )
-from splax.corrections.neighbors import Neighborhood, Neighbors, describe_choice
+from splax.corrections.neighboring_views import Neighborhood, Neighbors, describe_choice
 from splax.lenses import Lens
 
 

@@ -19,7 +19,7 @@ from splax.cameras import Camera
 from splax.corrections.base import Corrections
 from splax.corrections.camera_alignment import Similarity, camera_centres
 from splax.corrections.camera_motion import CameraMotion, TrainingCameras
-from splax.corrections.neighbors import (
+from splax.corrections.neighboring_views import (
     Neighborhood,
     Neighbors,
     describe_choice,
