@@ -44,8 +44,8 @@ def make_problem(num: int = 600, seed: int = 0):
 
 
 def shared(opacity: float, num: int) -> tuple[float, float]:
-    """Opacity of each copy, and its scale in scales of the one, by ``share``, at float32."""
-    logits, log_scales = jax.jit(row_plans.share)(
+    """Opacity of each copy, and its scale in scales of the one, by ``share_among_copies``, at float32."""
+    logits, log_scales = jax.jit(row_plans.share_among_copies)(
         jnp.float32([logit(opacity)]), jnp.zeros((1, 3)), jnp.asarray([num])
     )
     assert (log_scales == log_scales[0, 0]).all()
@@ -81,7 +81,7 @@ def test_shares_are_those_of_the_papers_binomials(opacity, num):
 
 
 def test_shares_stay_finite_at_the_ends():
-    logits, log_scales = row_plans.share(
+    logits, log_scales = row_plans.share_among_copies(
         jnp.float32([-80.0, -20.0, 20.0, 200.0]), jnp.zeros((4, 3)), jnp.full(4, 50)
     )
     assert jnp.isfinite(logits).all() and jnp.isfinite(log_scales).all()

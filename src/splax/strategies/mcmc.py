@@ -25,9 +25,10 @@ class MCMCStrategy(Strategy):
     Kheradmand et al. 2024 (https://arxiv.org/abs/2404.09591), with the constants of gsplat. Every step adds
     noise to the centres, shaped like the Gaussian and fading as it becomes opaque (stochastic gradient Langevin
     dynamics). At a refinement those that became transparent are put on top of others, drawn in proportion to
-    opacity, and their number grows by a share, up to a limit. Where several then lie in one place their opacity
-    and scale are set so that together they render as the one did (:func:`splax.strategies.row_plans.share`).
-    Regularizers on opacities and scales make those that are not needed transparent.
+    opacity, and their number grows by a share, up to a limit. Where several Gaussians then lie in one place, their
+    opacities and scales are set so that together they render as the one Gaussian did
+    (:func:`splax.strategies.row_plans.share_among_copies`). Regularizers on opacities and scales make Gaussians
+    that are not needed transparent.
 
     The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :func:`prepare`. Steps
     count from 0; each setting in steps compares with the number of the step just made. Unlike in gsplat the
@@ -125,7 +126,9 @@ class MCMCStrategy(Strategy):
         births = jnp.where(kept.any(), births, 0)  # none is left to be born from
 
         row_plan, copies = row_plans.copy_at_random(kept, jnp.where(kept, opacities, 0), births, key)
-        logits, log_scales = row_plans.share(params["logit_opacities"], params["log_scales"], copies)
+        logits, log_scales = row_plans.share_among_copies(
+            params["logit_opacities"], params["log_scales"], copies
+        )
         logits = jnp.maximum(logits, math.log(self.min_opacity / (1 - self.min_opacity)))
         shared = copies > 1
         values = {
