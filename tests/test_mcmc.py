@@ -17,7 +17,6 @@ from test_trainer import make_gaussians as make_gaussians_of
 
 import splax
 from splax.strategies import MCMCStrategy, row_plans
-from splax.strategies.mcmc import prepare
 
 KEY = jax.random.key(0)
 OPACITIES = [0.006, 0.1, 0.5, 0.9, 0.99, 0.9999]
@@ -238,10 +237,10 @@ def test_the_penalty_is_mean_opacity_and_mean_scale_of_those_alive():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-def test_new_gaussians_are_prepared_as_by_the_authors():
+def test_new_gaussians_start_as_those_of_the_authors():
     gaussians = splax.Gaussians.from_points(np.random.default_rng(0).normal(size=(20, 3)))
     scales = np.asarray(gaussians.scales)
-    prepare(gaussians)
+    MCMCStrategy().adapt_start(gaussians)
     np.testing.assert_allclose(gaussians.opacities, 0.5)
     np.testing.assert_allclose(gaussians.scales, scales / 10, rtol=1e-5)
 

@@ -30,7 +30,7 @@ class MCMCStrategy(Strategy):
     (:func:`splax.strategies.row_plans.share_among_copies`). Regularizers on opacities and scales make Gaussians
     that are not needed transparent.
 
-    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :func:`prepare`. Steps
+    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :meth:`adapt_start`. Steps
     count from 0; each setting in steps compares with the number of the step just made. Unlike in gsplat the
     moves and the growth of one refinement are drawn at once, and all that land in one place start their
     optimizer slots anew.
@@ -77,6 +77,11 @@ class MCMCStrategy(Strategy):
     def limited_to(self, num: int) -> MCMCStrategy:
         """With ``max_gaussians`` lowered to ``num``."""
         return dataclasses.replace(self, max_gaussians=min(num, self.max_gaussians))
+
+    def adapt_start(self, gaussians: Gaussians) -> None:
+        """Gives new Gaussians, in place, an opacity of 0.5 and a tenth of their scale, as the authors do."""
+        gaussians.logit_opacities[...] = jnp.zeros_like(gaussians.logit_opacities[...])
+        gaussians.log_scales[...] = gaussians.log_scales[...] - math.log(10)
 
     def expected_count(self, num: int, steps: int) -> int:
         """The number to which :meth:`refine` grows them: by ``growth`` each time, up to ``max_gaussians``."""
@@ -138,12 +143,6 @@ class MCMCStrategy(Strategy):
         values = {name: row_plans.take_rows(value, row_plan.source) for name, value in values.items()}
         fresh = row_plan.fresh | row_plans.take_rows(shared, row_plan.source)
         return row_plan._replace(values=values, fresh=fresh), state
-
-
-def prepare(gaussians: Gaussians) -> None:
-    """Makes new Gaussians those that the authors start from: of opacity 0.5, and a tenth as wide."""
-    gaussians.logit_opacities[...] = jnp.zeros_like(gaussians.logit_opacities[...])
-    gaussians.log_scales[...] = gaussians.log_scales[...] - math.log(10)
 
 
 def _finite(values: Array) -> Array:
