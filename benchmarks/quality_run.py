@@ -16,10 +16,10 @@ from quality_data import Photos
 from splax.cameras import Camera
 from splax.cli.commands.train import Train
 from splax.cli.setup import make_trainer
+from splax.cli.strategy import strategy_of
 from splax.metrics.color_correction import color_correct
 from splax.metrics.image import psnr
 from splax.scene import View
-from splax.strategies.mcmc import prepare
 from splax.training.start import Start
 from splax.training.trainer import Trainer
 
@@ -47,8 +47,8 @@ def run_splax(photos: Photos, start: Start, options: Train, curve_every: int = 0
         ValueError: on options that do not fit the photos.
     """
     facts = start.describe()
-    if options.strategy == "mcmc" and not start.trained:
-        prepare(start.gaussians)
+    if not start.trained:
+        strategy_of(options).adapt_start(start.gaussians)
     trainer = make_trainer(photos.scene, options, start.gaussians)
     curve = _train(trainer, curve_every)
     compiling = trainer.profile.get("compile", 0.0)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import splax
-from splax.corrections.alignment import motions_between
 from splax.corrections.base import Corrections
+from splax.corrections.camera_alignment import motions_between
 from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera
 

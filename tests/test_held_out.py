@@ -14,9 +14,9 @@ import splax
 from splax.cli import main as cli
 from splax.cli.run_folder import RunFolder
 from splax.cli.run_results import write_evaluation
-from splax.corrections.alignment import Similarity, motions_between
 from splax.corrections.base import Correction
 from splax.corrections.bilateral_grid import BilateralGrid
+from splax.corrections.camera_alignment import Similarity, motions_between
 from splax.corrections.exposure import Exposure, apply_affine
 from splax.corrections.intrinsics import IntrinsicsRefinement
 from splax.corrections.poses import PoseRefinement

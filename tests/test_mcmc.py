@@ -16,8 +16,7 @@ from test_trainer import make_dense_trainer
 from test_trainer import make_gaussians as make_gaussians_of
 
 import splax
-from splax.strategies import MCMCStrategy, ops
-from splax.strategies.mcmc import prepare
+from splax.strategies import MCMCStrategy, row_plans
 
 KEY = jax.random.key(0)
 OPACITIES = [0.006, 0.1, 0.5, 0.9, 0.99, 0.9999]
@@ -44,8 +43,8 @@ def make_problem(num: int = 600, seed: int = 0):
 
 
 def shared(opacity: float, num: int) -> tuple[float, float]:
-    """Opacity of each copy, and its scale in scales of the one, by ``share``, at float32."""
-    logits, log_scales = jax.jit(ops.share)(
+    """Opacity of each copy, and its scale in scales of the one, by ``share_among_copies``, at float32."""
+    logits, log_scales = jax.jit(row_plans.share_among_copies)(
         jnp.float32([logit(opacity)]), jnp.zeros((1, 3)), jnp.asarray([num])
     )
     assert (log_scales == log_scales[0, 0]).all()
@@ -81,7 +80,7 @@ def test_shares_are_those_of_the_papers_binomials(opacity, num):
 
 
 def test_shares_stay_finite_at_the_ends():
-    logits, log_scales = ops.share(
+    logits, log_scales = row_plans.share_among_copies(
         jnp.float32([-80.0, -20.0, 20.0, 200.0]), jnp.zeros((4, 3)), jnp.full(4, 50)
     )
     assert jnp.isfinite(logits).all() and jnp.isfinite(log_scales).all()
@@ -94,7 +93,7 @@ def test_shares_stay_finite_at_the_ends():
 def test_rows_are_drawn_in_proportion_to_their_weights():
     rng = np.random.default_rng(0)
     weights = rng.uniform(0, 1, 1000) * (rng.random(1000) < 0.7)
-    draws = jax.vmap(ops.sample_rows, (None, 0))(jnp.float32(weights), jax.random.split(KEY, 200))
+    draws = jax.vmap(row_plans.sample_rows, (None, 0))(jnp.float32(weights), jax.random.split(KEY, 200))
     counts = np.bincount(np.asarray(draws).ravel(), minlength=1000)
     assert not counts[weights == 0].any()
     drawn = weights > 0
@@ -107,7 +106,7 @@ def test_small_weights_among_a_million_are_drawn_as_often_as_they_should():
     num = 1_000_000
     small = np.arange(num) % 2 == 1
     weights = np.where(small, 0.01, 1.0)
-    draws = np.asarray(jax.jit(ops.sample_rows)(jnp.float32(weights), KEY))
+    draws = np.asarray(jax.jit(row_plans.sample_rows)(jnp.float32(weights), KEY))
     late = np.arange(num) >= num // 2
     for part in (late, ~late):
         share = weights[small & part].sum() / weights.sum()
@@ -118,7 +117,7 @@ def test_small_weights_among_a_million_are_drawn_as_often_as_they_should():
 def test_rows_without_weight_behind_the_others_change_nothing():
     weights = jnp.float32(np.random.default_rng(0).random(300))
     np.testing.assert_array_equal(
-        ops.sample_rows(weights, KEY), ops.sample_rows(jnp.pad(weights, (0, 500)), KEY)[:300]
+        row_plans.sample_rows(weights, KEY), row_plans.sample_rows(jnp.pad(weights, (0, 500)), KEY)[:300]
     )
 
 
@@ -128,7 +127,7 @@ def test_rows_without_weight_behind_the_others_change_nothing():
 def test_the_transparent_move_onto_others_and_the_number_grows_by_a_share():
     params, alive = make_problem()
     row_plan, _ = refine(MCMCStrategy(), params, alive, KEY)
-    after = ops.apply_row_plan(row_plan, params)
+    after = row_plans.apply_row_plan(row_plan, params)
     num = int(alive.sum())
     assert row_plan.num_rows == row_plan.alive.sum() == round(num * 1.05)
 
@@ -238,10 +237,10 @@ def test_the_penalty_is_mean_opacity_and_mean_scale_of_those_alive():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
-def test_new_gaussians_are_prepared_as_by_the_authors():
+def test_new_gaussians_start_as_those_of_the_authors():
     gaussians = splax.Gaussians.from_points(np.random.default_rng(0).normal(size=(20, 3)))
     scales = np.asarray(gaussians.scales)
-    prepare(gaussians)
+    MCMCStrategy().adapt_start(gaussians)
     np.testing.assert_allclose(gaussians.opacities, 0.5)
     np.testing.assert_allclose(gaussians.scales, scales / 10, rtol=1e-5)
 

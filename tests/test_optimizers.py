@@ -12,7 +12,7 @@ import optax
 import pytest
 from helpers import make_gaussians
 
-from splax.strategies import RowPlan, ops
+from splax.strategies import RowPlan, row_plans
 from splax.training.optimizers import LearningRates, grow_slots, make_optimizer, move_slots
 
 NUM = 6
@@ -97,7 +97,7 @@ def make_row_plan(source: Sequence[int], fresh: Sequence[int] = (), **reset: boo
 
 @functools.partial(jax.jit, static_argnums=0)
 def operate(optimizer: Any, params: Any, state: Any, row_plan: RowPlan) -> tuple[Any, Any]:
-    params = {**params, "gaussians": ops.apply_row_plan(row_plan, params["gaussians"])}
+    params = {**params, "gaussians": row_plans.apply_row_plan(row_plan, params["gaussians"])}
     return params, move_slots(optimizer, state, params, row_plan)
 
 
@@ -266,7 +266,7 @@ def test_capacity_cannot_shrink():
 def test_dead_rows_do_not_move():
     optimizer = OPTIMIZERS["ours"]
     params, state = trained(optimizer, make_params())
-    row_plan = ops.copy_and_remove(
+    row_plan = row_plans.copy_and_remove(
         jnp.ones(NUM, bool), copied=jnp.zeros(NUM, bool), removed=jnp.arange(NUM) == 2
     )
     after, moved = operate(optimizer, params, state, row_plan)

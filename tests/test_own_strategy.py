@@ -9,7 +9,7 @@ import pytest
 from test_trainer import make_dense_trainer, make_gaussians, params_of
 
 import splax
-from splax.strategies import ops
+from splax.strategies import row_plans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GrowMostPulled(splax.Strategy):
         pull = jnp.where(alive, state["pull"], -1)
         most = pull > jnp.sort(pull)[-(alive.sum() * self.share).astype(int) - 1]
         transparent = jax.nn.sigmoid(params["logit_opacities"]) < 0.005
-        plan = ops.copy_and_remove(alive, copied=most, removed=transparent)
+        plan = row_plans.copy_and_remove(alive, copied=most, removed=transparent)
         return plan, {"pull": jnp.zeros_like(pull)}
 
 

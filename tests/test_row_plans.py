@@ -8,7 +8,7 @@ from helpers import make_gaussians
 from scipy.spatial.transform import Rotation
 from scipy.special import expit
 
-from splax.strategies import RowPlan, ops
+from splax.strategies import RowPlan, row_plans
 
 
 def masks(text: str) -> jax.Array:
@@ -29,7 +29,7 @@ def masks(text: str) -> jax.Array:
 )
 @pytest.mark.parametrize("jit", [False, True])
 def test_the_kth_parent_gets_the_kth_free_row(parents, free, source, born, jit):
-    pair = jax.jit(ops.pair_rows) if jit else ops.pair_rows
+    pair = jax.jit(row_plans.pair_rows) if jit else row_plans.pair_rows
     actual_source, actual_born = pair(masks(parents), masks(free))
     np.testing.assert_array_equal(actual_source, source)
     np.testing.assert_array_equal(actual_born, masks(born))
@@ -37,7 +37,7 @@ def test_the_kth_parent_gets_the_kth_free_row(parents, free, source, born, jit):
 
 def test_copies_and_removals_equal_growing_and_shrinking_lists():
     rng = np.random.default_rng(0)
-    plan = jax.jit(ops.copy_and_remove)
+    plan = jax.jit(row_plans.copy_and_remove)
     for num in (1, 2, 7, 40) * 12:
         alive, copied, removed = (rng.random(num) < p for p in (0.6, 0.3, 0.3))
         names = np.arange(num)
@@ -56,36 +56,36 @@ def test_copies_and_removals_equal_growing_and_shrinking_lists():
 
 
 def test_a_birth_may_take_the_row_of_a_removed_gaussian():
-    row_plan = ops.copy_and_remove(masks("111"), copied=masks("100"), removed=masks("010"))
+    row_plan = row_plans.copy_and_remove(masks("111"), copied=masks("100"), removed=masks("010"))
     np.testing.assert_array_equal(row_plan.source, [0, 0, 2])
     np.testing.assert_array_equal(row_plan.fresh, [False, True, False])
     assert row_plan.num_rows == 3
 
 
 def test_too_many_births_are_reported():
-    row_plan = ops.copy_and_remove(masks("1111"), copied=masks("1110"), removed=masks("0001"))
+    row_plan = row_plans.copy_and_remove(masks("1111"), copied=masks("1110"), removed=masks("0001"))
     assert row_plan.num_rows == 6
 
 
 def test_dead_rows_are_fresh_so_that_no_momentum_moves_them():
-    row_plan = ops.copy_and_remove(masks("110"), copied=masks("000"), removed=masks("010"))
+    row_plan = row_plans.copy_and_remove(masks("110"), copied=masks("000"), removed=masks("010"))
     np.testing.assert_array_equal(row_plan.fresh, [False, True, True])
     np.testing.assert_array_equal(RowPlan.nothing(masks("10")).fresh, [False, True])
 
 
 def test_split_scales_and_opacities_equal_the_closed_forms():
     scales = np.array([[1e-4, 0.3, 20.0]])
-    np.testing.assert_allclose(np.exp(ops.split_log_scales(jnp.log(scales))), scales / 1.6, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(row_plans.split_log_scales(jnp.log(scales))), scales / 1.6, rtol=1e-5)
     logits = np.linspace(-12, 12, 49)
     opacities = expit(logits)
-    halves = expit(np.asarray(ops.split_logit_opacities(jnp.asarray(logits, jnp.float32)), np.float64))
+    halves = expit(np.asarray(row_plans.split_logit_opacities(jnp.asarray(logits, jnp.float32)), np.float64))
     np.testing.assert_allclose(halves, 1 - np.sqrt(1 - opacities), rtol=1e-4)
     # Seen one behind the other, the halves are as opaque as the whole.
     np.testing.assert_allclose(1 - (1 - halves) ** 2, opacities, rtol=1e-4)
 
 
 def test_split_opacities_stay_finite_where_the_sigmoid_saturates():
-    assert np.isfinite(ops.split_logit_opacities(jnp.array([-40.0, 40.0, 300.0, 1e4]))).all()
+    assert np.isfinite(row_plans.split_logit_opacities(jnp.array([-40.0, 40.0, 300.0, 1e4]))).all()
 
 
 def test_split_centres_are_drawn_from_the_parent_independently_for_each_child():
@@ -97,8 +97,8 @@ def test_split_centres_are_drawn_from_the_parent_independently_for_each_child():
         "log_scales": jnp.tile(jnp.log(jnp.asarray(scales, jnp.float32)), (2 * num, 1)),
     }
     first = jnp.arange(2 * num) < num
-    row_plan = ops.copy_and_remove(first, copied=first, removed=~first)
-    row_plan = ops.scatter_split(row_plan, params, first, jax.random.key(3))
+    row_plan = row_plans.copy_and_remove(first, copied=first, removed=~first)
+    row_plan = row_plans.scatter_split(row_plan, params, first, jax.random.key(3))
     assert np.asarray(row_plan.fresh).all()
 
     rotation = Rotation.from_quat(quat, scalar_first=True).as_matrix()
@@ -112,21 +112,25 @@ def test_split_centres_are_drawn_from_the_parent_independently_for_each_child():
 def test_scatter_split_leaves_the_others_alone_whatever_they_hold():
     params = {name: jnp.asarray(value) for name, value in make_gaussians(4).items()}
     params["quats"] = params["quats"].at[1].set(0).at[3].set(jnp.nan)
-    row_plan = ops.copy_and_remove(masks("1110"), copied=masks("1000"), removed=masks("0000"))
+    row_plan = row_plans.copy_and_remove(masks("1110"), copied=masks("1000"), removed=masks("0000"))
     with jax.debug_nans(True):
-        means = ops.scatter_split(row_plan, params, masks("1000"), jax.random.key(0)).values["means"]
+        means = row_plans.scatter_split(row_plan, params, masks("1000"), jax.random.key(0)).values["means"]
     np.testing.assert_array_equal(means[1:3], params["means"][1:3])
     assert (means[0] != params["means"][0]).all() and (means[3] != means[0]).all()
 
 
 def test_resetting_opacities_lowers_them_and_never_raises_one():
     logits = jnp.array([-9.0, 0.0, 3.0])
-    row_plan = ops.reset_opacities(RowPlan.nothing(masks("111")), {"logit_opacities": logits}, 0.01, True)
+    row_plan = row_plans.reset_opacities(
+        RowPlan.nothing(masks("111")), {"logit_opacities": logits}, 0.01, True
+    )
     after = expit(np.asarray(row_plan.values["logit_opacities"]))
     np.testing.assert_allclose(after, [expit(-9.0), 0.01, 0.01], rtol=1e-5)
     assert row_plan.reset["logit_opacities"]
 
-    row_plan = ops.reset_opacities(RowPlan.nothing(masks("111")), {"logit_opacities": logits}, 0.01, False)
+    row_plan = row_plans.reset_opacities(
+        RowPlan.nothing(masks("111")), {"logit_opacities": logits}, 0.01, False
+    )
     np.testing.assert_array_equal(row_plan.values["logit_opacities"], logits)
     assert not row_plan.reset["logit_opacities"]
 
@@ -138,9 +142,9 @@ def test_every_param_moves_without_being_named():
         "labels": jnp.arange(3),
         "head": {"weights": jnp.arange(12.0, dtype=jnp.bfloat16).reshape(3, 2, 2)},
     }
-    row_plan = ops.copy_and_remove(masks("110"), copied=masks("010"), removed=masks("000"))
+    row_plan = row_plans.copy_and_remove(masks("110"), copied=masks("010"), removed=masks("000"))
     row_plan = row_plan._replace(values={"means": jnp.full((3, 3), 7.0)})
-    moved = ops.apply_row_plan(row_plan, params)
+    moved = row_plans.apply_row_plan(row_plan, params)
     assert list(moved) == list(params)
     np.testing.assert_array_equal(moved["means"], np.full((3, 3), 7.0))
     np.testing.assert_array_equal(moved["features"], np.arange(24.0).reshape(3, 8)[[0, 1, 1]])
@@ -152,6 +156,6 @@ def test_every_param_moves_without_being_named():
 
 def test_doing_nothing_keeps_every_row():
     params = {name: jnp.asarray(value) for name, value in make_gaussians(5).items()}
-    moved = ops.apply_row_plan(RowPlan.nothing(masks("10110")), params)
+    moved = row_plans.apply_row_plan(RowPlan.nothing(masks("10110")), params)
     for name, value in params.items():
         np.testing.assert_array_equal(moved[name], value)

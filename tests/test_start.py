@@ -221,17 +221,17 @@ def test_a_number_that_is_not_used_is_said(data, tmp_path, capsys):
     assert "warning: --num-gaussians 60 is not used: the start is file" in capsys.readouterr().err
 
 
-def test_mcmc_prepares_what_was_not_trained(data, tmp_path, monkeypatch):
+def test_mcmc_adapts_a_start_that_was_not_trained(data, tmp_path, monkeypatch):
     """New Gaussians on a point cloud, too; those of a splat file are left as they are."""
-    prepared = []
-    monkeypatch.setattr("splax.cli.training_run.prepare", prepared.append)
+    adapted = []
+    monkeypatch.setattr(splax.MCMCStrategy, "adapt_start", lambda _, gaussians: adapted.append(gaussians))
     write_point_cloud(tmp_path / "points.ply")
     options = ["--strategy", "mcmc", *FAST]
     assert run("train", data, "--out", tmp_path / "first", "--init", tmp_path / "points.ply", *options) == 0
-    assert len(prepared) == 1
+    assert len(adapted) == 1
     splat = tmp_path / "first" / "point_cloud.ply"
     assert run("train", data, "--out", tmp_path / "second", "--init", splat, *options) == 0
-    assert len(prepared) == 1
+    assert len(adapted) == 1
 
 
 @pytest.mark.filterwarnings("default::UserWarning")  # shown, as outside tests

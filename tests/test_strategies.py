@@ -12,7 +12,7 @@ import pytest
 from helpers import make_gaussians
 from scipy.special import expit, logit
 
-from splax.strategies import DefaultStrategy, MCMCStrategy, StepObservation, Strategy, ops
+from splax.strategies import DefaultStrategy, MCMCStrategy, StepObservation, Strategy, row_plans
 
 KEY = jax.random.key(0)
 
@@ -73,7 +73,7 @@ def rounded(identity, scales, opacity) -> tuple:
 
 def refine_eagerly(strategy, params, alive, state, step, extent, key):
     row_plan, state = strategy.refine(params, alive, state, step, extent, key)
-    return row_plan, ops.apply_row_plan(row_plan, params), state
+    return row_plan, row_plans.apply_row_plan(row_plan, params), state
 
 
 refine_compiled = jax.jit(refine_eagerly, static_argnums=0)

@@ -27,7 +27,6 @@ from splax.cli.strategy import strategy_of
 from splax.gaussians import Gaussians
 from splax.reports.events import EventLog
 from splax.scene import Scene
-from splax.strategies.mcmc import prepare
 from splax.training.errors import NoGaussianError, NonFiniteError, OutOfMemoryError
 from splax.training.evaluation import scores_line
 from splax.training.progress import Progress
@@ -114,9 +113,10 @@ def _begin(
     say("Looking for a start ...")
     start = make_start()
     say(f"Start: {start.kind}, as {start.reason}.")
-    _warn_above_limit(int(start.gaussians.num_alive), strategy_of(options).limit)
-    if options.strategy == "mcmc" and not start.trained:
-        prepare(start.gaussians)
+    strategy = strategy_of(options)
+    _warn_above_limit(int(start.gaussians.num_alive), strategy.limit)
+    if not start.trained:
+        strategy.adapt_start(start.gaussians)
     trainer = make_trainer(scene, options, start.gaussians)
     begun = {"start": start.describe(), "stored_sh_degree": start.gaussians.sh_degree}
     folder.begin(save_options(options, data) | begun)

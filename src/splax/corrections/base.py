@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from splax.cameras import Camera
-from splax.corrections.neighbors import Neighbors
+from splax.corrections.neighboring_views import Neighbors
 
 ViewIndex = Int[Array, ""] | None
 """Number of a training view; None for a view that training does not see."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from splax.cameras import Camera
 from splax.corrections.base import Correction, ViewIndex
 from splax.corrections.exposure import apply_affine
-from splax.corrections.neighbors import Neighbors
+from splax.corrections.neighboring_views import Neighbors
 
 # Brightness of a colour (ITU-R BT.601), in [0, 1] for colours in [0, 1].
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)

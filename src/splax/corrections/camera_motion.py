@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.cameras import Camera
-from splax.corrections.alignment import (
+from splax.corrections.base import Corrections
+from splax.corrections.camera_alignment import (
     MIN_VIEWS,
     Similarity,
     fit_similarity,
@@ -22,8 +23,7 @@ from splax.corrections.alignment import (
     project,
     visible_points,
 )
-from splax.corrections.base import Corrections
-from splax.corrections.neighbors import Neighborhood, Neighbors, describe_choice
+from splax.corrections.neighboring_views import Neighborhood, Neighbors, describe_choice
 from splax.lenses import Lens
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from splax.cameras import Camera
 from splax.corrections.base import Correction, ViewIndex
-from splax.corrections.neighbors import Neighbors
+from splax.corrections.neighboring_views import Neighbors
 
 
 @dataclasses.dataclass(frozen=True)

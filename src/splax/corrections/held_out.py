@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from splax.cameras import Camera
-from splax.corrections.alignment import Similarity, camera_centres
 from splax.corrections.base import Corrections
+from splax.corrections.camera_alignment import Similarity, camera_centres
 from splax.corrections.camera_motion import CameraMotion, TrainingCameras
-from splax.corrections.neighbors import (
+from splax.corrections.neighboring_views import (
     Neighborhood,
     Neighbors,
     describe_choice,

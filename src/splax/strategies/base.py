@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from splax.gaussians import Gaussians
+
 Params: TypeAlias = dict[str, Any]
 """The Params of a :class:`splax.Gaussians` by name; every array in it has one row per Gaussian."""
 
@@ -19,7 +21,7 @@ Length: TypeAlias = float | Float[Array, ""]
 class RowPlan(NamedTuple):
     """The plan of one refinement: what every row holds afterwards.
 
-    ``splax.strategies.ops.apply_row_plan`` carries it out on the Params and
+    ``splax.strategies.row_plans.apply_row_plan`` carries it out on the Params and
     ``splax.training.optimizers.move_slots`` on the optimizer's state.
 
     Attributes:
@@ -72,9 +74,9 @@ class Strategy:
     """Base of all strategies; by itself it keeps the Gaussians that there are.
 
     A strategy is a frozen dataclass of settings. What it remembers between steps is a pytree, its state,
-    every leaf of which has one row per Gaussian. All methods but :meth:`expected_count`, :meth:`limited_to` and
-    :meth:`refines_after` run inside jit: at every step :meth:`penalty`, :meth:`update` and :meth:`move`;
-    :meth:`refine` after some steps.
+    every leaf of which has one row per Gaussian. All methods but :meth:`adapt_start`, :meth:`expected_count`,
+    :meth:`limited_to` and :meth:`refines_after` run inside jit: at every step :meth:`penalty`, :meth:`update` and
+    :meth:`move`; :meth:`refine` after some steps.
 
     Attributes:
         absgrad: whether ``StepObservation.grad2d`` is in absolute values, see :class:`splax.TileRasterizer`.
@@ -115,6 +117,17 @@ class Strategy:
         """
         del steps
         return num
+
+    def adapt_start(self, gaussians: Gaussians) -> None:
+        """Changes new Gaussians, in place, into those that this strategy starts from; by default it keeps them.
+
+        ``splax train`` calls this method unless the start is a splat file. A :class:`splax.Trainer` does not: it
+        trains the Gaussians that it is given. Runs on the host.
+
+        Args:
+            gaussians: Gaussians that were not trained yet.
+        """
+        del gaussians
 
     def init(self, capacity: int) -> PyTree[Array]:
         """The state at the start, for ``capacity`` rows."""

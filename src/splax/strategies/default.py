@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from splax.strategies import ops
+from splax.strategies import row_plans
 from splax.strategies.base import Length, Params, RowPlan, Step, StepObservation, Strategy
 
 State = dict[str, Float[Array, " n"]]
@@ -134,16 +134,18 @@ class DefaultStrategy(Strategy):
 
         # Both halves of a split are alike but for their place, so they can be judged in their parent's row.
         log_scales, logits = params["log_scales"], params["logit_opacities"]
-        log_scales = jnp.where(split[:, None], ops.split_log_scales(log_scales), log_scales)
+        log_scales = jnp.where(split[:, None], row_plans.split_log_scales(log_scales), log_scales)
         if self.revised_opacity:
-            logits = jnp.where(grows, ops.split_logit_opacities(logits), logits)
+            logits = jnp.where(grows, row_plans.split_logit_opacities(logits), logits)
         removed = due & self._is_useless(state, log_scales, logits, step, extent)
 
-        row_plan = ops.copy_and_remove(alive, copied=grows, removed=removed)
+        row_plan = row_plans.copy_and_remove(alive, copied=grows, removed=removed)
         halved = {"log_scales": log_scales, "logit_opacities": logits}
-        halved = {name: ops.take_rows(value, row_plan.source) for name, value in halved.items()}
-        row_plan = ops.scatter_split(row_plan._replace(values=halved), params, split, key)
-        row_plan = ops.reset_opacities(row_plan, params, 2 * self.prune_opacity, self._resets_after(step))
+        halved = {name: row_plans.take_rows(value, row_plan.source) for name, value in halved.items()}
+        row_plan = row_plans.scatter_split(row_plan._replace(values=halved), params, split, key)
+        row_plan = row_plans.reset_opacities(
+            row_plan, params, 2 * self.prune_opacity, self._resets_after(step)
+        )
         return row_plan, jax.tree.map(lambda x: jnp.where(due, 0, x), state)
 
     # These two take a step that is an int or traced, hence & and not `and`.

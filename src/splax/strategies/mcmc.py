@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from splax.gaussians import Gaussians
 from splax.ops.quaternions import quat_to_rotmat
-from splax.strategies import ops
+from splax.strategies import row_plans
 from splax.strategies.base import Length, Params, RowPlan, Step, Strategy
 
 # Noise fades where an opacity exceeds 1 - 0.995, over a range of about 1/100 (Kheradmand et al. 2024).
@@ -25,11 +25,12 @@ class MCMCStrategy(Strategy):
     Kheradmand et al. 2024 (https://arxiv.org/abs/2404.09591), with the constants of gsplat. Every step adds
     noise to the centres, shaped like the Gaussian and fading as it becomes opaque (stochastic gradient Langevin
     dynamics). At a refinement those that became transparent are put on top of others, drawn in proportion to
-    opacity, and their number grows by a share, up to a limit. Where several then lie in one place their opacity
-    and scale are set so that together they render as the one did (:func:`splax.strategies.ops.share`).
-    Regularizers on opacities and scales make those that are not needed transparent.
+    opacity, and their number grows by a share, up to a limit. Where several Gaussians then lie in one place, their
+    opacities and scales are set so that together they render as the one Gaussian did
+    (:func:`splax.strategies.row_plans.share_among_copies`). Regularizers on opacities and scales make Gaussians
+    that are not needed transparent.
 
-    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :func:`prepare`. Steps
+    The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :meth:`adapt_start`. Steps
     count from 0; each setting in steps compares with the number of the step just made. Unlike in gsplat the
     moves and the growth of one refinement are drawn at once, and all that land in one place start their
     optimizer slots anew.
@@ -76,6 +77,11 @@ class MCMCStrategy(Strategy):
     def limited_to(self, num: int) -> MCMCStrategy:
         """With ``max_gaussians`` lowered to ``num``."""
         return dataclasses.replace(self, max_gaussians=min(num, self.max_gaussians))
+
+    def adapt_start(self, gaussians: Gaussians) -> None:
+        """Gives new Gaussians, in place, an opacity of 0.5 and a tenth of their scale, as the authors do."""
+        gaussians.logit_opacities[...] = jnp.zeros_like(gaussians.logit_opacities[...])
+        gaussians.log_scales[...] = gaussians.log_scales[...] - math.log(10)
 
     def expected_count(self, num: int, steps: int) -> int:
         """The number to which :meth:`refine` grows them: by ``growth`` each time, up to ``max_gaussians``."""
@@ -124,23 +130,19 @@ class MCMCStrategy(Strategy):
         births = jnp.maximum(target - num, 0) + num - kept.sum()
         births = jnp.where(kept.any(), births, 0)  # none is left to be born from
 
-        row_plan, copies = ops.copy_at_random(kept, jnp.where(kept, opacities, 0), births, key)
-        logits, log_scales = ops.share(params["logit_opacities"], params["log_scales"], copies)
+        row_plan, copies = row_plans.copy_at_random(kept, jnp.where(kept, opacities, 0), births, key)
+        logits, log_scales = row_plans.share_among_copies(
+            params["logit_opacities"], params["log_scales"], copies
+        )
         logits = jnp.maximum(logits, math.log(self.min_opacity / (1 - self.min_opacity)))
         shared = copies > 1
         values = {
             "logit_opacities": jnp.where(shared, logits, params["logit_opacities"]),
             "log_scales": jnp.where(shared[:, None], log_scales, params["log_scales"]),
         }
-        values = {name: ops.take_rows(value, row_plan.source) for name, value in values.items()}
-        fresh = row_plan.fresh | ops.take_rows(shared, row_plan.source)
+        values = {name: row_plans.take_rows(value, row_plan.source) for name, value in values.items()}
+        fresh = row_plan.fresh | row_plans.take_rows(shared, row_plan.source)
         return row_plan._replace(values=values, fresh=fresh), state
-
-
-def prepare(gaussians: Gaussians) -> None:
-    """Makes new Gaussians those that the authors start from: of opacity 0.5, and a tenth as wide."""
-    gaussians.logit_opacities[...] = jnp.zeros_like(gaussians.logit_opacities[...])
-    gaussians.log_scales[...] = gaussians.log_scales[...] - math.log(10)
 
 
 def _finite(values: Array) -> Array:

@@ -17,7 +17,7 @@ from jax.tree_util import KeyPath, keystr, tree_map_with_path
 from jaxtyping import Array, PyTree
 
 from splax.strategies.base import RowPlan
-from splax.strategies.ops import spread_rows, take_rows
+from splax.strategies.row_plans import spread_rows, take_rows
 
 GAUSSIANS = "gaussians"
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from splax.corrections.base import CorrectionsState
 from splax.strategies.base import RowPlan, Strategy
-from splax.strategies.ops import apply_row_plan, spread_rows, take_rows
+from splax.strategies.row_plans import apply_row_plan, spread_rows, take_rows
 from splax.training.optimizers import GAUSSIANS, grow_slots, move_slots
 
 

@@ -17,7 +17,8 @@ from splax.strategies.base import Params, RowPlan
 SPLIT_SHRINK = 1.6
 # Rows that are drawn from as one block; a power of two.
 _BLOCK = 256
-# How far, and how often, the trapezoid rule of `share` samples its integrand, which is even and vanishes beyond.
+# The trapezoid rule of `share_among_copies` samples its integrand from 0 up to _REACH, at _NODES places. The
+# integrand is even, and vanishes beyond.
 _REACH, _NODES = 5.0, 32
 # Opacity above which an opacity counts as this one, 1 - 6e-8: a Gaussian fully opaque has no finite share.
 _MAX_LOGIT = 16.6
@@ -183,7 +184,7 @@ def copy_at_random(
     return RowPlan(source, alive, born | ~alive, {}, {}, kept.sum() + births), copies
 
 
-def share(
+def share_among_copies(
     logit_opacities: Float[Array, " n"], log_scales: Float[Array, "n 3"], copies: Int[Array, " n"]
 ) -> tuple[Float[Array, " n"], Float[Array, "n 3"]]:
     """Logit opacities and log scales of copies that together render as the one Gaussian did.

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from test_lenses import fisheye
 
 from splax.cameras import Camera
-from splax.corrections.alignment import (
+from splax.corrections.camera_alignment import (
     MAX_POINTS,
     Similarity,
     camera_centres,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from splax.corrections.neighbors import (
+from splax.corrections.neighboring_views import (
     Neighborhood,
     Neighbors,
     by_place,
