@@ -10,7 +10,6 @@ import splax
 
 # Public names whose docstring has no example yet; the list may only become shorter.
 ALLOWED_WITHOUT = {
-    "Batch",
     "BilateralGrid",
     "Checkpoints",
     "CoarseToFine",
@@ -20,9 +19,6 @@ ALLOWED_WITHOUT = {
     "IntrinsicsRefinement",
     "LearningRates",
     "MCMCStrategy",
-    "NoGaussianError",
-    "NonFiniteError",
-    "OutOfMemoryError",
     "PoseRefinement",
     "Progress",
     "Regularizers",
