@@ -26,8 +26,6 @@ ALLOWED_WITHOUT = {
     "StepObservation",
     "Start",
     "Strategy",
-    "TrainConfig",
-    "Trainer",
     "choose_start",
     "color_correct",
     "lpips",

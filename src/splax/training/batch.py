@@ -36,7 +36,7 @@ class Batch(NamedTuple):
         step: number of steps made before this one, int32 scalar.
 
     Example:
-        A loss that compares colours where the mask lets pixels count; it would be a method of a Trainer's subclass.
+        A loss that compares colours where pixels count. Training calls it as a method of a Trainer's subclass.
 
         >>> import jax.numpy as jnp
         >>> import splax
