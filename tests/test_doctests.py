@@ -11,8 +11,6 @@ import splax
 # Public names whose docstring has no example yet; the list may only become shorter.
 ALLOWED_WITHOUT = {
     "BilateralGrid",
-    "Checkpoints",
-    "CoarseToFine",
     "Correction",
     "DefaultStrategy",
     "Exposure",

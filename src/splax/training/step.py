@@ -319,8 +319,8 @@ def _accept(
 ) -> TrainState:
     """The updated state where the step was made and the model learns from it; the old state elsewhere."""
 
-    # A branch would wait for the host to read the condition, and would copy the state. A selection is only one more
-    # operand of the arithmetic.
+    # A branch would wait for the host to read the condition, and would copy the state. A selection is only one
+    # more operand of the arithmetic.
     def choose(name: str) -> Any:
         accept = made if name in _OF_EVERY_STEP else learns
         fields = getattr(updated, name), getattr(state, name)
