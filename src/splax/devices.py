@@ -1,6 +1,6 @@
-"""What splax decides by the kind of device that JAX computes on, and how much memory that device has left.
+"""Settings that depend on the kind of device that JAX computes on, and the free memory of that device.
 
-A new kind of device is one entry of :data:`POLICIES`.
+A new kind of device needs one more entry in :data:`POLICIES`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class DevicePolicy:
-    """What suits one kind of device. The image and the result of training do not depend on it, up to rounding.
+    """Settings that suit one kind of device.
+
+    Images and the results of training do not depend on them, up to rounding.
 
     Attributes:
-        tile_size: edge of a tile in pixels, where the user asks for none.
+        tile_size: edge of a tile in pixels, unless the user sets one.
         sums_in_any_order: whether plain XLA adds numbers of one row in an order that differs from run to run.
-        keeps_programs: whether compiled programs are worth keeping on disk for the next run.
+        keeps_programs: whether to keep compiled programs on disk for the next run.
         compiler_options: options that XLA gets for every training program.
-        steps_per_check: steps that are made before the device asks whether to go on.
-        snapshot_steps: steps from one copy of the state on the host to the next.
-        spare_rows: dead rows that a run which refines begins with, and grows by at least.
-        isect_margin: factor between the intersections that were counted and the rows of their buffer.
-        isect_waste: factor by which that buffer may be too large before it shrinks.
-        min_isects: rows that the buffer of intersections has in any case.
+        steps_per_check: number of steps that the device makes before it checks whether to continue.
+        snapshot_steps: number of steps from one copy of the state on the host to the next.
+        spare_rows: number of dead rows that a run with refinements begins with, and least number of rows by which
+            it grows.
+        isect_margin: ratio of the rows of the intersection buffer to the number of intersections counted.
+        isect_waste: ratio of the rows of that buffer to the rows it needs, from which on it shrinks.
+        min_isects: least number of rows of the intersection buffer.
         photo_share: share of the free memory that photos may take.
     """
 
@@ -47,7 +50,7 @@ class DevicePolicy:
 _CPU = DevicePolicy(
     tile_size=8,  # fewer pixels are computed that a Gaussian does not reach
     sums_in_any_order=False,
-    keeps_programs=False,  # XLA's programs for a CPU are tied to the processor that they were made on
+    keeps_programs=False,  # XLA's programs for a CPU run only on the kind of processor that compiled them
     compiler_options=MappingProxyType({}),
     steps_per_check=1,
     snapshot_steps=500,
@@ -61,21 +64,22 @@ _GPU = DevicePolicy(
     tile_size=16,
     sums_in_any_order=True,
     keeps_programs=True,  # compiling a training step takes seconds there
-    # The autotuner runs each fusion as either of two emitters compiles it, and keeps the faster one. It does so on
-    # arrays made for that next to the state, as large as all Params and the moments of Adam, and from run to run
-    # another emitter may be the faster one, which gives other last bits.
+    # The autotuner runs each fusion as compiled by either of two emitters, and keeps the faster one. For that it
+    # allocates arrays in addition to the state, as large as all Params and the moments of Adam. And from run to
+    # run another emitter may be the faster one, which changes the last bits of the results.
     compiler_options=MappingProxyType({"xla_gpu_experimental_enable_fusion_autotuner": False}),
-    # To read a condition the host waits until the device is idle; a loop of known length has no condition.
+    # To read a condition, the host waits until the device is idle; a loop of fixed length has no condition.
     steps_per_check=5,
-    # The device waits for the copy as long as dozens of steps take, and makes lost steps again in seconds.
+    # The device waits for the copy as long as dozens of steps take, and repeats lost steps in seconds.
     snapshot_steps=2_000,
-    # A growth compiles the step again, which takes as long as thousands of steps (docs/performance.md). What dead
-    # rows and free slots add to a step was not measured: Adam and the sort read and write them all.
+    # A growth compiles the step again, which takes as long as thousands of steps (docs/performance.md). The time
+    # that dead rows and unused rows of the intersection buffer add to a step was not measured: Adam and the sort
+    # read and write them all.
     spare_rows=100_000,
     isect_margin=1.5,
     isect_waste=4,
     # A million pairs take some 30 MB and are sorted in some 40 us. A run from random points needs a thirtieth of
-    # that once the worst Gaussians are pruned, and would outgrow what fits then several times.
+    # that after its worst Gaussians are pruned; a buffer of that size would be too small several times later.
     min_isects=1 << 20,
     photo_share=0.4,
 )
@@ -83,7 +87,7 @@ _GPU = DevicePolicy(
 POLICIES: Mapping[str, DevicePolicy] = MappingProxyType({"cpu": _CPU, "gpu": _GPU})
 """The policy of each platform of ``jax.default_backend()``."""
 
-# Platforms without an entry: as careful as a CPU, with the tiles of accelerators.
+# Policy of platforms without an entry: as cautious as a CPU's, with the tile size of accelerators.
 _OTHER = dataclasses.replace(_CPU, tile_size=16)
 
 

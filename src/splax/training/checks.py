@@ -1,4 +1,4 @@
-"""What a Trainer refuses before it compiles anything, and why."""
+"""Checks of a Trainer's arguments, made before anything is compiled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from splax.training.config import TrainConfig
 def check_settings(
     model: SplatModel, config: TrainConfig, optimizer: optax.GradientTransformation | None
 ) -> None:
-    """Raises the errors of a Trainer that its settings cause."""
+    """Checks that the settings of a Trainer suit each other.
+
+    Args:
+        model: the model to train.
+        config: the run's settings.
+        optimizer: the user's own optimizer; None if the Trainer makes one.
+
+    Raises:
+        ValueError: if ``batch_size`` is above 1 with an optimizer of the user's own, if no Gaussian is alive, or
+            if a deterministic run has a rasterizer that adds in any order.
+    """
     if optimizer is not None and config.batch_size > 1:
         raise ValueError(
             f"batch_size {config.batch_size} is for the optimizer that the Trainer makes. Wrap your own, "
@@ -32,8 +42,14 @@ def check_settings(
 def uses_depth(model: SplatModel, scene: Scene, config: TrainConfig) -> bool:
     """Whether depth is part of the loss.
 
+    Args:
+        model: the model to train.
+        scene: the scene to train on.
+        config: the run's settings.
+
     Raises:
-        ValueError: if it is to be, but no view says anything of depth, or none is rendered.
+        ValueError: if depth has a weight, but no training view has a depth image or points, or the rasterizer
+            renders no depth.
     """
     if not config.depth_weight:
         return False

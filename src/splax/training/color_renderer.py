@@ -1,4 +1,4 @@
-"""How training and scores call a model, whatever else than colour it renders."""
+"""Calls a model for training and for scores, which need its colour, whatever else it renders."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _RGB = 3
 
 @dataclasses.dataclass(frozen=True)
 class ColorRenderer:
-    """Calls a model so that its image begins with the colour over a background; its features follow.
+    """Calls a model so that its image begins with the colour over a background, and its features follow.
 
-    The features are the channels that are not the colour, over nothing: those from the fourth on, or all that are
-    rendered if the model has a method ``color`` of its own.
+    The features are the channels that are not the colour; they have no background. They are the channels from the
+    fourth on, or all channels of the model if it overrides the method ``color``.
 
     Attributes:
-        num_channels: that the model renders.
-        has_own_color: whether it says by itself what its colour is.
-        takes_view: whether it can be given the number of the training view.
+        num_channels: number of channels that the model renders.
+        has_own_color: whether the model overrides ``color``, which makes RGB of its channels.
+        takes_view: whether the model takes the argument ``view``, the number of the training view.
     """
 
     num_channels: int
@@ -38,11 +38,11 @@ class ColorRenderer:
 
     @classmethod
     def of(cls, model: SplatModel, camera: Camera) -> ColorRenderer:
-        """The one for a model, of which a rendering is traced, not computed.
+        """The renderer of a model. A rendering is traced to find its shape; nothing is computed.
 
         Args:
-            model: any that can be called as a :class:`SplatModel` is; it may lack ``color`` and ``view``.
-            camera: of any view.
+            model: a model that is called as a :class:`SplatModel` is; it may lack ``color`` and ``view``.
+            camera: the camera of any view.
 
         Raises:
             ValueError: if the model's channels hold no colour.
@@ -82,14 +82,14 @@ class ColorRenderer:
         view: Int[Array, ""] | None = None,
         means2d_offset: Float[Array, "n 2"] | None = None,
     ) -> RenderOutput:
-        """A rendering whose image is colour, then features, [H, W, 3 + F].
+        """A rendering whose image holds the colour, then the features, [H, W, 3 + F].
 
         Args:
-            model: the one that this was made for, in any state.
-            camera: the view.
-            background: colour behind everything, RGB.
-            view: number of the training view; None for a view that training does not see.
-            means2d_offset: as of :meth:`SplatModel.__call__`.
+            model: the model that this renderer was made for, with any values of its Params.
+            camera: the camera of the view.
+            background: colour behind everything, RGB in [0, 1].
+            view: number of the training view, int32 scalar; None for a view that training does not see.
+            means2d_offset: offset of the projected centres in pixels, [N, 2]; see :meth:`SplatModel.__call__`.
         """
         if not self.has_own_color:
             if self.num_channels > _RGB:
@@ -119,11 +119,11 @@ def color_of(output: RenderOutput) -> Float[Array, "h w 3"]:
 def with_color(
     output: RenderOutput, change: Callable[[Float[Array, "h w 3"]], Float[Array, "h w 3"]]
 ) -> RenderOutput:
-    """The same rendering in another colour; features stay what they are.
+    """The same rendering with its colour changed; its features stay as they are.
 
     Args:
         output: a rendering by a :class:`ColorRenderer`.
-        change: from its colour to another.
+        change: function from the colour, [H, W, 3], to the new colour of the same shape.
     """
     features = output.image[..., _RGB:]
     return output._replace(image=jnp.concatenate([change(color_of(output)), features], axis=-1))

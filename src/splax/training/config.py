@@ -1,4 +1,4 @@
-"""Settings of a run."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -14,42 +14,54 @@ from splax.training.photos.resolution import CoarseToFine
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a run, apart from the strategy's (Kerbl et al. 2023 unless noted).
+    """Settings of a run, apart from the strategy's. Defaults are those of Kerbl et al. 2023 unless noted.
 
     Attributes:
-        steps: length of the run; schedules refer to it.
-        ssim_weight: share of 1 - SSIM in the loss, the rest is L1.
-        sh_degree_every: steps after which one more band of spherical harmonics comes into use, from those that
-            the model has coefficients of; 0: all at once.
-        background: colour behind everything, RGB in [0, 1]; None takes the scene's. Photos with
-            transparent pixels are put on it. ``"random"``: a new one for each step of training, for the
-            rendering and the photo, so that what is transparent stays empty; scores are on the scene's.
-        learning_rates: of each Param.
-        corrections: what photos differ by although the scene does not, learned along with it; see
-            :mod:`splax.corrections`.
-        regularizers: terms of the loss that look at the Gaussians alone.
-        resolution: small photos first; by default all steps compare whole photos.
-        depth_weight: of the error of inverse depth, where views have depth (``View.depth``) or points that
-            they show (``View.points``); 0: not used. gsplat takes 0.01.
-        batch_size: views whose mean gradient makes one update of the model. A step shows one view all the same,
-            so there is an update every ``batch_size`` steps; Adam's rates grow with the square root.
-        decay_after: steps after which the learning rates of all Params but the means, which have a schedule of
-            their own, halve every third of that number; None: they stay as they are. Long runs at full rates go on
-            fitting what single photos show (docs/quality.md).
-        guard: whether some training views are held back for a while, to find out how many Gaussians the photos
-            bear and how long training helps; see :mod:`splax.training.guard`. It does nothing for fewer than 8
-            views or 1,000 steps.
-        seed: of the order of views and of densification.
-        photo_bytes: device memory for photos. If they need more, they are sent while training goes on; the result
-            is the same. None: a share of what is free.
-        growth: factor by which rows and buffers grow when they are full. Each growth compiles anew.
-        deterministic: whether compiled calls end at steps that do not depend on the time they take, so that also
-            ``Trainer.history`` is the same at every run. The model is that on a CPU anyway; on a GPU the
-            rasterizer must be deterministic too, and XLA: see ``docs/training.md``.
-        progress: whether to show a progress bar; None: if standard error is a terminal.
+        steps: length of the run in steps; schedules refer to it.
+        ssim_weight: share of 1 - SSIM in the loss, in [0, 1]; the rest is the mean absolute error (L1).
+        sh_degree_every: steps after which one more band of spherical harmonics comes into use, up to the degree
+            that the model has coefficients for; 0 uses all bands from the start.
+        background: colour behind everything, RGB in [0, 1]; None takes the scene's colour. Photos with
+            transparent pixels are put on it. ``"random"`` takes a new colour for each training step, for the
+            rendering and the photo, so that Gaussians do not fill transparent areas; scores are computed on the
+            scene's colour.
+        learning_rates: learning rate of each Param.
+        corrections: corrections for differences between photos that the scene itself does not have, such as
+            exposure; they are learned together with the model. See :mod:`splax.corrections`.
+        regularizers: terms of the loss that depend on the Gaussians alone.
+        resolution: schedule of the photos' size. By default all steps compare photos of full size.
+        depth_weight: weight of the error of inverse depth, where views have depth (``View.depth``) or surface
+            points (``View.points``); 0 ignores depth. gsplat uses 0.01.
+        batch_size: number of views whose mean gradient makes one update of the model. A step still renders one
+            view, so there is an update every ``batch_size`` steps. Adam's learning rates grow with the square root
+            of ``batch_size``.
+        decay_after: steps after which learning rates halve every ``decay_after / 3`` steps; None keeps them
+            constant. The means are excepted, because they have a schedule of their own. Long runs at full rates
+            keep fitting details that only single photos show (docs/quality.md).
+        guard: whether to hold some training views back for a while, to find out how many Gaussians the photos
+            determine and for how long training helps; see :mod:`splax.training.guard`. The guard does nothing for
+            fewer than 8 views or 1,000 steps.
+        seed: seed of the order of the views and of densification.
+        photo_bytes: device memory for photos, in bytes; None takes a share of the free memory. Photos that need
+            more are sent while training runs; the result is the same.
+        growth: factor by which rows and buffers grow when they are full, in (1, 4]. Each growth compiles the step
+            again.
+        deterministic: whether to end compiled calls at steps that do not depend on the time that steps take, so
+            that ``Trainer.history`` too is the same in every run. On a CPU the model is the same in any case; on a
+            GPU the rasterizer and XLA must be deterministic too, see ``docs/training.md``.
+        progress: whether to show a progress bar; None shows it if standard error is a terminal.
 
     Raises:
-        ValueError: on a value out of range.
+        ValueError: if a value is out of range.
+
+    Example:
+        >>> import splax
+        >>> config = splax.TrainConfig(steps=3000, background="random", corrections=(splax.Exposure(),))
+        >>> config.steps, config.ssim_weight, config.background
+        (3000, 0.2, 'random')
+        >>> splax.TrainConfig(steps=0)
+        Traceback (most recent call last):
+        ValueError: TrainConfig steps must be at least 1, got 0.
     """
 
     steps: int = 7000
@@ -90,12 +102,12 @@ class TrainConfig:
         if not 1 < self.growth <= 4:
             raise ValueError(f"TrainConfig growth must lie in (1, 4], got {self.growth}.")
         if isinstance(self.background, str):
-            known = self.background == "random"
+            is_valid = self.background == "random"
         else:
-            known = self.background is None or (
+            is_valid = self.background is None or (
                 len(self.background) == 3 and all(0 <= c <= 1 for c in self.background)
             )
-        if not known:
+        if not is_valid:
             raise ValueError(
                 f"TrainConfig background must be RGB in [0, 1] or 'random', got {self.background}."
             )

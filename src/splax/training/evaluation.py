@@ -1,4 +1,4 @@
-"""Renderings of views beside their photos, and how well they agree."""
+"""Scores of renderings: how well views of a model agree with their photos."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _NETWORKS = {"alex": "AlexNet", "vgg": "VGG16"}
 
 
 class ViewScores(NamedTuple):
-    """How well a rendering agrees with its photo.
+    """Scores of one rendering against its photo.
 
     Attributes:
-        view: which.
-        psnr: in dB.
-        ssim: in [-1, 1].
+        view: the view that was scored.
+        psnr: PSNR in dB.
+        ssim: SSIM in [-1, 1].
         image: the rendering, [H, W, 3] in [0, 1].
-        lpips: by network; those that were asked for.
-        color_corrected: ``psnr`` and ``ssim`` after :func:`splax.color_correct`, if that was asked for.
-        pose_aligned: ``psnr`` after the camera was moved to fit the photo, if that was asked for.
-        psnr_identity: of the view drawn with its camera as given and the mean of all colour maps, in dB.
+        lpips: LPIPS by the name of the network, for the networks that were requested.
+        color_corrected: ``psnr`` and ``ssim`` after :func:`splax.color_correct`; empty if not requested.
+        pose_aligned: ``psnr`` after the camera was moved to fit the photo; empty if not requested.
+        psnr_identity: PSNR of the view rendered with its camera as given and the mean of all colour maps, dB.
     """
 
     view: View
@@ -63,7 +63,7 @@ class ViewScores(NamedTuple):
 def score_names(
     networks: Sequence[Network] = (), *, color_correct: bool = False, pose_align: bool = False
 ) -> list[str]:
-    """Names of the scores of a view, by what was asked for."""
+    """Names of the scores that a view gets for these requests; arguments as for ``Trainer.evaluate``."""
     return [
         "psnr",
         "ssim",
@@ -81,14 +81,21 @@ def mean_scores(
     color_correct: bool = False,
     pose_align: bool = False,
 ) -> dict[str, Any]:
-    """Means over views of :meth:`ViewScores.numbers`, and ``views``, how many; None where there is no view."""
+    """Mean scores over views, and their number as ``"views"``. Without a view the means are None.
+
+    Args:
+        scores: scores of each view, from :meth:`ViewScores.numbers`.
+        networks: networks of LPIPS that were requested.
+        color_correct: whether colour-corrected scores were requested.
+        pose_align: whether pose-aligned scores were requested.
+    """
     names = score_names(networks, color_correct=color_correct, pose_align=pose_align)
     means = {name: float(np.mean([one[name] for one in scores])) if scores else None for name in names}
     return {**means, "views": len(scores)}
 
 
 def scores_line(scores: dict[str, Any]) -> str:
-    """Mean scores for people."""
+    """The mean scores as one line of text for people."""
     if not scores["views"]:
         return "No view was held out, so there is no score."
     parts = [f"PSNR {scores['psnr']:.2f} dB", f"SSIM {scores['ssim']:.4f}"]
@@ -114,7 +121,14 @@ def protocol(
     color_correct: bool = False,
     pose_align: bool = False,
 ) -> dict[str, Any]:
-    """How scores are computed, for people: what belongs beside a number."""
+    """A description for people of the way that scores are computed; whoever quotes a score should add it.
+
+    Args:
+        held_out: the appearance of the views that were scored.
+        networks: networks of LPIPS that were requested.
+        color_correct: whether colour-corrected scores were requested.
+        pose_align: whether pose-aligned scores were requested.
+    """
     corrected = (
         "an affine map of the rendering's colours, fitted to the photo it is compared with by least squares over "
         "the pixels where neither saturates, then clamped to [0, 1]; apart from that as psnr and ssim"
@@ -153,18 +167,18 @@ def evaluate_views(
     """Renders views and compares them with their photos; the protocol is that of ``Trainer.evaluate_views``.
 
     Args:
-        model: what to render.
-        render: how the model is called.
-        views: of which cameras.
-        held_out: how to draw them.
-        old: what the photos were composited on, RGB.
-        background: what they are compared on, RGB.
-        networks: of LPIPS.
-        color_correct: whether to score once more after the colours were fitted to the photo's.
-        aligner: to score once more after the camera was fitted to the photo; None: that is left out.
+        model: the model to render.
+        render: the renderer that calls the model.
+        views: the views to score.
+        held_out: the appearance of these views.
+        old: colour that the photos were composited on, RGB in [0, 1].
+        background: colour that rendering and photo are compared on, RGB in [0, 1].
+        networks: networks of LPIPS, ``"alex"`` or ``"vgg"``.
+        color_correct: whether to score each view once more with its colours fitted to the photo's.
+        aligner: the aligner that fits the camera to the photo for one more score; None leaves that score out.
 
     Yields:
-        The scores of each view. A photo that cannot be decoded is left out, with a warning.
+        The scores of each view. A view whose photo cannot be decoded is left out, with a warning.
     """
 
     def draw(appearance: Appearance) -> Float[Array, "h w 3"]:
@@ -180,7 +194,7 @@ def evaluate_views(
         appearance = held_out.of(view.name, view.camera)
         image = draw(appearance)
         target, mask = _target(view, jnp.asarray(photo, image.dtype) / 255, old, background)
-        shown = (image, target) if mask is None else (image * mask[..., None], target * mask[..., None])
+        pair = (image, target) if mask is None else (image * mask[..., None], target * mask[..., None])
         scores = _score(image, target, mask)
         yield ViewScores(
             view,
@@ -189,7 +203,7 @@ def evaluate_views(
             if held_out.is_mean
             else float(psnr(draw(held_out.mean(view.camera)), target, mask)),
             image=np.asarray(image),
-            lpips={network: float(lpips(*shown, network=network)) for network in networks},
+            lpips={network: float(lpips(*pair, network=network)) for network in networks},
             color_corrected=_score(correct_colors(image, target, mask), target, mask)
             if color_correct
             else {},
@@ -202,7 +216,7 @@ def evaluate_views(
 def _target(
     view: View, photo: Float[Array, "h w 3"], old: Float[Array, " 3"], background: Float[Array, " 3"]
 ) -> tuple[Float[Array, "h w 3"], Bool[Array, "h w"] | None]:
-    """The photo on a background, and the pixels that count."""
+    """The view's photo on another background, [H, W, 3], and the pixels that count, [H, W]; None if all count."""
     alpha = jnp.asarray(view.alpha) if view.has_alpha and view.alpha is not None else None
     return on_background(photo, alpha, old, background), jnp.asarray(view.mask) if view.has_mask else None
 
@@ -210,7 +224,7 @@ def _target(
 def draw_whole(
     model: SplatModel, render: ColorRenderer, camera: Camera, background: Float[Array, " 3"]
 ) -> RenderOutput:
-    """A view, for which the rasterizer sizes its buffer itself where the given size is too small."""
+    """A complete rendering: the rasterizer chooses its buffer's size itself if the given size is too small."""
     output, rasterizer = render(model, camera, background), model.rasterizer
     if rasterizer.isect_capacity is None or not bool(output.overflow):
         return output
@@ -224,5 +238,5 @@ def draw_whole(
 def _score(
     image: Float[Array, "h w 3"], target: Float[Array, "h w 3"], mask: Bool[Array, "h w"] | None
 ) -> dict[str, float]:
-    """PSNR and SSIM."""
+    """PSNR in dB and SSIM of an image, by name."""
     return {"psnr": float(psnr(image, target, mask)), "ssim": float(ssim(image, target, mask))}

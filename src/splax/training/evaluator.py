@@ -1,4 +1,4 @@
-"""Scores a model on views that training did not see. Needs the model alone: no optimizer, no state of a run."""
+"""Scores a model on views that training did not see. It needs no optimizer and no state of a run."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Evaluator:
         corrections: the corrections that were learned with it.
         params: Params of the corrections, by name.
         render: the renderer that calls the model.
-        loss: the loss that the alignment of poses makes small.
-        background: colour that photos are compared on, RGB.
+        loss: the loss that the alignment of poses minimises.
+        background: colour that photos are compared on, RGB in [0, 1].
         step: number of steps that the model was trained for.
     """
 
@@ -87,10 +87,10 @@ class Evaluator:
         )
 
     def held_out(self, views: Sequence[View] | None = None) -> HeldOutViews:
-        """How views that training did not see are drawn; see :meth:`splax.Trainer.held_out`.
+        """The appearance of views that training did not see; see :meth:`splax.Trainer.held_out`.
 
         Args:
-            views: the views; those held out if None.
+            views: the views to draw; the scene's test views if None.
         """
         gaussians = self.model.gaussians
         alive = np.asarray(gaussians.alive[...])
@@ -104,11 +104,11 @@ class Evaluator:
         )
 
     def draw(self, held_out: HeldOutViews, appearance: Appearance) -> Float[Array, "h w 3"]:
-        """A view as its photo would show it, clamped to [0, 1].
+        """A view as its photo would show it, [H, W, 3] in [0, 1].
 
         Args:
-            held_out: how views are drawn, from :meth:`held_out`.
-            appearance: the view's appearance, from ``held_out.of`` or ``held_out.mean``.
+            held_out: the appearance of all views, from :meth:`held_out`.
+            appearance: the appearance of this view, from ``held_out.of`` or ``held_out.mean``.
         """
         output = draw_whole(self.model, self.render, appearance.camera, self.background)
         return jnp.clip(held_out.image(appearance.params, color_of(output)), 0, 1)
@@ -122,9 +122,9 @@ class Evaluator:
         pose_align: bool = False,
     ) -> dict[str, Any]:
         """Mean scores over views; see :meth:`splax.Trainer.evaluate`."""
-        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-        scored = self.evaluate_views(views, networks=networks, **asked)
-        return mean_scores([one.numbers() for one in scored], networks, **asked)
+        options: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
+        scores = self.evaluate_views(views, networks=networks, **options)
+        return mean_scores([score.numbers() for score in scores], networks, **options)
 
     def evaluate_views(
         self,
@@ -158,7 +158,7 @@ class Evaluator:
 def without_missing_tracks(
     corrections: Sequence[Correction], views: Sequence[View]
 ) -> tuple[Correction, ...]:
-    """The corrections as they work on some views: without tracks if no view says where it shows a point.
+    """The corrections, without their use of tracks if no view says at which pixel it shows a point.
 
     Args:
         corrections: the corrections that a run learns.

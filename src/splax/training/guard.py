@@ -1,22 +1,25 @@
-"""Chooses, by training views that are held back, how many Gaussians the photos bear and how long training helps.
+"""Chooses, with training views held back, how many Gaussians the photos determine and how long training helps.
 
-Few photos can be reproduced by Gaussians that show nothing sensible from elsewhere. The guard keeps some training
-views back for a while and looks at them now and then. Corrections learn from all views all the while, so that
-views held back are looked at with poses and colours of their own; the Gaussians do not.
+When photos are few, Gaussians can reproduce them and still show nothing sensible from other viewpoints. The guard
+holds some training views back for a while and scores them now and then. The Gaussians do not learn from the views
+held back. Corrections learn from all views all the time, so that each view held back is scored with a pose and
+colours of its own.
 
-1. After the first steps it compares the score of the views held back with that of views trained on. Where the two
-   are close, as they are for most photos, a short run goes on with all views; a long one is watched further.
-2. Where they are far apart the photos do not determine so many Gaussians. A quarter and a sixteenth of them are
-   tried too, each for as many steps, and the fewest that are as good as the best, within two standard errors, are
-   taken. A short run then begins again with those and all views. A long one begins again and is watched.
-3. A run that is watched ends where views held back stop getting better. It goes back to the best state and trains
-   on all views for a little while; after trials it begins again, with all views, and ends at the step of that
-   state. A run that still gets better halfway through goes on with all views to its end.
+1. After the first steps the guard compares the score of the views held back with that of views trained on. Where
+   the two scores are close, as they are for most photos, a short run continues with all views; a long run is
+   watched further.
+2. Where the two scores are far apart, the photos do not determine so many Gaussians. Trials with a quarter and a
+   sixteenth of the Gaussians follow, each of the same number of steps. The guard chooses the fewest Gaussians that
+   score as well as the best candidate, within two standard errors. A short run then starts again with those
+   Gaussians and all views. A long run starts again with them and is watched.
+3. A watched run ends where the views held back stop getting better. It goes back to the best state and trains on
+   all views for a little while; if there were trials, it starts again with all views instead, and ends at the step
+   of the best state. A run that still gets better halfway through continues with all views to its end.
 
-Bands of colour without which views held back score better are left out.
+Bands of colour without which the views held back score better are left out.
 
-This module only decides; :mod:`splax.training.watcher` does what it says. Steps count those of the candidate at
-hand.
+This module only decides; :mod:`splax.training.watcher` carries the decisions out. Steps are counted from the start
+of the present candidate.
 """
 
 from __future__ import annotations
@@ -26,33 +29,34 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, Literal
 
-# Fewer views than this are all needed to train on.
+# Fewer views than this are all needed for training.
 MIN_VIEWS = 8
-# A run shorter than this is over before anything can be seen.
+# A shorter run is over before scores tell anything.
 MIN_STEPS = 1000
-# Every how many-th view is held back, and how many at most.
+# One view in so many is held back, and so many views at most.
 _EVERY, _MOST = 4, 6
-# Most steps of a candidate, a quarter of the run at most, after which views are first looked at. Fewer steps than
-# _MIN_TRIAL do not show which candidate is better: views are then looked at after _SHORT_LOOK, and none is tried.
+# A candidate is trained for _TRIAL steps, but for a quarter of the run at most; then views are first scored. Fewer
+# steps than _MIN_TRIAL do not show which candidate is better: views are then scored after _SHORT_LOOK steps, and
+# there are no trials.
 _TRIAL, _MIN_TRIAL, _SHORT_LOOK = 1500, 1000, 500
-# How often views are looked at from then on: steps, or a share of the run if that is more.
+# Steps from one look at the views to the next, from then on; or this share of the run, if that is more.
 _INTERVAL, _SHARE = 500, 0.05
-# dB between views trained on and views held back, at the first look, that are too many: scenes that bear every
-# Gaussian they get show 0 to 2.8, king 6 to 9 (docs/quality.md).
+# Largest difference in dB between views trained on and views held back, at the first look, that is no cause for
+# trials. Scenes whose photos determine every Gaussian have 0 to 2.8, king has 6 to 9 (docs/quality.md).
 _GAP = 4.5
-# Candidates, and the factor of Gaussians from one to the next.
+# Number of candidates, and the factor by which each has fewer Gaussians than the one before.
 _CANDIDATES, _SHRINK = 3, 4
-# Growth that a thinned start is allowed.
+# Factor by which the Gaussians of a thinned start may grow in number.
 _GROWTH = 1.25
-# All steps together, in steps of the run that was asked for.
+# Most steps that are made in all, as a multiple of the requested steps.
 _BUDGET = 1.25
-# A run longer than this is watched although it shows nothing wrong at first.
+# A run longer than this is watched even if the first look finds nothing wrong.
 _LONG = 10_000
-# dB that count as a difference.
+# Smallest difference in dB that counts as better.
 _BETTER = 0.05
-# Looks in a row without a better score that end a run.
+# A run ends after this many looks in a row without a better score.
 _PATIENCE = 2
-# Share of the steps so far that are made on all views at the end, from the best state.
+# Steps on all views at the end, from the best state, as a share of the steps made up to that state.
 _FINISH = 0.15
 
 Phase = Literal["off", "first", "trials", "watch", "finish", "done"]
@@ -61,22 +65,24 @@ Action = Literal["go on", "try next", "begin again", "limit growth", "join", "fi
 
 @dataclasses.dataclass
 class Guard:
-    """What the guard knows of a run.
+    """The guard's knowledge of a run, and its decisions.
 
     Attributes:
-        steps: length of the run that was asked for.
-        held: views held back, by their number.
-        why: for people: why it does nothing, or what it chose.
-        phase: what it is waiting for.
-        trial: which candidate is trained; 0 is the start as it is, each further one a quarter of the one before.
-        scores: of each candidate at the end of its trial, dB for each view held back.
-        best: the best mean score since the run is watched, dB, and the step of it.
-        looks: all looks: trial, step, mean PSNR of views held back and of as many trained on, and Gaussians.
+        steps: requested length of the run in steps.
+        held: numbers of the training views that are held back.
+        why: explanation for people: the reason why the guard does nothing, or the choices that it made.
+        phase: the part of the procedure that the run is in.
+        trial: index of the candidate in training; 0 is the start as given, and each further candidate has a
+            quarter of the Gaussians of the one before.
+        scores: scores of each candidate at the end of its trial, dB for each view held back.
+        best: the best mean score in dB since the run is watched, and the step of that score.
+        looks: a record of each look: trial, step, mean PSNR of the views held back and of as many views trained
+            on, and number of Gaussians.
         end: step at which the run ends.
-        joined: step from which all views are trained on; None: not yet.
-        limits: most Gaussians of each candidate; None: as many as the strategy makes.
-        lost: steps made that the run has gone back from.
-        sh_degree: highest band of colour, if it set one.
+        joined: step from which all views are trained on; None until that is decided.
+        limits: largest number of Gaussians of each candidate; None leaves the number to the strategy.
+        lost: number of steps that were made and then given up by going back.
+        sh_degree: highest band of colour in use, if the guard set it; None if not.
     """
 
     steps: int
@@ -95,7 +101,13 @@ class Guard:
 
     @classmethod
     def of_run(cls, wanted: bool, num_views: int, steps: int) -> Guard:
-        """The guard of a run of so many views and steps, or one that does nothing and says why."""
+        """The guard of a run, or a guard that does nothing and says why.
+
+        Args:
+            wanted: whether the user wants a guard.
+            num_views: number of training views.
+            steps: length of the run in steps.
+        """
         if not wanted:
             why = "off"
         elif num_views < MIN_VIEWS:
@@ -108,7 +120,7 @@ class Guard:
 
     @property
     def limit(self) -> int | None:
-        """Most Gaussians of the candidate at hand; None: as many as the strategy makes."""
+        """Largest number of Gaussians of the present candidate; None leaves the number to the strategy."""
         return self.limits[self.trial]
 
     @property
@@ -123,11 +135,11 @@ class Guard:
 
     @property
     def share(self) -> float:
-        """Of the start's Gaussians, those that the candidate at hand begins with."""
+        """Share of the start's Gaussians that the present candidate begins with, in (0, 1]."""
         return float(_SHRINK) ** -self.trial
 
     def next_look(self, step: int) -> int | None:
-        """The number of steps at which views are looked at next, ``step`` itself if that is due; None: no more."""
+        """The step of the next look, which is ``step`` itself if a look is due; None if no look follows."""
         if self.phase == "first":
             return self._first
         if self.phase == "trials":
@@ -138,17 +150,17 @@ class Guard:
         return None
 
     def look(self, step: int, held: Sequence[float], trained: float, num_gaussians: int) -> Action:
-        """Takes in the scores at a step, and says what to do.
+        """Records the scores at a step, and returns the action to take.
 
         Args:
-            step: of the candidate at hand.
+            step: number of steps that the present candidate has made.
             held: PSNR of each view held back, dB.
             trained: mean PSNR of views trained on, dB.
-            num_gaussians: alive.
+            num_gaussians: number of Gaussians alive.
         """
         mean = statistics.fmean(held)
-        seen = {"trial": self.trial, "step": step, "held_back": mean, "trained": trained}
-        self.looks.append({**seen, "gaussians": num_gaussians})
+        record = {"trial": self.trial, "step": step, "held_back": mean, "trained": trained}
+        self.looks.append({**record, "gaussians": num_gaussians})
         if self.phase == "first":
             return self._after_first(trained - mean, held, num_gaussians)
         if self.phase == "trials":
@@ -156,20 +168,20 @@ class Guard:
         return self._after_watching(step, mean)
 
     def is_best(self, step: int) -> bool:
-        """Whether the state just looked at is the best so far."""
+        """Whether the state of this step, at which :meth:`look` was just called, is the best so far."""
         return self.phase == "watch" and self.best[1] == step
 
     def begin_trial(self, num_gaussians: int) -> None:
-        """Goes on with the next candidate, from a start of so many Gaussians."""
+        """Begins the trial of the next candidate, which starts with ``num_gaussians`` Gaussians."""
         self.limits.append(int(_GROWTH * num_gaussians))
 
     def leave_out_bands(self, degree: int, gain: float) -> None:
-        """Takes no more than some bands of colour, which score better by so many dB."""
+        """Limits the bands of colour to those up to ``degree``, which score better by ``gain`` dB."""
         self.sh_degree = degree
         self.why += f"; colour of degree {degree} alone scores {gain:.2f} dB more"
 
     def report(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """The attributes as values that JSON can hold."""
         return {**dataclasses.asdict(self), "held": [*self.held], "best": [*self.best]}
 
     @classmethod
@@ -177,7 +189,7 @@ class Guard:
         """The inverse of :meth:`report`.
 
         Raises:
-            ValueError: if it is damaged.
+            ValueError: if the report is damaged.
         """
         try:
             score, step = report["best"]
@@ -196,7 +208,7 @@ class Guard:
 
     @property
     def _trial(self) -> int:
-        """Steps of a candidate."""
+        """Number of steps that each candidate is trained for."""
         return min(_TRIAL, self.steps // 4 // 100 * 100)
 
     def _after_first(self, gap: float, held: Sequence[float], num_gaussians: int) -> Action:
@@ -268,14 +280,14 @@ class Guard:
 
 
 def fewest_as_good(scores: Sequence[Sequence[float]]) -> int:
-    """The last candidate that is as good as the best one, within two standard errors of the difference.
+    """Index of the smallest candidate that is as good as the best, within two standard errors of the difference.
 
-    The rule of one standard error (Breiman et al. 1984, *Classification and Regression Trees*, section 3.4.3), for
-    scores of the same views. Two, since a run goes on for longer than its candidates, and the longer it trains the
-    fewer Gaussians its photos bear.
+    This is the rule of one standard error (Breiman et al. 1984, *Classification and Regression Trees*, section
+    3.4.3) for scores of the same views. It allows two standard errors, since a run is longer than its candidates'
+    trials, and the longer it trains the fewer Gaussians its photos determine.
 
     Args:
-        scores: of each candidate, from the largest to the smallest, for each view.
+        scores: scores in dB of each candidate, from the largest to the smallest candidate, for each view.
     """
     best = max(range(len(scores)), key=lambda index: statistics.fmean(scores[index]))
 
@@ -288,11 +300,11 @@ def fewest_as_good(scores: Sequence[Sequence[float]]) -> int:
 
 
 def held_views(num_views: int) -> tuple[int, ...]:
-    """Which views are held back: evenly spread, none of them first or last."""
+    """Numbers of the views to hold back: evenly spread, without the first and the last view."""
     num = min(max(num_views // _EVERY, 2), _MOST)
     return tuple(int((2 * index + 1) * num_views / (2 * num)) for index in range(num))
 
 
 def matching_views(held: tuple[int, ...], num_views: int) -> tuple[int, ...]:
-    """As many views that are trained on, each next to one held back."""
+    """As many views that are trained on, each of them next to a view that is held back."""
     return tuple((view + 1) % num_views for view in held)

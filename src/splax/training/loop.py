@@ -1,7 +1,7 @@
-"""The host's side of a run: stretches of steps as compiled calls, refinements between them, and the guard's looks.
+"""The host's side of a run: compiled calls of many steps, the refinements between them, and the guard's looks.
 
-Where a step cannot be made the compiled loop ends early; the host then mends the cause and goes on with the same
-step.
+Where a step cannot be made, the compiled loop ends early. The host then removes the cause and continues with the
+same step.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -44,7 +45,10 @@ from splax.training.watcher import Watcher
 
 
 class TrainingLoop:
-    """What a :class:`splax.Trainer` does to its state, step by step; it makes the parts named here."""
+    """The part of a :class:`splax.Trainer` that changes its state, step by step.
+
+    The Trainer's ``__init__`` sets the attributes that are declared here.
+    """
 
     _model: SplatModel
     scene: Scene
@@ -86,13 +90,37 @@ class TrainingLoop:
 
     @property
     def step(self) -> int:
-        """Steps made so far."""
+        """Number of steps made so far."""
         return int(self._state.step)
 
     @property
     def end(self) -> int:
-        """The step at which the run ends: ``config.steps``, or an earlier one that the guard chose."""
+        """The step at which the run ends: ``config.steps``, or an earlier step that the guard chose."""
         return self._watcher.guard.end
+
+    @property
+    def guard_report(self) -> dict[str, Any]:
+        """The guard's scores and choices as JSON; ``why`` explains them. See :mod:`splax.training.guard`."""
+        return self._watcher.guard.report()
+
+    @property
+    def corrections(self) -> dict[str, Any]:
+        """Copies of the Params that the corrections have learned so far, by the names of the corrections."""
+        return jax.tree.map(jnp.copy, self._state.corrections.params)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in :meth:`splax.Trainer.fit` so far in seconds, compilation included."""
+        return self._seconds
+
+    @property
+    def profile(self) -> dict[str, float]:
+        """Seconds spent so far on each part of the work, by name: compiling, steps, refinements and so on."""
+        return dict(self._stopwatch.seconds)
+
+    def describe_profile(self) -> str:
+        """The :attr:`profile` as a table of seconds and shares, one line for each part."""
+        return self._stopwatch.table()
 
     def _start(self) -> TrainState:
         """The state before the first step."""
@@ -100,7 +128,7 @@ class TrainingLoop:
         return init_state(self._model, self.optimizer, self.strategy, corrections, self.config.seed)
 
     def _measure_by(self, distance: float) -> None:
-        """Makes optimizer, step and refinement for a scene photographed from this distance, world units."""
+        """Makes optimizer, step and refinement for a scene photographed from ``distance`` (world units)."""
         config = self.config
         self._distance = distance
         self.optimizer = self._own_optimizer or make_optimizer(
@@ -129,7 +157,7 @@ class TrainingLoop:
         self._run = CompiledFunction(
             step.run, static_argnames=("isect_capacity", "downscale"), donate_argnames="state"
         )
-        self._called: set[int] = set()  # programs of these that ran, by id
+        self._called: set[int] = set()  # ids of the programs that were called at least once
 
     def _refine_with(self, strategy: Strategy) -> None:
         self._refine = Refiner(
@@ -139,12 +167,12 @@ class TrainingLoop:
             growth=self.config.growth,
             stopwatch=self._stopwatch,
         )
-        self._refined: set[int] = set()  # numbers of rows in which a refinement ran
+        self._refined: set[int] = set()  # numbers of rows for which a refinement was called at least once
 
     def _begin(self, steps: int | None) -> int:
-        """Prepares for some more steps; returns the step to train up to."""
+        """Prepares for ``steps`` more steps, or for all that are left if None; returns the step to train up to."""
         end = self.end if steps is None else self.step + steps
-        # Who asks for more after the guard has ended the run gets it.
+        # A user who asks for more steps after the guard has ended the run gets them.
         self._may_end_early = self.step < self.end
         self._state = self._prepared_for(end)
         self._watcher.begin(self._state)
@@ -152,21 +180,21 @@ class TrainingLoop:
         return end
 
     def _prepared_for(self, end: int) -> TrainState:
-        """The state with what the model holds and, at the start of a run, room for what the run will add."""
+        """The state with the model's Variables and, at the start of a run, rows for the Gaussians it will add."""
         state = self._state.taken_from(self._model)
         try:
             return self._refine.prepared(state, max(end, self.config.steps))
         except BaseException as error:
             if self._state.is_broken:
-                # Rows are set aside before the first step only, so that nothing was learned yet.
+                # Rows are set aside only before the first step, so nothing that was learned is lost.
                 self._state = self._start()
             raise_if_out_of_memory(error, state.capacity)
             raise
 
     def memory(self) -> MemoryNeed:
-        """Memory on the device that the run needs for its next steps; compiles them if that was not done."""
+        """The device memory that the run needs for its next steps; compiles them if they are not compiled yet."""
         rows = self._refine.rows_prepared(self._state, self.config.steps)
-        # Shapes do for that: the state itself would lie on the device a second time while it compiles.
+        # Shapes suffice for compiling: arrays would hold the state on the device a second time.
         shapes = self._refine.shapes(self._state, rows)
         self._isects.fit(self._model, self.scene.train)
         self._loader.plan(self.step + 1)
@@ -177,7 +205,7 @@ class TrainingLoop:
     # --- the guard --------------------------------------------------------------------------------------------
 
     def _look(self, end: int) -> None:
-        """Lets the guard look at views held back, and goes on with what it chose."""
+        """Lets the guard score the views held back, and continues with the state that it chose."""
         with self._stopwatch.part("guard"):
             limit = self._watcher.guard.limit
             state = self._watcher.look(self._state, self._score)
@@ -194,7 +222,10 @@ class TrainingLoop:
         return self.strategy if limit is None else self.strategy.limited_to(limit)
 
     def _score(self, state: TrainState, views: Sequence[int]) -> list[float]:
-        """PSNR of training views as a state shows them, by the program that trains: none more is compiled."""
+        """PSNR in dB of training views rendered from a state.
+
+        The program that trains computes the scores, so that no other program is compiled.
+        """
         scores = []
         while len(scores) < len(views):
             photos, row = self._loader.take_view(views[len(scores)])
@@ -209,11 +240,11 @@ class TrainingLoop:
 
     # --- the host's side -----------------------------------------------------------------------------------
 
-    def _stretches(self, end: int) -> Iterator[Progress]:
-        """Trains up to step ``end``, refining where it is due; yields after every compiled call."""
+    def _compiled_calls(self, end: int) -> Iterator[Progress]:
+        """Trains up to step ``end`` and refines where it is due; yields after every compiled call."""
         steps_per_call = StepsPerCall(self.config, self.strategy)
         self._rollback.forget()
-        with self._stopwatch.part("compile"):  # mostly
+        with self._stopwatch.part("compile"):  # most of this time is spent on compiling
             self._isects.fit(self._model, self.scene.train)
         while (step := self.step) < self._last_step(end):
             next_look = self._watcher.guard.next_look(step)
@@ -251,38 +282,43 @@ class TrainingLoop:
             yield Progress.of(metrics, step, done, self._state.num_alive, self._seconds, rate)
 
     def _last_step(self, end: int) -> int:
-        """Where to stop on the way to step ``end``: the guard may end the run before."""
+        """The step to stop at on the way to step ``end``: the guard may end the run before."""
         return min(end, self.end) if self._may_end_early and end <= self.config.steps else end
 
     def _refine_state(self) -> np.ndarray:
-        """Refines, with more rows if there are too few; says which Params that would break, if it did not."""
+        """Refines the state, with more rows if there are too few.
+
+        Returns:
+            The Params in which the refinement would put a NaN or an infinity, bool; if there is one, the
+            refinement is not carried out.
+        """
         while True:
-            is_known = self._state.capacity in self._refined
-            # Where memory runs out it does so at the first call of a program.
-            with contextlib.nullcontext() if is_known else self._not_lost():
+            has_run = self._state.capacity in self._refined
+            # Where memory runs out, it runs out at the first call of a program.
+            with contextlib.nullcontext() if has_run else self._not_lost():
                 self._state, outcome = self._refine(self._state)
             self._refined.add(self._state.capacity)
             if outcome.num_rows <= self._state.capacity:
                 outcome.check(self.step - 1)
                 return outcome.broken
-            # Nothing else holds the state of fewer rows: a growth takes the most memory of a run.
+            # No other name refers to the state of fewer rows: a growth needs more memory than all else in a run.
             with self._not_lost():
                 self._state = self._refine.with_rows(self._state, outcome.num_rows)
 
     @contextlib.contextmanager
     def _not_lost(self) -> Iterator[None]:
-        """Brings the state back if what is done inside fails, and the state's memory had been given to it."""
+        """Restores the state if the body of the ``with`` block fails after it has used up the state's buffers."""
         with self._stopwatch.part("snapshots"):
-            kept = Snapshot.take(self._state)
+            snapshot = Snapshot.take(self._state)
         try:
             yield
         except BaseException:
             if self._state.is_broken:
-                self._state = kept.state()
+                self._state = snapshot.state()
             raise
 
     def _take_photos(self, step: int, num_steps: int) -> tuple[Photos, np.ndarray]:
-        """Photos for some of the next steps, and their rows; warns of those that turned out to be damaged."""
+        """Photos for some of the next steps, and the row of each step; warns of photos that are damaged."""
         with self._stopwatch.part("photos"):
             photos, rows = self._loader.take(step, num_steps)
         for name, problem in self._loader.newly_unreadable().items():
@@ -290,42 +326,53 @@ class TrainingLoop:
         return photos, rows
 
     def _program(self, state: TrainState, photos: Photos, downscale: int) -> Any:
-        """The compiled loop for a state of such shapes, and the present size of the buffer of pairs."""
+        """The compiled loop for these shapes and the present size of the intersection buffer."""
         args = state, photos, np.zeros(MAX_STEPS, np.int32), np.int32(0), self._loader.held
         with self._stopwatch.part("compile"):
             return self._run.compile(*args, isect_capacity=self._isects.capacity, downscale=downscale)
 
     def _program_to_call(self, photos: Photos, downscale: int) -> Any:
-        """The same for the present state, which is kept on the host before the first call.
+        """The compiled loop for the present state; copies the state to the host before the program's first call.
 
         Raises:
-            OutOfMemoryError: at the first call, if there is not enough memory for it.
+            OutOfMemoryError: before the program's first call, if there is not enough memory for it.
         """
         program = self._program(self._state, photos, downscale)
         if id(program) not in self._called:
             step_need(program, self._state, photos, self._state.capacity).check()
-            # Where the device fails all the same it does so at the first call, and takes the state with it.
+            # If memory runs out all the same, it does so at the first call, which uses up the state's buffers.
             with self._stopwatch.part("snapshots"):
                 self._rollback.keep(self._state)
             self._called.add(id(program))
         return program
 
     def _call(self, photos: Photos, rows: np.ndarray, downscale: int) -> tuple[int, StepMetrics, float]:
-        """One compiled call: steps made, metrics of those and of one that could not be made, seconds."""
+        """Makes one compiled call.
+
+        Returns:
+            The number of steps made, the metrics of these steps and of one step that could not be made, and the
+            time of the call in seconds.
+        """
         program = self._program_to_call(photos, downscale)
         padded = np.zeros(MAX_STEPS, np.int32)
         padded[: len(rows)] = rows
         started = time.perf_counter()
         with self._stopwatch.part("steps"):
-            self._state, *told = program(self._state, photos, padded, np.int32(len(rows)), self._loader.held)
-            done, metrics = jax.device_get(told)  # all on their way before the first is waited for
+            self._state, *results = program(
+                self._state, photos, padded, np.int32(len(rows)), self._loader.held
+            )
+            done, metrics = jax.device_get(results)  # starts all copies before it waits for the first
         return int(done), metrics, time.perf_counter() - started
 
     def _go_back(self, problem: str, *, spoiled: bool) -> None:
-        """Returns to the last snapshot, once in a run, to go on with smaller updates.
+        """Returns to the last snapshot, to continue with smaller updates; a run can do so once.
+
+        Args:
+            problem: place and kind of the value that is not finite, for people.
+            spoiled: whether the present state holds a value that is not finite.
 
         Raises:
-            NonFiniteError: if that was done before.
+            NonFiniteError: if the run went back before.
         """
         self._state, goes_on = self._rollback.go_back(self._state, spoiled=spoiled)
         self._forget_later_records()

@@ -1,6 +1,6 @@
-"""The optimizer of 3D Gaussian splatting, and what densification does to the state of any optimizer.
+"""The optimizer of 3D Gaussian splatting, and the change that densification makes to any optimizer's state.
 
-The Params are those of a whole model: a nested dict in which the Gaussians' lie under ``"gaussians"``.
+The Params are those of a whole model: a nested dict that holds the Gaussians' Params under ``"gaussians"``.
 """
 
 from __future__ import annotations
@@ -29,17 +29,31 @@ class LearningRates:
     A subclass with a further field, say ``features``, sets the rate of the Params of that name.
 
     Attributes:
-        means: at the start, per unit of the distance that is photographed; Kerbl et al. take the cameras' spread.
-        means_final: at the end of the run, as a share of the one at the start; exponential in between.
-        log_scales: of the log scales.
-        quats: of the rotations.
-        logit_opacities: of the logit opacities.
-        sh0: of the degree 0 colour.
-        shN: of the other colour coefficients.
-        others: of every Param whose name is none of these, in the Gaussians or elsewhere in the model.
+        means: rate of the means at the start, per unit of the distance from which the scene is photographed; Kerbl
+            et al. use the spread of the cameras as the unit.
+        means_final: rate of the means at the end of the run, as a share of the rate at the start, above 0; the
+            decay is exponential.
+        log_scales: rate of the log scales.
+        quats: rate of the rotations.
+        logit_opacities: rate of the logit opacities.
+        sh0: rate of the colour's coefficients of degree 0.
+        shN: rate of the other colour coefficients.
+        others: rate of every Param with another name, in the Gaussians or elsewhere in the model.
 
     Raises:
-        ValueError: on a rate that is negative or not finite.
+        ValueError: if a rate is negative or not finite, or ``means_final`` is 0.
+
+    Example:
+        >>> import dataclasses
+        >>> import splax
+        >>> splax.LearningRates(quats=2e-3).of("quats")
+        0.002
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class WithFeatures(splax.LearningRates):
+        ...     features: float = 0.01
+        >>> rates = WithFeatures()
+        >>> rates.of("features"), rates.of("another Param")
+        (0.01, 0.0025)
     """
 
     means: float = 1.6e-4
@@ -59,7 +73,7 @@ class LearningRates:
             raise ValueError("LearningRates means_final must be above 0: the decay is exponential.")
 
     def of(self, name: str) -> float:
-        """The rate of the Params of this name, at the start."""
+        """The learning rate at the start of the Params with this name."""
         named = {field.name for field in dataclasses.fields(self)} - {"means_final", "others"}
         return getattr(self, name) if name in named else self.others
 
@@ -75,16 +89,16 @@ def make_optimizer(
     """Adam with a learning rate for each Param name.
 
     Args:
-        extent: size of what is photographed, world units; the means' rate is in proportion to it.
-        steps: length of the run; the means' rate decays over it.
-        rates: learning rates; the usual ones if None.
-        batch_size: steps whose gradients are averaged for one update. Rates are multiplied by its square root, and
-            averages forget in as many views as before (Malladi et al. 2022; gsplat).
-        decay_after: steps after which all rates but the means' halve every third of that number; None: they
-            stay as they are.
+        extent: size of the scene, world units; the means' rate is in proportion to it.
+        steps: length of the run in steps; the means' rate decays over it.
+        rates: learning rates; the defaults if None.
+        batch_size: number of steps whose gradients are averaged for one update. Rates are multiplied by its square
+            root, and Adam's averages span as many views as without batches (Malladi et al. 2022; gsplat).
+        decay_after: steps after which all rates but the means' halve every ``decay_after / 3`` steps; None keeps
+            them constant.
 
     Raises:
-        ValueError: on an extent, a number of steps or a batch size that is not positive.
+        ValueError: if the extent, the number of steps or the batch size is not positive.
     """
     if not 0 < extent < math.inf or steps < 1 or batch_size < 1:
         raise ValueError(
@@ -92,7 +106,7 @@ def make_optimizer(
             f"got {extent}, {steps} and {batch_size}."
         )
     scale = math.sqrt(batch_size)
-    # Epsilon as in 3DGS: gradients of a mean over pixels are far below Adam's usual 1e-8.
+    # Epsilon is that of 3DGS: gradients of a mean over pixels are far below Adam's usual epsilon of 1e-8.
     b1, b2 = (max(1 - batch_size * (1 - beta), 0.0) for beta in (0.9, 0.999))
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=1e-15 / scale)
     by_name = _scale_by_name(
@@ -105,7 +119,7 @@ def make_optimizer(
 
 
 def _decay(after: int | None, batch_size: int) -> optax.Schedule:
-    """The factor of all rates but the means' at each update."""
+    """The factor of all learning rates but the means', at each update."""
     if after is None:
         return lambda count: 1.0
     halving = max(after / 3 / batch_size, 1)
@@ -127,15 +141,15 @@ def move_slots(
 ) -> optax.OptState:
     """The optimizer's state after a refinement: every Gaussian's slots move along with its row.
 
-    Works for any optax transformation: which leaves of its state belong to which Param is found by asking its
-    ``init``, and a slot that starts anew gets what ``init`` gives it. All else stays as it is: counters, slots
-    of other Params, tables that happen to have N rows.
+    This works for any optax transformation. Its ``init`` shows which leaves of its state belong to which Param,
+    and gives the values of slots that are reset. Counters, slots of other Params, and tables that happen to have N
+    rows do not change.
 
     Args:
         optimizer: the optimizer.
-        opt_state: its state.
-        params: the model's Params as they are after the plan is carried out.
-        row_plan: the plan.
+        opt_state: the optimizer's state before the refinement.
+        params: the model's Params after the plan was carried out.
+        row_plan: the plan of the refinement.
     """
     has_rows = _depends_on_rows(optimizer, params, lambda name: True)
     resets = [_depends_on_rows(optimizer, params, lambda n, name=name: n == name) for name in row_plan.reset]
@@ -154,13 +168,13 @@ def move_slots(
 def grow_slots(
     optimizer: optax.GradientTransformation, opt_state: optax.OptState, params: PyTree[Array], capacity: int
 ) -> optax.OptState:
-    """The optimizer's state for more rows; the slots of new rows are what the optimizer's ``init`` gives them.
+    """The optimizer's state for more rows; the optimizer's ``init`` gives the slots of the new rows.
 
     Args:
         optimizer: the optimizer.
-        opt_state: its state.
+        opt_state: the optimizer's state for the present rows.
         params: the model's Params, before or after they have grown.
-        capacity: rows that the Gaussians' Params are to have.
+        capacity: number of rows that the Gaussians' Params will have.
 
     Raises:
         ValueError: if ``capacity`` is below the present number of rows.
@@ -182,7 +196,7 @@ def grow_slots(
 def _scale_by_name(
     rates: LearningRates, extent: float, steps: int, decay: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Turns directions into updates: minus the learning rate of the Param's name, at this step."""
+    """A transformation that multiplies directions by minus the learning rate of the Param's name at this step."""
     schedule = means_rate(rates, extent, steps)
 
     def init(params: PyTree) -> optax.ScaleByScheduleState:
@@ -213,9 +227,9 @@ def _gaussian_param(path: KeyPath) -> str | None:
 def _depends_on_rows(
     optimizer: optax.GradientTransformation, params: PyTree[Array], chosen: Callable[[str], bool]
 ) -> PyTree[bool]:
-    """Which leaves of the optimizer's state have a row per Gaussian, for the Gaussians' Params ``chosen``.
+    """Whether each leaf of the optimizer's state has a row for each Gaussian, for the Params ``chosen``.
 
-    Those are the leaves whose shape would be another if these Params had one row more.
+    A leaf has one if its shape changes when these Params of the Gaussians get one more row.
     """
 
     def shape(path: KeyPath, param: Array, more: int) -> jax.ShapeDtypeStruct:

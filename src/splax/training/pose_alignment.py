@@ -1,4 +1,4 @@
-"""The pose of one view, found by its photo: what a score would be if the view's camera were known exactly."""
+"""Finds the pose of one view by its photo, for the score that it would have if its camera were known exactly."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from splax.training.batch import Batch, Loss
 from splax.training.color_renderer import ColorRenderer, color_of, with_color
 
 STEPS = 100
-# Of Adam, radians a step and shares of the scene's extent, at the start; at the end this share of it. All steps
-# together reach about a degree.
+# Adam's learning rate at the start, in radians and in shares of the scene's extent for each step, and the share of
+# it at the end. All steps together can turn a camera by about a degree.
 _RATE = 1e-3
 _RATE_FINAL = 0.01
 
 
 class PoseAligner:
-    """Moves the cameras of views to where their photos fit a splat best, and the splat not at all.
+    """Moves the camera of a view to where its photo fits a model best; the model does not change.
 
-    Compiles once for each size of images, and again where a view lists many more intersections.
+    The descent is compiled once for each size of images, and again where a view has many more intersections.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class PoseAligner:
         extent: float,
         step: int,
     ) -> None:
-        """Prepares.
+        """Prepares the descent; nothing is compiled yet.
 
         Args:
-            model: what is drawn.
-            render: how the model is called.
-            held_out: how views are drawn.
-            loss: of the model, what it rendered, and the view; what is made small.
-            background: behind everything, RGB.
-            extent: of the scene, world units.
-            step: steps that the model was trained for.
+            model: the model to render.
+            render: the renderer that calls the model.
+            held_out: the appearance of the views.
+            loss: function of the model, its rendering and the view, which the aligner minimises.
+            background: colour behind everything, RGB in [0, 1].
+            extent: extent of the scene, world units.
+            step: number of steps that the model was trained for.
         """
         self._model, self._render, self._held_out, self._loss = model, render, held_out, loss
         self._background, self._step = background, step
@@ -67,15 +67,15 @@ class PoseAligner:
         target: Float[Array, "h w 3"],
         mask: Bool[Array, "h w"] | None,
     ) -> Float[Array, "h w 3"]:
-        """The view drawn with the best camera that was found, clamped to [0, 1].
+        """The view rendered with the best camera that was found, [H, W, 3] in [0, 1].
 
         Args:
-            appearance: what it is drawn with before.
-            target: its photo in [0, 1].
-            mask: true where pixels count; everywhere if None.
+            appearance: the view's appearance with the camera to start from.
+            target: the view's photo, [H, W, 3] in [0, 1].
+            mask: the pixels that count, [H, W] bool; None if all count.
         """
         num = int(self._render(self._model, appearance.camera, self._background).num_isects)
-        if self._capacity < 1.5 * num:  # the camera may come to see more
+        if self._capacity < 1.5 * num:  # a moved camera may see more Gaussians
             self._capacity = 1 << int(np.ceil(np.log2(2 * num + 1)))
         _, variables = nnx.split(self._model)
         return self._run(variables, appearance, target, mask, capacity=self._capacity)
@@ -89,7 +89,7 @@ class PoseAligner:
         *,
         capacity: int,
     ) -> Float[Array, "h w 3"]:
-        """Adam on the six numbers of the camera's motion; inside jit."""
+        """The image after Adam has fitted the six numbers of the camera's motion; runs inside jit."""
         model = nnx.merge(nnx.graphdef(self._model), variables)
         model.rasterizer.isect_capacity = capacity
         target = target if mask is None else jnp.where(mask[..., None], target, 0)
@@ -107,7 +107,7 @@ class PoseAligner:
             output = drawn(camera)
             if mask is not None:
                 output = output._replace(image=jnp.where(mask[..., None], output.image, 0))
-            # One that does not fit into the buffer is no candidate.
+            # A camera whose intersections do not fit into the buffer cannot be the best one.
             batch = Batch(target, mask, None, camera, None, jnp.asarray(self._step, jnp.int32))
             return jnp.where(output.overflow, jnp.inf, self._loss(model, output, batch))
 

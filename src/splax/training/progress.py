@@ -1,4 +1,4 @@
-"""What a run reports while it goes on."""
+"""Reports of a run in progress."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 
 class StepMetrics(NamedTuple):
-    """What one step reports.
+    """The report of one step, or of several with a leading axis.
 
     Attributes:
-        loss: of the step's view, before the update.
-        psnr: of the step's view, dB.
-        num_isects: (tile, Gaussian) pairs of the view.
-        finite: whether loss and gradients were, and the Params after the step.
-        broken: Params whose gradient was not, or that were not after the step.
+        loss: loss of the step's view before the update.
+        psnr: PSNR of the step's view before the update, dB.
+        num_isects: number of (tile, Gaussian) pairs of the view.
+        finite: whether the loss, all gradients, and the Params after the step are finite.
+        broken: Params whose gradient is not finite, or that became not finite in the step, bool.
     """
 
     loss: Float[Array, "*steps"]
@@ -29,18 +29,18 @@ class StepMetrics(NamedTuple):
 
     @classmethod
     def empty(cls, steps: int, params: int) -> StepMetrics:
-        """Room for the metrics of some steps; all is well.
+        """Empty metrics of some steps, to be filled: zeros, all of them finite.
 
         Args:
-            steps: how many.
-            params: how many Params there are.
+            steps: number of steps.
+            params: number of the model's Params.
         """
         numbers, counts = jnp.zeros(steps), jnp.zeros(steps, jnp.int32)
         return cls(numbers, numbers, counts, jnp.ones(steps, bool), jnp.zeros((steps, params), bool))
 
 
 class Progress(NamedTuple):
-    """How far a run is: the argument of callbacks, and an entry of ``Trainer.history`` for each compiled call.
+    """Progress of a run: the argument of callbacks, and an entry of ``Trainer.history`` for each compiled call.
 
     Attributes:
         step: number of steps made so far.
@@ -50,6 +50,13 @@ class Progress(NamedTuple):
         num_isects: largest number of (tile, Gaussian) pairs of a step; 0 before the first call.
         seconds: time of training so far, compilation included.
         steps_per_second: speed within the call; 0 before the first call.
+
+    Example:
+        >>> import splax
+        >>> def report(trainer, progress):  # as in trainer.fit(callbacks=[report])
+        ...     print(f"step {progress.step}: {progress.num_gaussians:,} Gaussians, PSNR {progress.psnr:.1f} dB")
+        >>> report(None, splax.Progress(100, 0.05, 21.3, 50_000, 400_000, seconds=2.5, steps_per_second=40.0))
+        step 100: 50,000 Gaussians, PSNR 21.3 dB
     """
 
     step: int
@@ -62,12 +69,12 @@ class Progress(NamedTuple):
 
     @classmethod
     def at_start(cls, step: int, num_gaussians: int, seconds: float) -> Progress:
-        """The progress before the first step of a call of ``fit``: loss and PSNR are NaN, nothing is compiled.
+        """The progress at the start of a call of ``fit``, before anything is compiled: loss and PSNR are NaN.
 
         Args:
-            step: number of steps made before.
+            step: number of steps that earlier calls of ``fit`` made.
             num_gaussians: number of Gaussians alive.
-            seconds: time of training before.
+            seconds: time of training in earlier calls of ``fit``.
         """
         return cls(step, math.nan, math.nan, num_gaussians, 0, seconds, 0.0)
 
@@ -81,7 +88,7 @@ class Progress(NamedTuple):
         seconds: float,
         steps_per_second: float,
     ) -> Progress:
-        """That of a stretch, from the metrics of its ``done`` steps; see the attributes."""
+        """The progress after a compiled call, from the metrics of its ``done`` steps; see the attributes."""
         return cls(
             step=step,
             loss=float(metrics.loss[:done].mean()),
@@ -94,12 +101,12 @@ class Progress(NamedTuple):
 
 
 class ProgressBar(tqdm):
-    """The steps of a run, and how it goes.
+    """A progress bar of the steps of a run, with loss, PSNR and number of Gaussians.
 
     Args:
-        start: steps made so far.
-        end: steps there are to be.
-        shown: whether there is a bar; None: if standard error is a terminal.
+        start: number of steps made so far.
+        end: step at which the bar is full.
+        shown: whether to show the bar; None shows it if standard error is a terminal.
     """
 
     def __init__(self, start: int, end: int, shown: bool | None) -> None:
@@ -107,7 +114,7 @@ class ProgressBar(tqdm):
         super().__init__(total=end, initial=start, unit="step", disable=disable, dynamic_ncols=True)
 
     def show(self, progress: Progress) -> None:
-        """Brings the bar up to date."""
+        """Moves the bar to this progress."""
         self.set_postfix(
             loss=f"{progress.loss:.4f}",
             psnr=f"{progress.psnr:.2f}",

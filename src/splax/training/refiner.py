@@ -1,4 +1,4 @@
-"""Carries out refinements on the host's side: compiles them, and grows the rows where there are too few."""
+"""The host's side of refinements: compiles them, carries them out, and adds rows where there are too few."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ _CHANGING = ("params", "rest", "opt_state", "strategy_state")
 
 
 class Outcome(NamedTuple):
-    """Result of a refinement. It was carried out if there are enough rows, one is left alive and none breaks.
+    """Result of a refinement.
+
+    The refinement was carried out if there are enough rows, a Gaussian stays alive and no Param breaks.
 
     Attributes:
-        num_rows: rows that the refinement needs; if there are fewer, the rows have to grow first.
+        num_rows: number of rows that the refinement needs; if the state has fewer, they have to grow first.
         leaves_one: whether at least one Gaussian would be alive afterwards.
         broken: Params that would hold a NaN or an infinity, bool.
     """
@@ -37,7 +39,14 @@ class Outcome(NamedTuple):
     broken: Bool[np.ndarray, " params"]
 
     def check(self, step: int) -> None:
-        """Raises a NoGaussianError, which names the step before, if no Gaussian would be left alive."""
+        """Checks that a Gaussian stays alive.
+
+        Args:
+            step: number of the step that the refinement follows, for the message.
+
+        Raises:
+            NoGaussianError: if no Gaussian would be left alive.
+        """
         if not self.leaves_one:
             raise NoGaussianError(
                 f"pruning after step {step} left no Gaussian alive. The model holds the state before it. "
@@ -81,10 +90,10 @@ class Refiner:
         self._grow = LeafwiseFunction(grow, static_argnames=("capacity", "strategy", "optimizer"))
 
     def __call__(self, state: TrainState) -> tuple[TrainState, Outcome]:
-        """The state after a refinement, or unchanged if that cannot be carried out. Uses up ``state``.
+        """The state after a refinement, or the same state if it cannot be carried out. Uses up ``state``.
 
-        One program plans the refinement, carries it out if possible and returns the facts about it: the host does
-        nothing in between.
+        One program plans the refinement, carries it out if possible and returns the facts about it, so that the
+        device never waits for the host in between.
         """
         static = {"extent": self._extent, "strategy": self._strategy, "optimizer": self._optimizer}
         changing, unchanged = split_fields(state)
@@ -111,7 +120,7 @@ class Refiner:
         """Number of rows that :meth:`prepared` gives the state."""
         if int(state.step) > 0 or not any(map(self._strategy.refines_after, range(steps))):
             return state.capacity
-        # A device that sets no rows aside does not set those of the expected count aside either.
+        # A device without spare rows gets no rows for the expected count either.
         expected = self._strategy.expected_count(state.num_alive, steps) if self._spare_rows else 0
         if max(state.num_alive + self._spare_rows, expected) <= state.capacity:
             return state.capacity

@@ -1,4 +1,4 @@
-"""Which start a scene gets: the best that what is known of it allows, or the one that is asked for."""
+"""Makes the Gaussians that training starts from: the best that a scene's data allow, or those requested."""
 
 from __future__ import annotations
 
@@ -20,23 +20,31 @@ from splax.scene import Scene
 
 AUTO, SFM, DEPTH, RANDOM, FILE = "auto", "sfm", "depth", "random", "file"
 KINDS = (AUTO, SFM, DEPTH, RANDOM)
-# How many Gaussians, where nothing says so. Depth has places for more.
+# Default numbers of Gaussians of a random start and of a start from depth, which has places for more.
 NUM_RANDOM, NUM_DEPTH = 50_000, 100_000
-# Fewer points than this are too thin to start from alone: depth's are added.
+# Fewer points than this are too few to start from alone: points from depth are added.
 FEW_POINTS = 20_000
-_GREY = 128  # of points without colours
-# Views from which on photos alone give enough depth to start from.
+_GREY = 128  # colour of points that have none
+# Least number of views for which a plane sweep of the photos gives enough depth to start from.
 _MIN_SWEEP_VIEWS = 8
 
 
 class Start(NamedTuple):
-    """What training starts from.
+    """The Gaussians that training starts from, and their origin.
 
     Attributes:
-        gaussians: they.
-        kind: "sfm", "depth", "random" or "file".
-        reason: why, a sentence for people.
-        trained: whether they were trained before: those of a splat file.
+        gaussians: the Gaussians to train, N rows.
+        kind: origin of the Gaussians: "sfm" (the scene's points), "depth", "random" or "file".
+        reason: a sentence for people that says why this start was chosen.
+        trained: whether the Gaussians were trained before, as those of a splat file were.
+
+    Example:
+        >>> import splax
+        >>> scene = splax.make_demo_scene(num_train=2, num_test=1, width=16, height=12)
+        >>> start = splax.choose_start(scene, "random", num=100)
+        >>> start.describe()
+        {'kind': 'random', 'reason': 'it was asked for', 'num': 100}
+        >>> model = splax.SplatModel(start.gaussians)
     """
 
     gaussians: Gaussians
@@ -45,7 +53,7 @@ class Start(NamedTuple):
     trained: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """For a run's config: the kind, the reason and how many there are."""
+        """The kind, the reason and the number of Gaussians, as JSON, for the config of a run."""
         return {"kind": self.kind, "reason": self.reason, "num": int(self.gaussians.num_alive)}
 
 
@@ -61,21 +69,33 @@ def choose_start(
 ) -> Start:
     """Makes the Gaussians that training starts from.
 
-    ``"auto"`` takes the scene's points. Where there are none, or fewer than 20,000, it takes points from its
-    depth images as well, or else from a plane sweep of the photos; and where that finds too little and there is no
-    point at all, random ones.
+    ``"auto"`` takes the scene's points. If the scene has none, or fewer than 20,000, it adds points from the
+    scene's depth images, or from a plane sweep of the photos if there are no depth images. If that finds too few
+    points and the scene has none, it takes random points.
 
     Args:
-        scene: to be trained on.
-        init: "auto", "sfm" (the scene's points), "depth", "random", or the path of a splat file or a point cloud.
-        depth: where depth comes from; by default the scene's depth images, else a plane sweep.
-        num: how many Gaussians, for depth at most, beside the scene's points; ignored for "sfm" and files.
-        most: where ``num`` is None, how many at most, the scene's points included; ignored for "sfm" and files.
-        sh_degree: degree of the colour, 0 to 3; a splat file has its own.
-        seed: of the random ones.
+        scene: the scene to train on.
+        init: kind of the start: "auto", "sfm" (the scene's points), "depth" or "random"; or the path of a splat
+            file or a point cloud.
+        depth: the source of depth; if None, the scene's depth images, or a plane sweep if it has none.
+        num: number of Gaussians in addition to the scene's points; for depth it is the largest number. Ignored for
+            "sfm" and files.
+        most: largest number of Gaussians, the scene's points included, if ``num`` is None. Ignored for "sfm" and
+            files.
+        sh_degree: degree of the spherical harmonics of the colour, 0 to 3; a splat file has its own degree.
+        seed: seed of random points, 0 or more.
 
     Raises:
-        ValueError: on an ``init`` that the scene does not allow, or a file that cannot be read.
+        ValueError: if the scene does not allow this ``init``, a file cannot be read, or a number is out of range.
+
+    Example:
+        >>> import splax
+        >>> scene = splax.make_demo_scene(num_train=2, num_test=1, width=16, height=12)
+        >>> start = splax.choose_start(scene)
+        >>> start.kind, start.reason
+        ('random', 'the scene has no points, and too few views (2) to find depth')
+        >>> splax.choose_start(scene, "random", num=100, sh_degree=0).gaussians.capacity
+        100
     """
     for name, value in (("num", num), ("most", most)):
         if value is not None and value < 1:
@@ -96,7 +116,7 @@ def choose_start(
 
 
 class _Maker(NamedTuple):
-    """Makes one start or another."""
+    """Makes each kind of start with the arguments of :func:`choose_start`."""
 
     scene: Scene
     num: int | None
@@ -125,7 +145,7 @@ class _Maker(NamedTuple):
             return self.from_points(reason) if points else self.random(reason)
 
     def _own_or_swept(self) -> DepthSource:
-        """Where depth comes from when nobody says so."""
+        """The source of depth if the caller gave none: the scene's depth images, else a plane sweep."""
         if has_depth(self.scene):
             return stored_depth
         if (num := len(self.scene.train)) < _MIN_SWEEP_VIEWS:
@@ -141,21 +161,21 @@ class _Maker(NamedTuple):
         return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), SFM, reason)
 
     def from_depth(self, depth: DepthSource, reason: str, *, add_to_points: bool = False) -> Start:
-        """On surfaces that depth shows, and, if ``add_to_points``, on the scene's points if it has any."""
-        known = self.scene.points if add_to_points else None
-        found = points_from_depth(self.scene, depth, self._num(NUM_DEPTH, 0 if known is None else len(known)))
-        points, colors = found.positions, found.colors
-        if known is not None and colors is not None:
-            known_colors = self.scene.point_colors
-            known_colors = np.full(known.shape, _GREY, np.uint8) if known_colors is None else known_colors
-            points, colors = np.concatenate([known, points]), np.concatenate([known_colors, colors])
+        """A start on the surfaces that depth shows and, if ``add_to_points``, on the scene's points as well."""
+        sfm = self.scene.points if add_to_points else None
+        surface = points_from_depth(self.scene, depth, self._num(NUM_DEPTH, 0 if sfm is None else len(sfm)))
+        points, colors = surface.positions, surface.colors
+        if sfm is not None and colors is not None:
+            sfm_colors = self.scene.point_colors
+            sfm_colors = np.full(sfm.shape, _GREY, np.uint8) if sfm_colors is None else sfm_colors
+            points, colors = np.concatenate([sfm, points]), np.concatenate([sfm_colors, colors])
         return Start(Gaussians.from_points(points, colors, sh_degree=self.sh_degree), DEPTH, reason)
 
-    def _num(self, default: int, others: int = 0) -> int:
-        """How many to make, beside others that there are."""
+    def _num(self, default: int, num_points: int = 0) -> int:
+        """Number of Gaussians to make in addition to ``num_points`` points of the scene."""
         if self.num is not None:
             return self.num
-        return default if self.most is None else min(default, self.most - others)
+        return default if self.most is None else min(default, self.most - num_points)
 
     def random(self, reason: str) -> Start:
         rng = np.random.default_rng(self.seed)
@@ -165,7 +185,7 @@ class _Maker(NamedTuple):
 
 
 def _origin(depth: DepthSource) -> str:
-    """Where depth comes from, for people."""
+    """The origin of depth, as the rest of a sentence for people."""
     return "is the scene's own" if depth is stored_depth else f"comes from {depth}"
 
 
@@ -185,7 +205,7 @@ def _from_file(path: Path, sh_degree: int, reason: str) -> Start:
 
 
 def _is_point_cloud(path: Path) -> bool:
-    """Whether a .ply file has points but nothing else of Gaussians; false if it cannot be read."""
+    """Whether a .ply file has points, but no other property of Gaussians; false if it cannot be read."""
     try:
         with open(path, "rb") as file:
             header = read_ply_header(file)

@@ -1,4 +1,4 @@
-"""Everything that decides how a run goes on, as one pytree."""
+"""The state of a run: all arrays that its next steps depend on, as one pytree."""
 
 from __future__ import annotations
 
@@ -42,12 +42,15 @@ class TrainState(NamedTuple):
 
     @property
     def alive(self) -> Array:
-        """Rows that exist, [N] bool."""
+        """Whether each row holds a Gaussian, [N] bool."""
         return self.rest[GAUSSIANS]["alive"]
 
     @property
     def num_alive(self) -> int:
-        """Number of rows that exist, counted on the host: on the device each capacity would compile a program."""
+        """Number of rows that hold a Gaussian.
+
+        The host counts them: on the device each capacity would compile a program.
+        """
         return int(np.count_nonzero(np.asarray(self.alive)))
 
     @property
@@ -61,12 +64,15 @@ class TrainState(NamedTuple):
         return any(leaf.is_deleted() for leaf in jax.tree.leaves(self))
 
     def taken_from(self, model: nnx.Module) -> TrainState:
-        """A state with the Variables of ``model``, which a user may have changed, and all else of this one.
+        """This state with the Variables of ``model``, which a user may have changed.
 
         The Variables are copied, since training reuses the buffers of a state.
 
+        Args:
+            model: the model that the state was made for.
+
         Raises:
-            ValueError: if an array changed shape.
+            ValueError: if an array of the model changed its shape.
         """
         _, params, rest = nnx.split(model, nnx.Param, ...)
         state = self._replace(params=nnx.to_pure_dict(params), rest=nnx.to_pure_dict(rest))
@@ -80,13 +86,13 @@ class TrainState(NamedTuple):
         return state._replace(params=params, rest=rest)
 
     def give_to(self, model: nnx.Module) -> None:
-        """Writes copies of Params and other Variables into ``model``; copies outlive the next steps."""
+        """Writes copies of all Params and other Variables into ``model``, because the next steps reuse buffers."""
         nnx.update(model, *copied((self.params, self.rest)))
 
 
 @jax.jit
 def copied(tree: Any) -> Any:
-    """A copy of every array, made by one program, which compiles faster than a program for each shape."""
+    """Copies of all arrays, made by one program, which compiles faster than a program for each shape."""
     return jax.tree.map(jnp.copy, tree)
 
 
@@ -97,7 +103,15 @@ def init_state(
     corrections: CorrectionsState,
     seed: int,
 ) -> TrainState:
-    """State at the start of a run."""
+    """State at the start of a run.
+
+    Args:
+        model: the model to train.
+        optimizer: the optimizer of the model's Params.
+        strategy: the strategy of densification.
+        corrections: Params of the corrections, and the states of their optimizers.
+        seed: seed of all randomness in the run.
+    """
     _, params, rest = nnx.split(model, nnx.Param, ...)
     params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
     return TrainState(
@@ -112,31 +126,31 @@ def init_state(
     )
 
 
-def _with_own_buffers(tree: PyTree[Array], others: PyTree[Array]) -> PyTree[Array]:
-    """The arrays, copied where ``others`` hold the same array or it comes twice: training reuses every buffer.
+def _with_own_buffers(tree: PyTree[Array], neighbors: PyTree[Array]) -> PyTree[Array]:
+    """The arrays of ``tree``, copied where ``neighbors`` hold the same array or ``tree`` holds it twice.
 
-    An optimizer may begin with the Params themselves, as averages of them do, or with one zero for two slots; so
-    may a strategy.
+    Training reuses every buffer. An optimizer may begin with the Params themselves, as averages of Params do, or
+    with one array of zeros for two slots; so may a strategy.
     """
-    seen = {id(leaf) for leaf in jax.tree.leaves(others)}
+    used_ids = {id(leaf) for leaf in jax.tree.leaves(neighbors)}
 
     def own(leaf: Array) -> Array:
-        if id(leaf) in seen:
+        if id(leaf) in used_ids:
             return jnp.copy(leaf)
-        seen.add(id(leaf))
+        used_ids.add(id(leaf))
         return leaf
 
     return jax.tree.map(own, tree)
 
 
 class Refinement(NamedTuple):
-    """One refinement, planned but not carried out.
+    """A refinement that is planned but not carried out.
 
     Attributes:
         row_plan: the plan for the rows of the Gaussians.
         strategy_state: the strategy's state after the refinement.
-        num_rows: rows that the refinement needs, int scalar. If there are fewer, the refinement is void: grow the
-            rows and plan again.
+        num_rows: number of rows that the refinement needs, int scalar. If the state has fewer, the refinement is
+            void: grow the rows and plan again.
         leaves_one: whether at least one Gaussian is alive after the refinement, bool scalar.
         broken: Params that would hold a NaN or an infinity afterwards, bool, in the order of :func:`param_names`.
     """
@@ -172,20 +186,26 @@ def param_names(params: dict[str, Any]) -> list[str]:
 
 
 def newly_broken(before: PyTree[Array], after: PyTree[Array]) -> Bool[Array, " leaves"]:
-    """Which leaves hold a value that became NaN or infinite."""
+    """Whether each leaf holds a value that was finite before and is NaN or infinite after, bool."""
     pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
     return jnp.array([(jnp.isfinite(old) & ~jnp.isfinite(new)).any() for old, new in pairs], bool)
 
 
 def plan_refinement(state: TrainState, extent: Any, strategy: Strategy) -> Refinement:
-    """Plans one refinement after the step just made."""
+    """Plans one refinement after the step that was made last.
+
+    Args:
+        state: the state after that step.
+        extent: extent of the scene, world units.
+        strategy: the strategy of densification.
+    """
     last_step = state.step - 1
     key = jax.random.fold_in(state.key, last_step)
     gaussians = state.params[GAUSSIANS]
     row_plan, strategy_state = strategy.refine(
         gaussians, state.alive, state.strategy_state, last_step, extent, key
     )
-    # The content that each row is made from, for comparison; dead rows may hold anything.
+    # Each row is compared with the row that it is made from; dead rows may hold anything.
     parents = jax.tree.map(lambda x: take_rows(x, row_plan.source), gaussians)
     children = jax.tree.map(
         lambda x, old: jnp.where(spread_rows(row_plan.alive, x), x, old),

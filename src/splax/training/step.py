@@ -1,4 +1,4 @@
-"""One step of training, and a whole stretch of them as one compiled loop.
+"""One step of training, and a compiled loop of many steps.
 
 The loop ends early, without making the step, where the intersection buffer is too small or where the loss or a
 gradient is not finite.
@@ -36,26 +36,26 @@ from splax.training.photos.targets import Photos, on_background
 from splax.training.progress import StepMetrics
 from splax.training.state import TrainState, newly_broken
 
-# Sets the random backgrounds apart from other uses of the seed.
+# Keeps the random numbers of backgrounds apart from others of the same seed.
 _BACKGROUND_STREAM = 0xBAC6
-# Sets what the strategy draws at every step apart from what it draws at refinements.
+# Keeps the random numbers that a strategy draws at every step apart from those that it draws at refinements.
 _MOVE_STREAM = 0x307E
-# What changes at a step from which the model does not learn.
+# Fields of the state that change even at a step from which the model does not learn.
 _OF_EVERY_STEP = ("corrections", "step")
 
 
 class Shown(NamedTuple):
-    """One photo as a step sees it; see :class:`splax.training.photos.targets.Targets`.
+    """One photo in the size of a step; see :class:`splax.training.photos.targets.Targets`.
 
     Attributes:
-        view: number of the training view.
-        camera: that took it, of the size of the step.
-        background: what lies behind everything, RGB.
-        target: the photo on that background, [H, W, 3]; 0 where masked.
-        mask: pixels that count.
-        depth: camera-space z.
-        points: surface points that the photo shows.
-        pixels: where it shows them, in pixels of this size.
+        view: number of the training view, int32 scalar.
+        camera: the camera that took the photo, resized to the step's size.
+        background: colour behind everything, RGB in [0, 1].
+        target: the photo on that background, [H, W, 3] in [0, 1]; 0 where it is masked.
+        mask: the pixels that count, [H, W] bool; None if all count.
+        depth: camera-space z in world units, [H, W], 0 where unknown; None if it is not used.
+        points: surface points that the photo shows, [P, 3], world coordinates; None if they are not used.
+        pixels: position of each point in the photo, [P, 2], in pixels of the step's size; None if not used.
     """
 
     view: Int[Array, ""]
@@ -70,20 +70,20 @@ class Shown(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainStep:
-    """What a step does, apart from the state it does it to.
+    """A training step: a function from a state and a photo to the next state.
 
     Attributes:
-        model: whose structure and settings are used; its Params are those of the state.
-        render: how the model is called.
-        loss: of the model, what it rendered, and the view.
-        optimizer: of the model's Params.
-        strategy: told of every step.
-        corrections: applied to cameras and renderings.
-        config: settings.
-        scene_background: what the photos were composited on, RGB.
-        background: what they are composited on in training, unless it is random, RGB.
-        first_sh_degree: bands of colour in use at the start.
-        extent: of the scene, world units.
+        model: the model that gives structure and settings; the values of its Params come from the state.
+        render: the renderer that calls the model.
+        loss: function of the model, its rendering and the view.
+        optimizer: the optimizer of the model's Params.
+        strategy: the strategy, which observes every step.
+        corrections: the corrections of cameras and renderings.
+        config: the run's settings.
+        scene_background: colour that the photos were composited on, RGB in [0, 1].
+        background: colour that they are composited on in training, RGB in [0, 1]; not used if it is random.
+        first_sh_degree: highest band of colour in use at the start.
+        extent: extent of the scene, world units.
         means_rate: learning rate of the means at each step, world units.
     """
 
@@ -104,13 +104,13 @@ class TrainStep:
     def in_scene(
         cls, scene: Scene, config: TrainConfig, distance: float, *, model: SplatModel, **parts: Any
     ) -> TrainStep:
-        """The step of a run that starts in a scene.
+        """The step of a run in a scene.
 
         Args:
-            scene: what is photographed.
-            config: settings.
-            distance: from which it is photographed, world units.
-            model: as the run starts.
+            scene: the scene to train on.
+            config: the run's settings.
+            distance: distance from which the scene is photographed, world units.
+            model: the model at the start of the run.
             **parts: ``render``, ``loss``, ``optimizer``, ``strategy`` and ``corrections``; see the attributes.
         """
         scene_background = jnp.asarray(scene.background, jnp.float32)
@@ -137,19 +137,19 @@ class TrainStep:
         isect_capacity: int,
         downscale: int = 1,
     ) -> tuple[TrainState, Int[Array, ""], StepMetrics]:
-        """Makes ``num_steps`` steps, fewer if one cannot be made or breaks a Param.
+        """Makes ``num_steps`` steps; fewer if a step cannot be made or breaks a Param.
 
         Args:
-            state: before them.
-            photos: what they compare with, all of one size.
-            rows: of the photos, one for each step.
-            num_steps: how many.
-            held: training views whose photos teach the corrections alone, not the model.
-            isect_capacity: rows of the intersection buffer.
-            downscale: pixels of a photo, per axis, to one that is compared.
+            state: the state before the first step.
+            photos: the photos to compare with, all of one size.
+            rows: row of each step's photo in ``photos``.
+            num_steps: number of steps to make, at most the length of ``rows``, int32 scalar.
+            held: whether each training view is held back: its photo teaches the corrections, but not the model.
+            isect_capacity: number of rows of the intersection buffer.
+            downscale: factor by which width and height of the photos are reduced.
 
         Returns:
-            The state, how many were made, and their metrics.
+            The state after the last step, the number of steps made, and their metrics.
         """
         metrics = StepMetrics.empty(len(rows), len(jax.tree.leaves(state.params)))
 
@@ -167,7 +167,7 @@ class TrainStep:
             metrics = jax.tree.map(lambda all_, one: all_.at[place].set(one, mode="drop"), metrics, now)
             return state, done + made, jnp.where(wanted, made & now.finite, well), metrics
 
-        block = device_policy().steps_per_check  # those of a block that should not be made are void
+        block = device_policy().steps_per_check  # steps of a block that should not be made change nothing
         start = (state, jnp.zeros((), jnp.int32), num_steps > 0, metrics)
         state, done, _, metrics = jax.lax.while_loop(
             goes_on, lambda carry: jax.lax.fori_loop(0, block, advance, carry), start
@@ -183,9 +183,19 @@ class TrainStep:
         wanted: Bool[Array, ""] | bool = True,
         held: Bool[Array, ""] | bool = False,
     ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
-        """One step; the state is returned as it was, and False, if the step cannot be made or is not wanted.
+        """Makes one step.
 
-        If ``held``, the corrections learn and the model does not.
+        Args:
+            state: the state before the step.
+            photos: one photo, without a leading axis.
+            isect_capacity: number of rows of the intersection buffer.
+            downscale: factor by which width and height of the photo are reduced.
+            wanted: whether to make the step at all.
+            held: whether only the corrections learn, and not the model.
+
+        Returns:
+            The state after the step, whether the step was made, and its metrics. If the step cannot be made or is
+            not wanted, the state is the one given.
         """
         shown = self._show(photos, state.step, downscale)
 
@@ -196,7 +206,7 @@ class TrainStep:
         offset = jnp.zeros((state.capacity, 2), shown.target.dtype)
         with_grads = jax.value_and_grad(objective, argnums=(0, 1, 2), has_aux=True)
         (loss, output), grads = with_grads(state.params, offset, state.corrections.params)
-        # Squares: finite ones are what Adam needs.
+        # Adam squares gradients, so their squares must be finite.
         broken = jnp.array([~jnp.isfinite(jnp.square(g).sum()) for g in jax.tree.leaves(grads[0])], bool)
         finite = jnp.isfinite(loss) & ~broken.any()
         finite &= jnp.isfinite(optax.tree.norm(grads[2], squared=True))
@@ -206,14 +216,14 @@ class TrainStep:
         broken_after = newly_broken(state.params, updated.params)
         state = _accept(state, updated, made, learns)
         # A step that breaks a Param is not undone here, which would take another pass over the state: the Trainer
-        # goes back to an earlier one.
+        # goes back to an earlier state instead.
         finite &= ~(learns & broken_after.any())
         broken = jnp.where(learns, broken_after, broken)
         score = psnr(jnp.clip(color_of(output), 0, 1), shown.target, shown.mask)
         return state, made, StepMetrics(loss, score, output.num_isects, finite, broken)
 
     def _show(self, photos: Photos, step: Int[Array, ""], downscale: int) -> Shown:
-        """What a step compares with, at the step's size and on its background."""
+        """The photo that a step compares with, in the step's size and on its background."""
         view, camera, (photo, mask, alpha, depth, points, pixels) = photos  # of one view
         background = self.background_at(step)
         target = photo.astype(jnp.float32) / 255
@@ -231,7 +241,7 @@ class TrainStep:
     def _loss(
         self, state: TrainState, offset: Array, corrections: dict[str, Any], shown: Shown, isect_capacity: int
     ) -> tuple[Float[Array, ""], RenderOutput]:
-        """The loss of a state with all that is added to it, and what was rendered."""
+        """The loss of a state with all penalties, and the rendering."""
         model = self._model_at(state, isect_capacity)
         camera, mask = self.corrections.camera(corrections, shown.view, shown.camera), shown.mask
         output = self.render(model, camera, shown.background, view=shown.view, means2d_offset=offset)
@@ -246,7 +256,7 @@ class TrainStep:
     def _penalty(
         self, state: TrainState, output: RenderOutput, corrections: dict[str, Any], batch: Batch, shown: Shown
     ) -> Float[Array, ""]:
-        """What strategy, corrections, regularizers, depth and tracks add to the loss."""
+        """The sum of the terms that strategy, corrections, regularizers, depth and tracks add to the loss."""
         gaussians, weight, points = state.params[GAUSSIANS], self.config.depth_weight, shown.points
         penalty = self.strategy.penalty(gaussians, state.alive)
         penalty += self.corrections.penalty(corrections)
@@ -261,7 +271,15 @@ class TrainStep:
         return penalty
 
     def _update(self, state: TrainState, grads: Any, radii: Array, camera: Camera) -> TrainState:
-        """The state after a step with these gradients: of Params, of the centres in pixels, of corrections."""
+        """The state after a step.
+
+        Args:
+            state: the state before the step.
+            grads: gradients of the model's Params, of the projected centres in pixels [N, 2], and of the
+                corrections' Params.
+            radii: radii of the projected Gaussians in pixels, [N, 2].
+            camera: the camera of the step's view.
+        """
         of_params, grad2d, of_corrections = grads
         updates, opt_state = self.optimizer.update(of_params, state.opt_state, state.params)
         params: Any = optax.apply_updates(state.params, scaled(updates, state.step_scale))
@@ -278,14 +296,14 @@ class TrainStep:
         )
 
     def background_at(self, step: Int[Array, ""]) -> Float[Array, " 3"]:
-        """What lies behind everything at a step of training."""
+        """The colour behind everything at a step of training, RGB in [0, 1]."""
         if self.config.background != "random":
             return self.background
         key = jax.random.fold_in(jax.random.key(self.config.seed), _BACKGROUND_STREAM)
         return jax.random.uniform(jax.random.fold_in(key, step), (3,))
 
     def _model_at(self, state: TrainState, isect_capacity: int) -> SplatModel:
-        """The model of this state, inside jit."""
+        """The model with the Variables of this state and the bands of colour of its step; runs inside jit."""
         model = nnx.merge(nnx.graphdef(self.model), state.params, state.rest)
         model.rasterizer.isect_capacity = isect_capacity
         model.rasterizer.absgrad |= self.strategy.absgrad
@@ -299,14 +317,14 @@ class TrainStep:
 def _accept(
     state: TrainState, updated: TrainState, made: Bool[Array, ""], learns: Bool[Array, ""]
 ) -> TrainState:
-    """The updated state as far as the step was made, and the model learns from it."""
+    """The updated state where the step was made and the model learns from it; the old state elsewhere."""
 
-    # A branch would wait for the host to read the condition, and copy the state; this is one more operand of the
-    # arithmetic.
+    # A branch would wait for the host to read the condition, and would copy the state. A selection is only one
+    # more operand of the arithmetic.
     def choose(name: str) -> Any:
         accept = made if name in _OF_EVERY_STEP else learns
-        parts = getattr(updated, name), getattr(state, name)
-        return jax.tree.map(lambda new, old: old if new is old else jnp.where(accept, new, old), *parts)
+        fields = getattr(updated, name), getattr(state, name)
+        return jax.tree.map(lambda new, old: old if new is old else jnp.where(accept, new, old), *fields)
 
     return TrainState(**{name: choose(name) for name in TrainState._fields})
 

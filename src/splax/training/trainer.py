@@ -1,8 +1,8 @@
 """Fits a model to the views of a scene.
 
-Between two refinements nothing changes shape, so a whole stretch of steps is one compiled loop: images lie on
-the device, the order of views is known ahead, schedules are functions of the step, and Python only looks at
-what comes back; see :mod:`splax.training.loop`.
+Between two refinements no array changes its shape, so many steps run as one compiled call: images lie on the
+device, the order of the views is fixed beforehand, schedules are functions of the step, and Python only reads the
+results; see :mod:`splax.training.loop`.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ from splax.training.watcher import Watcher
 class Trainer(TrainingLoop):
     """Owns optimizer, densification and schedules, and fits a model to a scene.
 
-    Subclass it and override :meth:`loss` to train for something else. The model given is trained in place: its
-    Variables hold the latest state when :meth:`fit` returns or raises, and whenever ``trainer.model`` is read. A
-    callback must read ``trainer.model``: the model that was given to the Trainer is not brought up to date before.
+    Subclass it and override :meth:`loss` to train with another loss. The model is trained in place: its Variables
+    hold the latest state when :meth:`fit` returns or raises, and whenever ``trainer.model`` is read. A callback
+    must read ``trainer.model``: while :meth:`fit` runs, only that brings the model up to date.
 
     Attributes:
         scene: the scene whose views the model is fitted to.
@@ -65,6 +65,17 @@ class Trainer(TrainingLoop):
         strategy: the strategy that decides when Gaussians are born and die.
         optimizer: the optax transformation of the model's Params.
         history: one :class:`Progress` for each compiled call.
+
+    Example:
+        >>> import splax
+        >>> from flax import nnx
+        >>> scene = splax.make_demo_scene(num_train=2, num_test=1, width=16, height=12)
+        >>> gaussians = splax.Gaussians.random(20, extent=scene.extent, center=scene.center, rngs=nnx.Rngs(0))
+        >>> config = splax.TrainConfig(steps=2, progress=False, guard=False)
+        >>> trainer = splax.Trainer(splax.SplatModel(gaussians), scene, config)
+        >>> model = trainer.fit()
+        >>> trainer.step, model is trainer.model, trainer.history[-1].num_gaussians
+        (2, True, 20)
     """
 
     def __init__(
@@ -79,16 +90,17 @@ class Trainer(TrainingLoop):
         """Prepares a run.
 
         Args:
-            model: trained in place.
-            scene: its views may differ in size, and have masks: pixels that are masked count nowhere.
-            config: settings; defaults if None.
-            strategy: densification; ``DefaultStrategy()`` if None, ``Strategy()`` for none at all.
-            optimizer: any optax transformation; Adam with a rate per Param if None.
+            model: the model to train; it is trained in place.
+            scene: the scene to train on. Its views may differ in size and have masks; masked pixels do not count.
+            config: the run's settings; the defaults if None.
+            strategy: the strategy of densification; ``DefaultStrategy()`` if None. ``Strategy()`` keeps all
+                Gaussians.
+            optimizer: any optax transformation; Adam with a learning rate for each Param if None.
 
         Raises:
-            ValueError: on a model of no Gaussian alive or of too few channels, depth that is to be used but that
-                there is none of, a batch size beside an optimizer of your own, or a model that cannot keep what
-                ``config.deterministic`` promises.
+            ValueError: if the model has no Gaussian alive or too few channels; if depth has a weight, but no view
+                has depth or the model renders none; if ``config.batch_size`` is above 1 with an optimizer of your
+                own; or if the model cannot keep what ``config.deterministic`` promises.
         """
         self._model = model
         self._stop = threading.Event()
@@ -113,9 +125,9 @@ class Trainer(TrainingLoop):
         self._watcher = Watcher(guard, self._loader, len(scene.train), config.seed)
 
     def _load_photos(self) -> tuple[Correction, ...]:
-        """Prepares photos, with depth and tracks if the run looks at them; returns the corrections to learn."""
+        """Prepares photos, with depth and tracks if the run uses them; returns the corrections to learn."""
         scene, config = self.scene, self.config
-        own_loss = type(self).loss is not Trainer.loss  # which may look at depth
+        own_loss = type(self).loss is not Trainer.loss  # an overridden loss may use depth
         depths = uses_depth(self._model, scene, config) or (
             own_loss and any(view.has_depth for view in scene.train)
         )
@@ -132,29 +144,19 @@ class Trainer(TrainingLoop):
         return corrections
 
     def explain(self) -> str:
-        """Which backend draws the steps of training, and what keeps it from a faster one, as a sentence."""
+        """A sentence that names the backend that renders in training, and the reason why no faster one can."""
         rasterizer = copy.copy(self._model.rasterizer)
-        rasterizer.isect_capacity = self._isects.capacity or 1  # steps are compiled with some room for pairs
+        rasterizer.isect_capacity = self._isects.capacity or 1  # a step is compiled with a capacity
         return rasterizer.explain(self._model, self.scene.train[0].camera)
 
-    @property
-    def guard_report(self) -> dict[str, Any]:
-        """What the guard saw and chose, as JSON: its ``why`` is for people; see :mod:`splax.training.guard`."""
-        return self._watcher.guard.report()
-
-    @property
-    def corrections(self) -> dict[str, Any]:
-        """What the corrections have learned so far, by their names; copied."""
-        return jax.tree.map(jnp.copy, self._state.corrections.params)
-
     def load_corrections(self, params: dict[str, Any]) -> None:
-        """Puts what the corrections of an earlier run learned in the place of what these have.
+        """Replaces the Params of the corrections by those that an earlier run learned.
 
         Args:
-            params: of all corrections, by their names.
+            params: Params of all corrections, by the names of the corrections.
 
         Raises:
-            ValueError: if they are of other corrections, or of another number of training views.
+            ValueError: if they belong to other corrections, or to another number of training views.
         """
         corrections = self._state.corrections
         now, then = jax.tree.map(jnp.shape, (corrections.params, params))
@@ -166,29 +168,15 @@ class Trainer(TrainingLoop):
         params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
         self._state = self._state._replace(corrections=corrections._replace(params=params))
 
-    @property
-    def profile(self) -> dict[str, float]:
-        """Seconds spent so far on each part of the work: compiling, steps, refinements and so on."""
-        return dict(self._stopwatch.seconds)
-
-    def describe_profile(self) -> str:
-        """The same as a table, with shares."""
-        return self._stopwatch.table()
-
-    @property
-    def seconds(self) -> float:
-        """Time spent in :meth:`fit` so far, compilation included."""
-        return self._seconds
-
     def loss(self, model: SplatModel, output: RenderOutput, batch: Batch) -> Float[Array, ""]:
-        """What is minimised. Override this; runs inside jit.
+        """The loss that training minimises. Override it to train with another; it runs inside jit.
 
         Args:
-            model: as it is at this step, for regularizers and more renderings.
+            model: the model at this step, for regularizers and more renderings.
             output: the rendered view. The first three channels of its ``image`` are the colour, over the
-                background and as the corrections leave it; features follow, untouched: the channels from the
-                fourth on, or all of the model's if it overrides ``color``. Where the photo is masked all are 0.
-            batch: the photo, ``batch.image``, and what is known of its view.
+                background and after the corrections. The features follow, without corrections: the channels from
+                the fourth on, or all channels of the model if it overrides ``color``. Masked pixels are 0.
+            batch: the photo, ``batch.image``, with its mask, depth, camera, number and step.
         """
         del model
         return photometric_loss(color_of(output), batch.image, ssim_weight=self.config.ssim_weight)
@@ -201,25 +189,26 @@ class Trainer(TrainingLoop):
         checkpoints: Checkpoints | None = None,
         profile: bool = False,
     ) -> SplatModel:
-        """Trains.
+        """Trains the model.
 
         Args:
-            steps: number of steps to make; up to :attr:`end` if None.
+            steps: number of steps to make; all steps up to :attr:`end` if None.
             callbacks: functions that are called as ``callback(trainer, progress)``, once before anything is
-                compiled and after every compiled call. One that reads ``trainer.model`` gets the latest Params,
-                which are copied for it; one that does not costs no copy. ``trainer.stop()`` ends the run.
-            checkpoints: where to save the run: every so often, and when it is stopped or interrupted or fails.
-            profile: whether to print where the time went; see :attr:`profile`.
+                compiled and then after every compiled call. A callback that reads ``trainer.model`` gets the
+                latest Params, which are copied for it; others cost no copy. ``trainer.stop()`` ends the run.
+            checkpoints: checkpoints to save the run to, as often as they ask for it, and when the run is stopped
+                or interrupted or fails.
+            profile: whether to print the time spent on each part of the work; see :attr:`profile`.
 
         Returns:
             The model, trained in place.
 
         Raises:
-            NonFiniteError: if the loss, a gradient or a Param is NaN or infinite, again after the run went back
-                to an earlier state once and took smaller steps; names step, view and Param.
-            OutOfMemoryError: if the device has too little memory; says what would help.
+            NonFiniteError: if the loss, a gradient or a Param is NaN or infinite once more after the run went back
+                to an earlier state with smaller updates; the message names the step, the view and the Param.
+            OutOfMemoryError: if the device has too little memory; the message says what would help.
             NoGaussianError: if pruning would leave no Gaussian alive.
-            KeyboardInterrupt: after Ctrl-C or SIGTERM, once the steps under way are done.
+            KeyboardInterrupt: after Ctrl-C or SIGTERM, when the compiled call under way has ended.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         self._stop.clear()
@@ -232,7 +221,7 @@ class Trainer(TrainingLoop):
                 self._report(Progress.at_start(self.step, self._state.num_alive, before), callbacks)
                 if interrupted.is_set():
                     raise KeyboardInterrupt
-                for progress in () if self._stop.is_set() else self._stretches(end):
+                for progress in () if self._stop.is_set() else self._compiled_calls(end):
                     self._seconds = before + time.perf_counter() - started
                     progress = progress._replace(seconds=self._seconds)
                     self.history.append(progress)
@@ -261,10 +250,10 @@ class Trainer(TrainingLoop):
         return self._model
 
     def stop(self) -> None:
-        """Ends :meth:`fit` once the steps under way are done; it saves the run as after Ctrl-C, and returns.
+        """Makes :meth:`fit` save the run, as after Ctrl-C, and return when the compiled call under way has ended.
 
-        May be called by a callback or from another thread; does nothing while :meth:`fit` does not run. Another
-        call of :meth:`fit` goes on.
+        A callback or another thread may call it; it does nothing while :meth:`fit` does not run. Another call of
+        :meth:`fit` continues the run.
         """
         self._stop.set()
 
@@ -279,10 +268,13 @@ class Trainer(TrainingLoop):
                 callback(self, progress)
 
     def save(self, checkpoints: Checkpoints) -> None:
-        """Saves the run as it is, unless that was done at this step or a later one.
+        """Saves the run in its present state, unless there is a checkpoint of this step or a later one.
+
+        Args:
+            checkpoints: the checkpoints to add this one to.
 
         Raises:
-            ValueError: if it cannot be written, or orbax is not installed.
+            ValueError: if the checkpoint cannot be written, or orbax is not installed.
         """
         sizes = self._state.capacity, self._isects.capacity, self._isects.peak
         guard = self._watcher.guard
@@ -296,25 +288,30 @@ class Trainer(TrainingLoop):
     def _save_if_possible(self, checkpoints: Checkpoints) -> None:
         try:
             self.save(checkpoints)
-        except ValueError as error:  # another one is on its way already
+        except (
+            ValueError
+        ) as error:  # an error of training is being raised already, or the user stopped the run
             warnings.warn(str(error), stacklevel=3)
 
     def resume(self, checkpoints: Checkpoints) -> None:
-        """Goes back to the last state that was saved, by this Trainer or another one of the same settings.
+        """Loads the last state that was saved, by this Trainer or another one with the same settings.
 
-        What follows is to the bit what would have followed there, on the same machine and versions; on a GPU if
-        ``config.deterministic``. What the photos show, their cameras, an optimizer of your own and an overridden
-        :meth:`loss` must be the same; they are not compared.
+        The run then continues to the bit as it would have continued there, on the same machine with the same
+        versions; on a GPU this needs ``config.deterministic``. The pixels of the photos, their cameras, an
+        optimizer of your own and an overridden :meth:`loss` must be the same; they are not compared.
+
+        Args:
+            checkpoints: the checkpoints of the run to continue.
 
         Raises:
-            ValueError: if there is no checkpoint, it is damaged, or it is of other settings or data.
+            ValueError: if there is no checkpoint, it is damaged, or it has other settings or data.
         """
 
         def shapes(capacity: int) -> TrainState:
             return self._refine.shapes(self._state, max(capacity, self._state.capacity))
 
         self._state, position, kept = load_run(checkpoints, self._settings(), shapes)
-        # A run of an older version has the cameras' spread as its unit, and no guard.
+        # A run of an older version used the spread of the cameras as its unit, and had no guard.
         self._measure_by(self.scene.extent if position.distance is None else position.distance)
         guard = (
             Guard.from_report(position.guard) if position.guard else Guard.of_run(False, 0, self.config.steps)
@@ -329,7 +326,7 @@ class Trainer(TrainingLoop):
 
     @property
     def evaluator(self) -> Evaluator:
-        """What renders and scores views by the model as it is now; it also works without a Trainer."""
+        """An evaluator of the present model, which renders and scores views; it also works without a Trainer."""
         return Evaluator(
             self.model,
             self.scene,
@@ -342,13 +339,14 @@ class Trainer(TrainingLoop):
         )
 
     def held_out(self, views: Sequence[View] | None = None) -> HeldOutViews:
-        """How views that training did not see are drawn.
+        """The appearance of views that training did not see.
 
-        Colour maps are those of the neighbours among the training views where these predict each other, else the
-        mean; cameras are moved as the refined training cameras moved; see :mod:`splax.corrections.held_out`.
+        A view gets the colour maps of its neighbours among the training views if neighbours predict each other,
+        else the mean of all maps. Cameras are moved as the refined training cameras moved. See
+        :mod:`splax.corrections.held_out`.
 
         Args:
-            views: the views; those held out if None.
+            views: the views to draw; the scene's test views if None.
         """
         return self.evaluator.held_out(views)
 
@@ -363,20 +361,20 @@ class Trainer(TrainingLoop):
         """Mean scores over views.
 
         Args:
-            views: the views; those held out if None.
+            views: the views to score; the scene's test views if None.
             networks: networks of LPIPS, ``"alex"`` or ``"vgg"``; see :func:`splax.lpips`.
             color_correct: whether to score once more with colours fitted to the photo's; see
                 :func:`splax.color_correct`.
             pose_align: whether to score once more with the camera fitted to the photo.
 
         Returns:
-            ``{"psnr": dB, "ssim": in [-1, 1], "psnr_identity": dB, "views": number of views}``, and
-            ``"lpips_alex"`` or ``"lpips_vgg"``, ``"psnr_color_corrected"`` and ``"ssim_color_corrected"``,
-            ``"psnr_pose_aligned"``; see :meth:`evaluate_views`. Without any view the means are None.
+            ``{"psnr": dB, "ssim": in [-1, 1], "psnr_identity": dB, "views": number of views}``; if requested, also
+            ``"lpips_alex"``, ``"lpips_vgg"``, ``"psnr_color_corrected"``, ``"ssim_color_corrected"`` and
+            ``"psnr_pose_aligned"``; see :meth:`evaluate_views`. Without a view the means are None.
         """
-        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-        scored = self.evaluate_views(views, networks=networks, **asked)
-        return mean_scores([one.numbers() for one in scored], networks, **asked)
+        options: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
+        scores = self.evaluate_views(views, networks=networks, **options)
+        return mean_scores([score.numbers() for score in scores], networks, **options)
 
     def evaluate_views(
         self,
@@ -387,13 +385,14 @@ class Trainer(TrainingLoop):
         pose_align: bool = False,
         held_out: HeldOutViews | None = None,
     ) -> Iterator[ViewScores]:
-        """Renders views and compares them with their photos, view by view; arguments as of :meth:`evaluate`.
+        """Renders views and compares them with their photos, view by view; arguments as for :meth:`evaluate`.
 
-        Protocol: the rendering clamped to [0, 1] against the 8-bit photo / 255, all pixels but masked ones; SSIM
-        with an 11x11 Gaussian window, sigma 1.5, no padding, over windows without masked pixels; LPIPS with
-        masked pixels black. Views are drawn as ``held_out`` says, :meth:`held_out` if None, which does not look at
-        their photos; ``psnr_identity`` is of their cameras as given and the mean of all colour maps.
+        Protocol: the rendering, clamped to [0, 1], is compared with the 8-bit photo / 255 over all pixels that are
+        not masked. SSIM has an 11x11 Gaussian window, sigma 1.5, no padding, and skips windows with masked pixels;
+        LPIPS sees masked pixels black. ``held_out`` is the appearance of the views, :meth:`held_out` if None, for
+        which their photos are not read. ``psnr_identity`` is the PSNR with their cameras as given and the mean of
+        all colour maps.
         """
-        asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-        scored = self.evaluator.evaluate_views(views, networks=networks, held_out=held_out, **asked)
-        return self._stopwatch.each("evaluate", scored)
+        options: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
+        scores = self.evaluator.evaluate_views(views, networks=networks, held_out=held_out, **options)
+        return self._stopwatch.each("evaluate", scores)

@@ -1,4 +1,4 @@
-"""Carries out what the guard says: candidates, the state to go back to, and the views that are held back."""
+"""Carries out the guard's decisions: makes candidates, keeps states to go back to, and holds views back."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from splax.training.recovery.snapshot import Snapshot
 from splax.training.state import TrainState
 
 Score = Callable[[TrainState, Sequence[int]], list[float]]
-"""PSNR of training views as a state shows them, dB."""
+"""Function that returns the PSNR of training views rendered from a state, dB."""
 
-# Names of the states that a checkpoint holds besides the present one.
+# Names of the states that a checkpoint holds in addition to the present one.
 START, BEST = "start", "best"
-# dB by which fewer bands of colour must be better.
+# Least gain in dB for which bands of colour are left out.
 _BETTER = 0.05
 
 
 class Watcher:
-    """Looks at views held back as the guard wants it, and gives the state to go on with.
+    """Scores the views held back when the guard asks for it, and makes the state to continue with.
 
     Args:
-        guard: decides.
-        loader: the loader of the run's photos.
-        num_views: training views.
-        seed: of the thinning.
+        guard: the guard that decides.
+        loader: the loader of the run's photos, which holds views back.
+        num_views: number of training views.
+        seed: seed of the random choice of Gaussians for a thinned start.
     """
 
     def __init__(self, guard: Guard, loader: PhotoLoader, num_views: int, seed: int) -> None:
@@ -45,16 +45,24 @@ class Watcher:
         self._hold_back()
 
     def begin(self, state: TrainState) -> None:
-        """Keeps the state before the first step, from which candidates begin."""
+        """Keeps the state if it is the one before the first step, from which candidates begin."""
         if self.guard.phase == "first" and int(state.step) == 0:
             self._start = Snapshot.take(state)
 
     def look(self, state: TrainState, score: Score) -> TrainState:
-        """The state to go on with after a look: the one given, or another one."""
+        """Lets the guard look at a state.
+
+        Args:
+            state: the present state.
+            score: the function that scores training views.
+
+        Returns:
+            The state to continue with: the one given, or another one.
+        """
         guard, step = self.guard, int(state.step)
-        held = score(state, guard.held)
-        trained = score(state, matching_views(guard.held, self._num_views))
-        action = guard.look(step, held, statistics.fmean(trained), state.num_alive)
+        held_scores = score(state, guard.held)
+        trained_scores = score(state, matching_views(guard.held, self._num_views))
+        action = guard.look(step, held_scores, statistics.fmean(trained_scores), state.num_alive)
         if guard.is_best(step):
             self._best = Snapshot.take(state)
         if action == "limit growth":
@@ -78,13 +86,18 @@ class Watcher:
         return state
 
     def kept(self) -> dict[str, Snapshot]:
-        """States that may be needed again, by name, for a checkpoint."""
+        """Snapshots of the states that may be needed again, by name, for a checkpoint."""
         needed = {START: self.guard.may_start_over, BEST: self.guard.may_go_back}
         states = {START: self._start, BEST: self._best}
         return {name: state for name, state in states.items() if needed[name] and state is not None}
 
     def restore(self, guard: Guard, kept: dict[str, Snapshot]) -> None:
-        """Goes on where a checkpoint was saved."""
+        """Takes over the guard and the states of a checkpoint.
+
+        Args:
+            guard: the guard that was saved.
+            kept: the states that were saved for it, by name; see :meth:`kept`.
+        """
         self.guard = guard
         self._start, self._best = kept.get(START), kept.get(BEST)
         self._hold_back()
@@ -98,7 +111,7 @@ class Watcher:
         return state if share == 1 else thinned(state, share, self._seed)
 
     def _leave_out_bands(self, state: TrainState, score: Score) -> None:
-        """Tells the guard of the bands of colour without which views held back score better."""
+        """Reports to the guard the bands of colour without which views held back score better."""
         degree = _degree_of(state)
         scores = [statistics.fmean(score(with_degree(state, d), self.guard.held)) for d in range(degree + 1)]
         best = max(range(degree + 1), key=lambda d: scores[d])
@@ -114,33 +127,38 @@ def _degree_of(state: TrainState) -> int:
 def thinned(state: TrainState, share: float, seed: int) -> TrainState:
     """A state before the first step with a share of its Gaussians, drawn at random.
 
-    Each becomes as much wider as the distance to its neighbours has grown.
+    Each Gaussian grows by the factor by which the distance to its neighbours grew.
+
+    Args:
+        state: the state before the first step.
+        share: share of the Gaussians to keep, in (0, 1].
+        seed: seed of the random choice.
     """
     params = state.params[GAUSSIANS]
     alive = np.asarray(state.alive)
     rows = np.flatnonzero(alive)
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[: max(1, round(share * len(rows)))])
     means = np.asarray(params["means"], np.float64)
-    before = np.ones(len(alive))
-    before[rows] = neighbor_spacing(means[rows])
-    widened = np.array(params["log_scales"])
-    widened[chosen] += np.log(neighbor_spacing(means[chosen]) / before[chosen])[:, None]
-    kept = np.zeros_like(alive)
-    kept[chosen] = True
-    gaussians = params | {"log_scales": jnp.asarray(widened)}
-    rest = state.rest[GAUSSIANS] | {"alive": jnp.asarray(kept)}
+    old_spacing = np.ones(len(alive))
+    old_spacing[rows] = neighbor_spacing(means[rows])
+    log_scales = np.array(params["log_scales"])
+    log_scales[chosen] += np.log(neighbor_spacing(means[chosen]) / old_spacing[chosen])[:, None]
+    new_alive = np.zeros_like(alive)
+    new_alive[chosen] = True
+    gaussians = params | {"log_scales": jnp.asarray(log_scales)}
+    rest = state.rest[GAUSSIANS] | {"alive": jnp.asarray(new_alive)}
     return state._replace(params=state.params | {GAUSSIANS: gaussians}, rest=state.rest | {GAUSSIANS: rest})
 
 
 def with_degree(state: TrainState, degree: int) -> TrainState:
-    """The state with no more bands of colour in use than those up to a degree."""
+    """The state with the bands of colour up to ``degree`` in use."""
     active = jnp.full_like(state.rest[GAUSSIANS]["active_sh_degree"], degree)
     rest = state.rest[GAUSSIANS] | {"active_sh_degree": active}
     return state._replace(rest=state.rest | {GAUSSIANS: rest})
 
 
 def without_bands(state: TrainState, degree: int) -> TrainState:
-    """The same for good: coefficients beyond the degree, and the optimizer's slots of them, are 0."""
+    """The state without the bands of colour above ``degree``: their coefficients and optimizer slots are 0."""
     shape, first = state.params[GAUSSIANS]["shN"].shape, num_sh_bases(degree) - 1
 
     def clear(path: Any, leaf: Any) -> Any:

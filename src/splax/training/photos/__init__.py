@@ -1,1 +1,1 @@
-"""Photos on their way to the training step."""
+"""Brings photos to the training step."""

@@ -1,7 +1,7 @@
-"""Views of many sizes in a few groups: within a group all are trained on canvases of one size.
+"""Puts views of many sizes into a few groups; all views of a group are trained on canvases of one size.
 
-Every size compiles the step anew, and every change of size ends a compiled call; a canvas that is larger than the
-photo costs time at every step. So sizes that differ by little share a canvas, others do not.
+Each further size compiles the step again, and each change of size ends a compiled call. A canvas that is larger
+than the photo costs time at every step. So sizes that differ by little share a canvas, and others do not.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from jaxtyping import Int
 
 from splax.cameras import Camera, check_alike
 
-# Pixels of a canvas, over those of the smallest photo on it.
+# Largest ratio of a canvas' pixels to those of the smallest photo on it.
 MAX_CANVAS = 1.2
-# Of a compiled step; beyond it sizes share canvases whatever it costs.
+# Most groups, each of which compiles a step. If there were more, sizes share canvases at any cost.
 MAX_GROUPS = 4
-# Steps that show views of one group before those of another, at most.
+# Most steps in a row that show views of one group.
 RUN_LENGTH = 16
 
 
@@ -28,9 +28,9 @@ class Group(NamedTuple):
     """Views that are trained on canvases of one size.
 
     Attributes:
-        width: of the canvas, in pixels.
-        height: likewise.
-        views: which.
+        width: width of the canvas in pixels.
+        height: height of the canvas in pixels.
+        views: numbers of the training views.
     """
 
     width: int
@@ -38,19 +38,23 @@ class Group(NamedTuple):
     views: tuple[int, ...]
 
     def joined(self, other: "Group") -> "Group":
-        """Both in one."""
+        """One group of the views of both, on a canvas that holds them all."""
         views = tuple(sorted(self.views + other.views))
         return Group(max(self.width, other.width), max(self.height, other.height), views)
 
     def added_pixels(self, other: "Group") -> int:
-        """How many pixels more the canvases have, all together, if both are joined."""
+        """Number of pixels that the canvases of all views have in addition if both groups are joined."""
         canvas = max(self.width, other.width) * max(self.height, other.height)
         num = len(self.views), len(other.views)
         return sum(num) * canvas - num[0] * self.width * self.height - num[1] * other.width * other.height
 
 
 def group_views(sizes: Sequence[tuple[int, int]]) -> list[Group]:
-    """Groups of views by their sizes (width, height); each view is in one group."""
+    """Groups of views of similar sizes; each view is in one group.
+
+    Args:
+        sizes: width and height of each view in pixels.
+    """
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, size in enumerate(sizes):
         by_size.setdefault(size, []).append(index)
@@ -72,10 +76,15 @@ def group_views(sizes: Sequence[tuple[int, int]]) -> list[Group]:
 
 
 def view_order(groups: Sequence[Group], steps: int, seed: int) -> Int[np.ndarray, " steps"]:
-    """The view of each step: every view of the groups once, in random order, and so on.
+    """The view of each step: every view of the groups once, in random order, then every view once more, and so on.
 
-    A prefix does not depend on steps. Where there are several groups, views of one follow each other, up to
-    :data:`RUN_LENGTH` of them.
+    The view of a step does not depend on ``steps``. If there are several groups, views of one group follow each
+    other, up to :data:`RUN_LENGTH` of them.
+
+    Args:
+        groups: groups of the views to show.
+        steps: number of steps.
+        seed: seed of the random order.
     """
     views = np.array(sorted(view for group in groups for view in group.views))
     group_of = np.empty(views[-1] + 1, np.int32)
@@ -87,7 +96,7 @@ def view_order(groups: Sequence[Group], steps: int, seed: int) -> Int[np.ndarray
 
 
 def _in_runs(views: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
-    """Draws the views of a group together: a run of them stands where its first view stood."""
+    """The views in another order: those of a group are gathered in runs, each at the place of its first view."""
     groups = group_of[views]
     runs: list[tuple[int, Int[np.ndarray, " run"]]] = []
     for group in np.unique(groups):
@@ -100,16 +109,21 @@ def _in_runs(views: Int[np.ndarray, " n"], group_of: Int[np.ndarray, " m"]) -> I
 
 
 def stack_cameras(cameras: Sequence[Camera], width: int = 1, height: int = 1) -> Camera:
-    """Cameras as a batch with a canvas of at least this size; their photos fill the top left of it.
+    """Cameras as a batch that renders canvases; each photo fills the top left corner of its canvas.
 
-    So the lens stays what it is. (Projection bounds the slant of Gaussians far outside of the image by its size:
-    for those a canvas differs a little from the photo.)
+    So the lenses do not change. (Projection limits the slant of Gaussians far outside of the image by the image's
+    size; for such Gaussians a canvas differs a little from the photo.)
+
+    Args:
+        cameras: the cameras to stack, V of them.
+        width: least width of the canvas in pixels; it also holds every camera's image.
+        height: least height of the canvas in pixels.
     """
     width = max(width, *(camera.width for camera in cameras))
     height = max(height, *(camera.height for camera in cameras))
     same_size = [dataclasses.replace(camera, width=width, height=height) for camera in cameras]
     check_alike(same_size)
-    # By numpy, which compiles nothing for each number of cameras.
+    # numpy stacks them, because jax would compile a program for each number of cameras.
     return jax.tree.map(
         lambda *leaves: jnp.asarray(np.stack([np.asarray(leaf) for leaf in leaves])), *same_size
     )

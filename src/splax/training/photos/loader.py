@@ -1,7 +1,8 @@
 """Brings photos to the device in the order of the steps.
 
-If all of them fit there they stay there. If not, the steps are cut into segments, and while the device computes
-one segment the photos of the next are decoded and sent. Steps and their order are the same either way.
+If the device has room for all photos, they stay there. If not, the steps are divided into segments: while the
+device computes one segment, the photos of the next are decoded and sent. Steps and their order are the same either
+way.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from splax.scene import View
 from splax.training.photos.canvases import Group, group_views, stack_cameras, view_order
 from splax.training.photos.targets import Photos, Targets
 
-# Photos that are sent at once, in bytes: as much is needed on the host, and twice as much on the device.
+# Most bytes of photos that are sent at once: the host needs as many, and the device twice as many.
 MAX_LOAD = 1 << 30
-# Steps for which photos are sent at once.
+# Most steps whose photos are sent at once.
 MAX_ROWS = 100
-# Bytes that photos may take where nobody knows how much memory is free.
+# Bytes that photos may take where the free memory is not known.
 _UNKNOWN_MEMORY = 4 << 30
 _MAX_THREADS = 8
 
@@ -38,7 +39,7 @@ class PhotoLoader:
     """The photos of training views, step by step.
 
     Args:
-        views: the training views. One that cannot be decoded is replaced by the next of its group.
+        views: the training views. A view that cannot be decoded is replaced by the next of its group.
         seed: seed of the order of the views.
         limit: bytes of device memory for photos; None for a share of the free memory.
         depths: whether to load depth images and known points.
@@ -46,11 +47,11 @@ class PhotoLoader:
         shows_held: whether to show photos of views that are held back, for corrections to learn from.
 
     Attributes:
-        cameras: the cameras of all views as a batch, [V], each with the size of the largest.
-        held: views that do not teach the model at present, [V] bool.
+        cameras: the cameras of all views as a batch, [V], each with the size of the largest image.
+        held: whether each view is held back, so that it does not teach the model at present, [V] bool.
         groups: the views by the size of their canvas; see :mod:`splax.training.photos.canvases`.
-        streams: whether photos are sent as they are needed, since they do not fit.
-        unreadable: error of each view that cannot be decoded, by name; grows while training.
+        streams: whether photos are sent when they are needed, because the device has no room for all.
+        unreadable: error of each view that could not be decoded so far, by the view's name.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class PhotoLoader:
         self._held: tuple[tuple[int, ...], int | None] = ((), None)
         self._shows_held = shows_held
         self._num_reported = 0
-        # One thread that prepares what comes next, and those that decode for it.
+        # One thread prepares the next segment; other threads decode photos for it.
         self._background = ThreadPoolExecutor(1, "splax-photos")
         decoders = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "splax-decode")
         self._loaders = [
@@ -95,9 +96,11 @@ class PhotoLoader:
         self._next: tuple[Segment, Future[Photos]] | None = None
 
     def hold_back(self, views: tuple[int, ...], until: int | None) -> None:
-        """Holds some views back before step ``until``, which was reached, or for good if that is None.
+        """Holds some views back; call :meth:`plan` afterwards.
 
-        Call :meth:`plan` then.
+        Args:
+            views: numbers of the training views to hold back.
+            until: step before which they were held back, which the run has reached; None if they stay held back.
         """
         if (views, until) != self._held:
             self._held, self._now, self._next = (views, until), None, None
@@ -109,25 +112,25 @@ class PhotoLoader:
         views, until = self._held
         if not views or self._shows_held:
             return self.order_of_all(end)
-        shown = [
+        groups = [
             group._replace(views=tuple(v for v in group.views if v not in views)) for group in self.groups
         ]
-        order = view_order([group for group in shown if group.views], end, self._seed)
+        order = view_order([group for group in groups if group.views], end, self._seed)
         return order if until is None else np.concatenate([order[:until], self.order_of_all(end)[until:]])
 
     def order_of_all(self, end: int) -> Int[np.ndarray, " steps"]:
-        """The same if no view is held back."""
+        """The view of each step before step ``end`` if no view were held back."""
         return view_order(self.groups, end, self._seed)
 
     def take_view(self, view: int) -> tuple[Photos, int]:
-        """Photos on the device that hold the one of a view, and its row."""
+        """Photos on the device that include the photo of one view, and its row in them."""
         group = self._group_of[view]
         if self.streams:
             return self._loaders[group].load(np.array([view]), self._max_rows[group]), 0
         return self._all_photos()[group], int(self._row_of[view])
 
     def plan(self, end: int) -> None:
-        """Fixes what is shown before step ``end``."""
+        """Fixes the order of the views, and the segments, of all steps before step ``end``."""
         self._order = self.order(end)
         groups = self._group_of[self._order]
         changes = [0, *(np.flatnonzero(np.diff(groups)) + 1).tolist(), end]
@@ -138,20 +141,24 @@ class PhotoLoader:
         self._starts = np.array(starts)
 
     def view_at(self, step: int) -> View:
-        """The view of a step, unless it could not be decoded."""
+        """The planned view of a step; if its photo cannot be decoded, the step shows another view."""
         return self._views[self._order[step]]
 
     def newly_unreadable(self) -> dict[str, str]:
-        """What was added to ``unreadable`` since the last call."""
-        known = list(self.unreadable.items())
-        new, self._num_reported = known[self._num_reported :], len(known)
+        """The entries that were added to ``unreadable`` since the last call of this method."""
+        entries = list(self.unreadable.items())
+        new, self._num_reported = entries[self._num_reported :], len(entries)
         return dict(new)
 
     def take(self, step: int, num_steps: int) -> tuple[Photos, Int[np.ndarray, " steps"]]:
-        """Photos on the device for some of the next ``num_steps`` steps.
+        """Photos on the device for some of the next steps, at least one.
+
+        Args:
+            step: number of steps made before.
+            num_steps: largest number of steps to take photos for.
 
         Returns:
-            The photos, and which of their rows is that of each step, at least one.
+            The photos, and the row of each step's photo in them.
         """
         index = int(np.searchsorted(self._starts, step, side="right")) - 1
         start, stop = self._segments[index]
@@ -162,13 +169,13 @@ class PhotoLoader:
         return self._all_photos()[self._group_of[views[0]]], self._row_of[views]
 
     def _all_photos(self) -> list[Photos]:
-        """Those of each group, all on the device."""
+        """The photos of each group, all on the device."""
         if not self._resident:
             self._resident = [loader.load_all() for loader in self._loaders]
         return self._resident
 
     def _stream(self, index: int) -> Photos:
-        """Photos of a segment; begins to load those of the next."""
+        """Photos of a segment; starts to load those of the next segment."""
         segment = self._segments[index]
         if self._now is not None and self._now[0] == segment:
             return self._now[1]
@@ -193,7 +200,7 @@ class _GroupLoader:
     """Decodes views of one group and sends them to the device.
 
     Attributes:
-        num_bytes: that a photo takes there.
+        num_bytes: device memory of one photo, with all that belongs to it, in bytes.
     """
 
     def __init__(
@@ -205,14 +212,14 @@ class _GroupLoader:
         depths: bool,
         tracks: bool,
     ) -> None:
-        mine = [views[index] for index in group.views]
-        sizes = {(view.camera.width, view.camera.height) for view in mine}
+        members = [views[index] for index in group.views]
+        sizes = {(view.camera.width, view.camera.height) for view in members}
         self.group = group
-        self.has_masks = len(sizes) > 1 or any(view.has_mask for view in mine)
-        self.has_alphas = any(view.has_alpha for view in mine)
-        self.has_depths = depths and any(view.has_depth for view in mine)
-        self.has_tracks = tracks and any(view.point_pixels is not None for view in mine)
-        num_points = max(len(() if view.points is None else view.points) for view in mine)
+        self.has_masks = len(sizes) > 1 or any(view.has_mask for view in members)
+        self.has_alphas = any(view.has_alpha for view in members)
+        self.has_depths = depths and any(view.has_depth for view in members)
+        self.has_tracks = tracks and any(view.point_pixels is not None for view in members)
+        num_points = max(len(() if view.points is None else view.points) for view in members)
         self.num_points = num_points * (depths or self.has_tracks)
         bytes_each = 3 + self.has_masks + self.has_alphas + 4 * self.has_depths
         self.num_bytes = group.width * group.height * bytes_each
@@ -220,7 +227,12 @@ class _GroupLoader:
         self._views, self._unreadable, self._decoders = views, unreadable, decoders
 
     def load(self, views: Int[np.ndarray, " n"], num_rows: int) -> Photos:
-        """Photos of the views, in ``num_rows`` rows; those beyond the views are empty."""
+        """Photos of the views on the device.
+
+        Args:
+            views: numbers of the views to load, all of this group.
+            num_rows: number of rows of the result; rows beyond the views are empty.
+        """
         shape = (num_rows, self.group.height, self.group.width)
         images = np.zeros((*shape, 3), np.uint8)
         masks = np.zeros(shape, bool) if self.has_masks else None
@@ -228,10 +240,10 @@ class _GroupLoader:
         depths = np.zeros(shape, np.float32) if self.has_depths else None
         points = np.full((num_rows, self.num_points, 3), np.nan, np.float32) if self.num_points else None
         pixels = np.full((num_rows, self.num_points, 2), np.nan, np.float32) if self.has_tracks else None
-        shown = np.zeros(num_rows, np.int32)
+        decoded = np.zeros(num_rows, np.int32)  # number of the view whose photo is in each row
 
         def fill(row: int) -> None:
-            shown[row], image, mask, alpha, depth = self._decode(int(views[row]))
+            decoded[row], image, mask, alpha, depth = self._decode(int(views[row]))
             part = np.s_[row, : image.shape[0], : image.shape[1]]
             images[part] = image
             if masks is not None:
@@ -240,7 +252,7 @@ class _GroupLoader:
                 alphas[part] = alpha
             if depths is not None and depth is not None:
                 depths[part] = depth
-            view = self._views[shown[row]]
+            view = self._views[decoded[row]]
             if points is not None and view.points is not None:
                 points[row, : len(view.points)] = view.points
             if pixels is not None and view.point_pixels is not None:
@@ -249,7 +261,7 @@ class _GroupLoader:
         for _ in self._decoders.map(fill, range(len(views))):
             pass
         cameras = stack_cameras(
-            [self._views[int(index)].camera for index in shown], self.group.width, self.group.height
+            [self._views[int(index)].camera for index in decoded], self.group.width, self.group.height
         )
         targets = Targets(
             jnp.asarray(images),
@@ -259,7 +271,7 @@ class _GroupLoader:
             None if points is None else jnp.asarray(points),
             None if pixels is None else jnp.asarray(pixels),
         )
-        return Photos(jnp.asarray(shown), cameras, targets)
+        return Photos(jnp.asarray(decoded), cameras, targets)
 
     def load_all(self) -> Photos:
         """Photos of all views of the group, sent in parts that the host has room for."""
@@ -279,7 +291,13 @@ class _GroupLoader:
     def _decode(
         self, index: int
     ) -> tuple[int, np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]:
-        """A view with its pixels; the next of the group that can be decoded if it cannot."""
+        """The number of a view, with its image, mask, alpha and depth.
+
+        If the view cannot be decoded, the next view of the group that can be decoded replaces it.
+
+        Raises:
+            ValueError: if no view of the group can be decoded.
+        """
         first = self.group.views.index(index)
         for candidate in self.group.views[first:] + self.group.views[:first]:
             view = self._views[candidate]
@@ -300,7 +318,7 @@ class _GroupLoader:
 
 @partial(jax.jit, donate_argnums=0)
 def _put(photos: Photos, part: Photos, start: Int[jax.Array, ""]) -> Photos:
-    """The photos with some rows replaced."""
+    """The photos with the rows from ``start`` on replaced by those of ``part``."""
     return jax.tree.map(lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, start, 0), photos, part)
 
 

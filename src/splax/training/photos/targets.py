@@ -1,4 +1,4 @@
-"""What training compares with: photos as arrays of one size, on the device, and the cameras that took them."""
+"""Photos as arrays of one size on the device, with the cameras that took them, for training to compare with."""
 
 from typing import NamedTuple
 
@@ -12,12 +12,13 @@ class Targets(NamedTuple):
 
     Attributes:
         images: uint8 RGB, [V, H, W, 3].
-        masks: true where a pixel counts, [V, H, W]; None if all do.
-        alphas: how opaque the photos are, uint8 [V, H, W]; None if all are opaque.
-        depths: camera-space z in world units, [V, H, W], 0 where unknown; None if it is not used.
-        points: surface points that the photos show, world coordinates [V, P, 3], NaN where there are fewer; None
-            if they are not used.
-        point_pixels: where the photos show those, [V, P, 2], NaN where it is not known; None if it is not used.
+        masks: the pixels that count, [V, H, W] bool; None if all count.
+        alphas: opacity of the photos' pixels, uint8 [V, H, W], 255 where opaque; None if all are opaque.
+        depths: camera-space z in world units, [V, H, W], 0 where unknown; None if depth is not used.
+        points: surface points that the photos show, [V, P, 3] in world coordinates, NaN in rows that a view does
+            not need; None if points are not used.
+        point_pixels: position of each point in its photo in pixels, [V, P, 2], NaN where unknown; None if not
+            used.
     """
 
     images: UInt8[Array, "*views h w 3"]
@@ -29,12 +30,12 @@ class Targets(NamedTuple):
 
 
 class Photos(NamedTuple):
-    """What steps of training need to know of several views, or of one without the leading axis; a pytree.
+    """All that training steps need of several views, or of one without the leading axis; a pytree.
 
     Attributes:
-        views: which of the training views, [V].
-        cameras: those that took them, with the size of the targets, [V].
-        targets: their pixels.
+        views: numbers of the training views, int32 [V].
+        cameras: the cameras that took the photos, with the size of the targets, [V].
+        targets: the pixels of the photos, with masks, depth and points.
     """
 
     views: Int[Array, "*views"]
@@ -48,7 +49,14 @@ def on_background(
     old: Float[Array, " 3"],
     new: Float[Array, " 3"],
 ) -> Float[Array, "h w 3"]:
-    """A photo in [0, 1] that was composited on one background, on another: what shines through changes."""
+    """A photo composited on a new background.
+
+    Args:
+        image: the photo composited on the old background, [H, W, 3] in [0, 1].
+        alpha: opacity of the pixels, uint8 [H, W]; None if all are opaque, so that nothing changes.
+        old: the old background, RGB in [0, 1].
+        new: the new background, RGB in [0, 1].
+    """
     if alpha is None:
         return image
     return image + (1 - alpha[..., None].astype(image.dtype) / 255) * (new - old)

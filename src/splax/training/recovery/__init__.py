@@ -1,1 +1,1 @@
-"""States to go back to, in memory and on disk."""
+"""Keeps states of a run to go back to, in memory and on disk."""

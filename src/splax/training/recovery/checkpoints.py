@@ -1,7 +1,8 @@
-"""Checkpoints of a run: all that decides how it goes on, on disk.
+"""Checkpoints of a run: all that its next steps depend on, on disk.
 
-Written by orbax under another name and then renamed, so one is whole or absent whenever the program is stopped;
-the ones before it stay until then. Each array has a checksum. Orbax is imported when it is first used.
+Orbax writes a checkpoint under another name and then renames it, so that a checkpoint is whole or absent whenever
+the program is stopped; earlier checkpoints stay until then. Each array has a checksum. Orbax is imported when it
+is first used.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from splax.files.json import read_json
 from splax.files.limits import shorten
 from splax.training.recovery.snapshot import Arrays
 
-# Of what is written here; one that differs is refused.
+# Version of the format; a checkpoint with another version is refused.
 _FORMAT = 1
-# Ends the name of what lists the files of a checkpoint.
+# End of the name of the file that lists the files of a checkpoint.
 _FILES = ".files.json"
-# Tells of the arrays of a state by their name: shape and dtype.
+# Shape and dtype of each array of a state, by the array's name.
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 
 class Checkpoint(NamedTuple):
-    """What was saved.
+    """The content of a checkpoint.
 
     Attributes:
-        arrays: of the state, by their path in it.
-        facts: all else, as JSON.
+        arrays: arrays of the state, by their path in the state.
+        facts: all other content, as JSON.
     """
 
     arrays: Arrays
@@ -48,12 +49,24 @@ class Checkpoints:
     """The newest checkpoints of a run, in a folder.
 
     Args:
-        folder: where they lie; made when the first is written.
-        keep: how many; older ones are removed.
-        every: seconds of training from one to the next.
+        folder: the folder of the checkpoints; it is made when the first checkpoint is written.
+        keep: number of checkpoints to keep, at least 1; older ones are removed.
+        every: seconds of training from one checkpoint to the next, above 0.
 
     Raises:
-        ValueError: on a setting out of range.
+        ValueError: if a setting is out of range.
+
+    Example:
+        >>> import splax
+        >>> from flax import nnx
+        >>> scene = splax.make_demo_scene(num_train=2, num_test=1, width=16, height=12)
+        >>> gaussians = splax.Gaussians.random(20, extent=scene.extent, center=scene.center, rngs=nnx.Rngs(0))
+        >>> trainer = splax.Trainer(splax.SplatModel(gaussians), scene, splax.TrainConfig(guard=False))
+        >>> checkpoints = splax.Checkpoints("checkpoints", every=60)
+        >>> trainer.save(checkpoints)  # trainer.fit(checkpoints=checkpoints) saves every 60 seconds
+        >>> checkpoints.steps()
+        [0]
+        >>> trainer.resume(checkpoints)
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2, every: float = 120.0) -> None:
@@ -67,26 +80,26 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
-        """Whether the last one is too long ago."""
+        """Whether ``every`` seconds have passed since the last checkpoint."""
         return time.monotonic() - self._written >= self.every
 
     def steps(self) -> list[int]:
-        """Steps of which there is a checkpoint, the oldest first; those that were not finished are left out."""
+        """Steps that have a complete checkpoint, the oldest first."""
         if not self.folder.is_dir():
             return []
         # Folders of names like `20.orbax-checkpoint-tmp` were being written when the program was stopped.
         return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
 
     def save(self, step: int, arrays: Arrays, facts: dict[str, Any]) -> None:
-        """Writes one, unless there is one of this step or a later one.
+        """Writes a checkpoint, unless there is one of this step or a later step.
 
         Args:
-            step: steps made.
-            arrays: of the state, by their path in it.
-            facts: all else; must be JSON.
+            step: number of steps made.
+            arrays: arrays of the state, by their path in the state.
+            facts: all other content, as JSON.
 
         Raises:
-            ValueError: if it cannot be written, or orbax is not installed.
+            ValueError: if the checkpoint cannot be written, or orbax is not installed.
         """
         self._written = time.monotonic()
         if step <= max(self.steps(), default=-1):
@@ -108,14 +121,14 @@ class Checkpoints:
             raise ValueError(f"the checkpoint in {self.folder} cannot be written: {error}.") from error
 
     def load(self, expect: Callable[[dict[str, Any]], Shapes]) -> Checkpoint:
-        """The newest one that is whole; warns of those that are not.
+        """The newest checkpoint that is not damaged; warns of newer ones that are.
 
         Args:
-            expect: says of its facts which arrays there must be; raises a ValueError of its own if the
-                checkpoint belongs to another run.
+            expect: function that returns the arrays that a checkpoint with these facts must have; it raises a
+                ValueError of its own if the checkpoint belongs to another run.
 
         Raises:
-            ValueError: if there is none that is whole, or it belongs to another run.
+            ValueError: if every checkpoint is damaged, there is none, or it belongs to another run.
         """
         steps = self.steps()
         if not steps:
@@ -138,21 +151,27 @@ class Checkpoints:
         raise ValueError(f"no checkpoint in {self.folder} can be read: all of {steps} are damaged.")
 
     def _list_files(self) -> None:
-        """Writes down size and checksum of every file, beside each checkpoint of which that was not done."""
-        kept = {str(step) for step in self.steps()}
+        """Writes a list of files, with size and checksum of each, for every checkpoint that has no list yet."""
+        names = {str(step) for step in self.steps()}
         for path in self.folder.glob(f"*{_FILES}"):
-            if path.name.removesuffix(_FILES) not in kept:
+            if path.name.removesuffix(_FILES) not in names:
                 path.unlink()
-        for name in kept:
+        for name in names:
             listed = self.folder / f"{name}{_FILES}"
             if not listed.exists():
                 write_whole(listed, json.dumps(_describe_files(self.folder / name)).encode())
 
     def _check_files(self, step: int) -> None:
-        """Raises if a file is not what was written: orbax would find out too, but not stop cleanly."""
+        """Checks that no file has changed since it was written.
+
+        Orbax would notice a change too, but would not stop cleanly.
+
+        Raises:
+            _DamagedError: if a file has changed.
+        """
         listed = self.folder / f"{step}{_FILES}"
         if not listed.exists():
-            return  # the program was stopped between the two
+            return  # the program was stopped after the checkpoint was written and before its list was
         try:
             whole = read_json(listed) == _describe_files(self.folder / str(step))
         except (ValueError, OSError) as error:
@@ -161,7 +180,7 @@ class Checkpoints:
             raise _DamagedError("its files changed")
 
     def _read_facts(self, step: int) -> tuple[dict[str, Any], dict[str, tuple]]:
-        """All but the arrays, and what it says of each: place, shape, dtype and checksum."""
+        """All content but the arrays, and the description of each array: place, shape, dtype and checksum."""
         self._check_files(step)
         try:
             facts = read_json(self.folder / str(step) / "facts" / "metadata")
@@ -179,7 +198,7 @@ class Checkpoints:
         return facts, described
 
     def _read_arrays(self, step: int, described: dict[str, tuple], shapes: Shapes) -> Arrays:
-        """The arrays, of the shapes that they must have: a file does not decide what is allocated."""
+        """The arrays of a checkpoint, in the shapes that they must have: no file decides what is allocated."""
         if {name: (shape, dtype) for name, (_, shape, dtype, _) in described.items()} != shapes:
             raise _DamagedError("it holds other arrays than this run has")
         empty = {name: np.zeros(shape, np.dtype(dtype)) for name, (shape, dtype) in shapes.items()}
@@ -189,7 +208,7 @@ class Checkpoints:
             with self._manager() as manager:
                 state = orbax.args.StandardRestore(stored)
                 read = manager.restore(step, args=orbax.args.Composite(state=state))["state"]
-        # What orbax and tensorstore raise on damaged files is any of a dozen types.
+        # Orbax and tensorstore raise errors of a dozen types on damaged files.
         except Exception as error:
             raise _DamagedError(shorten(str(error))) from error
         arrays = {name: read.get(f"{described[name][0]:04d}", a) for name, a in empty.items()}
@@ -221,7 +240,7 @@ def _orbax() -> Any:
 
 
 def can_save() -> bool:
-    """Whether what writes checkpoints is installed."""
+    """Whether the packages that write checkpoints are installed."""
     return all(importlib.util.find_spec(name) is not None for name in ("orbax", "tensorstore"))
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its run beside the arrays, and whether a Trainer can go on with it."""
+"""The facts that a checkpoint holds in addition to the arrays, and the check that a Trainer can resume from it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from splax.training.watcher import BEST, START
 
 
 class Position(NamedTuple):
-    """Where a run stands, beside its state.
+    """The facts of a run that are not part of its state.
 
     Attributes:
-        capacity: rows of the state.
-        isect_capacity: of the buffer of (tile, Gaussian) pairs.
-        isect_peak: most pairs since the last refinement.
-        first_sh_degree: bands of colour that were in use at the start.
-        history: records so far.
-        distance: from which the scene was photographed, the unit of rates and sizes; None in a checkpoint of a
-            version that took the cameras' spread.
-        guard: what it knows, as JSON; None in a checkpoint of a version without one.
+        capacity: number of rows of the state.
+        isect_capacity: number of rows of the intersection buffer.
+        isect_peak: largest number of (tile, Gaussian) pairs since the last refinement.
+        first_sh_degree: highest band of colour that was in use at the start.
+        history: progress after each compiled call so far.
+        distance: distance from which the scene is photographed, the unit of rates and sizes, world units; None in
+            a checkpoint of a version that used the spread of the cameras.
+        guard: the guard's report, as JSON; None in a checkpoint of a version without a guard.
     """
 
     capacity: int
@@ -50,16 +50,20 @@ class Position(NamedTuple):
     guard: dict[str, Any] | None = None
 
     def facts(self, settings: dict[str, str]) -> dict[str, Any]:
-        """This and the settings of the run, as JSON."""
+        """These facts, the settings of the run and the versions of packages, as JSON."""
         history = [progress._asdict() for progress in self.history]
         return {**self._asdict(), "history": history, "settings": settings, "versions": versions()}
 
     @classmethod
     def of(cls, facts: dict[str, Any], settings: dict[str, str]) -> Position:
-        """The inverse.
+        """The inverse of :meth:`facts`.
+
+        Args:
+            facts: the facts of a checkpoint.
+            settings: the settings of the run that resumes from it.
 
         Raises:
-            ValueError: if the facts are those of other settings, or damaged.
+            ValueError: if the facts are damaged, or their settings differ from these.
         """
         check_settings(facts.get("settings"), settings)
         counts = (_read_count(facts, name) for name in cls._fields[:4])
@@ -75,12 +79,12 @@ class Position(NamedTuple):
         )
 
 
-# Settings that do not change what is trained.
+# Settings that do not change the trained model.
 _FREE = {"progress", "photo_bytes"}
 
 
 def _describe(rasterizer: TileRasterizer) -> str:
-    """Settings of a rasterizer that change what is trained, in the words of the first checkpoints."""
+    """Settings of a rasterizer that change the trained model, in the words of the first checkpoints."""
     projection = rasterizer.projection
     settings = {name: getattr(rasterizer, name) for name in ("tile_size", "implementation")}
     settings["eps2d"] = getattr(projection, "eps2d", None)
@@ -99,14 +103,14 @@ def settings_of(
     views: Sequence[View],
     order: Int[np.ndarray, " steps"],
 ) -> dict[str, str]:
-    """All that decides how a run goes on but its state, as text to compare.
+    """All that the next steps of a run depend on except its state, as texts to compare.
 
     Args:
-        config: of the run.
-        strategy: of the run.
-        model: of the run.
+        config: the run's settings.
+        strategy: the run's strategy.
+        model: the run's model.
         views: the training views.
-        order: the view of each step.
+        order: number of the view of each step.
     """
     names = "\n".join(f"{v.name} {v.camera.width} {v.camera.height}" for v in views)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
@@ -120,10 +124,14 @@ def settings_of(
 
 
 def check_settings(saved: Any, now: dict[str, str]) -> None:
-    """Does nothing if a run can be gone on with.
+    """Checks that a run can resume from a checkpoint.
+
+    Args:
+        saved: the settings in the checkpoint, from :func:`settings_of`.
+        now: the settings of the run that resumes.
 
     Raises:
-        ValueError: if not; names what differs.
+        ValueError: if settings differ; the message names them.
     """
     if not isinstance(saved, dict):
         saved = {}
@@ -131,27 +139,29 @@ def check_settings(saved: Any, now: dict[str, str]) -> None:
     differing = [name for name in now if name in saved and saved[name] != now[name]]
     differing += ["views"] if "views" not in saved else []
     if differing:
-        said = "; ".join(
+        changes = "; ".join(
             f"{name} was {shorten(saved.get(name))}, is {shorten(now[name])}" for name in differing
         )
         raise ValueError(
-            f"the checkpoint is of another run: {said}. Resume with the settings and the data that the run began "
-            "with, or start a new one."
+            f"the checkpoint is of another run: {changes}. Resume with the settings and the data that the run "
+            "began with, or start a new run."
         )
 
 
 def load_run(
     checkpoints: Checkpoints, settings: dict[str, str], shapes: Callable[[int], TrainState]
 ) -> tuple[TrainState, Position, dict[str, Snapshot]]:
-    """The last state that was saved, and those that the guard kept; warns if other versions wrote it.
+    """The last state that was saved, its position, and the states that the guard kept.
+
+    Warns if other versions of packages wrote the checkpoint.
 
     Args:
-        checkpoints: where it was.
-        settings: of the run that goes on with it.
-        shapes: of a state with so many rows.
+        checkpoints: the checkpoints to read.
+        settings: settings of the run that resumes.
+        shapes: function that returns the shapes of a state with a given number of rows.
 
     Raises:
-        ValueError: if there is no checkpoint, it is damaged, or it is of other settings or data.
+        ValueError: if there is no checkpoint, it is damaged, or it has other settings or data.
     """
 
     def like(facts: dict[str, Any]) -> TrainState:
@@ -174,12 +184,12 @@ def load_run(
 
 
 def with_kept(own: Arrays, kept: dict[str, Snapshot]) -> Arrays:
-    """Arrays of a state, and those of the states that the guard may go back to."""
+    """The arrays of a state, together with those of the states that the guard may go back to."""
     return own | _named_arrays({name: snapshot.arrays for name, snapshot in kept.items()})
 
 
 def warn_of_versions(facts: dict[str, Any]) -> None:
-    """Warns if other versions of packages wrote a checkpoint."""
+    """Warns if other versions of packages wrote the checkpoint."""
     if facts.get("versions") != versions():
         warnings.warn(
             f"the checkpoint was written with {shorten(facts.get('versions'))}, not {versions()}: what follows "
@@ -189,7 +199,7 @@ def warn_of_versions(facts: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide a run's bits."""
+    """Versions of the packages on which the bits of a run's results depend."""
     return {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
 
 
@@ -198,7 +208,7 @@ def _named_arrays(kept: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _rows_kept(facts: dict[str, Any]) -> dict[str, int]:
-    """Rows of each state that the guard may go back to, by its name."""
+    """Number of rows of each state that the guard may go back to, by the state's name."""
     described = facts.get("arrays")
     shapes = {
         array.get("name"): array.get("shape")

@@ -1,4 +1,4 @@
-"""The state that a run goes back to when something became NaN or a compiled call failed half way."""
+"""Keeps the state that a run goes back to after a value became NaN or a compiled call failed half way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from splax.devices import device_policy
 from splax.training.recovery.snapshot import Snapshot
 from splax.training.state import TrainState
 
-# Factor of all updates after a run had to go back.
+# Factor of all updates after a run went back.
 _BACK_OFF = 0.5
 
 
@@ -25,29 +25,29 @@ class Rollback:
         self._step = -1
 
     def keep(self, state: TrainState) -> None:
-        """Copies a good state, in place of the one kept before, unless that is of the same step."""
+        """Copies a good state, which replaces the one kept before, unless both are of the same step."""
         step = int(state.step)
         if self._snapshot is None or step != self._step:
             self._snapshot, self._step = Snapshot.take(state), step
 
     def keep_if_due(self, state: TrainState) -> None:
-        """The same, if the last one is too long ago."""
+        """Copies a good state if none is kept, or if a copy is due at its step."""
         if self._snapshot is None or snapshot_due(int(state.step)):
             self.keep(state)
 
     def forget(self) -> None:
-        """Lets go of the state that is kept."""
+        """Drops the state that is kept."""
         self._snapshot = None
 
     def go_back(self, state: TrainState, *, spoiled: bool) -> tuple[TrainState, bool]:
         """The last good state.
 
         Args:
-            state: the present one.
-            spoiled: whether that is no longer good.
+            state: the present state.
+            spoiled: whether the present state holds a value that is not finite.
 
         Returns:
-            The state, and whether the run can go on with it: once it can, with smaller updates.
+            The state, and whether the run may continue with it. It may the first time, with smaller updates.
         """
         assert self._snapshot is not None
         if float(state.step_scale) < 1:
@@ -57,7 +57,7 @@ class Rollback:
         return state, True
 
     def recover(self, state: TrainState) -> TrainState:
-        """The state, or the one that is kept if a compiled call failed half way and took the state with it."""
+        """The state, or the kept one if a compiled call failed half way and used up the buffers of the state."""
         if self._snapshot is not None and state.is_broken:
             return self._snapshot.state()
         return state

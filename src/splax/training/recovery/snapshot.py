@@ -1,4 +1,4 @@
-"""States of a run as plain arrays on the host: what a run goes back to, and what a checkpoint holds."""
+"""States of a run as plain arrays on the host, to go back to and to save in checkpoints."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Arrays = dict[str, Shaped[np.ndarray, "*shape"]]
 
 
 class Snapshot(NamedTuple):
-    """A state, copied to the host.
+    """A copy of a state on the host.
 
     Attributes:
-        arrays: of the state, by their path in it.
-        like: shapes and types of the state.
+        arrays: arrays of the state, by their path in the state.
+        like: shapes and dtypes of the state.
     """
 
     arrays: Arrays
@@ -28,7 +28,7 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def take(cls, state: TrainState) -> Snapshot:
-        """Copies a state; nothing that happens to it afterwards matters."""
+        """Copies a state; later changes to the state do not change the copy."""
         return cls(to_arrays(state), shapes_of(state))
 
     def state(self) -> TrainState:
@@ -37,16 +37,16 @@ class Snapshot(NamedTuple):
 
 
 def shapes_of(state: TrainState) -> TrainState:
-    """The state with shapes and types in place of arrays."""
+    """The state with shapes and dtypes instead of arrays."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
 
 
 def to_arrays(state: PyTree) -> Arrays:
-    """Copies of all arrays on the host, by their path; random keys as numbers."""
+    """Copies of all arrays on the host, by their path in the state; random keys become arrays of numbers."""
     leaves = tree_flatten_with_path(state)[0]
     for _, leaf in leaves:
         if not _is_key(leaf):
-            leaf.copy_to_host_async()  # all are on their way before the first is waited for
+            leaf.copy_to_host_async()  # all copies start before the first is waited for
     return {keystr(path): _to_host(leaf) for path, leaf in leaves}
 
 
@@ -54,15 +54,15 @@ def to_state(arrays: Arrays, like: Any) -> Any:
     """The inverse of :func:`to_arrays`.
 
     Args:
-        arrays: those of a state.
-        like: a state of the same shapes, or their :func:`shapes_of`.
+        arrays: arrays of a state, by their path in the state.
+        like: a state of the same shapes, or its :func:`shapes_of`.
     """
     leaves, structure = tree_flatten_with_path(like)
     return jax.tree.unflatten(structure, [_to_device(arrays[keystr(path)], leaf) for path, leaf in leaves])
 
 
 def array_shapes(like: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Shape and dtype of each array that :func:`to_arrays` gives of a state of these shapes, by its path."""
+    """Shape and dtype of each array that :func:`to_arrays` makes of a state like this, by the array's path."""
     described = {}
     for path, leaf in tree_flatten_with_path(like)[0]:
         data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
@@ -76,11 +76,12 @@ def _is_key(leaf: Any) -> bool:
 
 def _to_host(leaf: Any) -> np.ndarray:
     data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    # Where a CPU has it numpy looks into a buffer that the next step writes to; from elsewhere it is a copy.
+    # An array on a CPU is copied: numpy would share the buffer, and the next step writes to it. From another
+    # device numpy gets a copy in any case.
     on_cpu = any(device.platform == "cpu" for device in data.devices())
     return np.array(data) if on_cpu else np.asarray(data)
 
 
 def _to_device(array: np.ndarray, like: Any) -> jax.Array:
-    device = jnp.array(array)  # copied likewise
+    device = jnp.array(array)  # a copy, for the same reason
     return jax.random.wrap_key_data(device) if _is_key(like) else device

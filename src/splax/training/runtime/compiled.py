@@ -1,4 +1,4 @@
-"""Compiled functions that say what they need before they run."""
+"""Functions that are compiled ahead of their first call, so that the memory they need is known before they run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class CompiledFunction:
     """A function under ``jax.jit``, compiled once for each set of shapes; compiling and running are two calls.
 
     Args:
-        function: to be compiled.
-        **options: of ``jax.jit``; static arguments must be given by keyword.
+        function: function to compile.
+        **options: options of ``jax.jit``; static arguments must be passed by keyword.
     """
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
@@ -23,11 +23,16 @@ class CompiledFunction:
         self._compiled: dict[Any, Any] = {}
 
     def __len__(self) -> int:
-        """How many were compiled so far."""
+        """Number of programs compiled so far."""
         return len(self._compiled)
 
     def compile(self, *args: Any, **static: Any) -> Any:
-        """The same, compiled now if there is none. Call it with ``args`` alone."""
+        """The compiled program for these arguments; compiles it at the first call. Call it with ``args`` alone.
+
+        Args:
+            *args: arguments of the function, or their shapes.
+            **static: static arguments of the function.
+        """
         key = program_key(args, static)
         if key not in self._compiled:
             self._compiled[key] = compile_lowered(self._jitted.lower(*args, **static))
@@ -48,6 +53,6 @@ def compile_lowered(lowered: Any) -> Any:
 
 
 def program_key(args: Any, static: dict[str, Any]) -> Any:
-    """What decides which program a call takes: shapes and dtypes of its arguments, and the static ones."""
+    """Key of the program that a call needs: shapes and dtypes of its arguments, and its static arguments."""
     leaves, structure = jax.tree.flatten(args)
     return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves), tuple(static.items())

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the signal by which clusters end jobs, wait until no state can be lost."""
+"""Delays Ctrl-C, and the signal with which clusters end jobs, until no state can be lost."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Within it, the first Ctrl-C or SIGTERM only sets the event, so that no state is lost; a second one acts.
+    """A ``with`` block in which the first Ctrl-C or SIGTERM only sets the event; a second one acts as usual.
 
-    A SIGTERM that somebody else takes care of is left to them.
+    A SIGTERM that already has a handler is left to that handler.
     """
     event = threading.Event()
     previous = {}

@@ -1,4 +1,4 @@
-"""How large the buffer of (tile, Gaussian) pairs is during a run."""
+"""The size of the buffer of (tile, Gaussian) pairs during a run."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from splax.model import SplatModel
 from splax.rasterizer import round_capacity
 from splax.scene import View
 
-# Views that are counted at the start.
+# Number of views whose pairs are counted at the start.
 _SAMPLE = 8
 
 
 class IsectBuffer:
-    """Follows what the views need; each new size compiles the step again.
+    """The size of the intersection buffer, adapted to the views; each new size compiles the step again.
 
     Args:
-        capacity: pairs that fit at the start; 0 if that is not known yet.
-        policy: margins of the buffer; the device's own if None.
+        capacity: number of pairs that fit at the start; 0 if it is not known yet.
+        policy: policy with the margins of the buffer; the device's own if None.
 
     Attributes:
-        capacity: pairs that fit.
-        peak: most pairs that a step needed since :meth:`follow` was called.
+        capacity: number of pairs that fit.
+        peak: largest number of pairs that a step needed since the last call of :meth:`follow`.
     """
 
     def __init__(self, capacity: int = 0, policy: DevicePolicy | None = None) -> None:
@@ -37,12 +37,12 @@ class IsectBuffer:
         self._policy = device_policy() if policy is None else policy
 
     def fit(self, model: SplatModel, views: Sequence[View]) -> None:
-        """Sizes the buffer, if that was not done yet, for a sample of views."""
+        """Sizes the buffer for a sample of views, unless it has a size already."""
         if self.capacity:
             return
         graphdef, state = nnx.split(model)
 
-        @jax.jit  # one program for each size of images, where each operation by itself would compile one
+        @jax.jit  # one program for each size of images; without jit each operation would compile its own
         def count(state: Any, camera: Camera) -> Int[Array, ""]:
             model = nnx.merge(graphdef, state)
             return model.rasterizer.count_isects(model.gaussians.renderable_only(), camera)
@@ -52,15 +52,15 @@ class IsectBuffer:
         self.capacity = self._fitting(max(map(int, counts)))
 
     def grow(self, needed: int) -> None:
-        """Makes room for a view that needs more than there is."""
+        """Enlarges the buffer for a view that has ``needed`` pairs, more than fit."""
         self.capacity = self._fitting(needed)
 
     def follow(self, *, compiles: bool) -> None:
-        """Gives back a buffer far larger than the most that was needed since the last call.
+        """Shrinks the buffer if it is far larger than any step needed since the last call of this method.
 
         Args:
-            compiles: whether the step will be compiled anew in any case; then a buffer that soon would be too
-                small grows along.
+            compiles: whether the step will be compiled again in any case. Then a buffer that would soon be too
+                small grows too.
         """
         fitting = self._fitting(self.peak)
         if self._policy.isect_waste * fitting <= self.capacity or (compiles and fitting > self.capacity):

@@ -25,19 +25,19 @@ def replace_leafwise(
 ) -> TrainState:
     """``change(plan)``, for a compiled program that overwrites the old state by a new one of the same shapes.
 
-    On a GPU no group of leaves begins before the last one ends. Left to itself XLA moves the rows of all arrays of
-    one shape in a single kernel there, and so needs memory for all of them in addition to the state. XLA for a CPU
-    drops the barriers.
+    On a GPU no group of leaves begins before the previous one ends. Without these barriers, XLA would move the
+    rows of all arrays of one shape in a single kernel there, which needs memory for all of them in addition to the
+    state. XLA for a CPU drops the barriers.
 
     Args:
         change: function that makes the new state; leaves that it does not change must be those of ``state``.
         state: the old state.
-        plan: all else that the new state depends on.
+        plan: all other arrays that the new state depends on.
     """
     old, new = jax.tree.leaves(state), jax.tree.leaves(state)
     for group in leaf_groups(state):
-        made = jax.tree.leaves(change(plan))
-        changed = {index: made[index] for index in group if made[index] is not old[index]}
+        results = jax.tree.leaves(change(plan))
+        changed = {index: results[index] for index in group if results[index] is not old[index]}
         plan, changed = jax.lax.optimization_barrier((plan, changed))
         for index, leaf in changed.items():
             new[index] = leaf
@@ -52,13 +52,13 @@ class LeafwiseFunction:
 
     Args:
         function: function to compile, which takes the state first.
-        static_argnames: names of its other arguments, which are given by keyword.
+        static_argnames: names of the function's other arguments, which are passed by keyword.
     """
 
     def __init__(self, function: Callable[..., TrainState], *, static_argnames: tuple[str, ...]) -> None:
-        def some_leaves(chosen: list[Any], others: list[Any], *, group: LeafGroup, **static: Any) -> Any:
-            leaves = list(others)
-            for index, leaf in zip(group, chosen, strict=True):
+        def some_leaves(inside: list[Any], outside: list[Any], *, group: LeafGroup, **static: Any) -> Any:
+            leaves = list(outside)
+            for index, leaf in zip(group, inside, strict=True):
                 leaves[index] = leaf
             result = jax.tree.leaves(function(jax.tree.unflatten(self._structure, leaves), **static))
             return [result[index] for index in group]
@@ -111,14 +111,14 @@ def _run(programs: list[tuple[LeafGroup, Any]], state: TrainState) -> TrainState
 
 
 def _apart(group: LeafGroup, leaves: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The leaves of the group, and all leaves with None for those of the group."""
+    """The leaves inside the group, and the list of all leaves with None in the places of these."""
     return [leaves[index] for index in group], [
         None if index in group else leaf for index, leaf in enumerate(leaves)
     ]
 
 
 def _give_back(old: Any, new: Any) -> None:
-    """Frees the old array, unless the new one is the same memory, as where nothing changed."""
+    """Frees the old array, unless the new one has the same memory because nothing changed."""
     if old is new or old.is_deleted() or jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
         return
     if old.unsafe_buffer_pointer() != new.unsafe_buffer_pointer():

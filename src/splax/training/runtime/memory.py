@@ -1,4 +1,4 @@
-"""How much memory a run needs, and whether the device has it."""
+"""Estimates the memory that a run needs, and checks that the device has it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from jaxtyping import PyTree
 from splax.devices import free_memory
 from splax.training.errors import OutOfMemoryError
 
-# Of what is free, how much a run may plan with: allocators cannot use every gap.
+# Share of the free memory that a run may plan with: allocators cannot use every gap.
 _USABLE = 0.95
 
 
 class MemoryNeed(NamedTuple):
-    """Bytes on the device that a run needs for its next steps.
+    """Device memory that a run needs for its next steps.
 
     Attributes:
-        photos: that lie there.
-        rows: what grows with the number of rows: the state, copies of it, gradients, what a step computes.
-        num_rows: how many those are.
-        available: that the device has for all of it; None: not known.
+        photos: bytes of the photos.
+        rows: bytes of all that grows with the number of rows: the state, copies of it, gradients and the other
+            arrays that a step computes.
+        num_rows: number of rows.
+        available: bytes that the device has for the run; None if that is not known.
     """
 
     photos: int
@@ -32,33 +33,36 @@ class MemoryNeed(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes of the photos and the rows."""
         return self.photos + self.rows
 
     @property
     def fits(self) -> bool:
-        """Whether the device has as much; true if that is not known."""
+        """Whether the device has as many bytes; true if that is not known."""
         return self.available is None or self.total <= self.available
 
     @property
     def most_rows(self) -> int | None:
-        """Gaussians that would fit, if what a step computes grew in proportion to them."""
+        """Largest number of Gaussians that fits, if all but the photos grows in proportion to the Gaussians.
+
+        None if the available memory is not known.
+        """
         if self.available is None:
             return None
         return max(0, int((self.available - self.photos) / (self.rows / self.num_rows)))
 
     def describe(self) -> str:
-        """One line for people."""
+        """The needed and the available memory as one line of text for people."""
         text = f"Memory: about {_size(self.total)} for {self.num_rows:,} Gaussians"
         if self.available is None:
             return text + "."
         return f"{text} of {_size(self.available)}; there is room for about {self.most_rows:,}."
 
     def check(self) -> None:
-        """Does nothing if the device has as much.
+        """Checks that the device has enough memory.
 
         Raises:
-            OutOfMemoryError: if not; says what would help.
+            OutOfMemoryError: if it has not; the message says what would help.
         """
         if not self.fits:
             raise OutOfMemoryError(
@@ -67,7 +71,7 @@ class MemoryNeed(NamedTuple):
             )
 
     def cure(self) -> str:
-        """The change of the run that would make it fit, as a sentence that names the arguments."""
+        """A sentence that names the arguments with which the run would fit."""
         if self.available and self.photos > self.available / 2:
             factor = 2
             while self.photos / factor**2 > self.available / 2:
@@ -81,10 +85,14 @@ class MemoryNeed(NamedTuple):
 
 
 def raise_if_out_of_memory(error: BaseException, num_rows: int) -> None:
-    """Turns what jax says when the device has no memory left into an error with a cure.
+    """Turns jax's error for a device without memory left into an error that says what would help.
+
+    Args:
+        error: the error that was raised; any other kind of error is ignored.
+        num_rows: number of rows of the state.
 
     Raises:
-        OutOfMemoryError: if it is that.
+        OutOfMemoryError: if ``error`` says that the device has no memory left.
     """
     fewer = int(0.7 * num_rows)
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
@@ -98,25 +106,25 @@ def raise_if_out_of_memory(error: BaseException, num_rows: int) -> None:
 def step_need(
     compiled: Any, state: PyTree, photos: PyTree, num_rows: int, *, present: PyTree | None = None
 ) -> MemoryNeed:
-    """What a compiled stretch of steps needs, and the refinement and the copies between two of them.
+    """The memory that a compiled call needs, with the refinement and the copies between two calls.
 
     Args:
-        compiled: the stretch.
-        state: its state, or the shapes of it.
-        photos: that it reads, on the device.
-        num_rows: of the state.
-        present: the state that is on the device now, whose place it takes; ``state`` itself if None.
+        compiled: the compiled program of many steps.
+        state: the program's state, or the shapes of it.
+        photos: the photos on the device that the program reads.
+        num_rows: number of rows of the state.
+        present: the state that is on the device now, which ``state`` will replace; ``state`` itself if None.
     """
-    held, shown = _num_bytes(state), _num_bytes(photos)
-    analysis = compiled.memory_analysis()  # None where the platform has none
-    computed = 0 if analysis is None else analysis.temp_size_in_bytes
-    # Beside the state lies a copy of a part of it, the model's. Refinements, which on a GPU write the state anew
-    # a part at a time, need less than what a step computes.
-    rows = held + held // 2 + computed
+    state_bytes, photo_bytes = _num_bytes(state), _num_bytes(photos)
+    analysis = compiled.memory_analysis()  # None where the platform has no analysis
+    temporary = 0 if analysis is None else analysis.temp_size_in_bytes
+    # The device also holds a copy of a part of the state, the model's. Refinements, which on a GPU replace the
+    # state a group of leaves at a time, need less than the temporary arrays of a step.
+    rows = state_bytes + state_bytes // 2 + temporary
     free = free_memory()
-    now = held if present is None else _num_bytes(present)
-    available = None if free is None else max(0, int(_USABLE * (free + now + shown)))
-    return MemoryNeed(shown, rows, num_rows, available)
+    present_bytes = state_bytes if present is None else _num_bytes(present)
+    available = None if free is None else max(0, int(_USABLE * (free + present_bytes + photo_bytes)))
+    return MemoryNeed(photo_bytes, rows, num_rows, available)
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -1,4 +1,4 @@
-"""How many steps are made in one compiled call."""
+"""Chooses the number of steps that one compiled call makes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from splax.training.recovery.rollback import snapshot_due
 
 # Most steps of one compiled call; the progress bar and Ctrl-C wait for its end.
 MAX_STEPS = 100
-# A call is made to last about this long, so that progress shows and Ctrl-C is obeyed.
+# Time that a call should take, so that the progress bar moves and Ctrl-C does not wait long.
 _SECONDS = 2.0
-# Calls end at multiples of this if the run is to be deterministic to its records.
+# Calls end at multiples of this number of steps if ``TrainConfig.deterministic``.
 _DETERMINISTIC_STEPS = 10
 
 
 class StepsPerCall:
-    """Chooses how many steps the next compiled call makes, by how fast the last ones were made.
+    """Chooses the number of steps of the next compiled call by the speed of the last call.
 
     Args:
         config: the run's settings.

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Measures the time that each part of a run takes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Item = TypeVar("Item")
 
 
 class Stopwatch:
-    """Seconds spent in each part of a run; a part within another one counts only for itself.
+    """Measures the time of each part of a run; the time of a part within another one counts only for the inner.
 
     Attributes:
-        seconds: by part, in the order in which they were first entered.
+        seconds: seconds by the name of the part, in the order in which the parts were first entered.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Stopwatch:
             self._open.pop()
 
     def each(self, name: str, items: Iterator[Item]) -> Iterator[Item]:
-        """The items; counts the time that making them takes."""
+        """Yields the items, and counts the time that it takes to make them for the part ``name``."""
         while True:
             with self.part(name):
                 try:
@@ -45,14 +45,14 @@ class Stopwatch:
             yield item
 
     def table(self) -> str:
-        """One line for each part: seconds and share."""
+        """A table of seconds and shares, one line for each part."""
         total = sum(self.seconds.values()) or 1.0
         return "\n".join(
             f"{name:<12} {seconds:9.2f} s {seconds / total:6.1%}" for name, seconds in self.seconds.items()
         )
 
     def _book(self) -> None:
-        """Gives the time since the last call to the innermost part."""
+        """Adds the time since the last call of this method to the innermost part."""
         now = time.perf_counter()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
