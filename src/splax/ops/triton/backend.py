@@ -110,11 +110,11 @@ def _render(settings: RenderSettings, params: Parameters, camera: Any, offset: A
 
 
 def _ssim(
-    x: Array, y: Array, channels: int, moving: tuple[int, ...]
+    x: Array, y: Array, channels: int, differentiated: tuple[int, ...]
 ) -> tuple[Float[Array, "*batch"], list[Array]]:
     from splax.ops.triton import ssim as triton
 
-    return triton.mean_and_gradients(x, y, channels, moving, triton.Warp(interpret=False))
+    return triton.mean_and_gradients(x, y, channels, differentiated, triton.Warp(interpret=False))
 
 
 TRITON = Backend(

@@ -18,7 +18,7 @@ _STRIP = 24
 
 
 def mean_and_gradients(
-    x: jax.Array, y: jax.Array, channels: int, moving: tuple[int, ...], warp: Warp
+    x: jax.Array, y: jax.Array, channels: int, differentiated: tuple[int, ...], warp: Warp
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Mean SSIM of images [..., H, W C], and its gradients to those of the two that are named by number."""
     ssim = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels)
@@ -26,7 +26,7 @@ def mean_and_gradients(
     def of_one(x: jax.Array, y: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         value, maps = similarity(x, y, ssim, warp)
         gradients = []
-        for nth in moving:
+        for nth in differentiated:
             one, other = (y, x) if nth else (x, y)
             gradients.append(gradient(one, other, maps[nth], maps, ssim, warp))
         return value, gradients

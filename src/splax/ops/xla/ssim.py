@@ -30,7 +30,7 @@ WindowRows = Float[Array, "*batch h2 wc2"]
 
 
 def mean_and_gradients(
-    x: Rows, y: Rows, channels: int, moving: tuple[int, ...]
+    x: Rows, y: Rows, channels: int, differentiated: tuple[int, ...]
 ) -> tuple[Float[Array, "*batch"], list[Rows]]:
     """Mean SSIM, and its gradients to those of the two images that are named by number."""
     ssim = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels)
@@ -38,7 +38,7 @@ def mean_and_gradients(
     value, maps = compare(means, ssim)
     count = value.shape[-2] * value.shape[-1]
     gradients = []
-    for nth in moving:
+    for nth in differentiated:
         one, other = ((x, y), (y, x))[nth]
         by_means = jnp.stack([maps[nth], maps.by_squares, maps.by_products])
         mean, squares, products = _spread(by_means, channels)
