@@ -107,7 +107,7 @@ def saturate(total: Int[Array, ""], about: Float[Array, ""]) -> Int[Array, ""]:
 
     Args:
         total: the sum as int32, which may have wrapped around.
-        about: the same sum in floats, which is not exact.
+        about: sum of the same numbers in floats, which is not exact.
     """
     return jnp.where(about > 0.999 * _MAX_INT32, _MAX_INT32, total)
 
