@@ -104,9 +104,9 @@ class _BackwardRefs(NamedTuple):
     def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_pair_offsets: bool) -> _BackwardRefs:
         """Returns the references by name, with None for those that are missing."""
         *inputs, out = refs
-        always, others = inputs[:10], list(inputs[10:])
-        alphas = (others.pop(0), others.pop(0)) if with_alpha else (None, None)
-        numbers = *always, *alphas, others.pop(0) if with_pair_offsets else None, out
+        required, optional = inputs[:10], list(inputs[10:])
+        alphas = (optional.pop(0), optional.pop(0)) if with_alpha else (None, None)
+        numbers = *required, *alphas, optional.pop(0) if with_pair_offsets else None, out
         return cls(*numbers)  # pyright: ignore[reportCallIssue]: as many as there are fields
 
 
@@ -206,7 +206,9 @@ def pair_gradients(
                 def at_pixel(array, q):
                     return load(array, line.image * total_channels + q, inside)
 
-                v, shown = ([at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image))
+                v, image_values = (
+                    [at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image)
+                )
                 v_a = zeros() if ref.v_alpha is None else load(ref.v_alpha, line.image, inside)
                 behind = zeros() if ref.alpha is None else v_a * load(ref.alpha, line.image, inside)
                 state = bucket_state * state_size + line.tile
@@ -214,7 +216,7 @@ def pair_gradients(
                 transmittance = jnp.where(everywhere(resumes), at_start, jnp.where(inside, 1.0, 0.0))
                 # The pixel's values times their cotangents, less those of the Gaussians in front.
                 behind -= v_a * (1 - transmittance)
-                for q, v_q, value in zip(channels, v, shown, strict=True):
+                for q, v_q, value in zip(channels, v, image_values, strict=True):
                     in_front = load(ref.states, state + (1 + q - first_drawn) * tile_grid.num_pixels, stored)
                     behind += v_q * (value - in_front)
                 # A negative sign marks finished pixels. They must not be 0, since all pixels are divisors.
@@ -276,7 +278,7 @@ def pair_gradients(
                 pair_offset = full(0) if lists.pair_offsets is None else load(ref.pair_offsets, pair, exists)
                 place = (load(ref.ids, pair, exists) & ID_MASK) * stride
                 columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
-                held = [load(ref.attributes, place + q, exists) for q in columns]
+                lane_values = [load(ref.attributes, place + q, exists) for q in columns]
 
                 def one(k, carry):
                     # Loaded again, as a scalar: what a branch depends on cannot come from a lane.
@@ -284,7 +286,7 @@ def pair_gradients(
                     reached = (packed >> (ID_BITS + block * parts)) & still_open
 
                     def take(carry):
-                        values = [warp.from_lane(value, full(k)) for value in held]
+                        values = [warp.from_lane(value, full(k)) for value in lane_values]
                         return step(packed, reached, warp.from_lane(pair_offset, full(k)), values, carry)
 
                     if lists.pair_offsets is not None:

@@ -170,8 +170,8 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
             form, reaches = QuadraticForm(*values[:FORM_SIZE]), reaches_subtile(packed)
             if half is not None:
                 reaches &= reaches_box(form, *region.corner(tile_grid), *region.size(tile_grid), warp=warp)
-            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM_SIZE:]]
-            state = _blend_all(pixels, *_move_to_front(held, reaches, warp), state, warp)
+            lane_values = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM_SIZE:]]
+            state = _blend_all(pixels, *_move_to_front(lane_values, reaches, warp), state, warp)
             return first + LANES, after, then, values_after, state
 
         def unfinished(carry):
@@ -222,7 +222,7 @@ def _find_region(draw_region, order, num_long, tile_grid):
     """Draws the region of this program; the halves of ``num_long`` tiles come first, if it is not None."""
     program = pl.program_id(0)
     long_tiles = 0 if num_long is None else num_long[0]
-    others = program - 2 * num_subtiles(tile_grid) * long_tiles
+    whole_index = program - 2 * num_subtiles(tile_grid) * long_tiles
 
     def draw_half():
         nth = lax.div(program, 2 * num_subtiles(tile_grid))
@@ -230,16 +230,16 @@ def _find_region(draw_region, order, num_long, tile_grid):
         draw_region(PixelRegion(order[nth], part // 2, part % 2))
 
     def draw_whole():
-        nth = others // num_subtiles(tile_grid) + long_tiles
+        nth = whole_index // num_subtiles(tile_grid) + long_tiles
         pl.when(nth < tile_grid.num_tiles)(
-            lambda: draw_region(PixelRegion(order[nth], others % num_subtiles(tile_grid)))
+            lambda: draw_region(PixelRegion(order[nth], whole_index % num_subtiles(tile_grid)))
         )
 
     if num_long is None:
         draw_whole()
     else:
         # One condition: as two, one after the other, they take a quarter more registers.
-        lax.cond(others < 0, draw_half, draw_whole)
+        lax.cond(whole_index < 0, draw_half, draw_whole)
 
 
 class _Pixels(NamedTuple):
@@ -273,17 +273,19 @@ def _move_to_front(values, reaches, warp):
     """
     bits = warp.ballot(reaches)
     num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
-    held = [warp.from_lane(value, source) for value in values]
-    held[FORM_SIZE - 1] = jnp.where(lanes() < num, held[FORM_SIZE - 1], _NOWHERE)
-    return held, num
+    lane_values = [warp.from_lane(value, source) for value in values]
+    lane_values[FORM_SIZE - 1] = jnp.where(lanes() < num, lane_values[FORM_SIZE - 1], _NOWHERE)
+    return lane_values, num
 
 
-def _blend_all(pixels, held, num, state, warp):
+def _blend_all(pixels, lane_values, num, state, warp):
     """Returns the state after the Gaussians of the first lanes, one after the other."""
 
     def blend_some(turn, state):
         # The values of all four are passed to the other lanes before the first is blended.
-        some = [[warp.from_lane(value, full(turn * _UNROLL + k)) for value in held] for k in range(_UNROLL)]
+        some = [
+            [warp.from_lane(value, full(turn * _UNROLL + k)) for value in lane_values] for k in range(_UNROLL)
+        ]
         return functools.reduce(lambda state, values: _blend(pixels, values, state, warp), some, state)
 
     return lax.fori_loop(0, (jnp.max(num) + _UNROLL - 1) // _UNROLL, blend_some, state)

@@ -85,9 +85,9 @@ def lanes_of_sums(num: int) -> tuple[jax.Array, jax.Array]:
     which, once = lanes() // together, lanes() % together == 0
     if first == num:
         return which, once
-    together, others = LANES // _power_of_two_above(num - first), _hold_others()
-    which = jnp.where(others, first + lanes() // together, which)
-    return which, jnp.where(others, lanes() % together == 1, once) & (which < num)
+    together, later_sums = LANES // _power_of_two_above(num - first), _hold_later_sums()
+    which = jnp.where(later_sums, first + lanes() // together, which)
+    return which, jnp.where(later_sums, lanes() % together == 1, once) & (which < num)
 
 
 def _power_of_two(num):
@@ -100,7 +100,7 @@ def _power_of_two_above(num):
     return 1 << (num - 1).bit_length()
 
 
-def _hold_others():
+def _hold_later_sums():
     """Returns the mask of the lanes that hold the sums behind the first 1, 2, 4, 8 or 16 sums.
 
     Each of the first sums has two lanes or more, so that one of them is free.
@@ -239,7 +239,7 @@ class Warp(NamedTuple):
         total = self._sum_power_of_two(values[:first])
         if first == len(values):
             return total
-        return jnp.where(_hold_others(), self._sum_power_of_two(values[first:]), total)
+        return jnp.where(_hold_later_sums(), self._sum_power_of_two(values[first:]), total)
 
     def _sum_power_of_two(self, values):
         """Sums up to 32 values; with n values rounded up to a power of two, each sum ends in 32 / n neighbours."""

@@ -114,10 +114,10 @@ class _SumRefs(NamedTuple):
     @classmethod
     def of(cls, refs: Sequence[Any], sums: PixelSums) -> _SumRefs:
         """Returns the references by name; they are in the order of :func:`_sum_args`."""
-        counts, slopes, *others = refs
-        rows, others = others[: len(sums.rows)], list(others[len(sums.rows) :])
-        first = None if sums.first is None else others.pop(0)
-        return cls(counts, slopes, rows, first, None if sums.v_means2d is None else others.pop(0))
+        counts, slopes, *other_arrays = refs
+        rows, other_arrays = other_arrays[: len(sums.rows)], list(other_arrays[len(sums.rows) :])
+        first = None if sums.first is None else other_arrays.pop(0)
+        return cls(counts, slopes, rows, first, None if sums.v_means2d is None else other_arrays.pop(0))
 
 
 def _sum_args(sums: PixelSums) -> list[jax.Array]:
@@ -178,12 +178,12 @@ def project(
 
         @pl.when(some_seen)
         def _():
-            others = (
+            other_arrays = (
                 read_columns(stored.quats, gaussian, 4, exists),
                 log_scale,
                 load(stored.logits, gaussian, exists),
             )
-            geometry = Geometry(mean, *others)
+            geometry = Geometry(mean, *other_arrays)
             valid = lives & is_valid(geometry, kernel_camera, settings)
             form, depth, projected, opacity = project_geometry(
                 neutral_where_not(geometry, valid, kernel_camera), kernel_camera, settings
@@ -259,7 +259,7 @@ def project_gradients(
     def kernel(*refs):
         stored, grads = StoredArrays(*refs[:_NUM_STORED]), refs[-len(sizes) :]
         sum_refs = _SumRefs.of(refs[_NUM_STORED : -len(sizes)], sums)
-        v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
+        v_shN, other_arrays = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
@@ -326,7 +326,7 @@ def project_gradients(
             if with_offset:
                 absolute = [jnp.where(drawn, value, 0) for value in totals[width:]]
                 columns.append(absolute or v_center)
-            for grad, values in zip(others, columns, strict=True):
+            for grad, values in zip(other_arrays, columns, strict=True):
                 store_rows(grad, base, values, exists, warp)
 
     args = [*stored_arrays(params, camera), *_sum_args(sums)]
