@@ -17,9 +17,9 @@ def make_images(shape):
     return jnp.asarray(image, jnp.float32), jnp.asarray(target, jnp.float32)
 
 
-def in_kernels(image, target, moving=(0, 1)):
+def in_kernels(image, target, differentiated=(0, 1)):
     x, y = (x.reshape(*x.shape[:-2], -1) for x in (image, target))
-    value, gradients = mean_and_gradients(x, y, image.shape[-1], moving, Warp(interpret=True))
+    value, gradients = mean_and_gradients(x, y, image.shape[-1], differentiated, Warp(interpret=True))
     return value, [gradient.reshape(image.shape) for gradient in gradients]
 
 
@@ -35,8 +35,8 @@ def test_value_and_gradients_as_dm_pix(shape):
 
 def test_a_batch_is_its_images():
     images, targets = make_images((2, 13, 14, 3))
-    values, (gradients,) = in_kernels(images, targets, moving=(0,))
+    values, (gradients,) = in_kernels(images, targets, differentiated=(0,))
     for nth in range(2):
-        value, (gradient,) = in_kernels(images[nth], targets[nth], moving=(0,))
+        value, (gradient,) = in_kernels(images[nth], targets[nth], differentiated=(0,))
         np.testing.assert_allclose(values[nth], value, rtol=1e-6)
         np.testing.assert_allclose(gradients[nth], gradient, atol=1e-9)

@@ -271,7 +271,7 @@ class Gaussians(nnx.Module):
 
     @property
     def renderable(self) -> Bool[Array, " n"]:
-        """Mask of the rows that can be drawn, [N]: alive, finite in every Param, the quaternion not zero."""
+        """Mask of the rows that can be drawn, [N]: alive, finite in every Param, with a non-zero quaternion."""
         params = jax.tree.leaves(nnx.as_pure(nnx.state(self, nnx.Param)))
         finite = finite_rows(*(p for p in params if jnp.issubdtype(p.dtype, jnp.floating)))
         return self.alive[...] & finite & (self.quats[...] != 0).any(axis=1)

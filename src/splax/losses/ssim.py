@@ -36,9 +36,11 @@ def _mean_ssim_jvp(primals, tangents):
     image, target = primals
     rows, change = _rows_of(image, target), jnp.zeros(image.shape[:-3], image.dtype)
     # The target is a photo as a rule, and then the second gradient is not computed.
-    moving = tuple(nth for nth, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero))
-    value, gradients = _value_and_gradients(*rows, image.shape[-1], moving)
-    for nth, gradient in zip(moving, gradients, strict=True):
+    differentiated = tuple(
+        nth for nth, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)
+    )
+    value, gradients = _value_and_gradients(*rows, image.shape[-1], differentiated)
+    for nth, gradient in zip(differentiated, gradients, strict=True):
         change += (gradient * tangents[nth].reshape(gradient.shape)).sum(axis=(-2, -1))
     return value, change
 
@@ -54,14 +56,14 @@ def _rows_of(image: Array, target: Array) -> tuple[Rows, Rows]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _value_and_gradients(
-    x: Rows, y: Rows, channels: int, moving: tuple[int, ...]
+    x: Rows, y: Rows, channels: int, differentiated: tuple[int, ...]
 ) -> tuple[Float[Array, "*batch"], list[Rows]]:
     """Mean SSIM, and its gradients to those of the two images that are named by number."""
-    return backends.mean_ssim(x, y, channels, moving)
+    return backends.mean_ssim(x, y, channels, differentiated)
 
 
 @_value_and_gradients.defjvp
-def _differentiate_again(channels, moving, primals, tangents):
+def _differentiate_again(channels, differentiated, primals, tangents):
     # Kernels are for the first order.
-    plain = functools.partial(mean_and_gradients, channels=channels, moving=moving)
+    plain = functools.partial(mean_and_gradients, channels=channels, differentiated=differentiated)
     return jax.jvp(plain, primals, tangents)

@@ -1,4 +1,4 @@
-"""What a backend has to offer."""
+"""Backend: the functions that a backend of the renderer offers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from splax.ops.types import Parameters, RenderBuffers
 
 @runtime_checkable
 class Obstacle(Protocol):
-    """Why a backend cannot draw something, with the cure, as the rest of a sentence; None: it can."""
+    """Function that says why a backend cannot draw something, with the cure, as the rest of a sentence."""
 
     def __call__(self, settings: RenderSettings, arrays: Sequence[Array], camera: Any = None) -> str | None:
-        """Looks at shapes and types alone.
+        """Returns the reason, or None if the backend can draw; it depends on shapes and types alone.
 
         Args:
             settings: the rasterizer's static settings.
-            arrays: what describes the Gaussians: centres in pixels first, then colours and others; or, with a
-                camera, the stored ones.
-            camera: where they are to be drawn from as they are stored, in one go.
+            arrays: arrays of the projected Gaussians, centres in pixels first; with a camera, the stored arrays.
+            camera: the :class:`splax.Camera`, if stored Gaussians are to be drawn in one go; None otherwise.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Backend:
-    """A way to draw 2D Gaussians; a row of :data:`splax.ops.backends.BACKENDS`.
+    """A way to draw projected Gaussians; a row of :data:`splax.ops.backends.BACKENDS`.
 
     Attributes:
         obstacle: function that says why the backend cannot draw something.

@@ -1,4 +1,4 @@
-"""The backends that draw, in order of preference. A new one is a folder, and a line in the table below."""
+"""The backends that draw, in order of preference. To add one, write a folder and a line in the table below."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def rasterize(
     settings: RenderSettings,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "h w c"], Float[Array, "h w"], Int[Array, ""]]:
-    """2D Gaussians to pixels; see :class:`splax.ops.backend.Backend`.
+    """Draws projected Gaussians; see :class:`splax.ops.backend.Backend`.
 
     Args:
-        projected: 2D Gaussians; rows of radius 0 are left out, and must be finite all the same.
-        channels: any number of them.
-        probe: None, or what gets the gradients in absolute values.
+        projected: the projected Gaussians, N rows; rows of radius 0 are left out, but must be finite.
+        channels: channels of each Gaussian, [N, C].
+        probe: array whose gradient is that of the centres in absolute values, [N, 2]; None if it is not needed.
         settings: the rasterizer's static settings.
-        implementation: name of the backend; None: the fastest one of the platform that can.
+        implementation: name of the backend; None takes the fastest one that can draw on this platform.
 
     Raises:
-        ValueError: on an unknown name, or what the named backend cannot draw.
-        NotImplementedError: if the named one does not run here.
+        ValueError: if there is no backend of that name, or if it cannot draw these Gaussians.
+        NotImplementedError: if the named backend does not run on this machine.
     """
     height, width = settings.tile_grid.height, settings.tile_grid.width
     dtype = jnp.result_type(projected.means2d, channels, projected.opacities)
@@ -70,7 +70,7 @@ def rasterize(
 def count_pairs(
     projected: ProjectedGaussians, settings: RenderSettings, implementation: str | None = None
 ) -> Int[Array, ""]:
-    """(tile, Gaussian) pairs that :func:`rasterize` needs room for; arguments and errors as there."""
+    """Counts the pairs that :func:`rasterize` needs room for; its arguments and errors are the same."""
     arrays = _arrays_of(projected)
     return _call(
         implementation,
@@ -84,14 +84,14 @@ def count_pairs(
 def obstacle_to_whole(
     params: Parameters, camera: Any, settings: RenderSettings, implementation: str | None
 ) -> tuple[str, str | None]:
-    """Name of the backend that is to draw stored Gaussians in one go, and what keeps it from that."""
+    """Returns the backend that draws stored Gaussians in one go, and why it cannot or None."""
     names = [implementation] if implementation is not None else list(BACKENDS)
     reasons = {name: _obstacle_to_whole(name, params, camera, settings) for name in names}
     return next(((name, None) for name in names if reasons[name] is None), (names[0], reasons[names[0]]))
 
 
 def explain(params: Parameters, camera: Any, settings: RenderSettings, implementation: str | None) -> str:
-    """Which backend draws stored Gaussians, and what keeps it from a faster one, as a sentence."""
+    """Returns a sentence that says which backend draws stored Gaussians, and why a faster one does not."""
     whole, reason = obstacle_to_whole(params, camera, settings, implementation)
     if reason is None:
         return f"{whole}, from parameters to pixels."
@@ -120,16 +120,16 @@ def by_platform(
     shapes: Any,
     args: tuple[Any, ...],
 ) -> Any:
-    """Calls a function of a backend on its platform, and the same in plain JAX on any other.
+    """Calls a function of a backend on the backend's platform, and a function in plain JAX on any other platform.
 
     The platform is that of the arrays, which is known when the program is compiled.
 
     Args:
-        backend: whose platform counts.
-        function: of the backend.
-        elsewhere: the other function.
-        shapes: what both return.
-        args: of both.
+        backend: the backend.
+        function: function of the backend.
+        elsewhere: function in plain JAX that computes the same.
+        shapes: shapes and types of what both functions return, a tree of ``jax.ShapeDtypeStruct``.
+        args: arguments of both functions.
     """
     if backend.platform is None:
         return function(*args)
@@ -138,15 +138,18 @@ def by_platform(
 
 
 def mean_ssim(
-    x: Float[Array, "*batch h wc"], y: Float[Array, "*batch h wc"], channels: int, moving: tuple[int, ...]
+    x: Float[Array, "*batch h wc"],
+    y: Float[Array, "*batch h wc"],
+    channels: int,
+    differentiated: tuple[int, ...],
 ) -> tuple[Float[Array, "*batch"], list[Float[Array, "*batch h wc"]]]:
-    """Mean SSIM of two images, and its gradients; see :class:`splax.ops.backend.Backend`.
+    """Returns the mean SSIM of two images, and its gradients; see :class:`splax.ops.backend.Backend`.
 
     Args:
-        x: one image, width and channels as one axis.
-        y: the other one.
-        channels: numbers of a pixel.
-        moving: which of the two are differentiated, 0 and 1.
+        x: first image, [..., H, W * C].
+        y: second image, [..., H, W * C].
+        channels: number of channels, C.
+        differentiated: indices, 0 or 1, of the images whose gradients are returned.
     """
     usable = [b for b in BACKENDS.values() if b.ssim is not None and b.missing() is None]
     plain = next(b.ssim for b in usable if b.platform is None)
@@ -154,10 +157,10 @@ def mean_ssim(
     assert plain is not None and best.ssim is not None
 
     def of(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda x, y: function(x, y, channels, moving)
+        return lambda x, y: function(x, y, channels, differentiated)
 
-    # Kernels are for gradients, in float32.
-    if best.platform is None or not moving or not x.dtype == y.dtype == jnp.float32:
+    # The kernels are worth their launch for gradients only, and compute in float32.
+    if best.platform is None or not differentiated or not x.dtype == y.dtype == jnp.float32:
         return of(plain)(x, y)
     return lax.platform_dependent(x, y, **{best.platform: of(best.ssim)}, default=of(plain))
 
@@ -165,7 +168,16 @@ def mean_ssim(
 def check_deterministic(
     settings: RenderSettings, implementation: str | None, means2d: Float[Array, "n 2"]
 ) -> None:
-    """Raises a ValueError where results could differ from run to run: plain XLA's scatters on a GPU."""
+    """Checks that results are the same in every run: XLA's scatters on a GPU are not.
+
+    Args:
+        settings: the rasterizer's static settings.
+        implementation: name of the backend; None for any.
+        means2d: projected centres in pixels, [N, 2].
+
+    Raises:
+        ValueError: if results could differ from run to run.
+    """
     if not device_policy().sums_in_any_order:
         return
     keeping = [name for name, backend in BACKENDS.items() if backend.keeps_order]
@@ -180,7 +192,7 @@ def check_deterministic(
     raise ValueError(f"deterministic=True {obstacle}; or set it to False.")
 
 
-# A number of pairs.
+# Shape and type of a number of pairs.
 _COUNT = jax.ShapeDtypeStruct((), jnp.int32)
 
 
@@ -207,11 +219,11 @@ def _call(
     """Calls a function of the named backend, or of the first one in the table that can, on its platform.
 
     Args:
-        implementation: the name.
-        function: of a backend.
-        obstacle: why a backend cannot.
-        shapes: what the function returns.
-        args: of the function.
+        implementation: name of the backend, or None.
+        function: function that takes a backend and returns the function to call.
+        obstacle: function that says why a backend cannot draw.
+        shapes: shapes and types of what the called function returns.
+        args: arguments of the called function.
     """
     check_implementation(implementation)
     if implementation is not None:

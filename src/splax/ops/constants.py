@@ -1,4 +1,4 @@
-"""What decides which pixels a Gaussian touches and how; the same in every backend, or images would differ."""
+"""Constants that decide which pixels a Gaussian touches, and how much. All backends share them."""
 
 # A Gaussian fainter than this at a pixel does not touch it (3DGS: one step of an 8-bit image).
 ALPHA_THRESHOLD = 1 / 255

@@ -1,4 +1,4 @@
-"""The projection of 3DGS as an object, and what every other projection must be able to do."""
+"""EWA, the projection of 3DGS as an object, and the protocol that every projection follows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from splax.ops.types import Parameters
 
 @runtime_checkable
 class Projection(Protocol):
-    """How Gaussians become 2D Gaussians in pixels; hashable, since compiled programs depend on it.
+    """Callable that projects Gaussians into a camera; hashable, because compiled programs depend on it.
 
     Attributes:
-        params: names of the Params that it reads.
+        params: names of the Params that the projection reads, an attribute of the class.
     """
 
     params: ClassVar[tuple[str, ...]]
@@ -30,10 +30,10 @@ class Projection(Protocol):
         """Projects Gaussians into one camera, in plain JAX.
 
         Args:
-            gaussians: stored arrays; rows that are not alive must get radii of 0, and no gradient.
-            camera: a :class:`splax.Camera`.
-            near_plane: least camera-space z that is drawn, world units.
-            far_plane: largest one.
+            gaussians: stored Gaussians, N rows; rows that are not alive must get radii of 0, and no gradient.
+            camera: the :class:`splax.Camera` to project into.
+            near_plane: smallest camera-space z that is drawn, world units.
+            far_plane: largest camera-space z that is drawn, world units.
         """
         ...
 
@@ -43,12 +43,13 @@ class EWA:
     """Elliptical weighted average (Zwicker et al. 2001), as in 3DGS: the camera is linearised at each centre.
 
     Attributes:
-        eps2d: low-pass filter added to the projected covariance, px^2.
-        radius_clip: Gaussians whose radius is not above this are culled, px.
-        antialiased: scales opacity by what the low-pass filter adds (Yu et al. 2024, Mip-Splatting).
+        eps2d: variance of the low-pass filter, which is added to the projected covariance, px^2.
+        radius_clip: radius in pixels up to which Gaussians are culled.
+        antialiased: whether opacities are lowered to make up for the low-pass filter (Yu et al. 2024,
+            Mip-Splatting).
 
     Raises:
-        ValueError: on a filter or radius below 0; when called, on a camera whose lens is no pinhole.
+        ValueError: if ``eps2d`` or ``radius_clip`` is below 0, or if a camera's lens is not a pinhole.
 
     Example:
         >>> import numpy as np
@@ -73,11 +74,11 @@ class EWA:
     def __call__(
         self, gaussians: Parameters, camera: Any, *, near_plane: float, far_plane: float
     ) -> ProjectedGaussians:
-        """2D Gaussians in pixels of the camera; see :class:`Projection`."""
+        """Returns the projected Gaussians, in pixels of the camera; see :class:`Projection`."""
         if not isinstance(camera.lens, Pinhole):
             raise ValueError(
                 f"EWA projects through a Pinhole, got a camera with {type(camera.lens).__name__}; give "
-                "TileRasterizer a projection that asks the lens, or undistort the photos."
+                "TileRasterizer a projection that uses the lens, or undistort the photos."
             )
         activated = ActivatedGaussians(
             gaussians.means,

@@ -1,8 +1,8 @@
-"""Which Gaussians touch which tile, front to back.
+"""Lists of the Gaussians that touch each tile, front to back.
 
-Two stable sorts, as the fastest renderers do: the Gaussians by depth, then the (tile, Gaussian) pairs by
-tile. Shapes are static: pairs live in a buffer of ``isect_capacity`` rows, and the true count comes back
-beside it.
+There are two stable sorts, as in the fastest renderers: of the Gaussians by depth, then of the (tile, Gaussian)
+pairs by tile. Shapes are static: pairs are stored in a buffer of ``isect_capacity`` rows, and the true number of
+pairs is returned with it.
 
 A Gaussian touches the pixels inside an ellipse, whose bounding box has the half sizes ``radii``. Each row of
 tiles cuts a band out of it, and the tiles of that band are the Gaussian's, not those of the whole box: in a
@@ -22,10 +22,10 @@ from splax.ops.tile_grid import TileGrid
 # Tile spans of one step, if there are no more Gaussians than that. The number of spans depends on the data, so
 # there is a loop over steps.
 _SPANS_PER_STEP = 2**16
-# Half extents are taken this much larger (share, pixels), far more than rounding can move a pixel centre.
+# Half extents are enlarged by this share and by these pixels, far more than rounding can move a pixel centre.
 _SLACK, _SLACK_PIXELS = 1e-4, 1e-3
-# Of the squared thickness of an ellipse, in units of the floating point precision: what rounding of the conic
-# and of sigma may add where an ellipse is long and thin.
+# Enlargement of the squared thickness of an ellipse, in units of the floating point precision: rounding of the
+# conic and of sigma may add that much where an ellipse is long and thin.
 _SLACK_THICKNESS = 32
 _MAX_INT32 = 2**31 - 1
 _KEYS = 2**32
@@ -35,9 +35,9 @@ class Intersections(NamedTuple):
     """(tile, Gaussian) pairs, sorted by tile and within a tile by depth.
 
     Attributes:
-        flatten_ids: Gaussian of each pair, [isect_capacity].
-        tile_offsets: first pair of each tile, and the end of the last one, [tiles + 1].
-        num_isects: pairs there are; above ``isect_capacity`` the lists are incomplete.
+        flatten_ids: row of each pair's Gaussian, [isect_capacity].
+        tile_offsets: index of the first pair of each tile, and of the end of the last tile, [tiles + 1].
+        num_isects: number of pairs; if it is above ``isect_capacity``, the lists are incomplete.
     """
 
     flatten_ids: Int[Array, " m"]
@@ -85,18 +85,30 @@ class TileSpans(NamedTuple):
 
 
 def count_isects(projected: ProjectedGaussians, *, width: int, height: int, tile_size: int) -> Int[Array, ""]:
-    """Pairs that :func:`intersect_tiles` will need room for."""
+    """Counts the pairs that :func:`intersect_tiles` needs room for.
+
+    Args:
+        projected: projected Gaussians, N rows; rows of radius 0 count nothing.
+        width: image width in pixels.
+        height: image height in pixels.
+        tile_size: pixels per tile side.
+    """
     tile_grid = TileGrid(width, height, tile_size)
     return _fold_spans(_footprints(projected, tile_grid), tile_grid, lambda state, *_: state, ())[0]
 
 
 def saturating_sum(counts: Int[Array, " n"]) -> Int[Array, ""]:
-    """Sum that stays at the largest int32 instead of wrapping."""
+    """Returns a sum that stays at the largest int32 instead of wrapping around."""
     return saturate(counts.sum(dtype=jnp.int32), counts.astype(jnp.float32).sum())
 
 
 def saturate(total: Int[Array, ""], about: Float[Array, ""]) -> Int[Array, ""]:
-    """A sum of int32 that may have wrapped around, or the largest int32 if the same sum in floats says so."""
+    """Returns a sum of int32, or the largest int32 if the sum has wrapped around.
+
+    Args:
+        total: the sum as int32, which may have wrapped around.
+        about: sum of the same numbers in floats, which is not exact.
+    """
     return jnp.where(about > 0.999 * _MAX_INT32, _MAX_INT32, total)
 
 
@@ -106,11 +118,11 @@ def intersect_tiles(
     """Lists the Gaussians of every tile, front to back; equal depths in the order of the rows.
 
     Args:
-        projected: projected Gaussians; rows of radius 0 are left out.
+        projected: projected Gaussians, N rows; rows of radius 0 are left out.
         width: image width in pixels.
         height: image height in pixels.
         tile_size: pixels per tile side.
-        isect_capacity: rows of the buffer; see :func:`count_isects`.
+        isect_capacity: number of pairs that the buffer has room for; see :func:`count_isects`.
     """
     tile_grid = TileGrid(width, height, tile_size)
     num_tiles, num_gaussians = tile_grid.num_tiles, projected.depths.shape[0]
@@ -120,7 +132,7 @@ def intersect_tiles(
     order = _argsort_positive(jax.lax.stop_gradient(projected.depths))
     footprints = Footprints(*(field[order] for field in _footprints(projected, tile_grid)))
     # One key holds tile and rank where 32 bits suffice: XLA for CPU sorts one array five times faster than two.
-    # Stable also where it need not be: 1.3 million keys, half sorted as they come, take 54 ms instead of 65.
+    # The sort is stable although it need not be: 1.3 million keys, half of them in order, take 54 ms, not 65.
     if (num_tiles + 1) * num_gaussians < _KEYS:
         total, (keys,) = _emit_pairs(footprints, tile_grid, isect_capacity, tile_step=num_gaussians)
         keys = jax.lax.sort(keys, is_stable=True)
@@ -135,12 +147,12 @@ def intersect_tiles(
 def _emit_pairs(
     footprints: Footprints, tile_grid: TileGrid, isect_capacity: int, *, tile_step: int | None
 ) -> tuple[Int[Array, ""], tuple[Array, ...]]:
-    """All pairs, in the order of the rows: how many, and tiles and rows, [isect_capacity] each.
+    """Returns the number of pairs, and their tiles and rows in the order of the rows, [isect_capacity] each.
 
-    With a ``tile_step`` one array holds both: tile * tile_step + row. Behind the last pair, the tile is the number
-    of tiles.
+    If ``tile_step`` is given, one array holds both: tile * tile_step + row. Behind the last pair, the tile is
+    the number of tiles.
     """
-    # Along a span the tile grows by one and the row not at all.
+    # Along a span the tile grows by one and the row stays the same.
     slopes = (1, 0) if tile_step is None else (tile_step,)
 
     def write(ramps, spans, begin):
@@ -163,7 +175,7 @@ def _emit_pairs(
 
 
 def _footprints(projected: ProjectedGaussians, tile_grid: TileGrid) -> Footprints:
-    """The ellipses that hold every touched pixel centre, and the rows of tiles they lie in."""
+    """Returns the ellipses that hold every touched pixel centre, and the rows of tiles that they reach."""
     (x, y), (rx, ry), (a, b, c) = jax.lax.stop_gradient(
         (projected.means2d.T, projected.radii.T, projected.conics.T)
     )
@@ -182,7 +194,14 @@ def _footprints(projected: ProjectedGaussians, tile_grid: TileGrid) -> Footprint
 
 
 def _tiles_between(low, high, size, tile_size):
-    """The first tile with a pixel centre in [low, high], and the one after the last, of an image that wide."""
+    """Returns the first tile with a pixel centre in [low, high], and the tile after the last one.
+
+    Args:
+        low: smallest coordinate in pixels.
+        high: largest coordinate in pixels.
+        size: width or height of the image in pixels.
+        tile_size: pixels per tile side.
+    """
     first = jnp.ceil((low + 0.5) / tile_size) - 1
     end = jnp.floor((jnp.minimum(high, size) - 0.5) / tile_size) + 1
     end = jnp.where(low > size - 0.5, 0, end)
@@ -193,10 +212,10 @@ def _tiles_between(low, high, size, tile_size):
 def _fold_spans(
     footprints: Footprints, tile_grid: TileGrid, visit: Callable[[Any, TileSpans, Array], Any], state: Any
 ) -> tuple[Int[Array, ""], Any]:
-    """Calls ``visit(state, spans, number of pairs before each span)`` for all spans, in the order of the rows.
+    """Calls ``visit(state, spans, number of pairs before each span)`` for all tile spans, row by row.
 
     Returns:
-        Pairs in all, or the largest int32 if there are more; and the last state.
+        The number of pairs, at most the largest int32, and the last state.
     """
     if footprints.rows.shape[0] == 0:
         return jnp.zeros((), jnp.int32), state
@@ -205,7 +224,8 @@ def _fold_spans(
 
     def step(carry):
         start, total, state = carry
-        # Gaussians that end before a span or where it begins, by counting: a binary search takes twice as long.
+        # The Gaussian of each span: counts of the Gaussians that end before it. A binary search takes twice as
+        # long.
         counts = jnp.zeros(num_spans, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode="drop")
         nth = start + jnp.arange(num_spans, dtype=jnp.int32)
         spans = _nth_spans(footprints, ends, jnp.cumsum(counts, dtype=jnp.int32), nth, tile_grid)
@@ -221,7 +241,15 @@ def _fold_spans(
 
 
 def _nth_spans(footprints, ends, index, nth, tile_grid) -> TileSpans:
-    """The ``nth`` spans, counted through all Gaussians; those of ``index``. Empty ones beyond the last."""
+    """Returns tile spans by their numbers, counted over all Gaussians; those behind the last span are empty.
+
+    Args:
+        footprints: footprints of the Gaussians, N rows.
+        ends: number of spans up to each Gaussian and with it, [N].
+        index: row of the Gaussian of each span, [S].
+        nth: number of each span, [S].
+        tile_grid: the tiles of the image.
+    """
     index = jnp.minimum(index, ends.shape[0] - 1)
     x, y, rx, ry, correlation, top, rows = (field[index] for field in footprints)
     row = top + nth - (ends[index] - rows)
@@ -240,9 +268,9 @@ def _nth_spans(footprints, ends, index, nth, tile_grid) -> TileSpans:
 
 
 def _add_ramp(ramp, first, slope, begin, length):
-    """Has the running sum of ``ramp``, plus slope times index, be first, first + slope, ... from ``begin`` on.
+    """Changes ``ramp`` so that its running sum plus slope * index is first, first + slope, ... from ``begin`` on.
 
-    Sums wrap around, so differences are right in spite of the unsigned integers.
+    Sums of unsigned integers wrap around, so negative differences come out right.
     """
     offset = first - begin.astype(jnp.uint32) * jnp.uint32(slope)
     ramp = ramp.at[begin].add(offset, mode="drop", indices_are_sorted=True)
@@ -250,10 +278,10 @@ def _add_ramp(ramp, first, slope, begin, length):
 
 
 def _argsort_positive(values: Float[Array, " n"]) -> Int[Array, " n"]:
-    """Stable argsort of floats that are not negative: digit by digit, each with the index in one integer.
+    """Returns the stable argsort of floats that are not negative.
 
-    On a CPU, XLA sorts a single array of integers many times faster than floats with their indices: 50,000 in
-    4 ms instead of 15.
+    It sorts digit by digit, with the digit and the index in one integer. On a CPU, XLA sorts a single array of
+    integers many times faster than floats with their indices: 50,000 in 4 ms instead of 15.
     """
     num = values.shape[0]
     unsigned = jnp.uint64 if values.dtype == jnp.float64 else jnp.uint32

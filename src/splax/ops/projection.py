@@ -1,4 +1,4 @@
-"""3D Gaussians to 2D Gaussians in pixels: what every projection returns, and the formulas of EWA.
+"""3D Gaussians to projected Gaussians: the arrays that every projection returns, and the formulas of EWA.
 
 Zwicker et al. 2001 (EWA splatting), Kerbl et al. 2023 (3DGS), with gsplat's off-centre aware clamp of the
 Jacobian. Every quantity is kept as separate [N] arrays (structure of arrays): XLA then fuses the whole stage
@@ -16,19 +16,19 @@ from jaxtyping import Array, Bool, Float
 
 from splax.ops.constants import ALPHA_THRESHOLD, EPS2D, FAR_PLANE, MAX_SIGMAS, NEAR_PLANE
 
-# Sigma in pixels beyond which squares of squares overflow float32; such rows are culled.
+# Above this standard deviation, in pixels, fourth powers overflow float32; such rows are culled.
 _MAX_SIGMA_PIXELS = 1e8
 
 
 class ProjectedGaussians(NamedTuple):
-    """2D Gaussians in pixels.
+    """Projected Gaussians: 2D Gaussians in pixels.
 
     Attributes:
         means2d: centres, [N, 2].
         conics: inverse 2D covariances as (a, b, c) of [[a, b], [b, c]], [N, 3].
         depths: camera-space z, [N].
         radii: half width and height of the box that holds every touched pixel centre, [N, 2]; 0 where culled.
-        opacities: as they are drawn, [N]; of any value where culled.
+        opacities: opacities in [0, 1], after antialiasing, [N]; arbitrary where culled.
     """
 
     means2d: Float[Array, "n 2"]
@@ -39,12 +39,12 @@ class ProjectedGaussians(NamedTuple):
 
     @property
     def visible(self) -> Bool[Array, " n"]:
-        """Rows that were not culled, [N]."""
+        """Mask of the rows that were not culled, [N]."""
         return (self.radii > 0).all(axis=1)
 
 
 def finite_rows(*arrays: Float[Array, "n ..."]) -> Bool[Array, " n"]:
-    """Rows that are finite in every array, [N]."""
+    """Returns the mask of the rows that are finite in every array, [N]."""
     rows = [jnp.isfinite(a).all(axis=tuple(range(1, a.ndim))) for a in arrays]
     return jnp.stack(rows).all(axis=0)
 
@@ -79,17 +79,18 @@ def project_gaussians(
 ) -> ProjectedGaussians:
     """Projects Gaussians into one pinhole camera.
 
-    Rows that are dead, not finite, of zero quaternion, outside the clip planes, fainter than 1/255, smaller
-    than ``radius_clip`` or outside the image are culled: radii 0, and no gradient flows to them.
+    A row is culled if it is dead or not finite, if its quaternion is zero, if it lies outside the clip planes
+    or the image, if its opacity is below 1/255, or if its radius is not above ``radius_clip``. The radii of a
+    culled row are 0, and no gradient flows to it.
 
     Args:
-        gaussians: the Gaussians.
-        camera: a :class:`splax.Camera` whose lens is a pinhole.
-        eps2d: low-pass filter, px^2.
-        near_plane: least depth.
-        far_plane: largest depth.
-        radius_clip: cull Gaussians whose radius in pixels is not above this.
-        antialiased: whether opacities make up for what the low-pass filter adds.
+        gaussians: the Gaussians to project, N rows.
+        camera: the :class:`splax.Camera` to project into; its lens is a pinhole.
+        eps2d: variance of the low-pass filter, px^2.
+        near_plane: smallest camera-space z that is drawn, world units.
+        far_plane: largest camera-space z that is drawn, world units.
+        radius_clip: radius in pixels up to which Gaussians are culled.
+        antialiased: whether opacities are lowered to make up for the low-pass filter.
     """
     pinhole = pinhole_components(camera)
     means, quats, scales, opacities, alive = gaussians
@@ -126,7 +127,7 @@ def _neutral_where_not(valid: Bool[Array, " n"], gaussians: ActivatedGaussians, 
 
 
 def pinhole_components(camera: Any) -> PinholeComponents:
-    """The numbers of a :class:`splax.Camera` whose lens is a pinhole."""
+    """Returns the numbers of a :class:`splax.Camera` whose lens is a pinhole."""
     K = camera.lens.K
     return PinholeComponents(
         list(camera.viewmat[:3]), K[0, 0], K[1, 1], K[0, 2], K[1, 2], camera.width, camera.height
@@ -159,15 +160,16 @@ class PinholeComponents(NamedTuple):
 
 
 class ProjectedComponents(NamedTuple):
-    """2D Gaussians as :class:`ProjectedGaussians` has them, one array a component.
+    """Projected Gaussians by component: one number or [N] array for each.
 
     Attributes:
-        x: centre in pixels.
-        y: the same of y.
-        depth: camera-space z.
-        conic: a, b and c.
-        variances: of x and y, px^2, after the low-pass filter.
-        compensation: sqrt(det before / det after the low-pass filter) (Yu et al. 2024, Mip-Splatting).
+        x: x of the centre in pixels.
+        y: y of the centre in pixels.
+        depth: camera-space z, world units.
+        conic: inverse covariance (a, b, c) of [[a, b], [b, c]], px^-2.
+        variances: variances of x and y after the low-pass filter, px^2.
+        compensation: factor of the opacity, the square root of the covariance's determinant before the low-pass
+            filter divided by that after it (Yu et al. 2024, Mip-Splatting).
     """
 
     x: jax.Array
@@ -181,7 +183,16 @@ class ProjectedComponents(NamedTuple):
 def is_projectable(
     depth, largest_scale, opacity, pinhole: PinholeComponents, near_plane: float, far_plane: float
 ):
-    """Whether finite Gaussians of these camera-space depths can be projected and are worth it."""
+    """Returns whether finite Gaussians can be projected without overflow and are bright enough to be seen.
+
+    Args:
+        depth: camera-space z, world units.
+        largest_scale: largest of the three standard deviations, world units.
+        opacity: opacity in (0, 1).
+        pinhole: numbers of the camera.
+        near_plane: smallest camera-space z that is drawn, world units.
+        far_plane: largest camera-space z that is drawn, world units.
+    """
     in_front = depth > near_plane
     sigma_pixels = largest_scale * jnp.maximum(pinhole.fx, pinhole.fy) / jnp.where(in_front, depth, 1)
     drawn = (opacity >= ALPHA_THRESHOLD) & (sigma_pixels < _MAX_SIGMA_PIXELS)
@@ -191,7 +202,15 @@ def is_projectable(
 def project_components(
     means, unit_quats, scales, pinhole: PinholeComponents, eps2d: float
 ) -> ProjectedComponents:
-    """Projects Gaussians that :func:`is_projectable` lets pass; three, four and three arrays."""
+    """Projects Gaussians for which :func:`is_projectable` is true.
+
+    Args:
+        means: x, y and z of the centres in the world.
+        unit_quats: w, x, y and z of unit quaternions.
+        scales: three standard deviations, world units.
+        pinhole: numbers of the camera.
+        eps2d: variance of the low-pass filter, px^2.
+    """
     x, y, z = (transform_row(row, means) for row in pinhole.rows)
     rows = _projected_axes(x / z, y / z, z, unit_quats, scales, pinhole)
     xx, xy, yy = _dot(rows[0], rows[0]), _dot(rows[0], rows[1]), _dot(rows[1], rows[1])
@@ -210,14 +229,14 @@ def project_components(
 
 
 def half_extents(projected: ProjectedComponents, opacity) -> tuple[jax.Array, jax.Array]:
-    """Half width and height, pixels, of the box that holds all pixel centres where alpha is 1/255 or more."""
+    """Returns half width and half height, pixels, of the box of all pixel centres with alpha of at least 1/255."""
     reach = jnp.minimum(MAX_SIGMAS, jnp.sqrt(2 * jnp.log(jnp.maximum(opacity / ALPHA_THRESHOLD, 1))))
     xx, yy = projected.variances
     return reach * jnp.sqrt(xx), reach * jnp.sqrt(yy)
 
 
 def is_in_image(projected: ProjectedComponents, radii, pinhole: PinholeComponents, radius_clip: float):
-    """Whether boxes of these half extents are large enough and overlap the image."""
+    """Returns whether boxes of these half extents, in pixels, are above ``radius_clip`` and overlap the image."""
     radius_x, radius_y = radii
     in_x = (projected.x + radius_x > 0) & (projected.x - radius_x < pinhole.width)
     in_y = (projected.y + radius_y > 0) & (projected.y - radius_y < pinhole.height)
@@ -225,18 +244,25 @@ def is_in_image(projected: ProjectedComponents, radii, pinhole: PinholeComponent
 
 
 def may_reach_image(means, largest_scale, pinhole: PinholeComponents, eps2d: float):
-    """Whether Gaussians in front of the camera could be :func:`is_in_image`, however turned and opaque they are.
+    """Returns whether Gaussians in front of the camera can reach the image at any rotation and opacity.
 
-    No radius of the box is longer than that of the largest scale along the row of the Jacobian.
+    No half extent of a box is larger than that of a sphere with the largest scale, along the row of the
+    Jacobian.
+
+    Args:
+        means: x, y and z of the centres in the world.
+        largest_scale: largest of the three standard deviations, world units.
+        pinhole: numbers of the camera.
+        eps2d: variance of the low-pass filter, px^2.
 
     Returns:
-        That, and their centres in pixels, two arrays.
+        The mask, and x and y of the centres in pixels.
     """
     x, y, z = (transform_row(row, means) for row in pinhole.rows)
     variances = [
         _dot(row, row) * largest_scale * largest_scale + eps2d for row in _jacobian(x / z, y / z, z, pinhole)
     ]
-    # A little more, for rounding.
+    # A little larger, to allow for rounding.
     radius_x, radius_y = (1.01 * MAX_SIGMAS * jnp.sqrt(variance) for variance in variances)
     center = [pinhole.fx * x / z + pinhole.cx, pinhole.fy * y / z + pinhole.cy]
     in_x = (center[0] + radius_x > 0) & (center[0] - radius_x < pinhole.width)
@@ -245,7 +271,7 @@ def may_reach_image(means, largest_scale, pinhole: PinholeComponents, eps2d: flo
 
 
 def point_on_axis(viewmat: Float[Array, "4 4"]) -> Float[Array, 3]:
-    """A point one unit in front of the camera."""
+    """Returns a point one unit in front of the camera, in the world, [3]."""
     offset = jnp.array([0, 0, 1], viewmat.dtype) - viewmat[:3, 3]
     return (viewmat[:3, :3] * offset[:, None]).sum(axis=0)
 
@@ -255,18 +281,18 @@ def _components(x: Float[Array, "n d"]) -> list[Float[Array, " n"]]:
 
 
 def transform_row(row, means):
-    """One coordinate of the transformed centres; not a matrix product, whose precision may be low on a GPU."""
+    """Returns one coordinate of transformed points; without a matrix product, which may be imprecise on a GPU."""
     return row[0] * means[0] + row[1] * means[1] + row[2] * means[2] + row[3]
 
 
 def _projected_axes(u, v, z, unit_quats, scales, pinhole: PinholeComponents):
-    """The two rows, three arrays each, of J W R S: covariance in pixels is their Gram matrix."""
+    """Returns the two rows, three arrays each, of J W R S: the covariance in pixels is their Gram matrix."""
     rotation = _rotation_columns(unit_quats)
     return [[scales[j] * _dot(row, rotation[j]) for j in range(3)] for row in _jacobian(u, v, z, pinhole)]
 
 
 def _jacobian(u, v, z, pinhole: PinholeComponents):
-    """The two rows, three arrays each, of J W: how a centre moves in pixels as it moves in the world."""
+    """Returns the two rows, three arrays each, of J W: a centre's derivative, pixels by world units."""
     fx, fy, cx, cy = pinhole.fx, pinhole.fy, pinhole.cx, pinhole.cy
     # The linearisation is poor far off the image; gsplat's clamp, 0.3 of half the field of view beyond it.
     margin_x, margin_y = 0.15 * pinhole.width / fx, 0.15 * pinhole.height / fy
@@ -279,7 +305,7 @@ def _jacobian(u, v, z, pinhole: PinholeComponents):
 
 
 def _rotation_columns(unit_quats):
-    """Columns of the rotation matrices; as :func:`quaternions.quat_to_rotmat`, one array an entry."""
+    """Returns the columns of :func:`quaternions.quat_to_rotmat`, with one array for each entry."""
     w, x, y, z = unit_quats
     return [
         [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)],
@@ -298,6 +324,6 @@ def _squared_cross(a, b):
 
 
 def _safe_sqrt(x):
-    """Square root whose gradient at 0 is 0."""
+    """Returns the square root; its gradient at 0 is 0."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)

@@ -1,7 +1,7 @@
 """The renderer, from top to bottom: stored Gaussians and a camera to pixels.
 
-Gaussians are projected and coloured (:mod:`splax.ops.project_and_shade`); then a backend lists them for each tile
-and composites them. A backend that has kernels from stored parameters to pixels does all of it at once.
+Gaussians are projected and coloured (:mod:`splax.ops.project_and_shade`); then a backend lists them for each
+tile and composites them. A backend that has kernels from stored parameters to pixels does all of it at once.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ def render(
     """Renders one camera.
 
     Args:
-        params: stored Gaussians.
-        camera: a :class:`splax.Camera`.
-        colors: channels of each Gaussian; None: the settings' shading makes them.
-        offset: added to the projected centres, pixels.
+        params: stored Gaussians, N rows.
+        camera: the :class:`splax.Camera` that looks at them.
+        colors: channels of each Gaussian, [N, C]; None if the settings' shading makes them.
+        offset: offset of the projected centres in pixels, [N, 2]; None is zero.
         settings: the rasterizer's static settings.
-        implementation: name of the backend; None: the fastest one of the platform that can.
+        implementation: name of the backend; None takes the fastest one that can draw on this platform.
 
     Returns:
-        The pixels, and the room for pairs that there was.
+        The arrays of the view, and the capacity of the buffer of pairs.
 
     Raises:
-        ValueError: under ``jit`` without a capacity, where ``deterministic`` cannot be promised, or where the
-            named backend cannot draw this.
-        NotImplementedError: if the named backend does not run here.
+        ValueError: if the capacity is missing under ``jit``, if ``deterministic`` cannot be promised, or if the
+            named backend cannot draw these Gaussians.
+        NotImplementedError: if the named backend does not run on this machine.
     """
     if colors is None and is_whole(params, camera, settings, implementation):
         return _render_whole(
@@ -61,27 +61,30 @@ def render(
 
 
 def is_whole(params: Parameters, camera: Any, settings: RenderSettings, implementation: str | None) -> bool:
-    """Whether a backend goes from stored parameters to pixels in one go."""
+    """Returns whether a backend goes from stored parameters to pixels in one go."""
     return backends.obstacle_to_whole(params, camera, settings, implementation)[1] is None
 
 
 def project(params: Parameters, camera: Any, settings: RenderSettings) -> ProjectedGaussians:
-    """2D Gaussians alone; opacities are 0 in culled rows."""
+    """Returns the projected Gaussians; opacities are 0 in culled rows."""
     return _project(params, camera, settings=settings)
 
 
 def count_isects(
     projected: ProjectedGaussians, settings: RenderSettings, implementation: str | None
 ) -> Int[Array, ""]:
-    """(tile, Gaussian) pairs of a view."""
+    """Counts the (tile, Gaussian) pairs of a view."""
     return _count(jax.lax.stop_gradient(projected), settings=settings, implementation=implementation)
 
 
 def round_capacity(needed: int) -> int:
-    """The next size of a coarse grid (four per doubling), so that similar views share a compiled program.
+    """Rounds a capacity up to one of four sizes per doubling, so that similar views share a compiled program.
+
+    Args:
+        needed: number of pairs.
 
     Raises:
-        ValueError: if no buffer can be that large.
+        ValueError: if 32-bit indices cannot number that many pairs.
     """
     if needed >= 2**31 - 2**24:
         raise ValueError(
@@ -101,7 +104,7 @@ def _render_whole(params, camera, offset, *, settings, implementation):
         return whole(*args)
 
     def in_steps(params, camera, offset):
-        # Named, so that the kernels are not traced once more; only a GPU's sums differ from run to run.
+        # The backend is named, or the kernels would be traced again. Only sums on a GPU differ from run to run.
         return render_in_steps(params, camera, offset, settings._replace(deterministic=False), "xla_vjp")
 
     height, width = settings.tile_grid.height, settings.tile_grid.width
@@ -116,7 +119,7 @@ def render_in_steps(
     settings: RenderSettings,
     implementation: str | None,
 ) -> RenderBuffers:
-    """What a backend's ``render`` computes, in separate steps; for settings whose capacity is known."""
+    """Computes what a backend's ``render`` does, in separate steps; the settings must have a capacity."""
     projected, channels = project_and_shade(params, camera, None, settings)
     return _composite(projected, channels, offset, settings=settings, implementation=implementation)
 
@@ -153,8 +156,8 @@ def _fit_capacity(projected: ProjectedGaussians, settings: RenderSettings, imple
         needed = int(count)
     except jax.errors.ConcretizationTypeError as error:
         raise ValueError(
-            "under jax.jit or jax.vmap shapes are static: use rasterizer.sized_for(gaussians, cameras), made "
-            "outside, or give TileRasterizer an isect_capacity; RenderOutput.overflow says whether it was too "
-            "small."
+            "under jax.jit or jax.vmap shapes are static: make a rasterizer outside with "
+            "rasterizer.sized_for(gaussians, cameras), or give TileRasterizer an isect_capacity; "
+            "RenderOutput.overflow says whether the capacity was too small."
         ) from error
     return round_capacity(needed)

@@ -1,4 +1,4 @@
-"""What is static in one rendering: compiled programs depend on it."""
+"""RenderSettings: the static values of one rendering, on which compiled programs depend."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from splax.ops.tile_grid import TileGrid
 
 
 class RenderSettings(NamedTuple):
-    """Settings of one rendering; see :class:`splax.TileRasterizer`.
+    """Static settings of one rendering; see :class:`splax.TileRasterizer`.
 
     Attributes:
         tile_grid: the tiles of the image.
-        projection: how Gaussians become 2D Gaussians.
-        shading: how they get their colour; None if colours are given.
-        near_plane: least depth, world units.
-        far_plane: largest depth, world units.
-        render_depth: whether depth is a channel, the last one.
-        absgrad: whether the offset's gradient adds up absolute values over the pixels.
+        projection: object that projects the Gaussians.
+        shading: object that makes the channels; None if the channels are given.
+        near_plane: smallest camera-space z that is drawn, world units.
+        far_plane: largest camera-space z that is drawn, world units.
+        render_depth: whether depth is rendered, as the last channel.
+        absgrad: whether the offset's gradient sums absolute values over the pixels.
         deterministic: whether kernels sum gradients in a fixed order.
-        isect_capacity: room for (tile, Gaussian) pairs; None: they are counted first.
+        isect_capacity: number of pairs that the buffer has room for; None if the pairs are counted first.
     """
 
     tile_grid: TileGrid
@@ -36,7 +36,7 @@ class RenderSettings(NamedTuple):
 
     @property
     def known_capacity(self) -> int:
-        """The capacity where it is known."""
+        """Number of pairs that the buffer has room for, after it was counted or given."""
         if self.isect_capacity is None:
             raise AssertionError("the capacity is counted before backends are called")
         return self.isect_capacity

@@ -1,4 +1,4 @@
-"""How Gaussians get their colour: spherical harmonics, or an object of the user's own."""
+"""Shadings, which give Gaussians their colour: spherical harmonics, or an object of the user's own."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from splax.ops.types import Parameters
 
 @runtime_checkable
 class Shading(Protocol):
-    """Turns Gaussians and a camera into channels: a plain object that is hashable, or an ``nnx.Module``."""
+    """Callable that makes channels from Gaussians and a camera: a hashable object, or an ``nnx.Module``."""
 
     def __call__(
         self, gaussians: Any, camera: Any, *, view: Int[Array, ""] | int | None = None
     ) -> Float[Array, "n c"]:
-        """Channels of each Gaussian, [N, C].
+        """Returns the channels of each Gaussian, [N, C].
 
         Args:
-            gaussians: the :class:`splax.Gaussians`, without rows that cannot be drawn; its Params are read here.
+            gaussians: the :class:`splax.Gaussians` to colour; rows that cannot be drawn are dead and harmless.
             camera: the :class:`splax.Camera` that looks at them.
             view: number of the training view; None for any other view.
         """
@@ -30,24 +30,24 @@ class Shading(Protocol):
 
 
 class StoredShading(Shading, Protocol):
-    """Shading that reads nothing but the Params of :class:`Parameters` that it names: backends may have kernels.
+    """Shading that reads no Params but those of :class:`Parameters` that it names, so backends may have kernels.
 
     Attributes:
-        params: names of the Params that it reads, on the class.
+        params: names of the Params that the shading reads, an attribute of the class.
     """
 
     params: ClassVar[tuple[str, ...]]
 
 
 def reads_stored_only(shading: Any) -> TypeGuard[StoredShading]:
-    """Whether an object is a :class:`StoredShading`: its class names Params, all of them our own."""
+    """Returns whether the class of a shading names Params, and only those of :class:`Parameters`."""
     names = getattr(type(shading), "params", None)
     return isinstance(names, tuple) and set(names) <= set(Parameters._fields)
 
 
 @dataclasses.dataclass(frozen=True)
 class SphericalHarmonics:
-    """RGB that depends on the direction, not below 0 (Kerbl et al. 2023).
+    """Colours that depend on the direction of view: spherical harmonics, clamped at 0 (Kerbl et al. 2023).
 
     Example:
         >>> import numpy as np
@@ -63,10 +63,10 @@ class SphericalHarmonics:
     def __call__(
         self, gaussians: Any, camera: Any, *, view: Int[Array, ""] | int | None = None
     ) -> Float[Array, "n 3"]:
-        """RGB of each Gaussian as the camera sees it, [N, 3]; see :class:`Shading`."""
+        """Returns the RGB of each Gaussian as the camera sees it, [N, 3]; see :class:`Shading`."""
         del view
         means, sh0, shN = (getattr(gaussians, name)[...] for name in self.params)
         directions = means - camera.position
-        # A Gaussian at the camera's very centre has no direction (and is behind the near plane).
+        # A Gaussian at the camera's centre has no direction; it lies before the near plane and is not drawn.
         directions = jnp.where((directions != 0).any(axis=1, keepdims=True), directions, 1)
         return eval_sh(sh0, shN, directions, gaussians.active_sh_degree[...])

@@ -1,4 +1,4 @@
-"""View-dependent colour as real spherical harmonics, degree 0 to 3.
+"""Colours that depend on the direction of view, as real spherical harmonics of degree 0 to 3.
 
 Signs and order are those of the 3DGS file layout (Kerbl et al. 2023): degree 1 is ``(-y, z, -x)``.
 """
@@ -36,25 +36,25 @@ SH_FACTORS = (
 
 
 def check_sh_degree(degree: int) -> None:
-    """Refuses a degree of colour that there is not.
+    """Checks the degree of a colour.
 
     Raises:
-        ValueError: if it is not 0 to 3.
+        ValueError: if the degree is not 0, 1, 2 or 3.
     """
     if not 0 <= degree <= MAX_SH_DEGREE:
         raise ValueError(f"sh_degree must be 0 to {MAX_SH_DEGREE}, got {degree}.")
 
 
 def num_sh_bases(degree: int) -> int:
-    """Number of basis functions up to ``degree``, (degree + 1)^2."""
+    """Returns the number of basis functions up to ``degree``, (degree + 1)^2."""
     return (degree + 1) ** 2
 
 
 def sh_degree_of(num_bases: int) -> int:
-    """Degree that has ``num_bases`` basis functions.
+    """Returns the degree that has ``num_bases`` basis functions.
 
     Raises:
-        ValueError: if that is no degree of 0 to 3.
+        ValueError: if no degree of 0 to 3 has that many.
     """
     for degree in range(MAX_SH_DEGREE + 1):
         if num_sh_bases(degree) == num_bases:
@@ -66,22 +66,22 @@ def sh_degree_of(num_bases: int) -> int:
 
 
 def rgb_to_sh0(rgb: Float[Any, "*batch 3"]) -> Float[Any, "*batch 3"]:
-    """Degree 0 coefficients whose colour is ``rgb`` in [0, 1] from every side."""
+    """Returns the coefficients of degree 0 whose colour is ``rgb``, in [0, 1], from all directions."""
     return (rgb - 0.5) / SH_C0
 
 
 def sh0_to_rgb(sh0: Float[Any, "*batch 3"]) -> Float[Any, "*batch 3"]:
-    """Mean colour of degree 0 coefficients; inverse of :func:`rgb_to_sh0`."""
+    """Returns the mean colour of coefficients of degree 0; the inverse of :func:`rgb_to_sh0`."""
     return sh0 * SH_C0 + 0.5
 
 
 def sh_bases(degree: int, directions: Float[Array, "*batch 3"]) -> list[Float[Array, "*batch"]]:
-    """Basis functions without the constant one, at unit directions: a list of (degree + 1)^2 - 1 arrays."""
+    """Returns the basis functions at unit directions but the constant one: (degree + 1)^2 - 1 arrays."""
     return sh_bases_at(degree, directions[..., 0], directions[..., 1], directions[..., 2])
 
 
 def sh_bases_at(degree: int, x, y, z) -> list:
-    """:func:`sh_bases` of separate coordinates."""
+    """Returns :func:`sh_bases` for separate coordinates x, y and z of unit directions."""
     xx, yy, zz = x * x, y * y, z * z
     bases = []
     if degree >= 1:
@@ -108,7 +108,7 @@ def sh_bases_at(degree: int, x, y, z) -> list:
 
 
 def band_of(index: int) -> int:
-    """Degree of the basis function that :func:`sh_bases` has at ``index``: bands begin at 0, 3 and 8."""
+    """Returns the degree of the basis function at ``index`` of :func:`sh_bases`; bands begin at 0, 3 and 8."""
     return int((index + 1) ** 0.5)
 
 
@@ -118,13 +118,13 @@ def eval_sh(
     directions: Float[Array, "n 3"],
     active_degree: Int[Array, ""] | int | None = None,
 ) -> Float[Array, "n c"]:
-    """Colours max(SH + 0.5, 0), [N, C].
+    """Returns the colours max(SH + 0.5, 0), [N, C].
 
     Args:
-        sh0: degree 0 coefficients.
-        shN: the others, (degree + 1)^2 - 1 of them; none for degree 0.
-        directions: from the camera to each Gaussian in the world, of any length but zero.
-        active_degree: bands above it count as zero; data, so a curriculum does not recompile. All if None.
+        sh0: coefficients of degree 0, [N, 1, C].
+        shN: coefficients of the higher degrees, [N, (degree + 1)^2 - 1, C].
+        directions: vectors from the camera to each Gaussian in the world, [N, 3], of any length but zero.
+        active_degree: highest degree that counts; None for all. It is data, so that a change does not recompile.
     """
     degree = sh_degree_of(shN.shape[1] + 1)
     color = SH_C0 * sh0[:, 0]

@@ -1,4 +1,4 @@
-"""SSIM of a window from its means, and how it depends on them; the same in plain JAX and in kernels."""
+"""SSIM of a window from its means, and the derivatives; plain JAX and kernels share the formulas."""
 
 from functools import partial
 from typing import NamedTuple
@@ -24,13 +24,13 @@ SSIM_TAPS = _gaussian_taps()
 
 
 class Ssim(NamedTuple):
-    """What SSIM is made of (Wang et al. 2004, eq. 13).
+    """Constants of SSIM (Wang et al. 2004, eq. 13), and the number of channels.
 
     Attributes:
-        taps: of the window along one axis, symmetric.
-        c1: of the luminance term.
-        c2: of the structure term.
-        channels: numbers of a pixel, which lie side by side.
+        taps: weights of the window along one axis, symmetric.
+        c1: constant of the luminance term.
+        c2: constant of the structure term.
+        channels: number of channels of a pixel; they lie side by side in memory.
     """
 
     taps: tuple[float, ...]
@@ -40,7 +40,7 @@ class Ssim(NamedTuple):
 
     @property
     def margin(self) -> int:
-        """Rows that an image has more than windows."""
+        """Number of rows of an image less the number of rows of windows."""
         return len(self.taps) - 1
 
 
@@ -49,21 +49,21 @@ class WindowMeans(NamedTuple):
 
     x: jax.Array
     y: jax.Array
-    squares: jax.Array  # of x^2 + y^2
-    products: jax.Array  # of x y
+    squares: jax.Array  # mean of x^2 + y^2
+    products: jax.Array  # mean of x y
 
 
 class SsimMaps(NamedTuple):
-    """Derivatives of each window's SSIM by its means."""
+    """Derivatives of each window's SSIM by the window's means."""
 
     by_mean_x: jax.Array
     by_mean_y: jax.Array
-    by_squares: jax.Array  # the mean of x^2, or that of y^2: the same
+    by_squares: jax.Array  # by the mean of x^2, which equals that by the mean of y^2
     by_products: jax.Array
 
 
 def compare(means: WindowMeans, ssim: Ssim) -> tuple[jax.Array, SsimMaps]:
-    """SSIM of each window and its derivatives; the names are those of the four factors of a / b in eq. 13."""
+    """Returns the SSIM of each window, and its derivatives; names are those of the factors in eq. 13."""
     mean_x, mean_y, squares, products = means
     mean_squares = mean_x * mean_x + mean_y * mean_y
     luminance_a, luminance_b = 2 * mean_x * mean_y + ssim.c1, mean_squares + ssim.c1

@@ -1,4 +1,4 @@
-"""What goes into one rendering and comes out of it as plain arrays and numbers, for code below the classes."""
+"""Inputs and outputs of one rendering as plain arrays and numbers, for the code below the public classes."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ class Parameters(NamedTuple):
 
     Attributes:
         means: centres in the world, [N, 3].
-        quats: rotations wxyz, unnormalised, [N, 4].
-        log_scales: [N, 3].
-        logit_opacities: [N].
-        sh0: degree 0 colour coefficients, [N, 1, 3].
-        shN: the other coefficients, [N, K, 3].
-        alive: rows that exist, [N].
-        active_sh_degree: bands above it are left out.
+        quats: rotations as quaternions wxyz, unnormalised, [N, 4].
+        log_scales: logarithms of the standard deviations in world units, [N, 3].
+        logit_opacities: logits of the opacities, [N].
+        sh0: colour coefficients of degree 0, [N, 1, 3].
+        shN: colour coefficients of the higher degrees, [N, K, 3].
+        alive: mask of the rows that exist, [N].
+        active_sh_degree: highest degree that counts in the colour, int32.
     """
 
     means: Float[Array, "n 3"]
@@ -32,7 +32,7 @@ class Parameters(NamedTuple):
 
 
 class KernelSettings(NamedTuple):
-    """Settings of :class:`splax.TileRasterizer` and :class:`splax.EWA`, by those names, as kernels read them."""
+    """Settings that kernels read, named as in :class:`splax.TileRasterizer` and :class:`splax.EWA`."""
 
     eps2d: float
     near_plane: float
@@ -67,8 +67,8 @@ class RenderBuffers(NamedTuple):
         channels: composited channels, depth last if it is rendered, [H, W, C].
         alpha: 1 - transmittance, [H, W].
         means2d: centres in pixels, [N, 2].
-        radii: half extents in pixels, [N, 2]; 0 where culled.
-        num_isects: number of pairs; above the capacity the image is incomplete.
+        radii: half width and half height in pixels, [N, 2]; 0 where culled.
+        num_isects: number of pairs, int32; if it is above the capacity, the image is incomplete.
     """
 
     channels: Float[Array, "h w c"]

@@ -1,1 +1,1 @@
-"""All that splax uses of JAX beyond its public interface, in one place."""
+"""Everything that splax uses of JAX beyond its public interface, in one place."""

@@ -1,7 +1,7 @@
 """Functions that are traced where they are compiled, not where they are called.
 
-``lax.platform_dependent`` traces every branch, and differentiates it. Where there is a GPU two fifths of all that
-JAX traces before a first call would be the branch for other platforms, which is then thrown away.
+``lax.platform_dependent`` traces every branch, and differentiates it. Where there is a GPU two fifths of all
+that JAX traces before a first call would be the branch for other platforms, which is then thrown away.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,14 @@ from jax.interpreters import batching, mlir
 
 
 def deferred(function: Callable[..., Any], shapes: Any) -> Callable[..., Any]:
-    """The same function, to be traced where it is compiled.
+    """Returns the same function, which is traced when it is compiled.
 
-    It is differentiated once, backwards, and computed again for that, so that nothing is kept between the two.
+    The function has first order reverse mode only. The backward pass computes the function again, so nothing is
+    stored between the two passes.
 
     Args:
-        function: of positional arguments, trees of arrays.
-        shapes: of what it returns, a tree of ``jax.ShapeDtypeStruct``.
+        function: function of positional arguments, which are trees of arrays.
+        shapes: shapes and types of what the function returns, a tree of ``jax.ShapeDtypeStruct``.
     """
 
     @jax.custom_vjp
@@ -30,7 +31,7 @@ def deferred(function: Callable[..., Any], shapes: Any) -> Callable[..., Any]:
         return _bind(function, shapes, args)
 
     def backward(args, cotangents):
-        # Integers have no gradients; where some are returned, what comes back for them says nothing.
+        # Integers have no gradients, so the cotangents of integer results are ignored.
         leaves, structure = jax.tree.flatten(args)
         places = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
         cotangents = [v for v in jax.tree.leaves(cotangents) if v.dtype != jax.dtypes.float0]
@@ -54,7 +55,8 @@ def deferred(function: Callable[..., Any], shapes: Any) -> Callable[..., Any]:
     return call
 
 
-# --- the primitive: a function of flat arrays, and the shapes of what it returns ---------------------------------
+# --- the primitive: a function of flat arrays, and the shapes of its results
+# --------------------------------------
 
 _deferred = Primitive("deferred")
 _deferred.multiple_results = True

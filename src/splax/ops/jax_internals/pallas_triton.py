@@ -1,4 +1,4 @@
-"""Pallas' Triton backend, of which JAX says that it will go: modules with kernels can be imported without it."""
+"""Pallas' Triton backend, which JAX will remove: modules with kernels can be imported without it."""
 
 from typing import Any, NoReturn, cast
 
@@ -10,7 +10,7 @@ except ImportError as _error:
     _reason = _error
 
     class _Missing:
-        """Stands in for the backend, and says what to do as soon as a kernel wants something of it."""
+        """Replaces the backend; as soon as a kernel uses it, an error says what to do."""
 
         def __getattr__(self, name: str) -> NoReturn:
             raise NotImplementedError(

@@ -10,13 +10,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def traced_once(*static: str) -> Callable[[F], F]:
-    """Has ``jax.jit`` keep what it traced of a function, for each set of shapes; to its caller nothing changes.
+    """Makes ``jax.jit`` keep the trace of a function for each set of shapes; nothing changes for the caller.
 
-    JAX traces what has a backward pass of its own with that and without it. In jax 0.10 the one has a mesh of no
-    axes and the other none, which it takes for different: with the mesh named they are the same.
+    JAX traces a function that has its own backward pass twice: with that pass and without it. In jax 0.10 one
+    trace has a mesh without axes and the other has no mesh, which JAX takes for different. If the mesh is
+    named, both are the same.
 
     Args:
-        static: names of arguments that are not arrays.
+        static: names of the arguments that are not arrays.
     """
 
     def decorate(function: F) -> F:

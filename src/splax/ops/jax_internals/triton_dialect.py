@@ -1,8 +1,9 @@
-"""Spares the lowering of kernels thousands of imports that fail.
+"""Saves thousands of failing imports when kernels are lowered.
 
-For every operation that MLIR makes from Python it asks for a module named like the operation's dialect, again and
-again where there is none. Triton's operations, "tt", are in a module of another name: three searches of the whole
-path for each of four thousand operations, a third of the time to lower an image and its gradients.
+For every operation that MLIR makes from Python, it imports a module named after the operation's dialect; if
+there is no such module, it tries again each time. Triton's operations, "tt", are in a module of another name.
+That costs three searches of the whole path for each of four thousand operations: a third of the time to lower
+an image and its gradients.
 """
 
 import importlib.util
@@ -17,6 +18,6 @@ _NAME = "jaxlib.mlir.dialects.tt"
 
 
 def register() -> None:
-    """Has Triton's dialect found under the name that is asked for, where nothing else is."""
+    """Makes Triton's dialect available under the name that MLIR imports, unless a module of that name exists."""
     if dialect is not None and _NAME not in sys.modules and importlib.util.find_spec(_NAME) is None:
         sys.modules[_NAME] = dialect

@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs, in Pallas Triton, as a backend; they are imported when they are called."""
+"""The kernels for NVIDIA GPUs, in Pallas Triton, as a backend. They are imported when they are called."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from splax.ops.shading import SphericalHarmonics
 from splax.ops.types import CompositingInputs, Parameters, RenderBuffers
 
 KERNEL_TILE_SIZES = (8, 16, 32)
-# Gaussians that a kernel can number.
+# Kernels can number fewer Gaussians than this.
 _MAX_GAUSSIANS = 2**28
-# Elements of an array that a kernel can number.
+# Kernels can number fewer elements of an array than this.
 _MAX_ELEMENTS = 2**31
 
 
@@ -39,7 +39,7 @@ def _missing() -> str | None:
 
 
 def _obstacle(settings: RenderSettings, arrays: Sequence[Array], camera: Any = None) -> str | None:
-    """Colours, in ``arrays``, may be of any type that float32 can hold; stored Gaussians of that alone."""
+    """Channels may have any type that float32 can hold; stored Gaussians must be float32."""
     first, *others = arrays
     if settings.tile_grid.tile_size not in KERNEL_TILE_SIZES:
         return f"draws tiles of {KERNEL_TILE_SIZES} pixels, not {settings.tile_grid.tile_size}: pass one of these"
@@ -63,7 +63,7 @@ def _obstacle_of_parameters(settings: RenderSettings, arrays: Sequence[Array], c
     if not isinstance(camera.lens, Pinhole):
         return f"draws what a Pinhole sees, not a {type(camera.lens).__name__}: that runs in plain JAX"
     if settings.isect_capacity is None:
-        return "needs to know the room for pairs: give TileRasterizer an isect_capacity, or use sized_for"
+        return "needs a buffer of known size: give TileRasterizer an isect_capacity, or use sized_for"
     for array in (*arrays, *jax.tree.leaves(camera)):
         if array.dtype != jnp.float32:
             return f"computes in float32, but Gaussians or camera are {array.dtype}: cast them"
@@ -110,11 +110,11 @@ def _render(settings: RenderSettings, params: Parameters, camera: Any, offset: A
 
 
 def _ssim(
-    x: Array, y: Array, channels: int, moving: tuple[int, ...]
+    x: Array, y: Array, channels: int, differentiated: tuple[int, ...]
 ) -> tuple[Float[Array, "*batch"], list[Array]]:
     from splax.ops.triton import ssim as triton
 
-    return triton.mean_and_gradients(x, y, channels, moving, triton.Warp(interpret=False))
+    return triton.mean_and_gradients(x, y, channels, differentiated, triton.Warp(interpret=False))
 
 
 TRITON = Backend(

@@ -1,4 +1,4 @@
-"""How the image is cut, and how a Gaussian lies in memory."""
+"""Pixels of a warp and its lanes, and the layout of a Gaussian in memory."""
 
 import math
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from splax.ops.constants import ALPHA_THRESHOLD
 from splax.ops.tile_grid import TileGrid
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes
 
-# Bits of a pair that number the Gaussian; the four above them mark the subtiles it reaches.
+# Number of bits of a pair that hold the row of its Gaussian; the four bits above mark the subtiles it reaches.
 ID_BITS = 28
 ID_MASK = (1 << ID_BITS) - 1
-# Alpha 1/255 as a power of two, which is how kernels hold alpha.
+# Kernels hold the log2 of alpha; this is that of 1/255.
 LOG2_THRESHOLD = math.log2(ALPHA_THRESHOLD)
 
 
@@ -36,9 +36,10 @@ FORM_SIZE = len(QuadraticForm._fields)
 
 
 def polynomial_around(form: QuadraticForm, x: jax.Array, y: jax.Array, warp: Warp) -> list[jax.Array]:
-    """Coefficients of u^2, u v, v^2, u, v and 1 of a :class:`QuadraticForm` at (x + u, y + v).
+    """Returns the coefficients of u^2, u v, v^2, u, v and 1 of a :class:`QuadraticForm` at (x + u, y + v).
 
-    A pixel then takes two multiplications and additions for it, and a column of pixels three more.
+    The value at a pixel then takes two multiplications and two additions, and a column of pixels takes three
+    more.
     """
     mean_x, mean_y = form.mean_x - x, form.mean_y - y
     slope_x = warp.fma(form.b, mean_y, 2 * form.a * mean_x)
@@ -68,25 +69,33 @@ def num_tile_blocks(tile_grid: TileGrid) -> int:
 
 
 class PixelColumn(NamedTuple):
-    """The pixels of the lanes in one subtile that lie below each other: a row of lanes for each, [lines, 32].
+    """The pixels of the lanes in one subtile that lie below each other: one row of lanes for each, [lines, 32].
 
-    Arrays of many rows and not many arrays, since Triton's compiler takes time as the cube of what there is.
+    Few arrays of many rows are used, not many arrays, since the time of Triton's compiler grows with the cube
+    of the number of operations.
+
+    Attributes:
+        x: x of the pixel centres in the image, [32].
+        y: y of the pixel centres in the image, [lines, 32].
+        inside: mask of the pixels that lie in the image, [lines, 32].
+        image: row-major indices of the pixels in the image, [lines, 32].
+        tile: row-major indices of the pixels in the tile, [lines, 32].
     """
 
-    x: jax.Array  # [32]
+    x: jax.Array
     y: jax.Array
-    inside: jax.Array  # whether in the image
-    image: jax.Array  # row-major in the image
-    tile: jax.Array  # row-major in the tile
+    inside: jax.Array
+    image: jax.Array
+    tile: jax.Array
 
 
 class PixelRegion(NamedTuple):
-    """Pixels that one warp draws: a subtile, or the upper or lower half of one.
+    """Pixels that one warp draws: a subtile, or the upper or lower half of a subtile.
 
     Attributes:
-        tile: number of its tile.
-        subtile: number of its subtile, within the tile.
-        half: 0 or 1 for a half; None for all of it.
+        tile: number of the tile.
+        subtile: number of the subtile within the tile.
+        half: 0 for the upper half, 1 for the lower half, None for the whole subtile.
     """
 
     tile: jax.Array
@@ -94,44 +103,47 @@ class PixelRegion(NamedTuple):
     half: jax.Array | None = None
 
     def size(self, tile_grid: TileGrid) -> tuple[int, int]:
-        """Width and height in pixels."""
+        """Returns width and height in pixels."""
         side = subtile_size(tile_grid)
         return side, side if self.half is None else side // 2
 
     def corner_in_tile(self, tile_grid: TileGrid) -> tuple[jax.Array, jax.Array]:
-        """Its left upper pixel in its tile."""
+        """Returns x and y of the upper left pixel in the tile."""
         side, across = subtile_size(tile_grid), tile_grid.tile_size // subtile_size(tile_grid)
         left, top = (self.subtile % across) * side, (self.subtile // across) * side
         return left, top if self.half is None else top + self.half * (side // 2)
 
     def corner(self, tile_grid: TileGrid) -> tuple[jax.Array, jax.Array]:
-        """Its left upper pixel in the image."""
+        """Returns x and y of the upper left pixel in the image."""
         left, top = self.corner_in_tile(tile_grid)
         size = tile_grid.tile_size
         return (self.tile % tile_grid.columns) * size + left, (self.tile // tile_grid.columns) * size + top
 
     def center(self, tile_grid: TileGrid) -> tuple[jax.Array, jax.Array]:
-        """Its middle in the image, in pixels."""
+        """Returns x and y of the centre in the image, in pixels."""
         (left, top), (width, height) = self.corner(tile_grid), self.size(tile_grid)
         return left.astype(jnp.float32) + width / 2, top.astype(jnp.float32) + height / 2
 
 
 def pixel_columns(region: PixelRegion, tile_grid: TileGrid) -> list[PixelColumn]:
-    """Its pixels: lanes lie 8 x 4, and repeat to the right, then downwards."""
+    """Returns the pixels of a region: the lanes cover 8 x 4 pixels, and repeat to the right, then downwards."""
     (width, height), lane = region.size(tile_grid), lanes()
     y = lane // 8 + 4 * lax.broadcasted_iota(jnp.int32, (height // 4, LANES), 0)
     return [_pixel_column(region, i, y, tile_grid) for i in range(0, width, 8)]
 
 
 def pixel_lines(region: PixelRegion, tile_grid: TileGrid) -> list[list[PixelColumn]]:
-    """The same pixels, each line of a column by itself, [32]: loads of many rows come in an order of their own."""
+    """Returns the same pixels, each line of a column as separate arrays, [32].
+
+    Memory is loaded line by line, because Triton chooses its own order for loads of many rows.
+    """
     width, height = region.size(tile_grid)
     lines = [lanes() // 8 + i for i in range(0, height, 4)]
     return [[_pixel_column(region, i, y, tile_grid) for y in lines] for i in range(0, width, 8)]
 
 
 def _pixel_column(region, first, y, tile_grid):
-    """The column that begins at a pixel of the region, and of it the pixels at y."""
+    """Returns the column that begins at a pixel of the region, with its pixels at y."""
     (left, top), (left_in_tile, top_in_tile) = region.corner(tile_grid), region.corner_in_tile(tile_grid)
     x = lanes() % 8 + first
     all_x = jnp.broadcast_to(x, y.shape)

@@ -1,4 +1,4 @@
-"""Binning and compositing with a backward pass of their own: the door to the kernels of this folder."""
+"""Binning and compositing in kernels, with their own backward pass."""
 
 import functools
 from collections.abc import Sequence
@@ -31,19 +31,19 @@ def rasterize(
     """Lists the pairs of each tile and composites them.
 
     Args:
-        inputs: projected Gaussians.
-        radii: half extents in pixels, [N, 2]; 0 where culled.
+        inputs: numbers of the projected Gaussians, N rows.
+        radii: half width and half height in pixels, [N, 2]; 0 where culled.
         depths: camera-space z, [N]; only their order counts.
-        probe: has no value of its own, [N, 2]; its gradient is that of the centres, with absolute values of what
-            each pixel adds.
+        probe: array whose gradient is that of the centres, summed over the pixels in absolute values, [N, 2]; None
+            if it is not needed. The image does not depend on it.
         tile_grid: the tiles of the image.
-        capacity: room for pairs.
-        warp: how kernels run.
+        capacity: number of pairs that the buffer has room for.
+        warp: warp that runs the kernels.
         deterministic: whether gradients are summed in a fixed order.
 
     Returns:
-        Channels without background [H, W, C], alpha [H, W], and the number of pairs; above ``capacity`` the
-        image is incomplete.
+        Channels without a background, [H, W, C], alpha, [H, W], and the number of pairs. If that number is above
+        ``capacity``, the image is incomplete.
     """
     packed = pack(inputs, radii, tile_grid, warp)
     lists = make_tile_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=False)
@@ -60,7 +60,10 @@ def draw_and_save(
     *,
     deterministic: bool,
 ) -> DrawnImage:
-    """Lists and composites, keeping what :func:`sum_gradients` needs; arguments as :func:`make_tile_lists`'s."""
+    """Lists and composites, and keeps what :func:`sum_gradients` needs.
+
+    The arguments are those of :func:`make_tile_lists`, with ``deterministic`` for ``with_pair_offsets``.
+    """
     lists = make_tile_lists(packed, depths, tile_grid, capacity, warp, with_pair_offsets=deterministic)
     image, alpha, bucket_states = draw(lists, packed.attributes, tile_grid, warp, save=True)
     assert bucket_states is not None
@@ -96,18 +99,18 @@ def sum_gradients(
     *,
     absolute: bool = False,
 ) -> jax.Array:
-    """Moments and channels of each Gaussian, [6 + C, N], summed over pixels; see :func:`pair_gradients`.
+    """Returns moments and channels of each Gaussian, summed over pixels, [6 + C, N]; see :func:`pair_gradients`.
 
-    Two more rows with ``absolute``: gradients of the centres in absolute values.
+    If ``absolute`` is True, two rows follow: the gradients of the centres, summed in absolute values.
 
     Raises:
-        ValueError: if these are asked for of more channels than one pass differentiates.
+        ValueError: if ``absolute`` is True, and there are more channels than one pass differentiates.
     """
     num_channels = drawn.image.shape[-1]
     if absolute and num_channels > CHANNELS_PER_PASS:
         raise ValueError(
             f"absgrad=True is for up to {CHANNELS_PER_PASS} channels on a GPU, depth included, got "
-            f"{num_channels}; render the others apart, or pass implementation='xla_vjp'."
+            f"{num_channels}; render the others separately, or pass implementation='xla_vjp'."
         )
     passes = []
     # An image without channels still has an alpha.
@@ -125,7 +128,7 @@ def sum_gradients(
 
 
 def sum_pairs(rows: Sequence[jax.Array], lists: TileLists, tile_grid: TileGrid, warp: Warp) -> jax.Array:
-    """Sums of the rows of :func:`pair_gradients` for each Gaussian, [6 + channels, N]."""
+    """Returns the sums of the rows of :func:`pair_gradients` for each Gaussian, [6 + channels, N]."""
     if lists.first is None:
         return jnp.concatenate(rows, axis=1).T
     return sum_rows(

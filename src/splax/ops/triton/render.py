@@ -1,4 +1,4 @@
-"""From stored Gaussians to pixels in kernels alone, with a backward pass of its own."""
+"""From stored Gaussians to pixels in kernels alone, with its own backward pass."""
 
 import functools
 from typing import Any, NamedTuple, cast
@@ -29,11 +29,11 @@ def render(
     """Renders Gaussians in their own colours.
 
     Args:
-        params: the Gaussians.
-        camera: a pinhole :class:`splax.Camera`.
-        offset: added to the centres, pixels, [N, 2]; None is zero.
+        params: stored Gaussians, N rows.
+        camera: the :class:`splax.Camera` that looks at them; its lens is a pinhole.
+        offset: offset of the projected centres in pixels, [N, 2]; None is zero.
         settings: the rasterizer's static settings.
-        warp: how kernels run.
+        warp: warp that runs the kernels.
     """
     # JAX traces this even if only the two functions below, which follow the gradients, are compiled.
     num, tile_grid = params.means.shape[0], settings.tile_grid
@@ -54,7 +54,7 @@ def _project(params, camera, offset, settings, warp):
 
 
 def kernel_settings(settings: RenderSettings) -> KernelSettings:
-    """The job's settings as kernels read them."""
+    """Returns the settings that kernels read."""
     projection = cast(EWA, settings.projection)
     return KernelSettings(
         eps2d=projection.eps2d,
@@ -69,11 +69,11 @@ def kernel_settings(settings: RenderSettings) -> KernelSettings:
 
 
 class _Saved(NamedTuple):
-    """What the backward pass of the kernels needs."""
+    """Values that the forward pass of the kernels saves for the backward pass."""
 
     params: Parameters
     camera: Any
-    # Not bools: what is saved may hold arrays and structure only.
+    # These are not bools, because saved values may hold arrays and structure only.
     has_offset: tuple[()] | None
     learns_camera: tuple[()] | None
     clamp_grad: jax.Array
@@ -95,11 +95,11 @@ def _render_fwd(params, camera, offset, settings, warp):
 
 
 def _render_bwd(settings, warp, saved, cotangents):
-    # A cotangent known to be zero is no array: nothing is written, nor read, for it.
+    # A cotangent that is known to be zero is no array, and no memory is used for it.
     return _differentiate(settings, warp, saved, *(None if _is_zero(v) else v for v in cotangents[:3]))
 
 
-# JAX differentiates in two turns and asks twice for the same: jit keeps what it traced.
+# JAX differentiates in two turns and calls this function twice: jit keeps the trace.
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
     params, camera, has_offset, learns_camera, clamp_grad, drawn = saved
@@ -130,7 +130,7 @@ def _differentiate(settings, warp, saved, v_channels, v_alpha, v_means2d):
 
 
 def _camera_gradients(saved, rows, v_means2d, settings, warp):
-    """Gradients of the camera, which no kernel computes, by way of the projection in plain JAX."""
+    """Returns the gradients of the camera. No kernel computes them; they come from the projection in plain JAX."""
     attributes, lists = saved.drawn.attributes, saved.drawn.lists
     sums = sum_pairs(rows, lists, settings.tile_grid, warp)[: attributes.shape[1]]
     v_inputs = compositing_gradients(sums, attributes, warp)
@@ -149,7 +149,7 @@ def _camera_gradients(saved, rows, v_means2d, settings, warp):
 
 
 def _values(args):
-    """The arrays, without JAX's word on which of them are differentiated."""
+    """Returns the arrays without JAX's marks of which are differentiated."""
     return jax.tree.map(lambda x: x.value, args, is_leaf=_is_primal)
 
 

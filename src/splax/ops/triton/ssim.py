@@ -13,20 +13,28 @@ from jax.experimental import pallas as pl
 from splax.ops.ssim import SSIM_C1, SSIM_C2, SSIM_TAPS, Ssim, SsimMaps, WindowMeans, compare
 from splax.ops.triton.lanes.warp import LANES, Warp, lanes, load, store, zeros
 
-# Rows that a program puts out; it reads ten more. Fewer give more programs.
+# Number of rows that a program writes; it reads ten more. A smaller number gives more programs.
 _STRIP = 24
 
 
 def mean_and_gradients(
-    x: jax.Array, y: jax.Array, channels: int, moving: tuple[int, ...], warp: Warp
+    x: jax.Array, y: jax.Array, channels: int, differentiated: tuple[int, ...], warp: Warp
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Mean SSIM of images [..., H, W C], and its gradients to those of the two that are named by number."""
+    """Returns the mean SSIM of two images, and its gradients.
+
+    Args:
+        x: first image, [..., H, W * C].
+        y: second image, [..., H, W * C].
+        channels: number of channels, C.
+        differentiated: indices, 0 or 1, of the images whose gradients are returned.
+        warp: warp that runs the kernels.
+    """
     ssim = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels)
 
     def of_one(x: jax.Array, y: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         value, maps = similarity(x, y, ssim, warp)
         gradients = []
-        for nth in moving:
+        for nth in differentiated:
             one, other = (y, x) if nth else (x, y)
             gradients.append(gradient(one, other, maps[nth], maps, ssim, warp))
         return value, gradients
@@ -38,7 +46,7 @@ def mean_and_gradients(
 
 
 def similarity(x: jax.Array, y: jax.Array, ssim: Ssim, warp: Warp) -> tuple[jax.Array, SsimMaps]:
-    """Mean SSIM of two images, [H, W C], over all windows that lie within them, and its derivatives' maps."""
+    """Returns the mean SSIM of two images, [H, W * C], over all windows within them, and its derivatives."""
     (height, width), margin = x.shape, ssim.margin
     rows, columns = height - margin, width - margin * ssim.channels
     grid = (-(-columns // LANES), -(-rows // _STRIP))
@@ -78,7 +86,7 @@ def similarity(x: jax.Array, y: jax.Array, ssim: Ssim, warp: Warp) -> tuple[jax.
 def gradient(
     one: jax.Array, other: jax.Array, by_mean: jax.Array, maps: SsimMaps, ssim: Ssim, warp: Warp
 ) -> jax.Array:
-    """Gradient of the mean SSIM to one of the two images, [H, W C]."""
+    """Returns the gradient of the mean SSIM by one of the two images, [H, W * C]."""
     (height, width), (rows, columns), margin = one.shape, by_mean.shape, ssim.margin
 
     def kernel(one, other, by_mean, by_squares, by_products, out):
@@ -115,9 +123,12 @@ def gradient(
 
 
 def _move_on(sums, values, ssim: Ssim, warp: Warp):
-    """Adds a row to the windows that hold it: the means of those that end with it, and the sums of the others.
+    """Adds a row to the sums of the windows that hold it.
 
     The nth sum is that of the window whose last row is n + 1 rows ahead.
+
+    Returns:
+        The means of the windows that end with this row, and the sums of the others.
     """
     ended, moved = [], []
     for places, value in zip(sums, values, strict=True):

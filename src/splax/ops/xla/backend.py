@@ -1,4 +1,4 @@
-"""Plain JAX as a backend, twice: differentiable in every mode and order, and with a faster reverse mode."""
+"""Two backends in plain JAX: one has all derivatives, the other a faster reverse mode."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ def rasterize_to_pixels(
     """Composites Gaussians front to back.
 
     Args:
-        means2d: centres in pixels.
-        conics: inverse 2D covariances as (a, b, c) of [[a, b], [b, c]].
-        colors: any number of channels.
-        opacities: in [0, 1].
-        isects: which Gaussians touch which tile.
+        means2d: centres in pixels, [N, 2].
+        conics: inverse 2D covariances (a, b, c) of [[a, b], [b, c]], [N, 3].
+        colors: channels of each Gaussian, [N, C].
+        opacities: opacities in [0, 1], [N].
+        isects: lists of the Gaussians that touch each tile.
         tile_grid: the tiles of the image.
-        probe: see :class:`splax.ops.backend.Backend`.
-        differentiable: whether JAX differentiates it, in every mode and order, instead of the faster reverse
-            mode that is written by hand.
+        probe: array that gets gradients in absolute values, [N, 2], or None; see
+            :class:`splax.ops.backend.Backend`.
+        differentiable: whether JAX differentiates the image, in every mode and order, instead of the faster
+            reverse mode that is written by hand.
 
     Returns:
-        The channels without a background, and alpha.
+        The channels without a background, [H, W, C], and alpha, [H, W].
     """
     if means2d.shape[0] == 0:
         shape = (tile_grid.height, tile_grid.width)

@@ -30,9 +30,10 @@ _GROUP_ELEMENTS = 2**18
 
 
 class Entries(NamedTuple):
-    """What compositing reads of each Gaussian of a list, all of one shape.
+    """Numbers of the Gaussians of a list that compositing reads; all arrays have one shape.
 
-    Separate arrays on purpose: XLA for CPU vectorises a loop over several arrays, but not over slices of one.
+    The arrays are separate on purpose: XLA for CPU vectorises a loop over several arrays, but not over slices
+    of one.
     """
 
     x: Array  # mean less the tile's centre, pixels
@@ -44,12 +45,12 @@ class Entries(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """Groups of buckets, each a stretch of one tile's list; leading axis: groups."""
+    """Groups of buckets. A bucket is a part of one tile's list; the leading axis numbers the groups."""
 
     ids: Int[Array, "groups bucket lanes"]
     valid: Bool[Array, "groups bucket lanes"]
     tile: Int[Array, "groups lanes"]
-    begins: Bool[Array, " groups"]  # whether the group's first bucket is the first of its tile
+    begins: Bool[Array, " groups"]  # true if the group's first bucket is the first of its tile
     used: Bool[Array, " groups"]
 
 
@@ -62,9 +63,11 @@ def composite(
     """Composites every tile.
 
     Args:
-        attributes: one column a Gaussian: mean x and y, conic a, b, c, opacity, then the channels.
-        probe: see :class:`splax.ops.backend.Backend` (Ye et al. 2024, AbsGS).
-        isects: lists of the tiles.
+        attributes: one column for each Gaussian: mean x and y, conic a, b, c, opacity, then the channels, [6 +
+            C, N].
+        probe: array that gets gradients in absolute values (Ye et al. 2024, AbsGS), [2, N], or None; see
+            :class:`splax.ops.backend.Backend`.
+        isects: lists of the Gaussians that touch each tile.
         tile_grid: the tiles of the image.
 
     Returns:
@@ -123,13 +126,13 @@ def gather_entries(
     tile: Int[Array, "..."],
     tile_grid: TileGrid,
 ) -> tuple[Entries, list[Float[Array, "*shape"]]]:
-    """What compositing reads of some Gaussians, and their channels, for each of ``ids``.
+    """Returns the numbers that compositing reads of some Gaussians, and their channels.
 
     Args:
-        attributes: see :func:`composite`.
-        ids: rows of Gaussians.
-        valid: which of them are in a list.
-        tile: where they are drawn, of a shape that broadcasts to that of ``ids``.
+        attributes: attributes of all Gaussians, [6 + C, N]; see :func:`composite`.
+        ids: rows of the Gaussians to gather.
+        valid: mask of the ids that belong to a list; the others get opacity 0. Its shape is that of ``ids``.
+        tile: numbers of the tiles that the Gaussians are drawn in; the shape broadcasts to that of ``ids``.
         tile_grid: the tiles of the image.
     """
     x, y, a, b, c, opacity, *channels = (row[ids] for row in attributes)
@@ -146,7 +149,7 @@ def gather_entries(
 
 
 def pixel_centers(tile_grid: TileGrid, dtype: jnp.dtype) -> Float[Array, "2 pixels"]:
-    """Pixel centres of a tile, x and y, less the centre of the tile."""
+    """Returns x and y of the pixel centres of a tile, relative to the centre of the tile, in pixels."""
     row, column = jnp.divmod(jnp.arange(tile_grid.num_pixels), tile_grid.tile_size)
     return (jnp.stack([column, row]) + 0.5 - tile_grid.tile_size / 2).astype(dtype)
 
@@ -154,12 +157,12 @@ def pixel_centers(tile_grid: TileGrid, dtype: jnp.dtype) -> Float[Array, "2 pixe
 def pixel_alphas(
     entries: Entries, pixels: Sequence[Array] | Array, probes: Sequence[Array] | None = None
 ) -> Float[Array, "..."]:
-    """Alpha of Gaussians at pixels, 0 where they do not touch them.
+    """Returns the alpha of Gaussians at pixels; 0 where a Gaussian does not touch a pixel.
 
     Args:
-        entries: the Gaussians.
-        pixels: x and y of :func:`pixel_centers`, each of a shape that broadcasts with that of an entry.
-        probes: see :func:`composite`; each of the shape of an entry.
+        entries: numbers of the Gaussians.
+        pixels: x and y of :func:`pixel_centers`; their shapes broadcast with that of an entry.
+        probes: x and y of the probe of :func:`composite`, each with the shape of an entry; or None.
     """
     if probes is None:
         dx, dy = entries.x - pixels[0], entries.y - pixels[1]
@@ -175,7 +178,7 @@ def pixel_alphas(
 
 @jax.custom_vjp
 def _probed_difference(center, probe, pixel):
-    """``center - pixel``, broadcast; what reaches the centre reaches the probe too, in absolute values."""
+    """Returns ``center - pixel``, broadcast; the probe gets the centre's gradients in absolute values."""
     del probe
     return center - pixel
 
@@ -195,7 +198,7 @@ _probed_difference.defvjp(_probed_difference_fwd, _probed_difference_bwd)
 
 def _make_buckets(isects: Intersections, tile_grid: TileGrid) -> Buckets:
     offsets, capacity = isects.tile_offsets, isects.flatten_ids.shape[0]
-    # No more buckets than this can be needed: full ones, and one that is not full in each tile.
+    # The largest number of buckets: all full ones, and one in each tile that is not full.
     most = capacity // BUCKET_SIZE + min(tile_grid.num_tiles, capacity)
     lanes = min(max(8, _GROUP_ELEMENTS // (BUCKET_SIZE * tile_grid.num_pixels)), most)
     groups = max(1, -(-most // lanes))
@@ -224,9 +227,9 @@ def _make_buckets(isects: Intersections, tile_grid: TileGrid) -> Buckets:
 
 
 def _sum_before(values, tile):
-    """Sum over the buckets before each one in its tile, within the group, [pixels, lanes].
+    """Returns, for each bucket, the sum over the buckets before it in its tile and group, [pixels, lanes].
 
-    A product with a triangular matrix: for a hundred lanes as fast as a scan, and far quicker to compile.
+    It is a product with a triangular matrix: for a hundred lanes as fast as a scan, and far quicker to compile.
     """
     lane = jnp.arange(tile.shape[0])
     precedes = (lane[:, None] < lane) & (tile[:, None] == tile)
@@ -234,5 +237,5 @@ def _sum_before(values, tile):
 
 
 def _continues(tile, begins):
-    """Buckets of the tile that the group before this one ended in, [lanes]."""
+    """Returns the mask of the buckets of the tile in which the group before this one ended, [lanes]."""
     return (tile == tile[0]) & ~begins

@@ -24,21 +24,28 @@ from splax.ops.ssim import (
 
 _MARGIN = SSIM_WINDOW - 1
 
-# Of an image, width and channels as one axis: the innermost loop is long. And of its windows.
+# An image, and a map of its windows; width and channels are one axis, so that the innermost loop is long.
 Rows = Float[Array, "*batch h wc"]
 WindowRows = Float[Array, "*batch h2 wc2"]
 
 
 def mean_and_gradients(
-    x: Rows, y: Rows, channels: int, moving: tuple[int, ...]
+    x: Rows, y: Rows, channels: int, differentiated: tuple[int, ...]
 ) -> tuple[Float[Array, "*batch"], list[Rows]]:
-    """Mean SSIM, and its gradients to those of the two images that are named by number."""
+    """Returns the mean SSIM of two images, and its gradients.
+
+    Args:
+        x: first image, [..., H, W * C].
+        y: second image, [..., H, W * C].
+        channels: number of channels, C.
+        differentiated: indices, 0 or 1, of the images whose gradients are returned.
+    """
     ssim = Ssim(SSIM_TAPS, SSIM_C1, SSIM_C2, channels)
     means = WindowMeans(*_blur(jnp.stack([x, y, x * x + y * y, x * y]), channels))
     value, maps = compare(means, ssim)
     count = value.shape[-2] * value.shape[-1]
     gradients = []
-    for nth in moving:
+    for nth in differentiated:
         one, other = ((x, y), (y, x))[nth]
         by_means = jnp.stack([maps[nth], maps.by_squares, maps.by_products])
         mean, squares, products = _spread(by_means, channels)
@@ -47,7 +54,7 @@ def mean_and_gradients(
 
 
 def _blur(maps: Rows, channels: int) -> WindowRows:
-    """Gaussian-weighted mean of every window that lies within the image."""
+    """Returns the Gaussian-weighted mean of every window that lies within the image."""
     height = maps.shape[-2]
     rows = filter_windows(maps, -1, channels)
     # Padded and cropped again for XLA: fused with the second pass, the first is computed for each of its taps.
@@ -56,7 +63,7 @@ def _blur(maps: Rows, channels: int) -> WindowRows:
 
 
 def _spread(maps: WindowRows, channels: int) -> Rows:
-    """The transpose of :func:`_blur`: to every pixel, the weighted sum over the windows that hold it."""
+    """Returns for every pixel the weighted sum over the windows that hold it: the transpose of :func:`_blur`."""
     rows = filter_windows(_pad(maps, -1, _MARGIN * channels), -1, channels)
     return filter_windows(_pad(rows, -2, _MARGIN), -2, 1)
 

@@ -1,4 +1,4 @@
-"""The rasterizer for speed, in plain JAX: the image of :mod:`splax.ops.xla.compositing`, sooner.
+"""The faster rasterizer in plain JAX; its image is that of :mod:`splax.ops.xla.compositing`.
 
 A fixed number of lanes work side by side, each on a tile. Every step composites the next :data:`STEP_SIZE`
 Gaussians of each lane's tile; a lane whose list has come to its end, or whose pixels are all finished, takes the
@@ -33,7 +33,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Lanes(NamedTuple):
-    """What each lane works on, and which tile is taken next."""
+    """The tile and the pair that each lane is at, and the tile that is taken next."""
 
     tile: Int[Array, " lanes"]  # the number of tiles where none is left
     pair: Int[Array, " lanes"]  # the next to be composited
@@ -41,7 +41,7 @@ class Lanes(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is composited at once."""
+    """The Gaussians that are composited at once."""
 
     tile: Int[Array, " lanes"]
     ids: Int[Array, "lanes step"]
@@ -57,7 +57,7 @@ def composite_vjp(
     isects: Intersections,
     tile_grid: TileGrid,
 ) -> Float[Array, "tiles channels pixels"]:
-    """As :func:`splax.ops.xla.compositing.composite`; first order reverse mode only."""
+    """Composites as :func:`splax.ops.xla.compositing.composite` does; it has first order reverse mode only."""
     return _composite_fwd(attributes, probe, isects, tile_grid)[0]
 
 
@@ -110,7 +110,7 @@ def _forward(attributes, isects, *, tile_grid):
 
 
 def _backward(attributes, isects, tiles, v_tiles, *, tile_grid, probed):
-    """Gradient of the attributes, and of the probe behind them if there is one; front to back.
+    """Returns the gradients of the attributes, then those of the probe if there is one.
 
     With g = sum of channel times cotangent, the loss is the sum of w g over a pixel's Gaussians, and its
     derivative by alpha is T g - (what comes behind) / (1 - alpha). What comes behind is the pixel's total less
@@ -155,7 +155,7 @@ def _backward(attributes, isects, tiles, v_tiles, *, tile_grid, probed):
 
 
 def _entry_gradients(v, entries, tile_grid):
-    """Gradients of x, y, conic and opacity, [lanes, step] each, from moments of ``v`` over the pixels.
+    """Returns the gradients of x, y, conic and opacity, [lanes, step] each, from moments of ``v`` over the pixels.
 
     Moments about the tile's centre first, whose factors are the same for all, then moved to the mean.
     """
@@ -173,7 +173,7 @@ def _entry_gradients(v, entries, tile_grid):
 
 
 def _probe_gradients(v, entries, tile_grid):
-    """Gradients of x and y, [lanes, step] each, in absolute values of what each pixel adds."""
+    """Returns the gradients of x and y, [lanes, step] each, summed over the pixels in absolute values."""
     px, py = pixel_centers(tile_grid, v.dtype)
     mean_x, mean_y, a, b, c, _ = (value[..., None] for value in entries)
     dx, dy = mean_x - px, mean_y - py
@@ -192,22 +192,22 @@ def _walk(
     """Walks through the lists of all tiles, each as far as there are unfinished pixels.
 
     Args:
-        attributes: of the Gaussians.
-        isects: the lists.
+        attributes: attributes of the Gaussians, [6 + C, N].
+        isects: lists of the Gaussians that touch each tile.
         tile_grid: the tiles of the image.
-        start: gives the state of tiles in front of their first Gaussian, [lanes, pixels] each; the
-            transmittance comes first.
-        visit: gives the next state and result, of a step, the state and the result.
-        result: what the steps add to. Lanes that are left without a tile have one out of bounds, where JAX
-            drops what is written.
+        start: function of tile numbers, [lanes]. It returns the state of these tiles before their first Gaussian,
+            [lanes, pixels] each, the transmittance first.
+        visit: function of a step, the state and the result. It returns the next state and the next result.
+        result: arrays that the steps add to. A lane without a tile has a tile number out of bounds, so JAX drops
+            what the lane writes.
     """
     num_lanes = min(max(8, _STEP_ELEMENTS // (STEP_SIZE * tile_grid.num_pixels)), tile_grid.num_tiles)
-    # Where there is no tile left, there is an empty list behind that of the last one.
+    # A lane for which no tile is left gets an empty list behind that of the last tile.
     offsets = jnp.append(isects.tile_offsets, isects.tile_offsets[-1])
     pixels = pixel_centers(tile_grid, attributes.dtype)
 
     def take(lanes, transmittance):
-        """Next tiles for the lanes that are done, and which these are."""
+        """Returns the lanes with new tiles for those that are done, and the mask of the latter."""
         done = (lanes.pair >= offsets[lanes.tile + 1]) | (transmittance <= MIN_TRANSMITTANCE).all(axis=1)
         taken = jnp.cumsum(done, dtype=jnp.int32)
         tile = jnp.where(done, jnp.minimum(lanes.next_tile + taken - 1, tile_grid.num_tiles), lanes.tile)

@@ -1,1 +1,1 @@
-"""Which tiles a projected Gaussian reaches, and the list of each tile, front to back."""
+"""Kernels that find the tiles of each projected Gaussian, and make the list of each tile, front to back."""

@@ -1,8 +1,9 @@
-"""What is drawn, from front to back: a sort of the bits of the depths, of as many as the device finds drawn.
+"""The sort of the drawn Gaussians by depth, front to back; only the device knows their number.
 
-XLA's sort (sorts.py) takes as long for what is not drawn, and its launches stay out of CUDA graphs, so that on a
-small scene the GPU waits for them most of the time. But it puts what goes to the same place side by side in shared
-memory, which Pallas has not, before it writes: millions of rows, and of pairs, it sorts faster.
+XLA's sort (stable_sort.py) takes as long for Gaussians that are not drawn, and its launches stay out of CUDA
+graphs, so that on a small scene the GPU waits for them most of the time. But it collects items with the same
+target in shared memory, which Pallas does not have, before it writes: it sorts millions of rows, and of pairs,
+faster.
 """
 
 from typing import NamedTuple
@@ -24,23 +25,23 @@ from splax.ops.triton.binning.stable_sort import stable_sort
 from splax.ops.triton.lanes.warp import Warp, full, load, stack, store
 from splax.ops.triton.lanes.work_partition import WorkPartition, unstack
 
-# Steps of 32 rows that are loaded at once where little is done to each.
+# Number of steps of 32 rows that are loaded at once where little is done to each.
 _STEPS_TO_PACK = 8
 _KEY_BITS = 32
-# Of more rows XLA sorts faster what is drawn, once it is packed. On an H200 it takes 0.32 ms of 13.5 million and
-# 0.15 of 2.8 million, and this 0.48 and 0.16.
+# With more rows XLA sorts the drawn ones faster, once they are packed. On an H200 it takes 0.32 ms for 13.5
+# million rows and 0.15 for 2.8 million; this sort takes 0.48 and 0.16.
 _MOST_ROWS = 1 << 22
-# The bits of no depth: as unsigned integers none are larger.
+# A key behind the bits of all depths: no unsigned integer is larger.
 _NEVER = -1
 
 
 class Ranks(NamedTuple):
-    """Which Gaussian is drawn when.
+    """The drawn Gaussians in the order of their depths.
 
     Attributes:
-        rows: numbers of the Gaussians that are drawn, from front to back, equal depths in the order of the rows,
-            [R]; behind the first ``num`` anything.
-        num: how many there are, [1].
+        rows: rows of the drawn Gaussians, front to back, equal depths in the order of the rows, [R]; arbitrary
+            behind the first ``num``.
+        num: number of drawn Gaussians, [1].
     """
 
     rows: jax.Array
@@ -48,13 +49,13 @@ class Ranks(NamedTuple):
 
 
 def sort_by_depth(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -> Ranks:
-    """Sorts what is drawn by depth; of more than there is room for, only the first rows.
+    """Sorts the drawn Gaussians by depth; if there are more than ``room``, those of the first rows only.
 
     Args:
-        counts: pairs of each Gaussian, [N]; 0 where nothing is drawn.
-        depths: camera-space z, [N]; positive where something is drawn.
-        room: R is the smaller one of this and N.
-        warp: how kernels run.
+        counts: number of pairs of each Gaussian, [N]; 0 if it is not drawn.
+        depths: camera-space z, [N]; positive where a Gaussian is drawn.
+        room: largest number of Gaussians to sort; R is the smaller of this and N.
+        warp: warp that runs the kernels.
     """
     num_rows = counts.shape[0]
     if num_rows <= min(room, _MOST_ROWS):
@@ -62,53 +63,53 @@ def sort_by_depth(counts: jax.Array, depths: jax.Array, room: int, warp: Warp) -
         return Ranks(rows, num)
     room = min(num_rows, room)
     bits, rows, num = _pack(counts, depths, room, warp)
-    # Behind what is drawn there is anything.
+    # Bits behind the drawn rows are arbitrary.
     bits = jnp.where(jnp.arange(room) < num, bits, _NEVER)
     return Ranks(stable_sort(lax.bitcast_convert_type(bits, jnp.uint32), rows)[1], num)
 
 
 def sort_by_depth_in_jax(counts: jax.Array, depths: jax.Array, room: int) -> Ranks:
-    """What :func:`sort_by_depth` finds, without kernels: interpreted, XLA takes ten seconds to compile them."""
+    """Does :func:`sort_by_depth` without kernels; XLA takes ten seconds to compile interpreted ones."""
     is_drawn = (counts > 0) & (jnp.cumsum(counts > 0) <= room)
     rows = jnp.lexsort((depths, ~is_drawn))[:room].astype(jnp.int32)
     num = is_drawn.sum(dtype=jnp.int32)
-    # Nor do the kernels write numbers of Gaussians behind those that are drawn.
+    # The kernels do not write rows behind the drawn ones either.
     return Ranks(jnp.where(jnp.arange(len(rows)) < num, rows, -1), num.reshape(1))
 
 
 class _Spread(NamedTuple):
-    """All rows, of which only those that are drawn are to be sorted."""
+    """All rows as a :class:`Source`; only the drawn rows exist as items."""
 
     depths: jax.Array
     counts: jax.Array
 
     @property
     def num(self):
-        """Not known yet."""
+        """None, since the number of drawn rows is not known yet."""
         return None
 
     def size(self):
-        """Rows to look at."""
+        """Returns the number of rows."""
         return self.counts.shape[0]
 
     def exist(self, rows):
-        """Which of some rows, a list of steps, are there to be sorted."""
+        """Returns masks of the rows, a list of steps, that are drawn."""
         return [load(self.counts, row, row < self.size()) > 0 for row in rows]
 
     def keys_at(self, rows, exist):
-        """Their bits; they need not exist."""
-        del exist  # would have the depths wait for the counts
+        """Returns the bits of the depths, also of rows that are not drawn."""
+        del exist  # if it were used, the loads of depths would wait for those of counts
         depths = [load(self.depths, row, row < self.size()) for row in rows]
         return [lax.bitcast_convert_type(depth, jnp.int32) for depth in depths]
 
     def values_at(self, rows, exist):
-        """Which Gaussians they are."""
+        """Returns the rows themselves."""
         del exist
         return rows
 
 
 def _pack(counts, depths, room, warp):
-    """The first ``room`` rows that are drawn, in order."""
+    """Returns the first ``room`` rows that are drawn, in order."""
     partition = WorkPartition(counts.shape[0], MOST_PROGRAMS, _STEPS_TO_PACK)
     begins, total = add_up(_count_drawn(counts, warp), None, partition, warp)
 
@@ -142,7 +143,7 @@ def _pack(counts, depths, room, warp):
 
 
 def _count_drawn(counts, warp):
-    """Rows of each span that are drawn."""
+    """Counts the drawn rows of each share."""
     partition = WorkPartition(counts.shape[0], MOST_PROGRAMS, _STEPS_TO_PACK)
 
     def kernel(counts, drawn):

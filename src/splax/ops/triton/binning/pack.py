@@ -1,4 +1,4 @@
-"""One pass over the projected Gaussians: their rows as the other kernels read them, and the tiles they reach.
+"""One pass over the projected Gaussians: it packs their rows for the other kernels and finds the tiles they reach.
 
 XLA would interleave separate arrays into rows at a tenth of the memory's speed.
 """
@@ -19,17 +19,17 @@ from splax.ops.types import CompositingInputs
 
 _LN2 = math.log(2)
 _LEAST_OPACITY = 1e-10
-# What 16 bits can number.
+# Sixteen bits can number that many tiles.
 MOST_TILES_A_SIDE = 2**16 - 1
 
 
 class PackedGaussians(NamedTuple):
-    """What kernels read of each Gaussian.
+    """Numbers of the projected Gaussians that the other kernels read.
 
     Attributes:
-        attributes: a :class:`QuadraticForm`, then the channels, [N, 6 + C].
-        boxes: the box of tiles around it, see :func:`pack_box`, [N, 2].
-        counts: tiles of the box that the ellipse reaches, [N]; 0 where culled.
+        attributes: rows of a :class:`QuadraticForm` and the channels, [N, 6 + C].
+        boxes: box of tiles around each Gaussian, packed by :func:`pack_box`, [N, 2].
+        counts: number of tiles of the box that the ellipse reaches, [N]; 0 where culled.
     """
 
     attributes: jax.Array
@@ -38,7 +38,14 @@ class PackedGaussians(NamedTuple):
 
 
 def pack(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, warp: Warp) -> PackedGaussians:
-    """Packs Gaussians and finds their tiles; rows of ``radii`` 0, [N, 2], reach none."""
+    """Packs Gaussians and finds their tiles.
+
+    Args:
+        inputs: numbers of the projected Gaussians, N rows.
+        radii: half width and half height in pixels, [N, 2]; a row of 0 reaches no tile.
+        tile_grid: the tiles of the image.
+        warp: warp that runs the kernels.
+    """
     num, num_channels = inputs.channels.shape
     width = FORM_SIZE + num_channels
 
@@ -72,14 +79,14 @@ def pack(inputs: CompositingInputs, radii: jax.Array, tile_grid: TileGrid, warp:
 
 
 def quadratic_form(x, y, conic, opacity) -> QuadraticForm:
-    """The :class:`QuadraticForm` of Gaussians with these centres, conics and opacities."""
+    """Returns the :class:`QuadraticForm` of Gaussians with these centres, conics and opacities."""
     a, b, c = conic
     top = jnp.log2(jnp.maximum(opacity, _LEAST_OPACITY))
     return QuadraticForm(x, y, -0.5 / _LN2 * a, -1 / _LN2 * b, -0.5 / _LN2 * c, top)
 
 
 def tiles_of(form: QuadraticForm, radii, tile_grid: TileGrid, warp: Warp):
-    """Box of tiles (left, top, columns, rows) within the radii, and how many of it the ellipse reaches."""
+    """Returns the box of tiles (left, top, columns, rows) in the radii, and how many the ellipse reaches."""
     radius_x, radius_y = radii
     visible = (radius_x > 0) & (radius_y > 0)
     left, columns = _tiles_between(form.mean_x, radius_x, tile_grid.columns, tile_grid.tile_size)
@@ -95,32 +102,32 @@ def tiles_of(form: QuadraticForm, radii, tile_grid: TileGrid, warp: Warp):
 
 
 def pack_box(box):
-    """Left, top, columns and rows in two integers, for up to :data:`MOST_TILES_A_SIDE`."""
+    """Packs left, top, columns and rows into two integers, each up to :data:`MOST_TILES_A_SIDE`."""
     left, top, columns, rows = box
     return left | (columns << 16), top | (rows << 16)
 
 
 def unpack_box(horizontal, vertical):
-    """The inverse of :func:`pack_box`."""
+    """Returns left, top, columns and rows: the inverse of :func:`pack_box`."""
     return horizontal & 0xFFFF, vertical & 0xFFFF, (horizontal >> 16) & 0xFFFF, (vertical >> 16) & 0xFFFF
 
 
 def form_gradients(form: QuadraticForm, moments) -> QuadraticForm:
-    """Cotangents of a :class:`QuadraticForm` from the six moments that the backward pass sums over pixels."""
+    """Returns cotangents of a :class:`QuadraticForm` from the six moments that are summed over pixels."""
     s, sx, sy, sxx, sxy, syy = moments
     v_x, v_y = -(2 * form.a * sx + form.b * sy), -(form.b * sx + 2 * form.c * sy)
     return QuadraticForm(*(_LN2 * v for v in (v_x, v_y, sxx, sxy, syy, s)))
 
 
 def _tiles_between(mean, radius, tiles, tile_size):
-    """First tile of the image within a radius, and how many there are."""
+    """Returns the first tile of the image within a radius, and the number of tiles."""
     first = jnp.clip(jnp.floor((mean - radius) / tile_size), 0, tiles).astype(jnp.int32)
     end = jnp.clip(jnp.floor((mean + radius) / tile_size) + 1, 0, tiles).astype(jnp.int32)
     return first, jnp.maximum(end - first, 0)
 
 
 def compositing_gradients(sums: jax.Array, attributes: jax.Array, warp: Warp) -> CompositingInputs:
-    """Gradients of :class:`CompositingInputs` from the sums over pixels, [6 + C, N]."""
+    """Returns gradients of :class:`CompositingInputs` from the sums over pixels, [6 + C, N]."""
     num, width = attributes.shape
     num_channels = width - FORM_SIZE
 

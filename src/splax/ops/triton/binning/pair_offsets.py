@@ -1,4 +1,4 @@
-"""Which pair offsets the pairs of each Gaussian take: sums of their counts, in the order of the lists.
+"""Pair offsets: running sums of the Gaussians' numbers of pairs, in the order of depth.
 
 XLA gathers, slices, reduces and adds in a pass each, over all rows, though most of a large scene are not drawn.
 """
@@ -15,13 +15,13 @@ from splax.ops.triton.lanes.block_sums import before_and_total, combine, sum_all
 from splax.ops.triton.lanes.warp import LANES, Warp, full, load, store
 from splax.ops.triton.lanes.work_partition import steps_from
 
-# Steps of 32 ranks that one warp looks at; all are loaded before the first is used.
+# Number of steps of 32 ranks that one warp looks at; all are loaded before the first is used.
 _STEPS = 16
 RANKS_PER_BLOCK = _STEPS * LANES
 
 
 class PairOffsets(NamedTuple):
-    """Where the pairs of Gaussians lie.
+    """The places of the Gaussians' pairs before the sort by tile.
 
     Attributes:
         ends: pair offset behind the last one of each rank, [R]; behind the last rank anything.
@@ -81,9 +81,9 @@ def assign_pair_offsets(counts: jax.Array, ranks: Ranks, warp: Warp, *, with_fir
 
 
 def _sum_blocks(counts, ranks, warp, with_zeros):
-    """Pairs of each block of ranks, also in floats, which never wrap; and a 0 for each Gaussian, if wanted."""
+    """Sums the pairs of each block of ranks, as int32 and as floats, which never wrap; makes N zeros if wanted."""
     num = counts.shape[0]
-    # Not all Gaussians have a rank: what no block of ranks reaches is for others to clear.
+    # Not all Gaussians have a rank: further blocks write the zeros that no block of ranks reaches.
     num_blocks = -(-(num if with_zeros else ranks.rows.shape[0]) // RANKS_PER_BLOCK)
 
     def kernel(counts, order, num_ranks, sums, about, *zeros):
@@ -100,7 +100,7 @@ def _sum_blocks(counts, ranks, warp, with_zeros):
             sums[block] = 0
             about[block] = 0.0
 
-        # A program that runs anyway: XLA would start one of its own for them.
+        # These programs write the zeros too: XLA would start another kernel for them.
         for ref in zeros:
             for row in _ranks_of(block):
                 store(ref, row, full(0), row < num)
@@ -111,15 +111,15 @@ def _sum_blocks(counts, ranks, warp, with_zeros):
 
 
 def _ranks_of(block):
-    """The ranks of a block, 32 a step."""
+    """Returns the ranks of a block, [32] for each step."""
     return steps_from(block * RANKS_PER_BLOCK, _STEPS)
 
 
 def _gather(counts, order, ranks, num_ranks):
-    """Gaussians of some ranks and their counts; all are loaded before one is used.
+    """Returns the Gaussians of some ranks, and their counts; all are loaded before one is used.
 
-    Behind the last rank the count is 0, and the number is none: an interpreted kernel writes all lanes, those
-    that are off what was there before, so that no two may name the same element.
+    Behind the last rank the count is 0, and the row is out of bounds: an interpreted kernel writes all lanes, and
+    lanes whose mask is off write back the old value, so no two lanes may name the same element.
     """
     exist = [rank < num_ranks for rank in ranks]
     gaussians = [load(order, rank, on) for rank, on in zip(ranks, exist, strict=True)]

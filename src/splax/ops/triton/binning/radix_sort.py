@@ -1,8 +1,8 @@
-"""A stable radix sort of as many items as the device finds there to be.
+"""A stable radix sort of items whose number only the device knows.
 
-A pass moves the items to where one digit of their keys puts them; those of the same digit stay in order. Neither
-atomics nor shared memory: a warp holds a counter for each value of the digit in its registers, and finds out by
-ballots whose digits are alike.
+A pass moves the items to the places that one digit of their keys demands; items of the same digit stay in
+order. The kernels use neither atomics nor shared memory: a warp holds a counter for each value of the digit in
+its registers, and finds equal digits by ballots.
 """
 
 import functools
@@ -18,38 +18,39 @@ from splax.ops.triton.lanes.work_partition import WorkPartition, steps_from, uns
 
 _DIGIT_BITS = 8
 _VALUES = 1 << _DIGIT_BITS
-# Of the bits of a digit, the lower ones tell the register and the other five the lane that has the counter of a
-# value. So each lane's counters are of values side by side, and one running sum over the lanes adds up all.
+# The lower bits of a digit number the register, and the upper five the lane, that hold the counter of a value.
+# So a lane's counters belong to consecutive values, and one running sum over the lanes adds up all of them.
 _REGISTER_BITS = 3
 _REGISTERS = 1 << _REGISTER_BITS
-# 16 warps for each multiprocessor of an H100 or H200. More would find less to do each and make longer tables.
+# Sixteen warps for each multiprocessor of an H100 or H200. With more, each would have less work, and tables
+# longer.
 MOST_PROGRAMS = 2048
-# Steps of 32 items that are loaded at once. The time that Triton takes to compile grows with their square.
+# Number of steps of 32 items that are loaded at once. Triton's compile time grows with the square of it.
 _STEPS = 4
-# Entries of a table that a lane loads before it uses the first.
+# Number of entries of a table that a lane loads before it uses the first.
 _ENTRIES = 8
 
 
 class Source(Protocol):
-    """What a pass reads: a tuple of arrays, of which kernels get references."""
+    """Items that a pass reads: a tuple of arrays; inside kernels, a tuple of references to them."""
 
     @property
     def num(self) -> Any:
-        """Items there are, [1]; None: as many as :meth:`size` says, of which some may not exist."""
+        """Number of items, [1]; None if it is not known yet, and :meth:`size` is an upper bound."""
 
     def size(self) -> Any:
-        """Inside a kernel: items to look at."""
+        """Inside a kernel: returns the number of places to look at."""
 
     def exist(self, places: list[jax.Array]) -> list[jax.Array]:
-        """Inside a kernel: which of some places, a list of steps, hold items."""
+        """Inside a kernel: returns masks of the places, a list of steps, that hold items."""
         ...
 
     def keys_at(self, places: list[jax.Array], exist: list[jax.Array]) -> list[jax.Array]:
-        """Inside a kernel: their keys, int32; anything where there is no item."""
+        """Inside a kernel: returns the keys at some places, int32; arbitrary where there is no item."""
         ...
 
     def values_at(self, places: list[jax.Array], exist: list[jax.Array]) -> list[jax.Array]:
-        """Inside a kernel: what goes with the keys."""
+        """Inside a kernel: returns the values at some places."""
         ...
 
 
@@ -57,9 +58,9 @@ class Items(NamedTuple):
     """Items side by side.
 
     Attributes:
-        keys: in the order of their bits, [R] int32; behind the first ``num`` anything.
-        values: what goes with them, [R] int32.
-        num: how many there are, [1].
+        keys: keys, sorted as unsigned integers, [R] int32; arbitrary behind the first ``num``.
+        values: values that go with the keys, [R] int32.
+        num: number of items, [1].
     """
 
     keys: jax.Array
@@ -67,30 +68,30 @@ class Items(NamedTuple):
     num: jax.Array
 
     def size(self):
-        """Inside a kernel: items there are."""
+        """Inside a kernel: returns the number of items."""
         return self.num[0]
 
     def exist(self, places):
-        """Inside a kernel: which of some places hold items."""
+        """Inside a kernel: returns masks of the places that hold items."""
         return [place < self.size() for place in places]
 
     def keys_at(self, places, exist):
-        """Inside a kernel: their keys."""
+        """Inside a kernel: returns the keys at some places."""
         return [load(self.keys, place, on) for place, on in zip(places, exist, strict=True)]
 
     def values_at(self, places, exist):
-        """Inside a kernel: what goes with the keys."""
+        """Inside a kernel: returns the values at some places."""
         return [load(self.values, place, on) for place, on in zip(places, exist, strict=True)]
 
 
 def radix_sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
-    """Sorts by the lowest bits of the keys; equal ones stay in order.
+    """Sorts by the lowest bits of the keys; items with equal bits stay in order.
 
     Args:
-        source: a :class:`Source`.
-        key_bits: how many bits count; taken eight at a time.
-        room: there are never more items.
-        warp: how kernels run.
+        source: items to sort, a :class:`Source`.
+        key_bits: number of bits that count; a pass takes eight of them.
+        room: largest number of items.
+        warp: warp that runs the kernels.
     """
     for shift in range(0, key_bits, _DIGIT_BITS):
         source = sort_by_digit(source, jnp.array([shift], jnp.int32), room, warp)
@@ -100,7 +101,7 @@ def radix_sort(source: Any, key_bits: int, room: int, warp: Warp) -> Items:
 # All passes but the first are one program, traced and compiled once.
 @functools.partial(jax.jit, static_argnames=("room", "warp"))
 def sort_by_digit(source: Any, shift: jax.Array, room: int, warp: Warp) -> Items:
-    """One pass, by the digit that begins at a bit, [1]; other arguments as for :func:`radix_sort`."""
+    """Does one pass, by the digit that begins at bit ``shift``, [1]; see :func:`radix_sort`."""
     partition, num = WorkPartition(room, MOST_PROGRAMS, _STEPS), source.num
     begins, totals = add_up(_count_digits(source, shift, partition, warp), num, partition, warp)
 
@@ -146,7 +147,7 @@ def sort_by_digit(source: Any, shift: jax.Array, room: int, warp: Warp) -> Items
 
 
 def _count_digits(source, shift, partition, warp):
-    """Items of each value in each span, [values * programs]; anything in those behind the last item."""
+    """Counts items of each value in each share, [values * programs]; arbitrary in shares behind the last item."""
 
     def kernel(*refs):
         *source_refs, shift, table = refs
@@ -175,20 +176,20 @@ def _count_digits(source, shift, partition, warp):
 def add_up(
     table: jax.Array, num: jax.Array | None, partition: WorkPartition, warp: Warp
 ) -> tuple[jax.Array, jax.Array]:
-    """For each row of a table, with a column for each span: sums of the entries before each, and the sum of all.
+    """Returns, for each row of a table, the sums of the entries before each entry, and the sum of all.
 
     Args:
-        table: [rows * programs].
-        num: only the spans of so many items are looked at, [1]; those of all that there can be if None.
-        partition: the columns.
-        warp: how kernels run.
+        table: table with a column for each share, [rows * programs].
+        num: number of items, [1]; columns of shares behind them are not read. None for the largest number.
+        partition: partition of the items; it has a share for each column.
+        warp: warp that runs the kernels.
     """
     num_rows, columns = table.shape[0] // partition.programs, partition.programs
 
     def kernel(table, *refs):
         *counted, begins, totals = refs
         row = pl.program_id(0)
-        # What is behind was not written.
+        # Entries behind the used ones were not written.
         used = partition.used(counted[0][0] if counted else partition.most_rows)
 
         def turn(nth, total):
@@ -213,20 +214,20 @@ def add_up(
 
 
 class _Alike(NamedTuple):
-    """Who of 32 lanes has which digit: lanes that have one at all, and those where each of its bits is set."""
+    """Ballots about the digits of 32 lanes: lanes that have a digit, and lanes where each of its bits is set."""
 
     exist: jax.Array
     ballots: list[jax.Array]
 
     def of_mine(self, digit):
-        """Lanes with the same digit as each."""
+        """Returns bits of the lanes with the same digit as each lane."""
         same = self.exist
         for bit, ballot in enumerate(self.ballots):
             same = same & (ballot ^ _inverted(digit, bit))
         return same
 
     def of_counters(self):
-        """Lanes with the digit of each counter."""
+        """Returns bits of the lanes with the digit of each counter."""
         same = self.exist
         for bit, ballot in enumerate(self.ballots[_REGISTER_BITS:]):
             same = same & (ballot ^ _inverted(lanes(), bit))
@@ -237,25 +238,25 @@ class _Alike(NamedTuple):
 
 
 def _alike(keys, exist, shift, warp):
-    """The digit of each lane, and who has which, of each step."""
+    """Returns the digit of each lane and step, and the ballots about the digits."""
     digits = (stack(keys) >> shift) & (_VALUES - 1)
     ballots = [warp.ballot((digits >> bit) & 1) for bit in range(_DIGIT_BITS)]
     return digits, _Alike(warp.ballot(stack(exist)), ballots)
 
 
 def _inverted(number, bit):
-    """0 where the bit is set and -1 where it is not: what turns a ballot into one for the same bit."""
+    """Returns 0 where the bit is set and -1 elsewhere; xor turns a ballot into one for the same bit."""
     return ((number >> bit) & 1) - 1
 
 
 def count_up(ballots: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How many lanes are in the ballots of the steps before each, and in all of them."""
+    """Returns the number of lanes in the ballots of the steps before each step, and that in all steps."""
     counts = lax.population_count(ballots)
     return jnp.cumsum(counts, axis=0) - counts, counts.sum(axis=0, dtype=jnp.int32)
 
 
 def _fetch(counters, digits, warp):
-    """The counter of each lane's digit."""
+    """Returns the counter of each lane's digit."""
     owner = digits >> _REGISTER_BITS
     values = [warp.from_lane(counter, owner) for counter in counters]
     for bit in range(_REGISTER_BITS):
@@ -265,7 +266,7 @@ def _fetch(counters, digits, warp):
 
 
 def _starts_of_values(totals, warp):
-    """Where the items of each counter's value begin; and how many items there are."""
+    """Returns the place at which the items of each counter's value begin, and the number of items."""
     counts = [load(totals, value) for value in _counted_values()]
     mine = sum(counts)
     start, starts = warp.running_sum(mine) - mine, []
@@ -276,10 +277,10 @@ def _starts_of_values(totals, warp):
 
 
 def _counted_values():
-    """The values of each lane's counters."""
+    """Returns the values of each lane's counters."""
     return [lanes() * _REGISTERS + register for register in range(_REGISTERS)]
 
 
 def lanes_before() -> jax.Array:
-    """Of each lane, those before it, as bits."""
+    """Returns for each lane the bits of the lanes before it."""
     return (1 << lanes()) - 1

@@ -1,7 +1,8 @@
 """Stable sorts by CUB, of one list or of a batch of them.
 
-XLA sorts a batch in a network of its own: more than half of the time of three views at 1080p. So lists of a batch
-are sorted as one where their keys leave room for a number of the list, and else one after the other.
+XLA sorts a batch with a sorting network, which takes more than half of the time of three views at 1080p. So the
+lists of a batch are sorted as one list if their keys leave room for the number of the list, or else one after
+the other.
 """
 
 from typing import Any
@@ -12,19 +13,20 @@ from jax import lax
 
 # 16-bit keys sort twice as fast as 32-bit ones.
 _KEYS = 2**16
-# Elements up to which launching sorts takes longer than sorting.
+# Up to this number of elements, launching sorts takes longer than sorting.
 _FEW = 2**20
-# Sorts of a batch that are written out; more of them are a loop, or programs would grow with the batch.
+# Up to this number, the sorts of a batch are unrolled; more become a loop, or programs would grow with the
+# batch.
 _MOST_SORTS = 16
 
 
 def stable_sort(keys: jax.Array, values: jax.Array, bound: int | None = None) -> tuple[jax.Array, jax.Array]:
-    """Sorts by the keys, [M]; equal ones stay in order.
+    """Sorts by the keys; items with equal keys stay in order.
 
     Args:
-        keys: unsigned integers.
-        values: what goes with them, int32.
-        bound: all keys are below it; None: nothing is known.
+        keys: unsigned integers, [M].
+        values: values that go with the keys, [M] int32.
+        bound: integer above all keys; None if there is no known bound.
     """
 
     @jax.custom_batching.custom_vmap
@@ -37,7 +39,7 @@ def stable_sort(keys: jax.Array, values: jax.Array, bound: int | None = None) ->
             x if batched else jnp.broadcast_to(x, (batch, *x.shape))
             for x, batched in zip(args, is_batched, strict=True)
         )
-        # Of a batch of batches too, all lists are numbered.
+        # In a batch of batches, too, all lists are numbered.
         lists = of_views(*(x.reshape(-1, x.shape[-1]) for x in args))
         return tuple(x.reshape(batch, -1, x.shape[-1]) for x in lists), (True, True)
 
@@ -46,7 +48,7 @@ def stable_sort(keys: jax.Array, values: jax.Array, bound: int | None = None) ->
 
 
 def _sort_each(keys, values, bound):
-    """Each row, [V, M]."""
+    """Sorts each row, [V, M]."""
     num_lists = len(keys)
     if num_lists == 1:
         sorted_keys, sorted_values = _sort_one(keys[0], values[0])
@@ -57,7 +59,7 @@ def _sort_each(keys, values, bound):
         return _sort_twice(keys, values)
     if num_lists > _MOST_SORTS:
         return lax.map(lambda pair: _sort_one(*pair), (keys, values))
-    # A loop would run kernels of its own round each sort: slices, updates, and the condition to go on.
+    # A loop would run further kernels around each sort: slices, updates, and the condition of the loop.
     each = [_sort_one(*pair) for pair in zip(keys, values, strict=True)]
     return tuple(jnp.stack(lists) for lists in zip(*each, strict=True))
 
@@ -67,7 +69,7 @@ def _sort_one(keys, values):
 
 
 def _sort_as_one(keys, values, bound):
-    """With the number of the list in front of the key."""
+    """Sorts all lists as one, with the number of the list in front of the key."""
     number = jnp.arange(len(keys), dtype=jnp.uint16)[:, None] * jnp.uint16(bound)
     lists = _sort_one((keys.astype(jnp.uint16) + number).reshape(-1), values.reshape(-1))
     sorted_keys, sorted_values = (x.reshape(keys.shape) for x in lists)
@@ -75,7 +77,7 @@ def _sort_as_one(keys, values, bound):
 
 
 def _sort_twice(keys, values):
-    """By the key, then by the number of the list."""
+    """Sorts all lists as one by the key, then by the number of the list."""
     places = _sort_one(keys.reshape(-1), jnp.arange(keys.size, dtype=jnp.int32))[1]
     places = _sort_one((places // keys.shape[1]).astype(jnp.uint16), places)[1]
     return tuple(x.reshape(-1)[places].reshape(keys.shape) for x in (keys, values))

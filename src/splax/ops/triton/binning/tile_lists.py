@@ -1,4 +1,4 @@
-"""Tile lists: the two sorts of :mod:`splax.ops.intersection`, the first of them and all between them in kernels.
+"""Tile lists: the two sorts of :mod:`splax.ops.intersection`; kernels do the first one and the work in between.
 
 Only tiles that the ellipse of a Gaussian reaches are listed, not the whole box around it. A pair carries, above
 the number of its Gaussian, one bit for each subtile that the ellipse reaches.
@@ -30,15 +30,18 @@ _PAIRS_PER_LANE = 4
 class TileLists(NamedTuple):
     """(tile, Gaussian) pairs, sorted by tile and within a tile by depth.
 
-    A pair's pair offset is its place before the tile sort, where the pairs of one Gaussian lie side by side.
+    The offset of a pair is its place before the sort by tile, where the pairs of one Gaussian lie side by side.
 
     Attributes:
-        ids: subtile bits above the number of the Gaussian, [M] int32.
-        pair_offsets: pair offset of each pair, [M]; None if they were not asked for.
-        offsets, order, checkpoint_starts, num_long: see :class:`TileRanges`.
-        first: first pair offset of each Gaussian, [N], 0 where it has none; None without pair offsets.
-        counts: pairs of each Gaussian, [N].
-        num_isects: pairs there are; above M the lists are incomplete.
+        ids: row of the pair's Gaussian, and subtile bits above it, [M] int32.
+        pair_offsets: offset of each pair, [M]; None if no offsets are kept.
+        offsets: index of the first pair of each tile; see :class:`TileRanges`.
+        order: tiles in the order of drawing; see :class:`TileRanges`.
+        bucket_state_starts: index of the first bucket state of each tile; see :class:`TileRanges`.
+        num_long: number of tiles with long lists; see :class:`TileRanges`.
+        first: first pair offset of each Gaussian, [N], 0 if it has no pair; None if no offsets are kept.
+        counts: number of pairs of each Gaussian, [N].
+        num_isects: number of pairs; if it is above M, the lists are incomplete.
     """
 
     ids: jax.Array
@@ -62,18 +65,18 @@ def make_tile_lists(
     *,
     with_pair_offsets: bool,
 ) -> TileLists:
-    """Lists of all tiles, front to back; equal depths in the order of the rows.
+    """Makes the lists of all tiles, front to back; equal depths are in the order of the rows.
 
     Args:
-        packed: the Gaussians.
-        depths: camera-space z, [N]; positive where something is drawn.
+        packed: the packed Gaussians, N rows.
+        depths: camera-space z, [N]; positive where a Gaussian is drawn.
         tile_grid: the tiles of the image.
-        capacity: room for pairs.
-        warp: how kernels run.
-        with_pair_offsets: whether the pair offset of each pair is needed.
+        capacity: number of pairs that the buffer has room for, M.
+        warp: warp that runs the kernels.
+        with_pair_offsets: whether to keep the offset of each pair.
 
     Raises:
-        ValueError: if the image has more tiles a side than a box can hold.
+        ValueError: if the image has more tiles along a side than a box can hold.
     """
     if max(tile_grid.columns, tile_grid.rows) > MOST_TILES_A_SIDE:
         raise ValueError(
@@ -82,7 +85,7 @@ def make_tile_lists(
             "implementation='xla_vjp'."
         )
     counts = packed.counts
-    # What is drawn has a pair at least, so that more than there is room for need not be sorted.
+    # Each drawn Gaussian has at least one pair, so no more than ``capacity`` of them need to be sorted.
     if warp.interpret:
         ranks = sort_by_depth_in_jax(counts, depths, capacity)
     else:
@@ -97,20 +100,20 @@ def make_tile_lists(
     else:
         tiles, ids = stable_sort(tiles, ids, bound)
     ranges = tile_ranges(tiles, tile_grid.num_tiles, warp)
-    # Where there are fewer ranks than Gaussians, some of these may have pairs that no rank has.
+    # If there are fewer ranks than Gaussians, a Gaussian without a rank may have pairs.
     num_isects = total if ranks.rows.shape == counts.shape else saturating_sum(counts)
     return TileLists(ids, pair_offsets, *ranges, first, counts, num_isects)
 
 
 class _InputRefs(NamedTuple):
-    """What the kernel reads, flat.
+    """References to the flat arrays that the kernel reads.
 
     Attributes:
         ends: pair offset behind the last pair of each rank.
         order: Gaussian of each rank.
-        num_ranks: how many there are, [1].
-        attributes: see :class:`PackedGaussians`, as are ``boxes``.
-        boxes: tiles of each Gaussian, packed.
+        num_ranks: number of ranks, [1].
+        attributes: rows of the Gaussians; see :class:`PackedGaussians`.
+        boxes: boxes of tiles; see :class:`PackedGaussians`.
     """
 
     ends: Any
@@ -183,7 +186,7 @@ def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
                 jnp.minimum(column + nth, tile_grid.columns - 1),
                 jnp.minimum(row, tile_grid.rows - 1),
             )
-            # A pair of no subtile stays in a list, so that the backward pass writes its row too.
+            # A pair that reaches no subtile stays in the list, so that the backward pass writes its row too.
             bits = jnp.where(found, _subtile_bits(form, column, row, tile_grid, warp), 0)
             tile = jnp.where(exists, row * tile_grid.columns + column, tile_grid.num_tiles)
             store(out.tiles, pair_offset, tile.astype(key), pair_offset < capacity)
@@ -193,7 +196,8 @@ def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
         @pl.when(base < total)
         def _():
             first_rank = shared_lower_bound(ends, most_ranks, base + 1, warp, inputs.num_ranks[0])
-            # Ends that wrapped around may have none: whatever is written then, it is from where there is a rank.
+            # If ends wrapped around, there may be no such rank: then the last one is taken, so that reads stay
+            # inside.
             first_rank = jnp.minimum(first_rank, last_rank)
             begin = load(ends, jnp.maximum(first_rank - 1, 0), first_rank > 0)
             lax.fori_loop(0, _PAIRS_PER_LANE, write, (first_rank, begin))
@@ -202,7 +206,7 @@ def _emit(ends, ranks, packed, tile_grid, capacity, warp, numbered):
         def _():
             lax.fori_loop(0, _PAIRS_PER_LANE, write_none, 0)
 
-        # A program that runs anyway: XLA would start a slow one for them.
+        # These programs write the numbers too: XLA would start another, slow kernel for them.
         for step in range(_PAIRS_PER_LANE if numbered else 0):
             pair_offset = base + step * LANES + lanes()
             store(out.numbers, pair_offset, pair_offset, pair_offset < capacity)
@@ -221,12 +225,13 @@ def ranks_of_pairs(ends, first_pair_offset, last_rank, warp: Warp, first_rank, b
         ends: pair offset behind the last pair of each rank, [R].
         first_pair_offset: first of the 32 pair offsets.
         last_rank: number of the last rank that exists.
-        warp: lanes of the warp, or their interpreter.
+        warp: warp that the lanes belong to.
         first_rank: rank of the first pair offset, in all lanes.
         begin: first pair offset of that rank, in all lanes.
 
     Returns:
-        A rank and its first pair offset for each of the 32; the same two numbers, in all lanes, for the next one.
+        A rank and its first pair offset for each of the 32; the same two numbers, in all lanes, for the next
+        one.
     """
     nth = first_rank + lanes()
     exists = nth < last_rank
@@ -234,7 +239,7 @@ def ranks_of_pairs(ends, first_pair_offset, last_rank, warp: Warp, first_rank, b
     behind = end - first_pair_offset
 
     def rank_after(num):
-        """The rank so many behind the first, and where it begins: where the one before it ends."""
+        """Returns the rank ``num`` behind the first one, and its first offset: the end of the rank before."""
         from_before = warp.from_lane(end, jnp.maximum(num - 1, 0))
         return first_rank + num, jnp.where(num > 0, from_before, begin)
 

@@ -1,4 +1,4 @@
-"""Where each tile's pairs lie, in which order tiles are drawn, and where their bucket states are stored.
+"""Tile ranges: the pairs of each tile, the order in which tiles are drawn, and the places of their bucket states.
 
 Two kernels over blocks of tiles: the first also sums what each block has, so that the second knows what the
 blocks before its own have. XLA takes eight launches for all that follows the search.
@@ -21,19 +21,19 @@ PAIRS_PER_BUCKET = 256
 # Lists longer than each of these come before all that are not: the first for the forward pass, which walks a
 # whole list, the others for the backward pass, which walks a bucket.
 LONGER_THAN = (1024, 192, 128, 64)
-# Steps of 32 tiles that one warp looks for at once. Few, so that there are many warps, and that the loads of one
-# step of the search (a sector of its own for each lane) do not take longer to issue than to arrive.
+# Number of steps of 32 tiles that one warp looks for at once. It is small, so that there are many warps, and
+# that the loads of one step of the search, one sector for each lane, do not take longer to issue than to arrive.
 _STEPS = 4
 TILES_PER_BLOCK = _STEPS * LANES
 
 
 class TileRanges(NamedTuple):
-    """What drawing needs to know of all tiles.
+    """Numbers of all tiles that the drawing kernels need.
 
     Attributes:
-        offsets: first pair of each tile, and the end of the last one, [T + 1].
+        offsets: index of the first pair of each tile, and of the end of the last tile, [T + 1].
         order: all tiles, [T]: longer lists first, by :data:`LONGER_THAN`, so that none of these begins last,
-            when nothing runs beside it.
+            when nothing else runs.
         bucket_state_starts: first bucket state of each tile, and the end of the last one, [T + 1]; a tile has
             one for each bucket but its first.
         num_long: tiles whose lists are longer than the first of :data:`LONGER_THAN`, [1].
@@ -49,9 +49,9 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
     """Finds the pairs of each tile.
 
     Args:
-        tiles: tile of each pair, ascending, [M]; ``num_tiles`` where there is no pair.
-        num_tiles: T.
-        warp: how kernels run.
+        tiles: tile of each pair, ascending, [M]; ``num_tiles`` behind the last pair.
+        num_tiles: number of tiles, T.
+        warp: warp that runs the kernels.
     """
     offsets, *sums = _find_tiles(tiles, num_tiles, warp)
 
@@ -67,7 +67,7 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
             length = end - begin
             ballots = [warp.ballot(length > least) for least in LONGER_THAN]
             lower = (1 << lanes()) - 1
-            # Of the tiles before this one, none, those with lists longer than each length, and all.
+            # Numbers of tiles before this one: none, those with lists longer than each length, and all.
             nths = [
                 before + lax.population_count(x & lower) for before, x in zip(befores, ballots, strict=True)
             ]
@@ -92,7 +92,7 @@ def tile_ranges(tiles: jax.Array, num_tiles: int, warp: Warp) -> TileRanges:
 
 
 def _find_tiles(tiles, num_tiles, warp):
-    """First pair of each tile; and of each block its bucket states, and its lists longer than each length."""
+    """Finds the first pair of each tile; counts each block's bucket states, and its lists above each length."""
 
     def kernel(tiles, offsets, bucket_states, *longer):
         block = pl.program_id(0)
@@ -125,12 +125,12 @@ def _find_tiles(tiles, num_tiles, warp):
 
 
 def _num_blocks(num_tiles: int) -> int:
-    """Blocks of all tiles and of the one behind the last, where its list ends."""
+    """Returns the number of blocks of all tiles and of the one behind the last, where the last list ends."""
     return num_tiles // TILES_PER_BLOCK + 1
 
 
 def _tiles_of(block):
-    """The tiles of a block, 32 a step."""
+    """Returns the tiles of a block, [32] for each step."""
     return [block * TILES_PER_BLOCK + step * LANES + lanes() for step in range(_STEPS)]
 
 

@@ -1,6 +1,6 @@
-"""Which tiles and subtiles the ellipse of a Gaussian reaches: where its alpha is 1/255 or more.
+"""Tests of whether the ellipse of a Gaussian, where its alpha is 1/255 or more, reaches tiles and subtiles.
 
-Every test errs on the side of reaching, so the image does not depend on it.
+In doubt a test says that the ellipse reaches, so the image does not depend on it.
 """
 
 import jax.numpy as jnp
@@ -14,10 +14,17 @@ _MARGIN = 1e-3
 
 
 def tile_spans(form: QuadraticForm, left, columns, tile_grid: TileGrid, warp: Warp):
-    """A function of a row of tiles: the first tile and the number of tiles that the ellipse reaches there.
+    """Returns a function of a row of tiles: the first tile and the number of tiles that the ellipse reaches.
 
-    The right-most point of the part of an ellipse in a band of y is the ellipse's own right-most point, or
-    the nearest point of the band to it on the boundary; the left-most one likewise.
+    In a band of y, the right-most point of the ellipse is its own right-most point, or else the point on the
+    boundary that is nearest to it within the band. The same holds for the left-most point.
+
+    Args:
+        form: quadratic form of each lane's Gaussian.
+        left: first column of the box of tiles around each Gaussian, [32].
+        columns: number of columns of the box, [32].
+        tile_grid: the tiles of the image.
+        warp: warp that the lanes belong to.
     """
     a, b, c = -form.a, -form.b, -form.c
     level = jnp.maximum(form.top - LOG2_THRESHOLD, 0) + _MARGIN
@@ -51,21 +58,29 @@ def tile_spans(form: QuadraticForm, left, columns, tile_grid: TileGrid, warp: Wa
 
 
 def reaches_box(form: QuadraticForm, left, top, width: int, height: int, warp: Warp):
-    """Whether the ellipse reaches the box of the pixel centres of a rectangle.
+    """Returns whether the ellipse reaches the box of the pixel centres of a rectangle.
 
     The form is concave: its largest value in a box without the mean is on one of the sides that face the mean.
+
+    Args:
+        form: quadratic form of each lane's Gaussian.
+        left: x of the upper left pixel, [32].
+        top: y of the upper left pixel, [32].
+        width: width of the rectangle in pixels.
+        height: height of the rectangle in pixels.
+        warp: warp that the lanes belong to.
     """
     x0 = left.astype(jnp.float32) + 0.5 - form.mean_x
     y0 = top.astype(jnp.float32) + 0.5 - form.mean_y
     lean_x, lean_y = (-0.5 * form.b * warp.reciprocal(q) for q in (form.a, form.c))
-    # Squares are taken for smaller than they are.
+    # The squares are made a little smaller than they are, which makes the ellipse larger.
     a, c = form.a * (1 - 1e-5), form.c * (1 - 1e-5)
 
     def clip(value, low, size):
         return jnp.minimum(jnp.maximum(value, low), low + (size - 1))
 
     def power(square, fixed, other_square, along):
-        """The form at a fixed coordinate and another one; what the first gives is the same for boxes in a row."""
+        """Returns the form at two coordinates; the part of the fixed one is the same for boxes in a row."""
         slope, constant = form.b * fixed, warp.fma(square * fixed, fixed, form.top)
         return warp.fma(warp.fma(other_square, along, slope), along, constant)
 

@@ -1,1 +1,1 @@
-"""From the lists of the tiles to pixels, and back to gradients."""
+"""Kernels from the lists of the tiles to pixels, and back to gradients."""

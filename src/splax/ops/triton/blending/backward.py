@@ -48,14 +48,14 @@ CHANNELS_PER_PASS = 8
 
 
 class DrawnImage(NamedTuple):
-    """An image, and what its backward pass needs.
+    """An image, and the arrays that its backward pass needs.
 
     Attributes:
-        attributes: of each Gaussian, :class:`QuadraticForm` and channels, [N, 6 + C].
+        attributes: rows of the Gaussians, :class:`QuadraticForm` and channels, [N, 6 + C].
         lists: pairs of each tile, with pair offsets if sums are to have a fixed order.
-        bucket_states: states of pixels.
+        bucket_states: states of the pixels where buckets begin.
         image: channels, [H, W, C].
-        alpha: [H, W].
+        alpha: 1 - transmittance, [H, W].
     """
 
     attributes: jax.Array
@@ -66,23 +66,23 @@ class DrawnImage(NamedTuple):
 
 
 class _BackwardRefs(NamedTuple):
-    """References to what the kernel reads, flat, and writes.
+    """References to the flat arrays that the kernel reads and writes.
 
     Attributes:
-        ids: Gaussian of each pair, see :class:`TileLists`; so are ``offsets`` and ``order``.
-        offsets: first pair of each tile.
-        order: tiles, those of long lists first.
-        attributes: see :class:`DrawnImage`.
-        states: of pixels; see :class:`BucketStates`, as are ``owner``, ``starts`` and ``walked``.
-        owner: tile of each bucket state.
-        starts: first bucket state of each tile.
-        walked: pairs that the forward pass reached.
-        image: as drawn.
-        v_image: its cotangent.
-        alpha: as drawn; None if its cotangent is zero.
-        v_alpha: its cotangent.
-        pair_offsets: of each pair; None if sums are not in a fixed order.
-        out: sums of Gaussians, or rows of pairs.
+        ids: Gaussian and subtile bits of each pair; see :class:`TileLists`.
+        offsets: first pair of each tile; see :class:`TileLists`.
+        order: tiles, those of long lists first; see :class:`TileLists`.
+        attributes: rows of the Gaussians; see :class:`DrawnImage`.
+        states: states of the pixels where buckets begin; see :class:`BucketStates`.
+        owner: tile of each bucket state; see :class:`BucketStates`.
+        starts: first bucket state of each tile; see :class:`BucketStates`.
+        walked: number of pairs that the forward pass reached; see :class:`BucketStates`.
+        image: channels of the image.
+        v_image: cotangent of the image.
+        alpha: alpha of the image; None if its cotangent is zero.
+        v_alpha: cotangent of alpha; None if it is zero.
+        pair_offsets: offset of each pair; None if sums are not in a fixed order.
+        out: sums of the Gaussians, or rows of the pairs.
     """
 
     ids: Any
@@ -102,11 +102,11 @@ class _BackwardRefs(NamedTuple):
 
     @classmethod
     def of(cls, refs: Sequence[Any], *, with_alpha: bool, with_pair_offsets: bool) -> _BackwardRefs:
-        """The references in their order, with None for those that are not there."""
+        """Returns the references by name, with None for those that are missing."""
         *inputs, out = refs
-        always, others = inputs[:10], list(inputs[10:])
-        alphas = (others.pop(0), others.pop(0)) if with_alpha else (None, None)
-        numbers = *always, *alphas, others.pop(0) if with_pair_offsets else None, out
+        required, optional = inputs[:10], list(inputs[10:])
+        alphas = (optional.pop(0), optional.pop(0)) if with_alpha else (None, None)
+        numbers = *required, *alphas, optional.pop(0) if with_pair_offsets else None, out
         return cls(*numbers)  # pyright: ignore[reportCallIssue]: as many as there are fields
 
 
@@ -163,7 +163,7 @@ def pair_gradients(
             refs, with_alpha=v_alpha is not None, with_pair_offsets=lists.pair_offsets is not None
         )
         block, program = pl.program_id(0), pl.program_id(1)
-        # Full buckets first, and then long ones, so that none begins last, when nothing runs beside it.
+        # Full buckets come first, then long ones, so that none of them begins last, when nothing else runs.
         bucket_state = jnp.minimum(program, num_bucket_states - 1)
         resumes = program < num_bucket_states
 
@@ -189,7 +189,10 @@ def pair_gradients(
                 )
 
             def read_column(lines, closes):
-                """Cotangents of alpha and channels; transmittance, and what comes behind times its cotangent."""
+                """Returns cotangents of alpha and channels, and the state: transmittance, and what is behind.
+
+                What is behind is the sum of the channels of the Gaussians further back times their cotangents.
+                """
                 closes = [closes[nth // (num_lines(tile_grid) // 2)] for nth in range(num_lines(tile_grid))]
                 numbers = zip(*map(read_line, lines, closes), strict=True)
                 v_alpha, *v_channels, transmittance, behind = map(stack, numbers)
@@ -203,18 +206,20 @@ def pair_gradients(
                 def at_pixel(array, q):
                     return load(array, line.image * total_channels + q, inside)
 
-                v, shown = ([at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image))
+                v, image_values = (
+                    [at_pixel(array, q) for q in channels] for array in (ref.v_image, ref.image)
+                )
                 v_a = zeros() if ref.v_alpha is None else load(ref.v_alpha, line.image, inside)
                 behind = zeros() if ref.alpha is None else v_a * load(ref.alpha, line.image, inside)
                 state = bucket_state * state_size + line.tile
                 at_start = load(ref.states, state, stored)
                 transmittance = jnp.where(everywhere(resumes), at_start, jnp.where(inside, 1.0, 0.0))
-                # All that the pixel shows times its cotangent, less what is in front.
+                # The pixel's values times their cotangents, less those of the Gaussians in front.
                 behind -= v_a * (1 - transmittance)
-                for q, v_q, value in zip(channels, v, shown, strict=True):
+                for q, v_q, value in zip(channels, v, image_values, strict=True):
                     in_front = load(ref.states, state + (1 + q - first_drawn) * tile_grid.num_pixels, stored)
                     behind += v_q * (value - in_front)
-                # Of finished pixels the sign counts; they are divided by like others.
+                # A negative sign marks finished pixels. They must not be 0, since all pixels are divisors.
                 return v_a, *v, jnp.where(transmittance > 0, transmittance, -1.0), behind
 
             which, once = lanes_of_sums(width)
@@ -247,7 +252,7 @@ def pair_gradients(
             closes = [read_part[0] for read_part in read_parts]
 
             def open_parts(first):
-                """Bits of the parts with pixels that the forward pass had not finished at a pair."""
+                """Returns bits of the parts with pixels that the forward pass had not finished at a pair."""
                 bits = [(first < place).astype(jnp.int32) << part for part, place in enumerate(closes)]
                 return functools.reduce(jnp.bitwise_or, bits)
 
@@ -273,7 +278,7 @@ def pair_gradients(
                 pair_offset = full(0) if lists.pair_offsets is None else load(ref.pair_offsets, pair, exists)
                 place = (load(ref.ids, pair, exists) & ID_MASK) * stride
                 columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
-                held = [load(ref.attributes, place + q, exists) for q in columns]
+                lane_values = [load(ref.attributes, place + q, exists) for q in columns]
 
                 def one(k, carry):
                     # Loaded again, as a scalar: what a branch depends on cannot come from a lane.
@@ -281,7 +286,7 @@ def pair_gradients(
                     reached = (packed >> (ID_BITS + block * parts)) & still_open
 
                     def take(carry):
-                        values = [warp.from_lane(value, full(k)) for value in held]
+                        values = [warp.from_lane(value, full(k)) for value in lane_values]
                         return step(packed, reached, warp.from_lane(pair_offset, full(k)), values, carry)
 
                     if lists.pair_offsets is not None:
@@ -295,7 +300,7 @@ def pair_gradients(
             first, _, done = lax.while_loop(lambda carry: carry[0] < last, walk, start)
 
             def clear(first):
-                """Pairs behind finished pixels add nothing."""
+                """Writes zeros for pairs behind finished pixels, which add nothing."""
                 pair = first + lanes()
                 row = (load(ref.pair_offsets, pair, pair < end) * num_tile_blocks(tile_grid) + block) * width
                 for q in range(width):
@@ -324,15 +329,17 @@ def _pass_column(column, cotangents, state, gaussian, sums, absolute, warp):
 
     Args:
         column: the pixels.
-        cotangents: of alpha and of the channels.
-        state: transmittance, negative where a pixel is finished, and what comes behind times its cotangent.
-        gaussian: its form and its channels.
-        sums: of lanes: s, sx, sy, sxx and sxy; of pixels: syy, the channels' and, with ``absolute``, two pulls.
-        absolute: whether to sum the sizes of the pulls on the centre.
-        warp: how kernels run.
+        cotangents: cotangents of alpha and of the channels.
+        state: transmittance, negative where a pixel is finished, and the sum of what is behind times its
+            cotangent.
+        gaussian: quadratic form and channels of the Gaussian.
+        sums: two lists. Sums of each lane: s, sx, sy, sxx and sxy. Sums of each pixel: syy, those of the
+            channels and, if ``absolute`` is True, two of the pulls on the centre.
+        absolute: whether to sum the absolute pulls on the centre.
+        warp: warp that runs the kernels.
 
     Returns:
-        State and sums after it.
+        State and sums after the Gaussian.
     """
     (v_alpha, v), (transmittance, behind), (form, values), fma = cotangents, state, gaussian, warp.fma
     (s, sx, sy, sxx, sxy), (syy, *others) = sums

@@ -3,9 +3,9 @@
 A warp reads its tile's list 32 pairs at a time. Lanes vote which of them reach its pixels, and load those, one
 each; then the warp blends them, passing the values from their lane to all others. (Loading them one after the
 other takes 1.4 to 1.7 times as long.) A list cannot be cut, since what lies in front decides what is seen of the
-rest, so that the longest lists would end last, when nothing runs beside them: warps that draw half a subtile each
-are through with theirs sooner. Every :data:`PAIRS_PER_BUCKET` pairs it can store the state of its pixels, for the
-backward pass to start from.
+rest, so that the longest lists would end last, when nothing else runs: warps that draw half a subtile each
+are through with theirs sooner. Every :data:`PAIRS_PER_BUCKET` pairs it can store the state of its pixels, for
+the backward pass to start from.
 """
 
 import functools
@@ -38,10 +38,10 @@ from splax.ops.triton.pixel_regions import (
 
 # Gaussians blended per turn of the loop, so that the latency of one hides behind the arithmetic of another.
 _UNROLL = 4
-# log2 of an alpha that is below the threshold at every pixel.
+# A log2 of alpha that is below the threshold at every pixel.
 _NOWHERE = -1e30
-# Numbers that a lane keeps of its pixels' channels, a multiple of 64; more channels than fit are drawn in several
-# passes, since kernels whose registers spill are slow, to compile most of all.
+# Numbers that a lane keeps of its pixels' channels, a multiple of 64; more channels than fit are drawn in
+# several passes, since kernels whose registers spill are slow, to compile most of all.
 _CHANNELS_PER_LANE = 64
 
 
@@ -49,12 +49,12 @@ class BucketStates(NamedTuple):
     """States of pixels between buckets; the first bucket of a tile starts from nothing and has none.
 
     Attributes:
-        states: for each pass its channels' states: transmittance (0 where finished) and channels, [bucket states,
+        states: one array for each pass: transmittance, 0 where a pixel is finished, and channels, [bucket states,
             1 + C, pixels of a tile], flat.
         tile: tile of each bucket state, [bucket states].
         starts: first bucket state of each tile, [T + 1].
-        walked: pairs that the upper and the lower half of each subtile went through, before all pixels that a warp
-            drew were finished, [T * subtiles * 2].
+        walked: number of pairs that the upper and the lower half of each subtile went through before all pixels
+            that a warp drew were finished, [T * subtiles * 2].
     """
 
     states: list[jax.Array]
@@ -64,17 +64,17 @@ class BucketStates(NamedTuple):
 
 
 def num_bucket_states(capacity: int) -> int:
-    """Bucket states that ``capacity`` pairs can need."""
+    """Returns the number of bucket states that ``capacity`` pairs can need."""
     return max(1, capacity // PAIRS_PER_BUCKET)
 
 
 def most_long_lists(lists: TileLists, tile_grid: TileGrid) -> int:
-    """More tiles than that cannot be among the :attr:`TileLists.num_long`."""
+    """Returns the largest value that :attr:`TileLists.num_long` can have."""
     return min(tile_grid.num_tiles, lists.ids.shape[0] // (LONGER_THAN[0] + 1))
 
 
 def channels_per_draw(tile_grid: TileGrid) -> int:
-    """Channels of one pass of :func:`draw`."""
+    """Returns the number of channels of one pass of :func:`draw`."""
     return _CHANNELS_PER_LANE * LANES // subtile_size(tile_grid) ** 2
 
 
@@ -83,13 +83,13 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
 
     Args:
         lists: pairs of each tile.
-        attributes: :class:`QuadraticForm` and channels of each Gaussian, [N, 6 + C].
+        attributes: rows of the Gaussians, :class:`QuadraticForm` and channels, [N, 6 + C].
         tile_grid: the tiles of the image.
-        warp: how kernels run.
+        warp: warp that runs the kernels.
         save: whether to store bucket states.
 
     Returns:
-        Channels [H, W, C], alpha [H, W], and the bucket states or None.
+        Channels, [H, W, C], alpha, [H, W], and the bucket states, or None.
     """
     num_channels, most = attributes.shape[1] - FORM_SIZE, channels_per_draw(tile_grid)
     passes = [
@@ -106,7 +106,7 @@ def draw(lists: TileLists, attributes: jax.Array, tile_grid: TileGrid, warp: War
 
 
 class _InputRefs(NamedTuple):
-    """What the kernel reads, flat: see :class:`TileLists`, and attributes of each Gaussian."""
+    """References to the flat arrays that the kernel reads: those of :class:`TileLists`, and the attributes."""
 
     ids: Any
     offsets: Any
@@ -120,7 +120,7 @@ _NUM_INPUTS = len(_InputRefs._fields)
 
 
 class _OutputRefs(NamedTuple):
-    """References to what the kernel writes, flat; the last three, of :class:`BucketStates`, if it saves states."""
+    """References to the flat arrays that the kernel writes; the last three are None if it saves no states."""
 
     image: Any
     alpha: Any
@@ -130,7 +130,7 @@ class _OutputRefs(NamedTuple):
 
 
 def _draw(lists, attributes, channels, tile_grid, warp, save):
-    """One pass: its channels, alpha, and its states, their tiles and how far subtiles were walked."""
+    """Draws some of the channels; returns them, alpha, and the arrays of the bucket states if they are saved."""
     stride, num_channels = attributes.shape[1], len(channels)
     columns = (*range(FORM_SIZE), *(FORM_SIZE + q for q in channels))
     state_size, most_long = (1 + num_channels) * tile_grid.num_pixels, most_long_lists(lists, tile_grid)
@@ -144,8 +144,8 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
         tile, subtile, half = region
         begin, end = inputs.offsets[tile], inputs.offsets[tile + 1]
         pixels = _Pixels.of(region, tile_grid)
-        # Where little runs beside it, a warp would wait for memory most of the time: what comes next is loaded
-        # before anything is done with what is there. Warps of whole subtiles have no registers to spare for it.
+        # Where little else runs, a warp would wait for memory most of the time: what comes next is loaded
+        # before the present values are used. Warps of whole subtiles have no registers left for that.
         reads_ahead = half is not None
 
         def ids_at(first):
@@ -170,8 +170,8 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
             form, reaches = QuadraticForm(*values[:FORM_SIZE]), reaches_subtile(packed)
             if half is not None:
                 reaches &= reaches_box(form, *region.corner(tile_grid), *region.size(tile_grid), warp=warp)
-            held = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM_SIZE:]]
-            state = _blend_all(pixels, *_move_to_front(held, reaches, warp), state, warp)
+            lane_values = [*polynomial_around(form, *pixels.center, warp=warp), *values[FORM_SIZE:]]
+            state = _blend_all(pixels, *_move_to_front(lane_values, reaches, warp), state, warp)
             return first + LANES, after, then, values_after, state
 
         def unfinished(carry):
@@ -219,10 +219,10 @@ def _draw(lists, attributes, channels, tile_grid, warp, save):
 
 
 def _find_region(draw_region, order, num_long, tile_grid):
-    """Draws the region of this program. Halves come first, of ``num_long`` tiles; None: there are none."""
+    """Draws the region of this program; the halves of ``num_long`` tiles come first, if it is not None."""
     program = pl.program_id(0)
     long_tiles = 0 if num_long is None else num_long[0]
-    others = program - 2 * num_subtiles(tile_grid) * long_tiles
+    whole_index = program - 2 * num_subtiles(tile_grid) * long_tiles
 
     def draw_half():
         nth = lax.div(program, 2 * num_subtiles(tile_grid))
@@ -230,22 +230,22 @@ def _find_region(draw_region, order, num_long, tile_grid):
         draw_region(PixelRegion(order[nth], part // 2, part % 2))
 
     def draw_whole():
-        nth = others // num_subtiles(tile_grid) + long_tiles
+        nth = whole_index // num_subtiles(tile_grid) + long_tiles
         pl.when(nth < tile_grid.num_tiles)(
-            lambda: draw_region(PixelRegion(order[nth], others % num_subtiles(tile_grid)))
+            lambda: draw_region(PixelRegion(order[nth], whole_index % num_subtiles(tile_grid)))
         )
 
     if num_long is None:
         draw_whole()
     else:
         # One condition: as two, one after the other, they take a quarter more registers.
-        lax.cond(others < 0, draw_half, draw_whole)
+        lax.cond(whole_index < 0, draw_half, draw_whole)
 
 
 class _Pixels(NamedTuple):
-    """Pixels of a region, in columns, and their offsets from its middle.
+    """Pixels of a region, in columns, and their offsets from the centre of the region.
 
-    Their state is the transmittance, negative where they are finished, and the channels, for each column.
+    The state of a column of pixels is the transmittance, negative where a pixel is finished, and the channels.
     """
 
     columns: list[PixelColumn]
@@ -255,38 +255,44 @@ class _Pixels(NamedTuple):
 
     @classmethod
     def of(cls, region, tile_grid):
-        """The pixels of a region."""
+        """Returns the pixels of a region."""
         columns, center = pixel_columns(region, tile_grid), region.center(tile_grid)
         return cls(columns, center, [column.x - center[0] for column in columns], columns[0].y - center[1])
 
     def empty(self, num_channels):
-        """The state of pixels that nothing covers; those outside of the image are finished."""
+        """Returns the state of pixels before the first Gaussian; pixels outside the image are finished."""
         nothing = [zeros(self.offset_y.shape[0])] * num_channels
         return [(jnp.where(column.inside, 1.0, 0.0), *nothing) for column in self.columns]
 
 
 def _move_to_front(values, reaches, warp):
-    """Numbers of the lanes whose Gaussians reach the region, in the first lanes; and how many they are."""
+    """Moves the values of the lanes whose Gaussians reach the region to the first lanes.
+
+    Returns:
+        The moved values, and the number of those lanes.
+    """
     bits = warp.ballot(reaches)
     num, source = lax.population_count(bits), nth_bits(bits) & (LANES - 1)
-    held = [warp.from_lane(value, source) for value in values]
-    held[FORM_SIZE - 1] = jnp.where(lanes() < num, held[FORM_SIZE - 1], _NOWHERE)
-    return held, num
+    lane_values = [warp.from_lane(value, source) for value in values]
+    lane_values[FORM_SIZE - 1] = jnp.where(lanes() < num, lane_values[FORM_SIZE - 1], _NOWHERE)
+    return lane_values, num
 
 
-def _blend_all(pixels, held, num, state, warp):
-    """The state after the Gaussians of the first lanes, one after the other."""
+def _blend_all(pixels, lane_values, num, state, warp):
+    """Returns the state after the Gaussians of the first lanes, one after the other."""
 
     def blend_some(turn, state):
-        # All are passed round before the first is blended.
-        some = [[warp.from_lane(value, full(turn * _UNROLL + k)) for value in held] for k in range(_UNROLL)]
+        # The values of all four are passed to the other lanes before the first is blended.
+        some = [
+            [warp.from_lane(value, full(turn * _UNROLL + k)) for value in lane_values] for k in range(_UNROLL)
+        ]
         return functools.reduce(lambda state, values: _blend(pixels, values, state, warp), some, state)
 
     return lax.fori_loop(0, (jnp.max(num) + _UNROLL - 1) // _UNROLL, blend_some, state)
 
 
 def _blend(pixels, values, state, warp):
-    """The state after one Gaussian: a polynomial, and channels."""
+    """Returns the state after one Gaussian, which is given as the polynomial of its form and its channels."""
     (xx, xy, yy, x, y, one), channels, fma = values[:FORM_SIZE], values[FORM_SIZE:], warp.fma
     after = []
     for offset, (transmittance, *color) in zip(pixels.offsets_x, state, strict=True):
@@ -302,7 +308,7 @@ def _blend(pixels, values, state, warp):
 
 
 def _store_state(states, state, pixels, walked, start, state_size, tile_grid):
-    """Stores the pixels where a bucket begins, other than the tile's first."""
+    """Stores the state of the pixels where a bucket begins, except for the tile's first bucket."""
 
     @pl.when((walked > 0) & (walked % PAIRS_PER_BUCKET == 0))
     def _():

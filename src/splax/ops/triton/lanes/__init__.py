@@ -1,1 +1,1 @@
-"""What the lanes of one warp do together: loads, searches, sums, and shares of the work."""
+"""Functions of the lanes of one warp: loads, searches, sums, and the partition of work."""

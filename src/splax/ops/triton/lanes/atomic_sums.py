@@ -1,7 +1,7 @@
-"""Sums that many programs of a kernel add to, by atomics that are not ordered.
+"""Sums that many programs of a kernel add to, by unordered atomics.
 
-The order of additions is another one in every run, and so is the last bit of the sums. Pallas's own atomics order
-all memory around each, and take many times as long.
+The order of additions changes from run to run, and so do the last bits of the sums. Pallas's own atomics order
+all memory accesses around each of them, and take many times as long.
 """
 
 import math
@@ -15,18 +15,20 @@ from jax.experimental import pallas as pl
 
 from splax.ops.triton.lanes.warp import LANES, Warp, full, inline_asm, lanes, load, store, zeros
 
-# Groups of 32 rows that a warp clears where there are more rows than these: their counts are waited for once.
+# Number of groups of 32 rows that a warp clears if there are many rows, and the number of rows from which on it
+# does: the warp then waits for the counts of all groups at once.
 _ROWS_AT_ONCE, _MANY_ROWS = 8, 2**19
 
 
 class SumColumns(NamedTuple):
-    """For each lane a column of the sums.
+    """One column of the sums for each lane.
 
     Attributes:
-        array: which array holds it.
-        width: columns of that array.
-        column: which of them.
-        address: lower and upper half of the column's in row 0; None where kernels are interpreted.
+        array: index of the array that holds the column, [32].
+        width: number of columns of that array, [32].
+        column: index of the column in that array, [32].
+        address: lower and upper half of the address of the column's element in row 0, [32] each; None where
+            kernels are interpreted.
     """
 
     array: jax.Array
@@ -36,14 +38,14 @@ class SumColumns(NamedTuple):
 
 
 class AtomicSums(NamedTuple):
-    """What a kernel adds to: rows, of which each array holds some columns.
+    """Rows of sums that a kernel adds to; each of several arrays holds some of the columns.
 
     Attributes:
-        refs: the arrays.
-        widths: columns of each.
-        sizes: elements of each.
-        view: which of the views of a batch these are the sums of.
-        warp: how kernels run.
+        refs: references to the arrays.
+        widths: number of columns of each array.
+        sizes: number of elements of each array.
+        view: index of the view in the batch that these sums belong to.
+        warp: warp that runs the kernels.
     """
 
     refs: Sequence[Any]
@@ -53,7 +55,7 @@ class AtomicSums(NamedTuple):
     warp: Warp
 
     def columns(self, nth: jax.Array) -> SumColumns:
-        """Where the column is that each lane names."""
+        """Finds the columns with the indices ``nth``, [32], counted over all arrays."""
         array, width, first, begin = full(0), full(self.widths[0]), full(0), 0
         for number, columns in enumerate(self.widths[:-1], 1):
             begin += columns
@@ -66,7 +68,7 @@ class AtomicSums(NamedTuple):
     def _address(self, array, column):
         low, high = full(0), full(0)
         for number, (ref, size) in enumerate(zip(self.refs, self.sizes, strict=True)):
-            # Assembly gets the address where the whole batch begins.
+            # Assembly gets the address at which the whole batch begins.
             where = f"cvt.s64.s32 at, $2; mad.lo.s64 at, at, {4 * size}, $1; mad.wide.s32 at, $3, 4, at;"
             halves = (
                 inline_asm(
@@ -88,13 +90,13 @@ class AtomicSums(NamedTuple):
         """Adds to a row.
 
         Args:
-            row: its number.
-            columns: different ones, where the mask is on.
-            values: what to add.
-            mask: lanes that add.
+            row: index of the row.
+            columns: column of each lane; lanes whose mask is on have different ones.
+            values: number that each lane adds, [32].
+            mask: mask of the lanes that add, [32].
 
         Returns:
-            Zeros, which the kernel must hand to :meth:`finish`: the compiler knows of no other reason to add.
+            Zeros, which the kernel must pass to :meth:`finish`; otherwise the compiler removes the addition.
         """
         before = row * columns.width
         if columns.address is not None:
@@ -109,12 +111,12 @@ class AtomicSums(NamedTuple):
         return full(0)
 
     def finish(self, done: jax.Array) -> None:
-        """Takes what all :meth:`add` returned, joined with ``|``."""
+        """Takes the results of all calls of :meth:`add`, joined with ``|``."""
         store(self.refs[0], lanes(), zeros(), done != 0)
 
 
 def _add_interpreted(ref, index, values, mask):
-    # An interpreted store writes all lanes: those that are off do what one that is on does.
+    # An interpreted store writes all lanes: lanes whose mask is off repeat the store of one whose mask is on.
     leader = full(jnp.argmax(mask))
     index, values = (jnp.where(mask, x, x[leader]) for x in (index, jnp.where(mask, values, 0)))
     index = jnp.where(mask.any(), index, 0)
@@ -129,22 +131,22 @@ def launch_atomic_sums(
     warp: Warp,
     *args: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Runs one-warp programs that add to sums.
+    """Runs programs of one warp each that add to sums.
 
     Args:
-        name: that profilers show.
-        kernel: gets the arguments, then :class:`AtomicSums`.
-        grid: programs.
-        starts: what the sums are before; the columns of rows, some in each array, [N, ...].
-        warp: how kernels run.
-        args: arrays.
+        name: name of the kernel that profilers show.
+        kernel: function of references to the arguments, and of the :class:`AtomicSums`.
+        grid: numbers of programs along each axis.
+        starts: initial values of the sums; each array holds some columns of the rows, [N, ...].
+        warp: warp that runs the kernels.
+        args: arrays that the kernel reads.
 
     Returns:
-        The sums, in arrays as those of ``starts``.
+        The sums, in arrays like those of ``starts``.
     """
     num, num_arrays = len(starts[0]), len(starts)
     widths = [math.prod(start.shape[1:]) for start in starts]
-    # In a kernel they have the shape of what assembly gets along with them, and are not fewer.
+    # Assembly needs arguments of one shape, so an array has at least 32 elements.
     flat = [jnp.pad(start.reshape(-1), (0, max(LANES - start.size, 0))) for start in starts]
     sizes, block = [len(start) for start in flat], None if warp.interpret else LANES
 
@@ -173,7 +175,7 @@ def launch_atomic_sums(
             x if batched else jnp.broadcast_to(x, (batch, *x.shape))
             for x, batched in zip(arrays, is_batched, strict=True)
         )
-        # Of a batch of batches too, all views are numbered.
+        # In a batch of batches, too, all views are numbered.
         sums = of_views(*(x.reshape(-1, *x.shape[2:]) for x in arrays))
         return tuple(x.reshape(batch, -1, x.shape[-1]) for x in sums), (True,) * num_arrays
 
@@ -184,15 +186,15 @@ def launch_atomic_sums(
 
 
 def zeros_where(counts: jax.Array, widths: Sequence[int], warp: Warp) -> tuple[jax.Array, ...]:
-    """Zeros in rows where counts are above 0; the others are not written.
+    """Makes arrays with zeros in the rows whose counts are above 0; other rows are not written.
 
     Args:
-        counts: [N].
-        widths: of the arrays to make.
-        warp: how kernels run.
+        counts: counts of the rows, [N].
+        widths: number of columns of each array.
+        warp: warp that runs the kernels.
 
     Returns:
-        [N, width] of each width.
+        One array for each width, [N, width].
     """
     num = counts.shape[0]
     at_once = _ROWS_AT_ONCE if num > _MANY_ROWS else 1

@@ -16,12 +16,12 @@ _AT_ONCE = 8 * LANES
 
 
 def combine(sums: jax.Array) -> jax.Array:
-    """Sums of all blocks, [B] int32, as :func:`before_and_total` takes them."""
+    """Prepares the sums of all blocks, [B] int32, for :func:`before_and_total`."""
     return sums if sums.shape[0] <= _MOST_BLOCKS else jnp.cumsum(sums, dtype=jnp.int32)
 
 
 def before_and_total(combined, block):
-    """Inside a kernel: the sum of the blocks before ``block``, and of all; integers that wrap around."""
+    """Inside a kernel: returns the sum of the blocks before ``block``, and that of all; both may wrap around."""
     num = combined.shape[0]
     if num > _MOST_BLOCKS:
         return jnp.where(block > 0, combined[jnp.maximum(block - 1, 0)], 0), combined[num - 1]
@@ -36,12 +36,12 @@ def before_and_total(combined, block):
 
 
 def sum_all(values):
-    """Inside a kernel: the sum of a flat array."""
+    """Inside a kernel: returns the sum of a flat array."""
     return jnp.sum(_fold(values, lambda _, some, total: total + some, jnp.zeros(_AT_ONCE, values.dtype)))
 
 
 def _fold(array, add, start):
-    """``add(index, values, state)`` for all of a flat array, with zeros behind its end."""
+    """Calls ``add(index, values, state)`` for all of a flat array, with zeros behind its end."""
 
     def turn(nth, state):
         index = nth * _AT_ONCE + lax.iota(jnp.int32, _AT_ONCE)

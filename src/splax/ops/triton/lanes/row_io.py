@@ -1,4 +1,4 @@
-"""Rows in memory: sums of what each (tile, Gaussian) pair adds to its Gaussian, and rows written whole."""
+"""Rows in memory: sums of the rows of each Gaussian's pairs, and stores of whole rows."""
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,16 @@ _ROWS_ALONE = 64
 
 
 def sum_rows(rows: jax.Array, first: jax.Array, counts: jax.Array, warp: Warp) -> jax.Array:
-    """Sums ``counts`` rows from ``first`` on for each Gaussian; rows beyond the end count as zero.
+    """Sums consecutive rows for each Gaussian; rows beyond the end count as zero.
 
     Args:
-        rows: [M, W].
-        first: [N].
-        counts: [N].
-        warp: how kernels run.
+        rows: rows to sum, [M, W].
+        first: index of the first row of each Gaussian, [N].
+        counts: number of rows of each Gaussian, [N].
+        warp: warp that runs the kernels.
 
     Returns:
-        [W, N].
+        Sums of the Gaussians, [W, N].
     """
     (num_rows, width), num = rows.shape, counts.shape[0]
 
@@ -38,15 +38,15 @@ def sum_rows(rows: jax.Array, first: jax.Array, counts: jax.Array, warp: Warp) -
 
 
 def total_rows(rows, begin, count, num_rows: int, width: int, warp: Warp) -> list[jax.Array]:
-    """Inside a kernel, where all lanes are at it: the sum of each lane's rows, a value a column.
+    """Inside a kernel: returns the sum of each lane's rows, one value for each column. All lanes must take part.
 
     Args:
         rows: flat array of ``num_rows`` rows.
-        begin: first row of each lane.
-        count: rows of each lane.
-        num_rows: rows beyond it count as zero.
-        width: columns.
-        warp: the lanes.
+        begin: index of each lane's first row, [32].
+        count: number of each lane's rows, [32].
+        num_rows: number of rows in the array; rows beyond them count as zero.
+        width: number of columns.
+        warp: warp that the lanes belong to.
     """
     count = jnp.minimum(count, num_rows - begin)
 
@@ -60,7 +60,7 @@ def total_rows(rows, begin, count, num_rows: int, width: int, warp: Warp) -> lis
     sums = lax.fori_loop(0, most, alone, [zeros()] * width)
 
     def share(carry):
-        """The rest of one long list."""
+        """Sums the rest of one long list with all lanes."""
         bits, sums = carry
         owner = lowest_bit(bits)
         begin_here, count_here = warp.from_lane(begin, owner), warp.from_lane(count, owner)
@@ -80,17 +80,17 @@ def total_rows(rows, begin, count, num_rows: int, width: int, warp: Warp) -> lis
 
 
 def store_rows(out, base, values: list[jax.Array], wanted: jax.Array, warp: Warp) -> None:
-    """Inside a kernel: writes one row a lane.
+    """Inside a kernel: writes one row for each lane.
 
-    A lane that wrote its row by itself would touch a memory sector for each number. So the rows of all lanes are
-    written as the one stretch of memory that they are, 32 numbers at a time, each by the lane that is next.
+    If each lane wrote its own row, it would touch a memory sector for each number. The rows of all lanes lie
+    side by side, so the lanes write them together, 32 consecutive numbers at a time.
 
     Args:
-        out: flat array.
-        base: row of lane 0.
-        values: the columns.
-        wanted: lanes whose row is written.
-        warp: the lanes.
+        out: reference to a flat array.
+        base: index of the row of lane 0.
+        values: columns of the rows, arrays [32].
+        wanted: mask of the lanes whose row is written, [32].
+        warp: warp that the lanes belong to.
     """
     width, wanted = len(values), wanted.astype(jnp.int32)
 
@@ -108,7 +108,7 @@ def store_rows(out, base, values: list[jax.Array], wanted: jax.Array, warp: Warp
 
 
 def clear_rows(out, base, width: int, num_rows: int) -> None:
-    """Inside a kernel: writes zeros, one row a lane; arguments as :func:`store_rows`'s."""
+    """Inside a kernel: writes zeros, one row for each lane; the arguments are those of :func:`store_rows`."""
 
     def some(nth, _):
         place = base * width + nth * LANES + lanes()

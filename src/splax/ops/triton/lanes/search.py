@@ -7,16 +7,16 @@ from splax.ops.triton.lanes.warp import LANES, Warp, full, lanes, load
 
 
 def lower_bounds(value_at, low, high, longest: int, targets: list) -> list:
-    """First index in [low, high) whose value is not below each target; ``high`` if there is none.
+    """Returns the first index in [low, high) whose value is not below each target; ``high`` if there is none.
 
-    Several targets a lane at once: loads of one do not wait for those of another.
+    Each lane searches for several targets at once, so that loads for one do not wait for those of another.
 
     Args:
-        value_at: ascending integers, as a function of the index and of where it is wanted.
-        low: begin of each lane's range.
-        high: end of each lane's range.
-        longest: no range is longer.
-        targets: what each lane looks for.
+        value_at: ascending integers, as a function of the indices and of the mask of lanes that need a value.
+        low: first index of each lane's range, [32].
+        high: end of each lane's range, [32].
+        longest: largest length of a range.
+        targets: targets of each lane, arrays [32].
     """
 
     def halve(_, bounds):
@@ -36,10 +36,17 @@ def lower_bounds(value_at, low, high, longest: int, targets: list) -> list:
 
 
 def shared_lower_bound(values, length: int, target, warp: Warp, end=None):
-    """First index whose value is not below a target that all lanes share; ``length`` if there is none.
+    """Returns the first index whose value is not below a target that all lanes share; ``length`` if there is none.
 
-    If only the first ``end`` values count, that is given, in place of ``length``, if there is none among them.
-    Lanes look at 32 places at once, so four or five loads wait for each other and not twenty.
+    The lanes look at 32 places at once, so four or five loads wait for each other instead of twenty.
+
+    Args:
+        values: reference to ascending integers.
+        length: number of values.
+        target: the target, in all lanes.
+        warp: warp that the lanes belong to.
+        end: number of values that count, in all lanes, at most ``length``; None for ``length``. If it is given, it
+            is returned where no value among the first ``end`` fits.
     """
     low, size, end = full(0), length, length if end is None else end
     while size > 0:

@@ -2,7 +2,8 @@
 
 A kernel whose programs are single warps and whose arrays all have shape [32] holds one element per thread: it is
 written as CUDA would be, one register a variable. Moving values between lanes, for which Pallas has no name, is
-one PTX instruction each. Interpreted, the same functions are plain JAX, so that kernels run on a CPU in the tests.
+one PTX instruction each. Interpreted, the same functions are plain JAX, so that kernels run on a CPU in the
+tests.
 """
 
 import math
@@ -25,25 +26,25 @@ _MOST_ELEMENTS = 2**31
 
 
 def lanes() -> jax.Array:
-    """The index of each lane."""
+    """Returns the index of each lane, [32]."""
     return lax.iota(jnp.int32, LANES)
 
 
 def full(value) -> jax.Array:
-    """The same integer in every lane."""
+    """Returns the same integer in every lane, [32]."""
     return jnp.full(LANES, value, jnp.int32)
 
 
 def zeros(rows: int | None = None) -> jax.Array:
-    """The float 0 in every lane, or in every one of some rows of lanes."""
+    """Returns the float 0 in every lane, [32], or in rows of lanes, [rows, 32]."""
     return jnp.zeros(LANES if rows is None else (rows, LANES), jnp.float32)
 
 
 def stack(rows: Sequence[jax.Array]) -> jax.Array:
-    """Inside a kernel: rows of lanes as one array, of which each lane has its column.
+    """Inside a kernel: joins rows of lanes, [32] each, into one array, [rows, 32]; each lane has its column.
 
-    What is done to it is traced and compiled once, not once for each row. But memory is for single rows: of an
-    array Triton would have each lane load elements side by side, or lanes take turns down the columns.
+    An operation on the array is traced and compiled once, not once for each row. But memory is loaded and
+    stored by single rows: for an array, Triton would assign elements to lanes in another order.
     """
     shape = (len(rows), LANES)
     which, stacked = lax.broadcasted_iota(jnp.int32, shape, 0), jnp.broadcast_to(rows[0], shape)
@@ -53,25 +54,22 @@ def stack(rows: Sequence[jax.Array]) -> jax.Array:
 
 
 def load(ref, index, mask=None) -> jax.Array:
-    """Elements of a flat array, 0 where the mask is off."""
+    """Loads elements of a flat array; returns 0 where the mask is off."""
     return plgpu.load(ref.at[index], mask=mask, other=None if mask is None else jnp.zeros((), ref.dtype))
 
 
 def store(ref, index, value, mask=None) -> None:
-    """Writes elements of a flat array where the mask is on."""
+    """Stores elements of a flat array where the mask is on."""
     plgpu.store(ref.at[index], value, mask=mask)
 
 
 def lowest_bit(bits: jax.Array) -> jax.Array:
-    """Index of the lowest bit that is set; 32 if there is none."""
+    """Returns the index of the lowest bit that is set; 32 if no bit is set."""
     return lax.population_count((bits & -bits) - 1)
 
 
 def nth_bits(bits: jax.Array) -> jax.Array:
-    """In each lane the index of that set bit which has as many before it as the lane's own index says.
-
-    Lanes for which there is none get 31 or more.
-    """
+    """Returns in lane n the index of the set bit that has n set bits below it; 31 or more if there is none."""
     place, before = full(0), lanes()
     for size in (16, 8, 4, 2, 1):
         num = lax.population_count((bits >> place) & ((1 << size) - 1))
@@ -81,39 +79,46 @@ def nth_bits(bits: jax.Array) -> jax.Array:
 
 
 def lanes_of_sums(num: int) -> tuple[jax.Array, jax.Array]:
-    """Which of the sums of :meth:`Warp.sum_each` each lane holds, and lanes that hold each sum once."""
+    """Returns the index of each lane's sum of :meth:`Warp.sum_each`, and a mask with one lane per sum."""
     first = _power_of_two(num)
     together = LANES // first
     which, once = lanes() // together, lanes() % together == 0
     if first == num:
         return which, once
-    together, others = LANES // _power_of_two_above(num - first), _hold_others()
-    which = jnp.where(others, first + lanes() // together, which)
-    return which, jnp.where(others, lanes() % together == 1, once) & (which < num)
+    together, later_sums = LANES // _power_of_two_above(num - first), _hold_later_sums()
+    which = jnp.where(later_sums, first + lanes() // together, which)
+    return which, jnp.where(later_sums, lanes() % together == 1, once) & (which < num)
 
 
 def _power_of_two(num):
-    """The largest one that is not above a number."""
+    """Returns the largest power of two that is not above a number."""
     return 1 << (num.bit_length() - 1)
 
 
 def _power_of_two_above(num):
-    """The smallest power of two that is not below a number."""
+    """Returns the smallest power of two that is not below a number."""
     return 1 << (num - 1).bit_length()
 
 
-def _hold_others():
-    """Lanes of the sums behind the first 1, 2, 4, 8 or 16, each of which has two lanes or more."""
+def _hold_later_sums():
+    """Returns the mask of the lanes that hold the sums behind the first 1, 2, 4, 8 or 16 sums.
+
+    Each of the first sums has two lanes or more, so that one of them is free.
+    """
     return lanes() % 2 == 1
 
 
 class Warp(NamedTuple):
-    """What lanes do together."""
+    """Operations between the lanes of one warp, and the launch of kernels that use them.
+
+    Attributes:
+        interpret: whether kernels are interpreted as plain JAX, on any device, instead of compiled for a GPU.
+    """
 
     interpret: bool
 
     def from_lane(self, x: jax.Array, lane: jax.Array) -> jax.Array:
-        """The value of ``x`` in another lane; of any rows of lanes."""
+        """Returns the value of ``x`` in another lane, for one or several rows of lanes."""
         if self.interpret and x.ndim == 1:
             return x[lane]
         shape = jnp.broadcast_shapes(x.shape, lane.shape)
@@ -124,7 +129,7 @@ class Warp(NamedTuple):
         return inline_asm(f"shfl.sync.idx.b32 $0, $1, $2, 31, {_ALL};", f"={kind},{kind},r", x.dtype, x, lane)
 
     def across(self, x: jax.Array, distance: int) -> jax.Array:
-        """The value of ``x`` in the lane whose index differs in the bit ``distance``."""
+        """Returns the value of ``x`` in the lane whose index differs in the bit ``distance``."""
         if self.interpret:
             return x[..., lanes() ^ distance]
         kind = _register(x)
@@ -133,7 +138,7 @@ class Warp(NamedTuple):
         )
 
     def ballot(self, flag: jax.Array) -> jax.Array:
-        """The lanes where ``flag`` is true, as bits of an int32 that all lanes get; of any rows of lanes."""
+        """Returns, in all lanes, a bit for each lane where ``flag`` is true, for one or several rows of lanes."""
         flag = flag.astype(jnp.int32)
         if self.interpret:
             bits = (flag << lanes()).sum(axis=-1, keepdims=True, dtype=jnp.int32)
@@ -142,7 +147,7 @@ class Warp(NamedTuple):
         return inline_asm(ask, "=r,r", jnp.int32, flag)
 
     def running_sum(self, x: jax.Array) -> jax.Array:
-        """Sum of each lane's value and those of the lanes before it; of any rows of lanes."""
+        """Returns the sum of each lane's value and those of the lanes before it, for one or several rows."""
         distance = 1
         while distance < LANES:
             x = x + jnp.where(lanes() >= distance, self.from_lane(x, jnp.maximum(lanes() - distance, 0)), 0)
@@ -150,7 +155,7 @@ class Warp(NamedTuple):
         return x
 
     def fma(self, a: jax.Array, b: jax.Array | float, c: jax.Array) -> jax.Array:
-        """A b + c, rounded once; XLA keeps kernels from joining a product and a sum by themselves."""
+        """Returns a b + c, rounded once; XLA does not let the compiler fuse a product and a sum in kernels."""
         if self.interpret:
             return a * b + c
         shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (a, b, c)))
@@ -160,16 +165,17 @@ class Warp(NamedTuple):
     def cover(
         self, power: jax.Array, transmittance: jax.Array, *, threshold: float, most: float, least: float
     ) -> jax.Array:
-        """The transmittance of pixels after one more Gaussian; negative where they are finished.
+        """Returns the transmittance of pixels after one more Gaussian; negative where a pixel is finished.
 
-        What its size loses is the Gaussian's weight.
+        The absolute value decreases by the Gaussian's weight.
 
         Args:
-            power: log2 of alpha, before it is limited.
-            transmittance: before it.
-            threshold: below this power a pixel stays as it is.
-            most: limit of alpha.
-            least: a pixel that would let no more than this through is finished, with what it let through before.
+            power: log2 of the Gaussian's alpha, before it is clamped.
+            transmittance: transmittance before the Gaussian, negative where a pixel is finished.
+            threshold: power below which a pixel stays unchanged.
+            most: largest alpha.
+            least: smallest transmittance. A pixel that would fall to this or below is finished, and keeps its
+                transmittance.
         """
         if self.interpret:
             left, touched = (
@@ -186,18 +192,18 @@ class Warp(NamedTuple):
         return inline_asm(code, "=&f,f,f", jnp.float32, power, transmittance)
 
     def difference_of_sizes(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """|x| - |y|, in one instruction; the compiler, left alone, takes two."""
+        """Returns |x| - |y| with one instruction; the compiler would use two."""
         if self.interpret:
             return jnp.abs(x) - jnp.abs(y)
         code = "{ .reg .f32 a, b; abs.f32 a, $1; abs.f32 b, $2; sub.f32 $0, a, b; }"
         return inline_asm(code, "=f,f,f", jnp.float32, x, y)
 
     def reciprocal(self, x: jax.Array) -> jax.Array:
-        """1 / x, within one unit in the last place."""
+        """Returns 1 / x, accurate to one unit in the last place."""
         return 1 / x if self.interpret else inline_asm("rcp.approx.ftz.f32 $0, $1;", "=f,f", jnp.float32, x)
 
     def sqrt(self, x: jax.Array) -> jax.Array:
-        """Square root, within a few units in the last place; the smallest numbers count as 0."""
+        """Returns the square root, accurate to a few units in the last place; denormal numbers count as 0."""
         return (
             jnp.sqrt(x)
             if self.interpret
@@ -205,11 +211,11 @@ class Warp(NamedTuple):
         )
 
     def floor(self, x: jax.Array) -> jax.Array:
-        """Largest integer that is not above, of int32; 0 of NaN."""
+        """Returns the largest int32 that is not above ``x``; 0 for NaN."""
         return self._to_integer(x, jnp.floor, "rmi")
 
     def ceil(self, x: jax.Array) -> jax.Array:
-        """Smallest integer that is not below, of int32; 0 of NaN."""
+        """Returns the smallest int32 that is not below ``x``; 0 for NaN."""
         return self._to_integer(x, jnp.ceil, "rpi")
 
     def _to_integer(self, x, rounded, mode):
@@ -218,7 +224,7 @@ class Warp(NamedTuple):
         return inline_asm(f"cvt.{mode}.s32.f32 $0, $1;", "=r,f", jnp.int32, x)
 
     def union(self, bits: jax.Array) -> jax.Array:
-        """Bits that are set in any lane; all lanes get them."""
+        """Returns, in all lanes, the bits that are set in any lane."""
         if self.interpret:
             return full(lax.reduce(bits, jnp.int32(0), lax.bitwise_or, (0,)))
         return inline_asm(f"redux.sync.or.b32 $0, $1, {_ALL};", "=r,r", jnp.int32, bits)
@@ -226,18 +232,17 @@ class Warp(NamedTuple):
     def sum_each(self, values: list[jax.Array]) -> jax.Array:
         """Sums each of up to 32 values over the lanes, all at once.
 
-        At each step half of the values change places between half of the lanes: n sums take about n shuffles
-        instead of 5 n, and each sum ends in lanes of its own, where one store writes all of them: those that
-        :func:`lanes_of_sums` tells.
+        At each step half of the lanes exchange half of the values: n sums take about n shuffles instead of 5 n.
+        Each sum ends in lanes of its own, see :func:`lanes_of_sums`, so that one store writes all sums.
         """
         first = _power_of_two(len(values))
         total = self._sum_power_of_two(values[:first])
         if first == len(values):
             return total
-        return jnp.where(_hold_others(), self._sum_power_of_two(values[first:]), total)
+        return jnp.where(_hold_later_sums(), self._sum_power_of_two(values[first:]), total)
 
     def _sum_power_of_two(self, values):
-        """Each sum ends in as many neighbours as there are lanes for each of 1, 2, 4, 8, 16 or 32 values."""
+        """Sums up to 32 values; with n values rounded up to a power of two, each sum ends in 32 / n neighbours."""
         kept: list[jax.Array | None] = [*values, *([None] * (_power_of_two_above(len(values)) - len(values)))]
         distance = LANES // 2
         while len(kept) > 1:
@@ -252,13 +257,13 @@ class Warp(NamedTuple):
         return total
 
     def _join(self, a, b, distance):
-        """:meth:`exchange`, of which one or both may be missing."""
+        """Does :meth:`exchange` for values of which one or both may be None."""
         if a is None:
             return None
         return a + self.across(a, distance) if b is None else self.exchange(a, b, distance)
 
     def exchange(self, a: jax.Array, b: jax.Array, distance: int) -> jax.Array:
-        """Sums over two lanes that differ in the bit ``distance``: ``a`` in the lower, ``b`` in the upper one."""
+        """Sums over lanes that differ in the bit ``distance``: ``a`` in the lower, ``b`` in the upper lane."""
         upper = (lanes() & distance) != 0
         sent, kept = jnp.where(upper, a, b), jnp.where(upper, b, a)
         return kept + self.across(sent, distance)
@@ -273,10 +278,16 @@ class Warp(NamedTuple):
         in_place: Mapping[int, int] = MappingProxyType({}),
         out_block: int | None = None,
     ):
-        """Runs one-warp programs over flat arrays, under a name that profilers show.
+        """Runs programs of one warp each over flat arrays.
 
-        ``in_place``: for each argument that an output starts as, the number of that output. ``out_block``: shape
-        that outputs have in the kernel, all of it if None.
+        Args:
+            name: name of the kernel that profilers show.
+            kernel: function of the references to the arguments and to the outputs.
+            grid: numbers of programs along each axis.
+            out_shape: shapes and types of the outputs, a tree of ``jax.ShapeDtypeStruct``.
+            *args: flat arrays.
+            in_place: indices of arguments whose memory becomes an output, with the index of that output.
+            out_block: number of elements that an output has in the kernel; None for all of them.
 
         Raises:
             ValueError: if an array has more elements than the 32-bit integers of a kernel can number.
@@ -284,7 +295,7 @@ class Warp(NamedTuple):
         sizes = [math.prod(x.shape) for x in jax.tree.leaves((args, out_shape))]
         if max(sizes) >= _MOST_ELEMENTS:
             raise ValueError(
-                f"a kernel would need an array of {max(sizes):,} elements, of which it can number "
+                f"a kernel would need an array of {max(sizes):,} elements, but its integers can number only "
                 f"{_MOST_ELEMENTS - 1:,}; render fewer channels or Gaussians, a smaller image, a smaller "
                 "isect_capacity, or use implementation='xla_vjp'."
             )
@@ -305,7 +316,7 @@ class Warp(NamedTuple):
 
 
 def _hex(value: float) -> str:
-    """A float as PTX has it."""
+    """Returns a float as a constant of PTX."""
     (bits,) = struct.unpack("I", struct.pack("f", value))
     return f"0f{bits:08X}"
 
@@ -315,7 +326,14 @@ def _register(x: jax.Array) -> str:
 
 
 def inline_asm(instruction: str, constraints: str, dtype, *args: Any) -> jax.Array:
-    """One instruction of every lane: arrays of 32, and references, which are addresses to it."""
+    """Runs instructions of PTX in every lane.
+
+    Args:
+        instruction: text of the instructions, with $0 for the result and $1, $2, ... for the arguments.
+        constraints: register constraints of the result and the arguments, as in LLVM.
+        dtype: type of the result.
+        *args: arrays of lanes, or references, which become addresses.
+    """
     result = jax.ShapeDtypeStruct(args[-1].shape, dtype)
     return plgpu.elementwise_inline_asm(
         instruction, args=args, constraints=constraints, pack=1, result_shape_dtypes=[result]

@@ -1,4 +1,4 @@
-"""Rows shared out among programs when only the device knows how many there are.
+"""The partition of rows among programs when only the device knows the number of rows.
 
 A grid is as large as the most rows need. With blocks of a fixed size most of its programs, and most entries of a
 table that has one for each, would be for rows that are not there. So there is a limit to the programs, and each
@@ -17,12 +17,12 @@ from splax.ops.triton.lanes.warp import LANES, lanes
 
 
 class WorkPartition(NamedTuple):
-    """Spans of whole groups, one a program, side by side; all static.
+    """The partition of rows into shares, one for each program; a share is whole groups of rows. All is static.
 
     Attributes:
-        most_rows: there are never more rows than this.
-        most_programs: nor more programs than this.
-        steps: of 32 rows in a group; all of these are loaded before the first is used.
+        most_rows: largest number of rows.
+        most_programs: largest number of programs.
+        steps: number of steps of 32 rows in a group; all steps are loaded before the first is used.
     """
 
     most_rows: int
@@ -31,28 +31,28 @@ class WorkPartition(NamedTuple):
 
     @property
     def group(self) -> int:
-        """Rows of a group."""
+        """Number of rows in a group."""
         return self.steps * LANES
 
     @property
     def programs(self) -> int:
-        """Programs to launch, one at least."""
+        """Number of programs to launch, at least one."""
         return max(1, min(self.most_programs, -(-self.most_rows // self.group)))
 
     def used(self, num: Any) -> Any:
-        """Programs that have rows, of so many in all: the first ones."""
+        """Returns the number of programs that have rows, if there are ``num`` rows; they are the first ones."""
         length = jnp.maximum(self._groups(num), 1) * self.group
         return lax.div(num + length - 1, length)
 
     def share_of_program(self, num: Any) -> "WorkShare":
-        """Inside a kernel: the program's share of so many rows."""
+        """Inside a kernel: returns the program's share of ``num`` rows."""
         groups = self._groups(num)
         first = pl.program_id(0) * (groups * self.group)
         there = -(-(num - first) // self.group)
         return WorkShare(first, jnp.minimum(there, groups), self.steps)
 
     def _groups(self, num):
-        """Groups of each program."""
+        """Returns the number of groups of each program."""
         return -(-num // (self.most_programs * self.group))
 
 
@@ -60,9 +60,9 @@ class WorkShare(NamedTuple):
     """The rows of one program.
 
     Attributes:
-        first: where they begin.
-        groups: there are so many; none if not above 0.
-        steps: of 32 rows in a group.
+        first: index of the first row.
+        groups: number of groups; there are none if it is not above 0.
+        steps: number of steps of 32 rows in a group.
     """
 
     first: jax.Array
@@ -70,7 +70,10 @@ class WorkShare(NamedTuple):
     steps: int
 
     def walk(self, visit: Callable, state: Any) -> Any:
-        """``visit(rows, state)`` for each group; ``rows`` of each step, the last of which may not exist."""
+        """Calls ``visit(rows, state)`` for each group and returns the last state.
+
+        ``rows`` is a list of row indices, [32] for each step; the last rows may not exist.
+        """
 
         def turn(nth, state):
             return visit(steps_from(self.first + nth * self.steps * LANES, self.steps), state)
@@ -79,12 +82,12 @@ class WorkShare(NamedTuple):
 
 
 def steps_from(begin: Any, steps: int) -> list[jax.Array]:
-    """Inside a kernel: indices from ``begin`` on, 32 a step."""
+    """Inside a kernel: returns consecutive indices from ``begin`` on, [32] for each step."""
     return [begin + step * LANES + lanes() for step in range(steps)]
 
 
 def unstack(stacked: jax.Array) -> list[jax.Array]:
-    """Inside a kernel: the values of each step of an int32 array, [steps, 32]."""
+    """Inside a kernel: returns the rows of an int32 array, [steps, 32], as a list."""
     step_of = _step_of(stacked.shape[0])
     return [
         jnp.where(step_of == step, stacked, 0).sum(axis=0, dtype=jnp.int32)

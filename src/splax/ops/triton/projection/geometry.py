@@ -1,4 +1,4 @@
-"""What a lane computes of its Gaussian, from stored parameters to a 2D form and a direction."""
+"""Computations of a lane on its Gaussian, from stored parameters to a quadratic form and a direction."""
 
 import functools
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from splax.ops.types import KernelSettings, Parameters
 
 
 class Geometry(NamedTuple):
-    """The stored parameters of the lanes' Gaussians that say where they are."""
+    """The stored parameters of the lanes' Gaussians but their colours, [32] for each component."""
 
     mean: list[jax.Array]
     quat: list[jax.Array]
@@ -40,19 +40,19 @@ class KernelCamera(NamedTuple):
 
 
 class StoredArrays(NamedTuple):
-    """What both kernels read, as flat arrays; inside a kernel, references to them.
+    """Flat arrays that both kernels read; inside a kernel, references to them.
 
     Attributes:
-        means: [N * 3].
-        quats: [N * 4].
-        log_scales: [N * 3].
-        logits: of the opacities, [N].
-        sh0: [N * 3].
-        shN: [N * K * 3]; of any content if K is 0.
-        alive: [N].
-        active_degree: of the colour, [1].
-        camera: its numbers as :func:`read_camera` reads them.
-        table: see :func:`basis_table`.
+        means: centres in the world, [N * 3].
+        quats: rotations as quaternions wxyz, [N * 4].
+        log_scales: logarithms of the standard deviations in world units, [N * 3].
+        logits: logits of the opacities, [N].
+        sh0: colour coefficients of degree 0, [N * 3].
+        shN: colour coefficients of the higher degrees, [N * K * 3]; another array, which is not read, if K is 0.
+        alive: mask of the rows that exist, [N].
+        active_degree: highest degree that counts in the colour, [1].
+        camera: numbers of the camera as :func:`read_camera` reads them, [22].
+        table: coefficients of the basis functions; see :func:`basis_table`.
     """
 
     means: Any
@@ -68,12 +68,12 @@ class StoredArrays(NamedTuple):
 
 
 def stored_arrays(params: Parameters, camera: Any) -> StoredArrays:
-    """What both kernels read of Gaussians and a pinhole camera."""
+    """Returns the arrays that both kernels read, from stored Gaussians and a pinhole camera."""
     viewmat, intrinsics = camera.viewmat, camera.lens.K
     position = -(viewmat[:3, :3] * viewmat[:3, 3:]).sum(axis=0)
     pinhole = jnp.stack([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
     numbers = jnp.concatenate([viewmat[:3].reshape(-1), pinhole, position, point_on_axis(viewmat)])
-    # Kernels take no empty arrays; in place of one comes another, which is not read.
+    # Kernels take no empty arrays; another array, which is not read, replaces an empty one.
     shN = params.shN if params.shN.size else params.sh0
     floats = (*params[:5], shN)
     degree = params.active_sh_degree.astype(jnp.int32).reshape(1)
@@ -82,7 +82,7 @@ def stored_arrays(params: Parameters, camera: Any) -> StoredArrays:
 
 
 def read_camera(camera, tile_grid: TileGrid) -> KernelCamera:
-    """The camera, from ``StoredArrays.camera``."""
+    """Reads the camera from ``StoredArrays.camera``."""
     numbers = [camera[i] for i in range(22)]
     rows = [numbers[4 * i : 4 * i + 4] for i in range(3)]
     fx, fy, cx, cy = numbers[12:16]
@@ -91,7 +91,7 @@ def read_camera(camera, tile_grid: TileGrid) -> KernelCamera:
 
 
 def read_geometry(stored: StoredArrays, gaussian, mask) -> Geometry:
-    """The geometry of the lanes' Gaussians."""
+    """Reads the geometry of the lanes' Gaussians."""
     return Geometry(
         read_columns(stored.means, gaussian, 3, mask),
         read_columns(stored.quats, gaussian, 4, mask),
@@ -101,7 +101,7 @@ def read_geometry(stored: StoredArrays, gaussian, mask) -> Geometry:
 
 
 def read_columns(ref, gaussian, count: int, mask) -> list[jax.Array]:
-    """The row of each lane's Gaussian."""
+    """Reads the row of each lane's Gaussian, [32] for each column."""
     return [load(ref, gaussian * count + q, mask) for q in range(count)]
 
 
@@ -132,7 +132,7 @@ def early_cull(mean, log_scale, lives, kernel_camera: KernelCamera, settings: Ke
 
 
 def is_valid(geometry: Geometry, kernel_camera: KernelCamera, settings: KernelSettings):
-    """Rows that are finite, of a rotation that is one, and that can be projected."""
+    """Returns the mask of rows that are finite, have a quaternion that is not zero, and can be projected."""
     mean, quat, log_scale, logit = geometry
     scale = [jnp.exp(value) for value in log_scale]
     depth = transform_row(kernel_camera.pinhole.rows[2], mean)
@@ -146,13 +146,13 @@ def is_valid(geometry: Geometry, kernel_camera: KernelCamera, settings: KernelSe
 
 
 def neutral_where_not(geometry: Geometry, valid, kernel_camera: KernelCamera) -> Geometry:
-    """The geometry with harmless values where it is not valid."""
+    """Returns the geometry with harmless values where it is not valid."""
     neutral = Geometry(kernel_camera.inside, [1.0, 0.0, 0.0, 0.0], [0.0] * 3, 0.0)  # pyright: ignore[reportArgumentType]
     return jax.tree.map(lambda value, other: jnp.where(valid, value, other), geometry, neutral)
 
 
 def project_geometry(geometry: Geometry, kernel_camera: KernelCamera, settings: KernelSettings):
-    """Form and depth of each Gaussian; then its ellipse, and its opacity before antialiasing."""
+    """Returns the quadratic form, the depth, the projected components, and the opacity before antialiasing."""
     mean, quat, log_scale, logit = geometry
     opacity = jax.nn.sigmoid(logit)
     length = lax.rsqrt(dot(quat, quat))
@@ -169,14 +169,14 @@ def project_geometry(geometry: Geometry, kernel_camera: KernelCamera, settings: 
 
 
 def direction_to(mean, kernel_camera: KernelCamera):
-    """Unit vector from the camera; what lies at its very centre is behind the near plane."""
+    """Returns the unit vector from the camera to a mean, which must not be at the camera's centre."""
     offset = [a - b for a, b in zip(mean, kernel_camera.position, strict=True)]
     length = lax.rsqrt(dot(offset, offset))
     return [value * length for value in offset]
 
 
 def is_finite(values):
-    """Whether all of several numbers are finite."""
+    """Returns whether all of several numbers are finite."""
     finite = jnp.abs(values[0]) < jnp.inf
     for value in values[1:]:
         finite &= jnp.abs(value) < jnp.inf
@@ -184,5 +184,5 @@ def is_finite(values):
 
 
 def dot(a, b):
-    """Sum of products."""
+    """Returns the dot product of two lists of components."""
     return sum((x * y for x, y in zip(a[1:], b[1:], strict=True)), a[0] * b[0])

@@ -23,18 +23,23 @@ _NUM_LINEAR = 4
 
 
 class Basis(NamedTuple):
-    """The basis function of each lane, 0 in lanes and bands that are not in use."""
+    """The basis function of each lane, 0 in lanes and bands that are not in use.
 
-    linear: list[jax.Array]  # of 1, x, y, z
-    quadratic: list[jax.Array]  # of 1, z, xx, yy, zz, xy
+    Attributes:
+        linear: coefficients of 1, x, y and z in the first factor, [32] each.
+        quadratic: coefficients of 1, z, xx, yy, zz and xy in the second factor, [32] each.
+    """
+
+    linear: list[jax.Array]
+    quadratic: list[jax.Array]
 
     def at(self, x, y, z, *, warp: Warp):
-        """Its value at a unit direction."""
+        """Returns the value at a unit direction."""
         first, second = self._factors(x, y, z, warp)
         return first * second
 
     def with_slopes(self, x, y, z, *, warp: Warp):
-        """The same, and its derivatives by the three coordinates."""
+        """Returns the value at a unit direction, and its derivatives by the three coordinates."""
         first, second = self._factors(x, y, z, warp)
         _, of_z, of_xx, of_yy, of_zz, of_xy = self.quadratic
         slopes = (
@@ -46,7 +51,7 @@ class Basis(NamedTuple):
         return first * second, by_product
 
     def _factors(self, x, y, z, warp):
-        """The two polynomials."""
+        """Returns the two factors at a unit direction."""
         forms = (x, y, z), (z, x * x, y * y, z * z, x * y)
         return [
             functools.reduce(
@@ -59,7 +64,7 @@ class Basis(NamedTuple):
 
 
 def basis_table() -> jax.Array:
-    """What :func:`read_basis` reads: an argument of the kernel."""
+    """Returns the table that :func:`read_basis` reads; it is an argument of the kernels."""
     table = np.zeros((_GROUP, _NUM_LINEAR + 6), np.float32)
     for row, (linear, quadratic) in zip(table, SH_FACTORS, strict=False):
         row[:] = (*linear, *quadratic)
@@ -67,7 +72,7 @@ def basis_table() -> jax.Array:
 
 
 def read_basis(table, num_bases: int, active_degree) -> Basis:
-    """The basis functions up to the active degree."""
+    """Reads the basis functions up to the active degree."""
     index = lanes() % _GROUP
     band = 1 + (index >= 3).astype(jnp.int32) + (index >= 8).astype(jnp.int32)
     in_use = (index < num_bases) & (band <= active_degree)
@@ -76,16 +81,16 @@ def read_basis(table, num_bases: int, active_degree) -> Basis:
 
 
 def sum_harmonics(shN, num_bases: int, basis: Basis, direction, base, wanted, warp: Warp) -> list[jax.Array]:
-    """Colours without the constant part, a channel each; NaN where a coefficient is not finite.
+    """Returns three colour channels without the constant part; NaN where a coefficient is not finite.
 
     Args:
-        shN: flat [N, K, 3].
-        num_bases: K.
-        basis: of the lanes.
-        direction: unit vectors from the camera to the lanes' Gaussians.
-        base: Gaussian of lane 0.
-        wanted: lanes whose colour is needed; 0 elsewhere.
-        warp: the lanes.
+        shN: reference to the coefficients, flat [N, K, 3].
+        num_bases: number of coefficients of a channel, K.
+        basis: basis functions of the lanes.
+        direction: unit vectors from the camera to the lanes' Gaussians, three arrays [32].
+        base: row of lane 0's Gaussian.
+        wanted: mask of the lanes whose colour is needed; the others get 0.
+        warp: warp that the lanes belong to.
     """
     wanted = wanted.astype(jnp.int32)
 
@@ -103,10 +108,10 @@ class Coefficients(NamedTuple):
     """References to coefficients of all bands but the first, and to their gradients.
 
     Attributes:
-        values: flat [N, K, 3].
-        gradients: the same, written.
-        num: N.
-        num_bases: K.
+        values: coefficients, flat [N, K, 3].
+        gradients: gradients of the coefficients, which are written, flat [N, K, 3].
+        num: number of Gaussians, N.
+        num_bases: number of coefficients of a channel, K.
     """
 
     values: Any
@@ -121,13 +126,13 @@ def harmonics_gradients(
     """Writes the gradients of all coefficients; returns those of the directions.
 
     Args:
-        shN: the coefficients.
-        basis: of the lanes.
-        direction: unit vectors from the camera to the lanes' Gaussians.
-        v_color: cotangents of their colours, three; 0 where not drawn.
-        base: Gaussian of lane 0.
-        wanted: lanes whose direction needs a gradient.
-        warp: the lanes.
+        shN: coefficients and their gradients.
+        basis: basis functions of the lanes.
+        direction: unit vectors from the camera to the lanes' Gaussians, three arrays [32].
+        v_color: cotangents of the colours, three arrays [32]; 0 where a Gaussian is not drawn.
+        base: row of lane 0's Gaussian.
+        wanted: mask of the lanes whose direction needs a gradient.
+        warp: warp that the lanes belong to.
     """
     wanted = wanted.astype(jnp.int32)
 
@@ -148,18 +153,18 @@ def harmonics_gradients(
 
 
 def _owner(nth):
-    """The lane whose Gaussian this lane's group is at: the halves of the warp take a Gaussian each."""
+    """Returns the lane whose Gaussian is treated now; each half of the warp treats one Gaussian."""
     return lanes() // _GROUP * _GROUP + nth
 
 
 def _places(gaussian, num_bases):
-    """Where the coefficients of the lane's basis function are, and whether there are any."""
+    """Returns the places of the coefficients of the lane's basis function, and whether it has any."""
     index = lanes() % _GROUP
     return [(gaussian * num_bases + index) * _RGB + q for q in range(_RGB)], index < num_bases
 
 
 def _sum_all(terms_of, turns, warp):
-    """Three sums over the basis functions for the Gaussian of each lane; a turn is for four of each half."""
+    """Returns three sums over the basis functions for each lane's Gaussian; a turn treats four of each half."""
 
     def some(turn, totals):
         terms = [terms_of(turn * _AT_ONCE + part) for part in range(_AT_ONCE)]
@@ -171,7 +176,7 @@ def _sum_all(terms_of, turns, warp):
 
 
 def _sum_groups(values, warp):
-    """Sums each of four values over sixteen lanes; each sum ends in the lanes whose last two bits number it."""
+    """Sums each of four values over sixteen lanes; the last two bits of a lane's index number the sum it gets."""
     total = warp.exchange(*(warp.exchange(values[k], values[k + 2], 2) for k in range(2)), 1)
     for distance in (4, 8):
         total = total + warp.across(total, distance)

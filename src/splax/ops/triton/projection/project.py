@@ -1,9 +1,9 @@
-"""Everything that happens once per Gaussian, in one pass over memory: one lane a Gaussian.
+"""All computations that happen once per Gaussian, in one pass over memory: one lane for each Gaussian.
 
-Forward: which rows can be drawn, activations, projection, colour, and what :mod:`pack` writes. Backward: from
-the sums over pixels to the gradients of the stored parameters. XLA would make some thirty passes of it. Warps
-whose rows are all out of the picture cost their centres and sizes in the first pass, and next to nothing in the
-second.
+The forward kernel finds the rows that can be drawn, activates, projects and colours them, and writes the arrays
+of :mod:`pack`. The backward kernel goes from the sums over pixels to the gradients of the stored parameters.
+XLA would make some thirty passes over memory. Warps whose rows are all outside the image read centres and sizes
+in the forward kernel, and next to nothing in the backward kernel.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ from splax.ops.types import KernelSettings, Parameters
 _RGB = 3
 _NUM_STORED = len(StoredArrays._fields)
 _SHN = Parameters._fields.index("shN")
-# Whose gradients' memory holds the sums over pixels until they are made of them: 13 columns, of which at most 12
-# are needed. That of shN is left to hold, before that, what the forward pass saved.
+# The memory of these parameters' gradients first holds the sums over pixels, from which the gradients are
+# computed: 13 columns, of which at most 12 are needed. The memory of shN's is left for what the forward pass
+# saved.
 _HOLDERS = [Parameters._fields.index(name) for name in ("quats", "means", "log_scales", "sh0")]
 
 
@@ -54,12 +55,12 @@ class ProjectOutputs(NamedTuple):
     """Gaussians of one view, ready to be listed and drawn.
 
     Attributes:
-        packed: as :func:`pack.pack` makes them; attributes and boxes only of rows that are drawn.
-        clamp_grad: twice the derivative of each colour's clamp at 0, two bits a channel, [N] int8; colours
-            themselves need not be kept for the backward pass.
-        depths: camera-space z, [N]; infinite where nothing is drawn.
+        packed: packed Gaussians; attributes and boxes are written only in rows that are drawn.
+        clamp_grad: twice the derivative of each colour's clamp at 0, two bits for each channel, [N] int8. With
+            it the backward pass does not need the colours.
+        depths: camera-space z, [N]; infinite where a Gaussian is not drawn.
         means2d: centres in pixels, moved by the offset, [N, 2].
-        radii: half extents in pixels, [N, 2]; 0 where culled.
+        radii: half width and half height in pixels, [N, 2]; 0 where culled.
     """
 
     packed: PackedGaussians
@@ -82,15 +83,15 @@ class _ProjectOutputRefs(NamedTuple):
 
 
 class PixelSums(NamedTuple):
-    """What the pixels say of Gaussians.
+    """Sums over pixels, from which the gradients of the Gaussians are computed.
 
     Attributes:
-        counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
-        clamp_grad: from :func:`project`.
+        counts: number of tiles of each Gaussian, [N]; 0 if it is not drawn.
+        clamp_grad: derivatives of the colours' clamps, packed; see :class:`ProjectOutputs`.
         rows: moments and channels of each Gaussian, [N, 6 + C], or of each pair, [M * blocks, 6 + C]; with
             ``settings.absgrad`` and an offset, two more columns, which are the offset's gradient. Several arrays
             may hold some columns each; those that :func:`initial_sums` made are overwritten.
-        first: first pair offset of each Gaussian, [N], if the rows are those of pairs.
+        first: first pair offset of each Gaussian, [N], if the rows belong to pairs; None otherwise.
         v_means2d: cotangent of :attr:`ProjectOutputs.means2d`, [N, 2]; None is zero.
     """
 
@@ -102,7 +103,7 @@ class PixelSums(NamedTuple):
 
 
 class _SumRefs(NamedTuple):
-    """References to :class:`PixelSums`, flat; those that are not there are None."""
+    """References to the flat arrays of :class:`PixelSums`, with None for those that are missing."""
 
     counts: Any
     clamp_grad: Any
@@ -112,11 +113,11 @@ class _SumRefs(NamedTuple):
 
     @classmethod
     def of(cls, refs: Sequence[Any], sums: PixelSums) -> _SumRefs:
-        """The references, which lie as :func:`_sum_args` puts them."""
-        counts, slopes, *others = refs
-        rows, others = others[: len(sums.rows)], list(others[len(sums.rows) :])
-        first = None if sums.first is None else others.pop(0)
-        return cls(counts, slopes, rows, first, None if sums.v_means2d is None else others.pop(0))
+        """Returns the references by name; they are in the order of :func:`_sum_args`."""
+        counts, slopes, *other_arrays = refs
+        rows, other_arrays = other_arrays[: len(sums.rows)], list(other_arrays[len(sums.rows) :])
+        first = None if sums.first is None else other_arrays.pop(0)
+        return cls(counts, slopes, rows, first, None if sums.v_means2d is None else other_arrays.pop(0))
 
 
 def _sum_args(sums: PixelSums) -> list[jax.Array]:
@@ -137,12 +138,12 @@ def project(
     """Projects, colours and packs Gaussians.
 
     Args:
-        params: the Gaussians.
-        camera: a pinhole :class:`splax.Camera`.
-        offset: added to the centres, pixels, [N, 2]; None is zero.
-        settings: of the rasterizer.
+        params: stored Gaussians, N rows.
+        camera: the :class:`splax.Camera` that looks at them; its lens is a pinhole.
+        offset: offset of the projected centres in pixels, [N, 2]; None is zero.
+        settings: the rasterizer's static settings, as kernels read them.
         tile_grid: the tiles of the image.
-        warp: how kernels run.
+        warp: warp that runs the kernels.
     """
     num, num_bases = params.means.shape[0], params.shN.shape[1]
     channels = _RGB + settings.render_depth
@@ -177,12 +178,12 @@ def project(
 
         @pl.when(some_seen)
         def _():
-            others = (
+            other_arrays = (
                 read_columns(stored.quats, gaussian, 4, exists),
                 log_scale,
                 load(stored.logits, gaussian, exists),
             )
-            geometry = Geometry(mean, *others)
+            geometry = Geometry(mean, *other_arrays)
             valid = lives & is_valid(geometry, kernel_camera, settings)
             form, depth, projected, opacity = project_geometry(
                 neutral_where_not(geometry, valid, kernel_camera), kernel_camera, settings
@@ -232,19 +233,20 @@ def project_gradients(
     *,
     with_offset: bool = True,
 ) -> tuple[Parameters, jax.Array | None]:
-    """Gradients of the stored parameters; exactly 0 in rows that are not drawn.
+    """Returns the gradients of the stored parameters; they are exactly 0 in rows that are not drawn.
 
     Args:
-        params: the Gaussians.
-        camera: a pinhole :class:`splax.Camera`.
-        sums: what the pixels say of them.
-        settings: of the rasterizer.
+        params: stored Gaussians, N rows.
+        camera: the :class:`splax.Camera` that looks at them; its lens is a pinhole.
+        sums: sums over the pixels.
+        settings: the rasterizer's static settings, as kernels read them.
         tile_grid: the tiles of the image.
-        warp: how kernels run.
-        with_offset: whether the gradient of the offset is wanted.
+        warp: warp that runs the kernels.
+        with_offset: whether to compute the gradient of the offset.
 
     Returns:
-        Gradients of the parameters (None for ``alive`` and ``active_sh_degree``), and of the offset, [N, 2].
+        Gradients of the parameters, None for ``alive`` and ``active_sh_degree``, and that of the offset, [N,
+        2], or None.
     """
     rows, first, v_means2d = sums.rows, sums.first, sums.v_means2d
     num, num_bases = params.means.shape[0], params.shN.shape[1]
@@ -257,7 +259,7 @@ def project_gradients(
     def kernel(*refs):
         stored, grads = StoredArrays(*refs[:_NUM_STORED]), refs[-len(sizes) :]
         sum_refs = _SumRefs.of(refs[_NUM_STORED : -len(sizes)], sums)
-        v_shN, others = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
+        v_shN, other_arrays = grads[_SHN], [*grads[:_SHN], *grads[_SHN + 1 :]]
         base = pl.program_id(0) * LANES
         gaussian = base + lanes()
         exists = gaussian < num
@@ -286,7 +288,7 @@ def project_gradients(
             geometry = read_geometry(stored, gaussian, moved)
             valid = drawn
             if v_means2d is not None:
-                # A centre has a cotangent of its own, even if it is not drawn.
+                # A centre may have a cotangent even if its Gaussian is not drawn.
                 valid |= (
                     moved & load(stored.alive, gaussian, moved) & is_valid(geometry, kernel_camera, settings)
                 )
@@ -304,7 +306,7 @@ def project_gradients(
                 v_direction = harmonics_gradients(bands, basis, direction, v_color, base, valid, warp)
             (v_mean_by_color,) = to_mean(v_direction)
             if v_means2d is not None:
-                # A Gaussian whose colour is not finite is not drawn, and its centre moves nowhere.
+                # A Gaussian whose colour is not finite is not drawn, and its centre gets no gradient.
                 constant = [load(stored.sh0, gaussian * _RGB + q, valid) for q in range(_RGB)]
                 valid &= drawn | is_finite([*constant, *v_direction])
 
@@ -324,7 +326,7 @@ def project_gradients(
             if with_offset:
                 absolute = [jnp.where(drawn, value, 0) for value in totals[width:]]
                 columns.append(absolute or v_center)
-            for grad, values in zip(others, columns, strict=True):
+            for grad, values in zip(other_arrays, columns, strict=True):
                 store_rows(grad, base, values, exists, warp)
 
     args = [*stored_arrays(params, camera), *_sum_args(sums)]
@@ -342,16 +344,16 @@ def project_gradients(
 
 
 def initial_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp) -> tuple[jax.Array, ...]:
-    """Zeros for sums of Gaussians that are drawn, where some of the parameters' gradients will be.
+    """Makes zeros for the sums of the drawn Gaussians, in memory that will hold some of the gradients.
 
     Args:
-        params: the Gaussians.
-        counts: tiles of each Gaussian, [N]; 0 where it is not drawn.
-        columns: sums of each Gaussian.
-        warp: how kernels run.
+        params: stored Gaussians, N rows.
+        counts: number of tiles of each Gaussian, [N]; 0 if it is not drawn.
+        columns: number of sums of each Gaussian.
+        warp: warp that runs the kernels.
 
     Returns:
-        Arrays of together ``columns`` or more columns; rows that are not drawn hold anything.
+        Arrays with at least ``columns`` columns in total; rows that are not drawn hold arbitrary values.
     """
     widths = [math.prod(params[nth].shape[1:]) for nth in _HOLDERS]
     enough = next((k for k in range(1, len(widths)) if sum(widths[:k]) >= columns), len(widths))
@@ -359,11 +361,11 @@ def initial_sums(params: Parameters, counts: jax.Array, columns: int, warp: Warp
 
 
 def pack_clamp_grad(color):
-    """Twice the derivative of max(x, 0) in each channel, two bits a channel; where x is 0, JAX takes a half."""
+    """Packs twice the derivative of max(x, 0), two bits for each channel; at x = 0, JAX takes one half."""
     r, g, b = ((value > 0).astype(jnp.int32) + (value >= 0).astype(jnp.int32) for value in color)
     return (r | g << 2 | b << 4).astype(jnp.int8)
 
 
 def unpack_clamp_grad(packed):
-    """The derivatives that :func:`pack_clamp_grad` packed, a channel each."""
+    """Returns the derivatives that :func:`pack_clamp_grad` packed, one array for each channel."""
     return [0.5 * ((packed.astype(jnp.int32) >> 2 * q) & 3).astype(jnp.float32) for q in range(_RGB)]
