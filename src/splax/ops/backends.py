@@ -67,7 +67,7 @@ def rasterize(
     )
 
 
-def count_pairs(
+def count_isects(
     projected: ProjectedGaussians, settings: RenderSettings, implementation: str | None = None
 ) -> Int[Array, ""]:
     """Counts the pairs that :func:`rasterize` needs room for; its arguments and errors are the same."""

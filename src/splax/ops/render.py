@@ -136,7 +136,7 @@ def _project(params, camera, *, settings):
 
 @functools.partial(jax.jit, static_argnames=("settings", "implementation"))
 def _count(projected, *, settings, implementation):
-    return backends.count_pairs(projected, settings, implementation)
+    return backends.count_isects(projected, settings, implementation)
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "implementation"))
