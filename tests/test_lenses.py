@@ -122,9 +122,11 @@ def test_static_fields_are_compiled_in():
 
 
 def test_what_needs_a_pinhole_says_so():
-    with pytest.raises(ValueError, match=r"K is that of a Pinhole.*a lens of Fisheye.*camera\.project"):
+    with pytest.raises(
+        ValueError, match=r"K of a Pinhole.*lens of this camera is a Fisheye.*camera\.project"
+    ):
         _ = fisheye_camera().K
-    with pytest.raises(ValueError, match=r"K takes the place.*Fisheye has none; give lens= alone"):
+    with pytest.raises(ValueError, match=r"K replaces the K of a lens.*Fisheye has none; give lens= alone"):
         dataclasses.replace(fisheye_camera(), K=jnp.eye(3))
 
 
