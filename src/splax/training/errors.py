@@ -1,4 +1,4 @@
-"""Errors of runs that cannot go on."""
+"""Errors of runs that cannot continue."""
 
 
 class NonFiniteError(FloatingPointError):

@@ -1,1 +1,1 @@
-"""What the host decides for the device: memory, compiled programs, steps for each call."""
+"""The host's decisions for the device: memory, compiled programs, steps per call."""
