@@ -18,16 +18,10 @@ ALLOWED_WITHOUT = {
     "NonFiniteError",
     "OutOfMemoryError",
     "Progress",
-    "Regularizers",
     "Start",
     "TrainConfig",
     "Trainer",
     "choose_start",
-    "color_correct",
-    "lpips",
-    "photometric_loss",
-    "psnr",
-    "ssim",
 }
 
 
