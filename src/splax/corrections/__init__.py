@@ -1,1 +1,4 @@
-"""What photos differ by although the scene does not: exposure, poses, intrinsics; learned along with it."""
+"""Corrections of what differs between photos of one scene: exposure, poses, intrinsics.
+
+They are learned along with the scene.
+"""

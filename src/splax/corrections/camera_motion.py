@@ -1,4 +1,4 @@
-"""How refined training cameras moved, and what that says about cameras that were not refined."""
+"""The motion of refined training cameras, and what it says about cameras that were not refined."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class TrainingCameras(NamedTuple):
     """Cameras of the training views, world to camera, in float64.
 
     Attributes:
-        names: of the views.
-        given: [V, 4, 4], as the dataset has them.
-        refined: [V, 4, 4], as corrections move them.
-        lenses: the corrected lenses, a batch [V].
-        sizes: width and height of each.
+        names: names of the views.
+        given: world-to-camera transforms as the dataset has them, [V, 4, 4].
+        refined: world-to-camera transforms as corrections move them, [V, 4, 4].
+        lenses: corrected lenses, a batch [V] of numpy arrays.
+        sizes: width and height of each view's image, pixels.
     """
 
     names: list[str]
@@ -48,7 +48,13 @@ class TrainingCameras(NamedTuple):
     def of(
         cls, corrections: Corrections, params: dict[str, Any], cameras: Mapping[str, Camera]
     ) -> TrainingCameras:
-        """What corrections make of the cameras, by the views' names."""
+        """Applies corrections to cameras.
+
+        Args:
+            corrections: corrections of the run.
+            params: Params that the corrections learned, by their names.
+            cameras: cameras of the training views by name, in the order of the rows of ``params``.
+        """
         each = [*cameras.values()]
         moved = [
             corrections.camera(params, jnp.asarray(index, jnp.int32), camera)
@@ -64,13 +70,14 @@ class TrainingCameras(NamedTuple):
 
 
 class CameraMotion(NamedTuple):
-    """The motion of all training cameras together, and of each by itself.
+    """The motion of all training cameras together, and of each one separately.
 
     Attributes:
-        similarity: takes the dataset's frame to the splat's; None if no camera moved, or it is not known.
-        residuals: what is left of each training camera's motion, [V, 6] as of
-            :func:`splax.corrections.rigid.move_camera`; None if that says nothing about other cameras.
-        description: what is done to a camera that was not refined, for people.
+        similarity: similarity that takes the dataset's frame to the splat's; None if no camera moved, or if it is
+            not known.
+        residuals: rest of each training camera's motion, [V, 6], as :func:`splax.corrections.rigid.move_camera`
+            takes it; None if the rest says nothing about other cameras.
+        description: words for what is done to a camera that was not refined.
     """
 
     similarity: Similarity | None
@@ -85,13 +92,13 @@ class CameraMotion(NamedTuple):
         means: Float[np.ndarray, "n 3"],
         opacities: Float[np.ndarray, " n"],
     ) -> CameraMotion:
-        """Finds it from what the training cameras see of Gaussians.
+        """Finds the motion from the Gaussians that the training cameras see.
 
         Args:
-            cameras: of the training views.
-            neighborhood: where they lie.
-            means: of the Gaussians, in the splat's world.
-            opacities: of the same.
+            cameras: cameras of the training views.
+            neighborhood: times or places of the training views.
+            means: centres of the Gaussians, in the splat's world units, [N, 3].
+            opacities: opacities of the Gaussians, [N].
         """
         if (cameras.given == cameras.refined).all():
             return cls(None, None, "as given")
@@ -105,7 +112,7 @@ class CameraMotion(NamedTuple):
         residuals = motions_between(moved, cameras.refined)
 
         def error(index: int, motion: Float[np.ndarray, " 6"]) -> float:
-            """Squared, in pixels, of the points that a view sees."""
+            """Sum of squared errors, pixels^2, of the points that a view sees, if its camera has this motion."""
             lens, seen = lens_of(cameras.lenses, index), points[index]
             shown = project(move_viewmat(moved[index], motion), lens, seen)
             return float(((shown - project(cameras.refined[index], lens, seen)) ** 2).sum())
@@ -122,18 +129,18 @@ class CameraMotion(NamedTuple):
 
     @classmethod
     def held_by_points(cls) -> CameraMotion:
-        """No motion of all together: where known points hold the poses, these stay in the frame of the points.
+        """No motion of all cameras together: poses that are held by known points stay in the frame of the points.
 
-        A similarity fitted to cameras that were a little wrong each by itself would be the mean of their errors.
+        If each camera was a little wrong independently, a fitted similarity would be the mean of their errors.
         """
         return cls(None, None, "as given: the points that photos show hold the frame")
 
     def move(self, camera: Camera, neighbors: Neighbors | None = None) -> Camera:
-        """A camera of the dataset's frame in the splat's.
+        """A camera of the dataset's frame, moved to the splat's frame.
 
         Args:
-            camera: as the dataset has it.
-            neighbors: whose own motions it shares; None: those of nobody.
+            camera: camera as the dataset has it.
+            neighbors: training views in whose residual motion the camera takes part; None for no residual motion.
         """
         if self.similarity is None:
             return camera

@@ -1,8 +1,8 @@
-"""How views are drawn that training did not see: by what was learned for the training views next to them.
+"""Drawing of held-out views, which training did not see, by what was learned for the training views next to them.
 
-A view that is held out must not be drawn by what its own photo shows. Its colour maps are therefore made from
-those of its neighbours, and its camera is moved as the refined training cameras moved. Whether neighbours say
-anything about a view is decided on the training views, each of which is predicted from the others.
+Nothing that the photo of a held-out view shows may be used to draw it. Its colour maps are therefore made from
+those of its neighbours, and its camera is moved as the refined training cameras moved. The training views decide
+whether neighbours say anything about a view: each of them is predicted from the others.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from splax.corrections.neighboring_views import (
     everyone,
 )
 
-# Fewer training views cannot be predicted from one another.
+# Least number of training views that can be predicted from one another.
 _MIN_VIEWS = 3
 
 
 class Appearance(NamedTuple):
-    """What a view is drawn with; a pytree.
+    """Camera and correction Params with which a view is drawn; a pytree.
 
     Attributes:
-        camera: to render it with.
-        params: of each correction: one row, or all Params where it says nothing about views held out.
+        camera: camera to render the view with.
+        params: Params of each correction, by its name: one row, or all Params of a correction that has none for
+            held-out views.
     """
 
     camera: Camera
@@ -44,13 +45,13 @@ class Appearance(NamedTuple):
 
 
 class HeldOutViews:
-    """Draws views that training did not see.
+    """Draws held-out views, which training did not see.
 
     Attributes:
-        cameras: of the training views.
-        motion: how those moved.
-        description: how views are drawn, for people: ``"camera"``, and a key for each correction that says
-            something about views held out.
+        cameras: cameras of the training views.
+        motion: motion of the training cameras.
+        description: words for how views are drawn, under the key ``"camera"`` and the name of each correction that
+            has Params for held-out views.
     """
 
     def __init__(
@@ -63,15 +64,15 @@ class HeldOutViews:
         means: Float[np.ndarray, "n 3"],
         opacities: Float[np.ndarray, " n"],
     ) -> None:
-        """Looks at the training views.
+        """Finds the motion of the training cameras, and the corrections for which neighbours predict well.
 
         Args:
-            corrections: of the run.
-            params: that they learned.
+            corrections: corrections of the run.
+            params: Params that the corrections learned, by their names.
             training: cameras of the training views by name, in the order of the rows of ``params``.
-            names: of the views to be drawn.
-            means: of the Gaussians, world units.
-            opacities: of the same.
+            names: names of the views to be drawn.
+            means: centres of the Gaussians, world units, [N, 3].
+            opacities: opacities of the Gaussians, [N].
         """
         self._corrections = corrections
         self._params = {name: jax.tree.map(np.asarray, params[name]) for name in corrections.parts}
@@ -89,30 +90,30 @@ class HeldOutViews:
 
     @property
     def is_mean(self) -> bool:
-        """Whether :meth:`of` and :meth:`mean` are the same for all views."""
+        """True if :meth:`of` and :meth:`mean` are the same for all views."""
         return self.motion.similarity is None and not self._by_neighbors
 
     def of(self, name: str, camera: Camera) -> Appearance:
-        """What a view is drawn with.
+        """Camera and correction Params with which a view is drawn.
 
         Args:
-            name: of the view; one of those given before.
-            camera: as the dataset has it.
+            name: name of the view, one of those that this object was made with.
+            camera: camera of the view as the dataset has it.
         """
         place = camera_centres(np.asarray(camera.viewmat, np.float64))
         neighbors = self._neighborhood.around(name, place)
         return self._appearance(self.motion.move(camera, neighbors), neighbors)
 
     def mean(self, camera: Camera) -> Appearance:
-        """The same without a look at neighbours: by the mean of what was learned, with the camera as given."""
+        """Camera and Params that use no neighbours: the camera as given, and the mean over all training views."""
         return self._appearance(camera, self._mean)
 
     def image(self, params: dict[str, Any], image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
-        """A rendering as the photo would show it.
+        """The rendering with the colours that the photo of the view would have.
 
         Args:
-            params: those of the view's :class:`Appearance`.
-            image: as rendered.
+            params: Params of the view's :class:`Appearance`.
+            image: rendering of the view, RGB, [H, W, 3].
         """
         for name, part in self._corrections.parts.items():
             image = part.image(params[name], self._view(name), image)
@@ -140,7 +141,7 @@ class HeldOutViews:
         return jnp.zeros((), jnp.int32) if name in self._of_rows else None
 
     def _predicts(self, name: str) -> bool:
-        """Whether neighbours predict a view's own Params better than the mean does; says so."""
+        """True if neighbours predict a view's Params better than the mean does; fills :attr:`description`."""
         if len(self.cameras.names) < _MIN_VIEWS:
             self.description[name] = f"the mean: there are fewer than {_MIN_VIEWS} training views"
             return False

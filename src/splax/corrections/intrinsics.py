@@ -1,4 +1,4 @@
-"""Focal lengths and principal points that are a little wrong, made better while training."""
+"""Refinement, in training, of focal lengths and principal points that are a little wrong."""
 
 from __future__ import annotations
 
@@ -17,19 +17,30 @@ from splax.corrections.neighboring_views import Neighbors
 
 @dataclasses.dataclass(frozen=True)
 class IntrinsicsRefinement(Correction):
-    """Corrects fx, fy, cx and cy: by factors exp(p0), exp(p1) and by shifts of p2 fx, p3 fy pixels.
+    """Corrects fx and fy by the factors exp(p0) and exp(p1), and shifts cx and cy by p2 fx and p3 fy pixels.
 
-    The Params, [1, 4] or [V, 4], are these four numbers. Shared ones hold for views held out as well;
-    else those are drawn with the mean of their neighbours'.
+    The Params, [1, 4] or [V, 4], are these four numbers. A shared correction holds for held-out views as well;
+    else a held-out view is drawn with the mean correction of its neighbours.
 
     Attributes:
-        rate: of Adam, at the start.
-        rate_final: at the end, as a share of the one at the start; exponential in between.
-        shared: one correction for all views, as for photos of one camera; else one for each view.
-        start: the four numbers to begin with, such as an earlier run has learned.
+        rate: learning rate of Adam at the start.
+        rate_final: learning rate at the end, as a share of the rate at the start; the decay is exponential.
+        shared: whether to learn one correction for all views, as for photos of one camera; else one for each view.
+        start: four numbers p0 to p3 to begin with, such as those that an earlier run has learned.
 
     Raises:
         ValueError: on a rate that is not positive.
+
+    Example:
+        >>> import math
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=math.pi / 2, width=200, height=100)
+        >>> correction = splax.IntrinsicsRefinement(start=(math.log(1.1), 0.0, 0.02, 0.0))
+        >>> params = correction.init(splax.Camera.stack([camera]))
+        >>> corrected = correction.camera(params, jnp.array(0), camera)
+        >>> camera.K[0].round(2).tolist(), corrected.K[0].round(2).tolist()
+        ([100.0, 0.0, 100.0], [110.0, 0.0, 102.0])
     """
 
     name: ClassVar[str] = "intrinsics"
@@ -45,16 +56,16 @@ class IntrinsicsRefinement(Correction):
             )
 
     def init(self, cameras: Camera) -> Float[Array, "views 4"]:
-        """``start`` for each."""
+        """``start`` in each row: one row, or one for each view."""
         return jnp.tile(jnp.asarray(self.start, jnp.float32), (1 if self.shared else len(cameras.viewmat), 1))
 
     def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
-        """Adam."""
+        """Adam with exponential decay."""
         del extent
         return optax.adam(optax.exponential_decay(self.rate, steps, self.rate_final), eps=1e-15)
 
     def camera(self, params: Float[Array, "views 4"], view: ViewIndex, camera: Camera) -> Camera:
-        """The camera with corrected intrinsics."""
+        """The camera with corrected intrinsics; unchanged if ``view`` is None and no correction is shared."""
         if view is None and not self.shared:
             return camera
         values = params[0 if self.shared else view]
@@ -67,5 +78,5 @@ class IntrinsicsRefinement(Correction):
     def interpolate(
         self, params: Float[Array | np.ndarray, "views 4"], neighbors: Neighbors
     ) -> Float[np.ndarray, "1 4"]:
-        """The shared correction, or the mean of the neighbours'."""
+        """The shared correction, or the weighted mean of the neighbours' corrections."""
         return np.asarray(params) if self.shared else neighbors.average(params)

@@ -1,4 +1,4 @@
-"""Camera poses that are a little wrong, made better while training."""
+"""Refinement, in training, of camera poses that are a little wrong."""
 
 from __future__ import annotations
 
@@ -20,23 +20,36 @@ from splax.corrections.tracks import reprojection_error
 
 @dataclasses.dataclass(frozen=True)
 class PoseRefinement(Correction):
-    """A small rigid motion of each training camera, SE(3) (as gsplat's camera optimisation).
+    """A small rigid motion of each training camera, SE(3), as in gsplat's camera optimisation.
 
     The Params, [V, 6], are a rotation vector (radians) and a translation (world units) for each view; see
     :func:`splax.corrections.rigid.move_camera`. If all cameras move together, or come nearer to each other, and
-    the scene with them, no photo changes. Where views know which surface points their photos show and where
-    (``View.points``, ``View.point_pixels``: COLMAP's tracks), those hold the poses; else such motions are taken
-    out after every step.
+    the scene moves with them, no photo changes. Two things keep poses from drifting that way. Where views know
+    surface points and the pixels at which their photos show them (``View.points``, ``View.point_pixels``: COLMAP's
+    tracks), those points hold the poses. Else such joint motions are removed after every step.
 
     Attributes:
-        rate: of Adam, radians a step and shares of the scene's extent; at the start.
-        rate_final: at the end, as a share of the one at the start; exponential in between (gsplat).
+        rate: learning rate of Adam at the start, in radians and in shares of the scene's extent.
+        rate_final: learning rate at the end, as a share of the rate at the start; the decay is exponential
+            (gsplat).
         weight_decay: pull towards the poses as given, added to the gradient (gsplat).
-        track_weight: of the reprojection error of these points in the loss, see
-            :func:`splax.corrections.tracks.reprojection_error`; 0: they are not used.
+        track_weight: weight of the reprojection error of the tracks in the loss, see
+            :func:`splax.corrections.tracks.reprojection_error`; at 0 tracks are not used.
 
     Raises:
         ValueError: on a rate that is not positive, or a weight that is negative or not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> camera = splax.Camera.look_at((0, -4, 0), (0, 0, 0), fov_x=0.8, width=32, height=24)
+        >>> poses = splax.PoseRefinement()
+        >>> params = poses.init(splax.Camera.stack([camera, camera]))  # no motion, for two views
+        >>> params.shape
+        (2, 6)
+        >>> params = params.at[1].set(jnp.array([0.0, 0.0, 0.0, 0.0, 0.5, 0.0]))  # half a unit along +y
+        >>> round(float(poses.camera(params, jnp.array(1), camera).position[1]), 3)
+        -3.5
     """
 
     name: ClassVar[str] = "poses"
@@ -56,19 +69,19 @@ class PoseRefinement(Correction):
 
     @property
     def uses_tracks(self) -> bool:
-        """Whether tracks have a weight."""
+        """True if tracks have a weight above 0."""
         return self.track_weight > 0
 
     def without_tracks(self) -> PoseRefinement:
-        """The same with a ``track_weight`` of 0."""
+        """The same refinement with a ``track_weight`` of 0."""
         return dataclasses.replace(self, track_weight=0.0)
 
     def init(self, cameras: Camera) -> Float[Array, "views 6"]:
-        """No motion."""
+        """No motion: zeros, [V, 6]."""
         return jnp.zeros((len(cameras.viewmat), 6))
 
     def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
-        """Adam."""
+        """Adam with weight decay and exponential decay of its rate; translations are in shares of ``extent``."""
         units = _units(extent)
         return optax.chain(
             optax.add_decayed_weights(self.weight_decay),
@@ -78,16 +91,16 @@ class PoseRefinement(Correction):
         )
 
     def optimizer_of(self, cameras: Camera, steps: int, extent: float) -> optax.GradientTransformation:
-        """Adam; with tracks on turns about what cameras look at instead of where they stand.
+        """Adam; with tracks, each camera turns about the point that it looks at instead of about its own centre.
 
-        In a photo a camera that turns looks nearly like one that moves sideways, and Adam, which scales each
-        number by itself, takes long to tell them apart. A turn about a point ahead leaves that point where it is.
-        Without tracks that would let noise of the photos turn cameras.
+        In a photo a camera that turns looks nearly like a camera that moves sideways, and Adam, which scales each
+        number separately, takes long to tell the two apart. A turn about a point ahead leaves that point where it
+        is. Without tracks, such turns would let noise in the photos turn cameras.
         """
         adam = self.optimizer(steps, extent)
         if not self.uses_tracks:
             return adam
-        arms = _arms(cameras, extent)  # from that point to the camera
+        arms = _arms(cameras, extent)  # from the point to the camera
 
         def to_turns_ahead(gradient: Any, _: Any) -> Array:
             return gradient.at[:, :3].add(jnp.cross(arms, gradient[:, 3:]))
@@ -98,7 +111,7 @@ class PoseRefinement(Correction):
         return optax.chain(optax.stateless(to_turns_ahead), adam, optax.stateless(to_motions))
 
     def camera(self, params: Float[Array, "views 6"], view: ViewIndex, camera: Camera) -> Camera:
-        """The camera where training has moved it."""
+        """The camera, moved by what training has learned; unchanged if ``view`` is None."""
         if view is None:
             return camera
         return dataclasses.replace(camera, viewmat=move_camera(camera.viewmat, params[view]))
@@ -106,11 +119,14 @@ class PoseRefinement(Correction):
     def track_penalty(
         self, camera: Camera, points: Float[Array, "points 3"], pixels: Float[Array, "points 2"]
     ) -> Float[Array, ""]:
-        """The reprojection error, weighted."""
+        """The reprojection error, times its weight."""
         return self.track_weight * reprojection_error(camera, points, pixels)
 
     def project(self, params: Float[Array, "views 6"], cameras: Camera) -> Float[Array, "views 6"]:
-        """Without what moves all cameras as one, or all away from their middle; as it is where tracks hold it."""
+        """The motions without what all cameras share: turning, shifting, and moving away from their middle.
+
+        Unchanged if tracks are used, which hold the cameras.
+        """
         if self.uses_tracks:
             return params
         viewmats = np.asarray(cameras.viewmat, np.float64)
@@ -125,13 +141,13 @@ class PoseRefinement(Correction):
 
 
 def joint_motions(around: Float[np.ndarray, "views 3"]) -> Float[np.ndarray, "views*6 k"]:
-    """An orthonormal basis of what no photo shows: to first order, how cameras turn, shift and spread together.
+    """An orthonormal basis of the joint motions that no photo shows: to first order, turns, shifts and spreading.
 
     Args:
-        around: positions of the cameras about their mean; their size should be about 1.
+        around: positions of the cameras relative to their mean, [V, 3], in units in which they are about 1.
 
     Returns:
-        At most 7 columns, each the motions of all cameras one after the other.
+        At most 7 columns, [6 V, k]; a column holds the motions of all cameras, one camera after the other.
     """
     columns = []
     for axis in np.eye(3):
@@ -144,18 +160,21 @@ def joint_motions(around: Float[np.ndarray, "views 3"]) -> Float[np.ndarray, "vi
 
 
 def _arms(cameras: Camera, extent: float) -> Float[np.ndarray, "views 3"]:
-    """From the point nearest to the axes of all cameras, at its depth on each one's axis, to that camera."""
+    """For each camera, the vector from the point that it looks at to its centre, world units, [V, 3].
+
+    The point lies on the camera's axis, at the depth of the point that is nearest to the axes of all cameras.
+    """
     viewmats = np.asarray(cameras.viewmat, np.float64)
     axes = viewmats[:, 2, :3]
     centres = -np.einsum("vji,vj->vi", viewmats[:, :3, :3], viewmats[:, :3, 3])
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]
     middle = np.linalg.lstsq(across.sum(axis=0), np.einsum("vij,vj->i", across, centres), rcond=1e-3)[0]
     depths = ((middle - centres) * axes).sum(axis=1)
-    # Axes that meet nowhere ahead: about as far as the cameras are apart.
+    # If the axes meet nowhere ahead, take a depth of about the distance between the cameras.
     depths = np.where((depths > 0.1 * extent) & (depths < 10 * extent), depths, extent)
     return (-depths[:, None] * axes).astype(np.float32)
 
 
 def _units(length: float) -> Float[np.ndarray, " 6"]:
-    """Radians, and lengths of this many world units."""
+    """Units of the six numbers of a motion: 1 radian three times, and ``length`` world units three times."""
     return np.array([1, 1, 1, length, length, length], np.float32)

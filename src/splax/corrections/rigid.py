@@ -1,16 +1,16 @@
-"""Small rigid motions as six numbers."""
+"""Small rigid motions of cameras as six numbers: a rotation vector and a translation."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Below this angle (squared, rad^2) the series is as exact as the formula, and has a derivative at 0.
+# Squared angle, rad^2, below which the series is as exact as the formula; unlike that, it has a derivative at 0.
 _SMALL = 1e-4
 
 
 def rotation(vector: Float[Array, " 3"]) -> Float[Array, "3 3"]:
-    """The rotation about a vector by its length in radians (Rodrigues), differentiable at 0 as well."""
+    """The rotation about a vector by its length in radians (Rodrigues), [3, 3]; differentiable at 0 as well."""
     squared = (vector * vector).sum()
     small = squared < _SMALL
     angle = jnp.sqrt(jnp.where(small, 1.0, squared))
@@ -25,15 +25,15 @@ def rotation(vector: Float[Array, " 3"]) -> Float[Array, "3 3"]:
 
 
 def move_camera(viewmat: Float[Array, "4 4"], motion: Float[Array, " 6"]) -> Float[Array, "4 4"]:
-    """A camera turned where it stands and then moved.
+    """The view matrix of a camera that is turned about its centre and then shifted.
 
     Args:
-        viewmat: world to camera.
-        motion: rotation vector in radians, then translation of the camera's centre in world units, both along
-            the axes of the world.
+        viewmat: world-to-camera transform, [4, 4].
+        motion: rotation vector in radians, then translation of the camera's centre in world units, both along the
+            axes of the world, [6].
 
     Returns:
-        World to camera.
+        World-to-camera transform, [4, 4].
     """
     turned = _product(viewmat[:3, :3], rotation(-motion[:3]))
     # The centre c obeys R c + t = 0.

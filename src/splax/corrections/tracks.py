@@ -1,4 +1,4 @@
-"""Points that structure from motion found in photos, as a term of the loss that holds cameras."""
+"""A term of the loss that holds cameras by their tracks: points that structure from motion found in photos."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from jaxtyping import Array, Float
 
 from splax.cameras import Camera
 
-# Where errors begin to count by their size instead of its square, as a share of the longer side: a pixel of an
-# image of 1,000. Points are found about so exactly, and some belong to no point at all.
+# Error above which it counts by its size instead of its square, as a share of the image's longer side: one pixel
+# of an image that is 1,000 pixels wide. Structure from motion finds points about that exactly, and some pixels
+# that it gives to a point show another one.
 ROBUST = 1e-3
 
 
 def reprojection_error(
     camera: Camera, points: Float[Array, "points 3"], pixels: Float[Array, "points 2"]
 ) -> Float[Array, ""]:
-    """Mean distance from where the camera shows points to where its photo does, robust (Huber 1964).
+    """Mean distance between the pixels to which a camera projects points and those at which its photo shows them.
 
-    In shares of the image's longer side, whatever its resolution: a distance d beyond :data:`ROBUST`, r, counts as
-    d - r / 2, a smaller one as d^2 / 2 r. Points behind the camera, and those of which it is not known where the
-    photo shows them, do not count.
+    The mean is robust (Huber 1964): a distance d above r = :data:`ROBUST` counts as d - r / 2, a smaller one as
+    d^2 / (2 r). Distances are shares of the image's longer side, so that they do not depend on its resolution.
+    Points behind the camera, and points whose pixels in the photo are not known, do not count.
 
     Args:
-        camera: one camera.
-        points: world coordinates; NaN where there are fewer than rows.
-        pixels: of the same, centres at +0.5; NaN where it is not known.
+        camera: camera of the photo; a single one.
+        points: surface points that the photo shows, world coordinates, [P, 3]; NaN in rows without a point.
+        pixels: pixels at which the photo shows the points, pixel centres at +0.5, [P, 2]; NaN where not known.
     """
     known = jnp.isfinite(points).all(axis=-1) & jnp.isfinite(pixels).all(axis=-1)
-    # Neutral numbers where they are not used, or NaN would spread.
+    # Neutral numbers in rows that do not count: NaN would spread to the gradient.
     local = camera.to_camera_space(jnp.where(known[:, None], points, 0))
     known &= local[:, 2] > 0
     local = jnp.where(known[:, None], local, 1)

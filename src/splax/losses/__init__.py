@@ -1,1 +1,1 @@
-"""What training minimises."""
+"""Losses: the terms whose sum training minimises."""

@@ -1,4 +1,4 @@
-"""Depth that is known at a few points of a photo, as a term of the loss."""
+"""A term of the loss that compares rendered depth with the depth of a few known points of a photo."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def point_disparity_loss(
 ) -> Float[Array, ""]:
     """Mean absolute error of inverse depth where known surface points appear, in 1 / scene extents (gsplat).
 
-    Inverse depth is interpolated between pixels: that of a plane is linear over the image. Where nothing is drawn
-    it is 0. Points beside the image or behind the camera count nowhere.
+    Inverse depth is interpolated between pixels, because that of a plane is linear over the image. The rendered
+    inverse depth is 0 where nothing is drawn. Points outside the image or behind the camera do not count.
 
     Args:
-        output: a rendering, with depth.
-        points: that the photo shows, world coordinates; NaN where there are fewer than rows.
-        camera: that the view was rendered with.
-        extent: of the scene, world units.
-        mask: true where pixels count; everywhere if None.
+        output: rendering of the view, with depth.
+        points: surface points that the photo shows, world coordinates, [P, 3]; NaN in rows without a point.
+        camera: camera with which the view was rendered.
+        extent: extent of the scene, world units.
+        mask: true where pixels count, [H, W]; None for all pixels.
     """
     real = jnp.isfinite(points).all(axis=-1)
     local = jnp.asarray(camera.to_camera_space(jnp.where(real[:, None], points, 0)))
     counts = real & (local[:, 2] > 0)
-    # Neutral numbers where they are not used, or NaN would spread.
+    # Neutral numbers in rows that do not count: NaN would spread to the gradient.
     local = jnp.where(counts[:, None], local, 1)
     x, y = jnp.asarray(camera.lens.project(local)).T
     counts &= (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)

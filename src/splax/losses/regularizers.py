@@ -1,4 +1,4 @@
-"""What keeps Gaussians in shape: terms of the loss that look at the Gaussians alone."""
+"""Terms of the loss that depend on the Gaussians alone, and keep their opacities and shapes in bounds."""
 
 from __future__ import annotations
 
@@ -16,19 +16,31 @@ _USED = ("logit_opacities", "log_scales")
 
 @dataclasses.dataclass(frozen=True)
 class Regularizers:
-    """Weights of terms added to the loss, each a mean over the Gaussians that exist; 0 leaves a term out.
+    """Weights of terms that are added to the loss, each a mean over the Gaussians that exist; 0 leaves a term out.
 
-    :class:`splax.MCMCStrategy` has the first two of its own.
+    :class:`splax.MCMCStrategy` has weights of its own for the first two terms.
 
     Attributes:
-        opacity: of the opacity, in [0, 1] (Kheradmand et al. 2024, who take 0.01).
-        scale: of the scale, world units, mean of the three axes (the same).
-        stretch: of how much the ratio of the longest to the shortest axis is above ``max_ratio`` (Xie et al. 2024,
-            PhysGaussian; splatfacto takes 0.1): against needles.
-        max_ratio: ratio of axes that costs nothing.
+        opacity: weight of the opacity (Kheradmand et al. 2024, who take 0.01).
+        scale: weight of the scale, per world unit; the mean of the three axes (Kheradmand et al. 2024, who take
+            0.01).
+        stretch: weight of the amount by which the ratio of the longest to the shortest axis exceeds ``max_ratio``
+            (Xie et al. 2024, PhysGaussian; splatfacto takes 0.1). It prevents needles.
+        max_ratio: largest ratio of axes that costs nothing, at least 1.
 
     Raises:
         ValueError: on a weight that is negative or not finite, or a ratio below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> params = {"logit_opacities": jnp.zeros(2), "log_scales": jnp.log(jnp.array([[1.0] * 3, [20, 1, 1]]))}
+        >>> alive = jnp.array([True, True])
+        >>> round(float(splax.Regularizers(opacity=0.01)(params, alive)), 4)  # both have an opacity of 0.5
+        0.005
+        >>> round(float(splax.Regularizers(stretch=0.1)(params, alive)), 3)  # the second: 20 : 1 exceeds 10 : 1
+        0.5
+        >>> config = splax.TrainConfig(regularizers=splax.Regularizers(opacity=0.01))
     """
 
     opacity: float = 0.0
@@ -44,13 +56,13 @@ class Regularizers:
             raise ValueError(f"Regularizers max_ratio must be at least 1, got {self.max_ratio}.")
 
     def __call__(self, params: Params, alive: Bool[Array, " n"]) -> Float[Array, ""]:
-        """The weighted sum.
+        """The sum of the terms, each times its weight.
 
         Args:
-            params: of the Gaussians, by name.
-            alive: rows that exist, [N].
+            params: Params of the Gaussians, by name, one row each.
+            alive: rows that exist, [N] bool.
         """
-        # A row that cannot be drawn may hold anything, and its derivative must not become NaN.
+        # A row that cannot be drawn may hold any numbers, and its derivative must not become NaN.
         params = {name: _living(params[name], alive) for name in _USED}
         total = jnp.zeros(())
         if self.opacity:

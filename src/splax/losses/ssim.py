@@ -1,7 +1,7 @@
-"""SSIM for training: the value of :func:`splax.metrics.image.ssim` and its gradient, written out.
+"""SSIM for training: the value of :func:`splax.metrics.image.ssim` with a gradient that is written by hand.
 
-The gradient is computed together with the value, so nothing but the gradient itself is kept. Backends have a
-function for the two.
+The gradient is computed together with the value, so that no other array is kept for the backward pass. Each
+backend has a function that computes both.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ def mean_ssim(
 
     Forward mode and higher derivatives work as well.
 
+    Args:
+        image: image in [0, 1], float, [..., H, W, C].
+        target: image to compare with, float, [..., H, W, C].
+
     Raises:
-        ValueError: as :func:`splax.metrics.image.ssim`.
+        ValueError: on the same images as :func:`splax.metrics.image.ssim`.
     """
     return _value_and_gradients(*_rows_of(image, target), image.shape[-1], ())[0]
 
@@ -35,7 +39,7 @@ def mean_ssim(
 def _mean_ssim_jvp(primals, tangents):
     image, target = primals
     rows, change = _rows_of(image, target), jnp.zeros(image.shape[:-3], image.dtype)
-    # The target is a photo as a rule, and then the second gradient is not computed.
+    # The target is usually a photo, and then its gradient is not computed.
     differentiated = tuple(
         nth for nth, tangent in enumerate(tangents) if not isinstance(tangent, SymbolicZero)
     )
@@ -58,12 +62,12 @@ def _rows_of(image: Array, target: Array) -> tuple[Rows, Rows]:
 def _value_and_gradients(
     x: Rows, y: Rows, channels: int, differentiated: tuple[int, ...]
 ) -> tuple[Float[Array, "*batch"], list[Rows]]:
-    """Mean SSIM, and its gradients to those of the two images that are named by number."""
+    """Mean SSIM, and its gradients by those of the two images whose numbers, 0 and 1, are in ``differentiated``."""
     return backends.mean_ssim(x, y, channels, differentiated)
 
 
 @_value_and_gradients.defjvp
 def _differentiate_again(channels, differentiated, primals, tangents):
-    # Kernels are for the first order.
+    # Kernels have no derivative of their own; higher orders are those of the plain function.
     plain = functools.partial(mean_and_gradients, channels=channels, differentiated=differentiated)
     return jax.jvp(plain, primals, tangents)

@@ -1,1 +1,1 @@
-"""How well a rendering agrees with a photo."""
+"""Metrics: scores of how well a rendering agrees with a photo."""

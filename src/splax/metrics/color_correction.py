@@ -1,8 +1,9 @@
-"""Colours of a rendering fitted to those of its photo, so that a score does not count how bright the photo was.
+"""Fits the colours of a rendering to those of its photo, so that a score does not depend on the photo's exposure.
 
-Photos differ in exposure and white balance. Of a view held out nothing tells them, so methods that learn them are
-also scored after a map of colour has been fitted to the photo itself (Mildenhall et al. 2022, RawNeRF: affine;
-Wang et al. 2024, Bilateral Guided Radiance Field Processing). gsplat calls such scores cc_psnr and cc_ssim.
+Photos differ in exposure and white balance. Those of a held-out photo are not known, so methods that learn
+exposures are also scored after a map of colour has been fitted to the photo itself (Mildenhall et al. 2022,
+RawNeRF: affine; Wang et al. 2024, Bilateral Guided Radiance Field Processing). gsplat calls such scores cc_psnr
+and cc_ssim.
 """
 
 from functools import partial
@@ -16,9 +17,9 @@ from splax.metrics.image import check_images
 
 ColorMap: TypeAlias = Literal["affine", "quadratic"]
 
-# Half a step of 8 bits: nearer to 0 or 1 than this a value is the end of the range, whatever the light was.
+# Half a step of 8 bits: a value nearer to 0 or 1 than this is saturated, and says little about the light.
 _SATURATED = 0.5 / 255
-# A better fit shows which pixels saturate, and that a better fit.
+# Number of fits: each shows better which pixels saturate, and so improves the next one.
 _ROUNDS = 5
 # Singular values below this share of the largest are noise of float32.
 _RCOND = 1e-5
@@ -34,18 +35,28 @@ def color_correct(
 ) -> Float[Array, "h w c"]:
     """The rendering with its colours mapped to come closest to the photo's, clamped to [0, 1].
 
-    The map is the same for all pixels and minimises the sum of squared differences, for each channel over the
-    pixels where the rendering, the photo and the result lie within the range of values. Where these do not
-    determine it, it is the one nearest to none at all; without any such pixel nothing changes.
+    The map is the same for all pixels. For each channel it minimises the sum of squared differences over the
+    pixels where the rendering, the photo and the result lie strictly within the range of values. Where these
+    pixels do not determine the map, it is the one nearest to the identity; without any such pixel nothing changes.
 
     Args:
-        image: the rendering in [0, 1].
-        target: the photo in [0, 1].
-        mask: true where pixels count; they are mapped everywhere.
-        method: "affine" in the channels, or "quadratic" with all their products too.
+        image: rendering in [0, 1], float, [H, W, C].
+        target: photo in [0, 1], float, [H, W, C].
+        mask: true where pixels count for the fit, [H, W]; None for all pixels. The map is applied to all pixels.
+        method: ``"affine"`` for a map that is affine in the channels; ``"quadratic"`` adds all their products.
 
     Raises:
         ValueError: on another method, or if the shapes differ or the images are not float.
+
+    Example:
+        >>> import jax
+        >>> import splax
+        >>> photo = jax.random.uniform(jax.random.key(0), (32, 32, 3), minval=0.2, maxval=0.8)
+        >>> darker = 0.5 * photo + 0.1
+        >>> bool(splax.psnr(darker, photo) < 20)
+        True
+        >>> bool(splax.psnr(splax.color_correct(darker, photo), photo) > 60)
+        True
     """
     check_images(image, target)
     if method not in ("affine", "quadratic"):
@@ -67,12 +78,12 @@ def color_correct(
 
 
 def _is_within(values: Float[Array, "n c"]) -> Bool[Array, "n c"]:
-    """Whether values lie between the ends of the range."""
+    """True where values lie between the ends of the range, [N, C] bool."""
     return (values > _SATURATED) & (values < 1 - _SATURATED)
 
 
 def _terms(pixels: Float[Array, "n c"], method: ColorMap) -> Float[Array, "n k"]:
-    """What is multiplied with the map's coefficients: 1, the channels, and their products two by two."""
+    """Factors of the map's coefficients, [N, K]: 1, the channels, and if quadratic the products of two of them."""
     terms = [jnp.ones_like(pixels[:, :1]), pixels]
     if method == "quadratic":
         first, second = jnp.triu_indices(pixels.shape[1])
@@ -83,8 +94,8 @@ def _terms(pixels: Float[Array, "n c"], method: ColorMap) -> Float[Array, "n k"]
 def _least_squares(
     terms: Float[Array, "n k"], values: Float[Array, " n"], used: Bool[Array, " n"]
 ) -> Float[Array, " k"]:
-    """Coefficients with which the terms come closest to the values; the smallest ones if several do."""
-    # The triangular factor of both side by side poses the same problem in a few rows.
+    """Coefficients with which the terms come closest to the values, [K]; the smallest ones if several do."""
+    # The triangular factor of terms and values together poses the same problem in a few rows.
     both = jnp.where(used[:, None], jnp.concatenate([terms, values[:, None]], axis=1), 0)
     small = jnp.linalg.qr(both, mode="r")
     return jnp.linalg.lstsq(small[:, :-1], small[:, -1], rcond=_RCOND)[0]

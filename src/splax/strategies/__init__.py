@@ -1,4 +1,4 @@
-"""When Gaussians are born, move and die."""
+"""Strategies decide when Gaussians are born, move and die."""
 
 from splax.strategies.base import Params as Params
 from splax.strategies.base import RowPlan as RowPlan

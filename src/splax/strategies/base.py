@@ -1,4 +1,4 @@
-"""What a strategy is: when Gaussians are born, move and die, as pure functions over a fixed number of rows."""
+"""Strategies decide when Gaussians are born, move and die: pure functions over a fixed number of rows."""
 
 from __future__ import annotations
 
@@ -21,17 +21,34 @@ Length: TypeAlias = float | Float[Array, ""]
 class RowPlan(NamedTuple):
     """The plan of one refinement: what every row holds afterwards.
 
-    ``splax.strategies.row_plans.apply_row_plan`` carries it out on the Params and
+    ``splax.strategies.row_plans.apply_row_plan`` carries the plan out on the Params, and
     ``splax.training.optimizers.move_slots`` on the optimizer's state.
 
     Attributes:
-        source: the row that each row's content comes from, [N] int.
+        source: row that each row's content comes from, [N] int.
         alive: rows that exist afterwards, [N] bool.
-        fresh: rows whose optimizer slots start anew, [N] bool; the dead ones among them, so they stay still.
+        fresh: rows whose optimizer slots are set to their initial values, [N] bool. Dead rows are among them, so
+            that the optimizer does not move what they hold.
         values: new values of some Params, by name, [N, ...]; the other Params are gathered by ``source``.
-        reset: Params whose optimizer slots start anew in every row, by name, where the scalar is true.
-        num_rows: Gaussians alive afterwards, scalar int. If it exceeds N the plan is void: grow the number
-            of rows to at least this and plan again, with the strategy's state of before.
+        reset: scalar bool for some Params, by name: where it is true, the optimizer slots of that Param are set
+            to their initial values in every row.
+        num_rows: number of Gaussians alive afterwards, scalar int. If it exceeds N, the plan must not be carried
+            out: grow the number of rows to at least this number, and plan again with the strategy's earlier state.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> unchanged = splax.RowPlan.nothing(jnp.array([True, True, False]))
+        >>> unchanged.source.tolist(), int(unchanged.num_rows)
+        ([0, 1, 2], 2)
+        >>> copied = unchanged._replace(  # the last row, which was free, gets a copy of the first
+        ...     source=jnp.array([0, 1, 0]), alive=jnp.ones(3, bool), num_rows=jnp.array(3)
+        ... )
+        >>> opacities = jnp.array([0.5, 0.25, 0.0])
+        >>> opacities[copied.source].tolist()
+        [0.5, 0.25, 0.5]
+        >>> copied.fresh.tolist()
+        [False, False, True]
     """
 
     source: Int[Array, " n"]
@@ -51,11 +68,20 @@ class StepObservation(NamedTuple):
     """What one step of training saw of each Gaussian.
 
     Attributes:
-        grad2d: derivative of the loss by the projected centres, per pixel, [N, 2]. It is summed over the pixels
-            of a Gaussian with its signs; with ``absgrad`` without.
-        radii: half width and height on the image, pixels, [N, 2]; 0 where the camera did not see it.
-        width: of the image, pixels.
-        height: of the image, pixels.
+        grad2d: derivative of the loss by the projected centres, loss per pixel, [N, 2]. It is the sum of what each
+            pixel of the Gaussian contributes; with ``absgrad`` the sum of the absolute values.
+        radii: half width and half height of each Gaussian on the image, pixels, [N, 2]; 0 for a Gaussian that the
+            camera did not see.
+        width: width of the image, pixels.
+        height: height of the image, pixels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> grad2d, radii = jnp.zeros((2, 2)), jnp.array([[3, 4], [0, 0]])
+        >>> observation = splax.StepObservation(grad2d, radii, width=640, height=480)
+        >>> observation.visible.tolist()
+        [True, False]
     """
 
     grad2d: Float[Array, "n 2"]
@@ -65,21 +91,44 @@ class StepObservation(NamedTuple):
 
     @property
     def visible(self) -> Bool[Array, " n"]:
-        """Gaussians that the step's camera saw, [N]."""
+        """Gaussians that the step's camera saw, [N] bool."""
         return (self.radii > 0).all(axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """Base of all strategies; by itself it keeps the Gaussians that there are.
+    """Base of all strategies; used itself, it keeps the Gaussians as they are.
 
-    A strategy is a frozen dataclass of settings. What it remembers between steps is a pytree, its state,
-    every leaf of which has one row per Gaussian. All methods but :meth:`adapt_start`, :meth:`expected_count`,
+    A strategy is a frozen dataclass of settings. It remembers things between steps in its state: a pytree, every
+    leaf of which has one row per Gaussian. All methods but :meth:`adapt_start`, :meth:`expected_count`,
     :meth:`limited_to` and :meth:`refines_after` run inside jit: at every step :meth:`penalty`, :meth:`update` and
     :meth:`move`; :meth:`refine` after some steps.
 
     Attributes:
-        absgrad: whether ``StepObservation.grad2d`` is in absolute values, see :class:`splax.TileRasterizer`.
+        absgrad: whether to sum ``StepObservation.grad2d`` in absolute values, see :class:`splax.TileRasterizer`.
+
+    Example:
+        A strategy of your own that removes transparent Gaussians after every tenth step:
+
+        >>> import dataclasses
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import splax
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class RemoveTransparent(splax.Strategy):
+        ...     min_opacity: float = 0.01
+        ...
+        ...     def refines_after(self, step):
+        ...         return step % 10 == 9
+        ...
+        ...     def refine(self, params, alive, state, step, extent, key):
+        ...         opaque = jax.nn.sigmoid(params["logit_opacities"]) >= self.min_opacity
+        ...         return splax.RowPlan.nothing(alive & opaque), state
+        >>> strategy = RemoveTransparent()
+        >>> params, alive = {"logit_opacities": jnp.array([2.0, -8.0, 0.0])}, jnp.ones(3, bool)
+        >>> row_plan, state = strategy.refine(params, alive, strategy.init(3), 9, 1.0, jax.random.key(0))
+        >>> row_plan.alive.tolist(), int(row_plan.num_rows)
+        ([True, False, True], 2)
     """
 
     absgrad = False
@@ -91,25 +140,25 @@ class Strategy:
 
     @property
     def limit(self) -> int | None:
-        """Number of Gaussians beyond which this strategy does not grow; None: there is none."""
+        """Number of Gaussians beyond which this strategy adds none; None if it has no limit."""
         return None
 
     def limited_to(self, num: int) -> Strategy:
-        """This strategy with growth up to ``num`` Gaussians at most; itself where nothing grows.
+        """A strategy like this one that adds no Gaussians beyond ``num``; this one itself if it never adds any.
 
         Runs on the host.
 
         Args:
-            num: Gaussians beyond which it must not grow.
+            num: number of Gaussians beyond which none is added.
         """
         del num
         return self
 
     def expected_count(self, num: int, steps: int) -> int:
-        """Number of Gaussians at the end of a run, where that is known before the run begins; else ``num``.
+        """Number of Gaussians at the end of a run, if the strategy knows it before the run begins; else ``num``.
 
-        On a GPU the run sets aside that many rows at once, since every growth of the rows compiles the step again.
-        Runs on the host.
+        On a GPU the run sets aside that many rows at its start, because every growth of the rows compiles the step
+        again. Runs on the host.
 
         Args:
             num: number of Gaussians alive at the start.
@@ -130,12 +179,17 @@ class Strategy:
         del gaussians
 
     def init(self, capacity: int) -> PyTree[Array]:
-        """The state at the start, for ``capacity`` rows."""
+        """The state at the start of a run, for ``capacity`` rows."""
         del capacity
         return {}
 
     def grow_state(self, state: PyTree[Array], capacity: int) -> PyTree[Array]:
-        """The state for more rows; the new rows are zero."""
+        """The state with more rows; the new rows are zero.
+
+        Args:
+            state: state of this strategy, one row per Gaussian.
+            capacity: number of rows afterwards.
+        """
 
         def pad(leaf: Array) -> Array:
             return jnp.pad(leaf, [(0, capacity - leaf.shape[0])] + [(0, 0)] * (leaf.ndim - 1))
@@ -143,11 +197,11 @@ class Strategy:
         return jax.tree.map(pad, state)
 
     def penalty(self, params: Params, alive: Bool[Array, " n"]) -> float | Float[Array, ""]:
-        """What is added to the loss of every step; differentiated by the Params.
+        """A term that is added to the loss of every step and differentiated by the Params.
 
         Args:
-            params: of the Gaussians, by name.
-            alive: rows that exist, [N].
+            params: Params of the Gaussians, by name, one row each.
+            alive: rows that exist, [N] bool.
         """
         del params, alive
         return 0.0
@@ -156,8 +210,8 @@ class Strategy:
         """The state after one training step.
 
         Args:
-            state: from the step before.
-            observation: what the step saw.
+            state: state after the step before.
+            observation: gradients and radii that the step saw.
         """
         del observation
         return state
@@ -165,13 +219,13 @@ class Strategy:
     def move(
         self, params: Params, alive: Bool[Array, " n"], rate: Float[Array, ""], key: PRNGKeyArray
     ) -> Params:
-        """The Params after one training step; they were just updated by the optimizer.
+        """The Params moved once more, after the optimizer's update of every step; by default not at all.
 
         Args:
-            params: of the Gaussians, by name.
-            alive: rows that exist, [N].
+            params: Params of the Gaussians as the optimizer left them, by name, one row each.
+            alive: rows that exist, [N] bool.
             rate: present learning rate of the means, world units.
-            key: source of randomness, another one at every step.
+            key: source of randomness, a different key at every step.
         """
         del alive, rate, key
         return params
@@ -193,17 +247,17 @@ class Strategy:
         """Plans one refinement.
 
         Args:
-            params: of the Gaussians, by name.
-            alive: rows that exist, [N].
-            state: of this strategy.
+            params: Params of the Gaussians, by name, one row each.
+            alive: rows that exist, [N] bool.
+            state: state of this strategy.
             step: number of the step just made, counted from 0.
             extent: size of what is photographed, world units; see
                 :func:`splax.training.distance.photographed_distance`.
             key: source of randomness.
 
         Returns:
-            The plan, and the state for the rows as they are after it. Both are void if the plan's
-            ``num_rows`` exceeds N.
+            The plan, and the strategy's state for the rows as they are after the plan. Neither may be used if the
+            plan's ``num_rows`` exceeds N.
         """
         del params, step, extent, key
         return RowPlan.nothing(alive), state

@@ -16,43 +16,71 @@ State = dict[str, Float[Array, " n"]]
 
 @dataclasses.dataclass(frozen=True)
 class DefaultStrategy(Strategy):
-    """Clones and splits Gaussians where the image pulls at them, prunes those that add nothing.
+    """Clones and splits Gaussians where the image pulls at them, and prunes Gaussians that add nothing.
 
     Kerbl et al. 2023, section 5 (https://arxiv.org/abs/2308.04079), with the constants and the order of work
-    of gsplat (https://arxiv.org/abs/2409.06765). A Gaussian whose screen-space gradient, averaged over the
-    steps that saw it, is high grows: a small one is cloned, a large one is replaced by two smaller ones drawn
-    from it. Then the transparent are removed, and those too large if a size is set for that. Every so often all
-    opacities are lowered, so that floaters near the cameras must earn theirs back.
+    of gsplat (https://arxiv.org/abs/2409.06765). A Gaussian grows if its screen-space gradient, averaged over the
+    steps that saw it, is high: a small Gaussian is cloned, a large one is replaced by two smaller ones drawn from
+    it. Then transparent Gaussians are removed, and Gaussians that are too large, if a size is set for that. At
+    regular intervals all opacities are lowered, so that floaters near the cameras must earn their opacity back.
 
     Steps count from 0; each setting in steps compares with the number of the step just made.
 
     Attributes:
         grow_grad2d: mean gradient norm from which a Gaussian grows, loss per half image (pixel gradients
             times half the image's width and height).
-        grow_scale3d: largest scale up to which it is cloned, above which it is split; share of the extent, which
-            is the distance that is photographed.
+        grow_scale3d: largest scale of a Gaussian that is cloned when it grows; a larger Gaussian is split. Share
+            of the extent, which is the distance that is photographed.
         prune_opacity: opacity below which a Gaussian is removed, in (0, 0.5).
-        prune_scale3d: largest scale above which it is removed, share of the extent; after ``reset_every``. None:
-            none is too large. Kerbl et al. and gsplat take 0.1: walls and skies lose what shows them, and what
-            comes in its place fits the training views alone (docs/quality.md).
+        prune_scale3d: largest scale above which a Gaussian is removed, share of the extent; counts after step
+            ``reset_every``. None removes no Gaussian for its size. Kerbl et al. and gsplat take 0.1, which removes
+            the Gaussians that show walls and skies; those that replace them fit the training views alone
+            (docs/quality.md).
         refine_start: last step without refinement.
         refine_stop: first step without refinement again, and without reset.
         refine_every: steps from one refinement to the next.
-        reset_every: steps from one reset of the opacities, to ``2 * prune_opacity``, to the next.
-        reset_stop: first step without reset, if that comes before ``refine_stop``. A run that ends soon after a
-            reset ends before opacities have recovered.
+        reset_every: steps from one reset of the opacities to the next; a reset lowers them to at most
+            ``2 * prune_opacity``.
+        reset_stop: first step without reset, if that comes before ``refine_stop``; None for ``refine_stop``. A run
+            that ends soon after a reset ends before opacities have recovered.
         grow_scale2d: radius on the image above which a Gaussian is split whatever its gradient, share of the
-            longer side; below ``refine_scale2d_stop`` only.
-        prune_scale2d: the same, above which it is removed; after ``reset_every`` too.
-        refine_scale2d_stop: first step at which sizes on the image do not count; 0: they never do.
-        revised_opacity: whether the two parts of a clone or a split are together as opaque as the whole (Rota
-            Bulò et al. 2024, https://arxiv.org/abs/2404.06109) instead of each as opaque as it.
-        max_gaussians: number above which nothing grows, highest gradient first; None for no limit.
-        absgrad: whether gradients are those in absolute values (Ye et al. 2024, AbsGS,
-            https://arxiv.org/abs/2404.10484); they are larger, so ``grow_grad2d`` should be, e.g. 8e-4 (gsplat).
+            image's longer side; counts before step ``refine_scale2d_stop`` only.
+        prune_scale2d: radius on the image above which a Gaussian is removed, share of the image's longer side;
+            counts after step ``reset_every`` and before step ``refine_scale2d_stop``.
+        refine_scale2d_stop: first step at which sizes on the image do not count; at 0 they never count.
+        revised_opacity: whether to make the two parts of a clone or a split together as opaque as the Gaussian was
+            (Rota Bulò et al. 2024, https://arxiv.org/abs/2404.06109); else each part is as opaque as the Gaussian.
+        max_gaussians: number of Gaussians beyond which none is added; the Gaussians of highest gradient grow
+            first. None for no limit.
+        absgrad: whether to use gradients in absolute values (Ye et al. 2024, AbsGS,
+            https://arxiv.org/abs/2404.10484). They are larger, so ``grow_grad2d`` should be larger too: 8e-4 in
+            gsplat.
 
     Raises:
         ValueError: on a setting out of range.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from flax import nnx
+        >>> import splax
+        >>> strategy = splax.DefaultStrategy(refine_start=500, refine_every=100)
+        >>> [step for step in range(1000) if strategy.refines_after(step)]
+        [600, 700, 800, 900]
+
+        The image pulls at the first of two Gaussians, so a refinement clones it into the free row:
+
+        >>> gaussians = splax.Gaussians.from_points(np.eye(3)[:2]).with_capacity(3)
+        >>> grad2d = jnp.array([[1e-3, 0.0], [0.0, 0.0], [0.0, 0.0]])
+        >>> observation = splax.StepObservation(grad2d, jnp.ones((3, 2)), width=100, height=100)
+        >>> state = strategy.update(strategy.init(3), observation)
+        >>> params = nnx.to_pure_dict(nnx.state(gaussians, nnx.Param))
+        >>> row_plan, state = strategy.refine(
+        ...     params, gaussians.alive[...], state, step=600, extent=1000.0, key=jax.random.key(0)
+        ... )
+        >>> row_plan.source.tolist(), int(row_plan.num_rows)
+        ([0, 1, 0], 3)
     """
 
     grow_grad2d: float = 2e-4
@@ -91,16 +119,19 @@ class DefaultStrategy(Strategy):
         return self.max_gaussians
 
     def limited_to(self, num: int) -> DefaultStrategy:
-        """With ``max_gaussians`` lowered to ``num``."""
+        """The same strategy with ``max_gaussians`` lowered to ``num``."""
         return dataclasses.replace(self, max_gaussians=min(num, self.max_gaussians or num))
 
     def init(self, capacity: int) -> State:
-        """Sum of gradient norms and number of steps seen, and largest radius if it counts, all [capacity]."""
+        """Zeros for each row, [capacity]: the sum of its gradient norms, and the number of steps that saw it.
+
+        If ``refine_scale2d_stop`` is above 0, sizes on the image count, and the largest radius is remembered too.
+        """
         names = ("grad2d", "count", "radius") if self.refine_scale2d_stop else ("grad2d", "count")
         return {name: jnp.zeros(capacity) for name in names}
 
     def update(self, state: State, observation: StepObservation) -> State:
-        """Adds the step's gradient norms, of the Gaussians it saw."""
+        """The state with the step's gradient norms added, for the Gaussians that the step saw."""
         grad2d, width, height = observation.grad2d, observation.width, observation.height
         norms = jnp.hypot(grad2d[:, 0] * width / 2, grad2d[:, 1] * height / 2)
         new = {
@@ -113,7 +144,7 @@ class DefaultStrategy(Strategy):
         return new
 
     def refines_after(self, step: int) -> bool:
-        """Whether growth and pruning, or a reset of the opacities, is due after this step."""
+        """True if growth and pruning, or a reset of the opacities, is due after this step."""
         return bool(self._grows_after(step) | self._resets_after(step))
 
     def refine(
@@ -125,14 +156,14 @@ class DefaultStrategy(Strategy):
         extent: Length,
         key: PRNGKeyArray,
     ) -> tuple[RowPlan, State]:
-        """Plans growth, pruning and the reset of opacities, each where it is due after ``step``."""
+        """Plans growth, pruning and the reset of opacities, each if it is due after ``step``."""
         due = jnp.asarray(self._grows_after(step))
         grads = state["grad2d"] / jnp.maximum(state["count"], 1)
         wide = self._wider_on_image(state, self.grow_scale2d, step)
         grows = self._within_limit(alive & due & ((grads > self.grow_grad2d) | wide), grads, alive)
         split = grows & ((_largest_scale(params["log_scales"]) > self.grow_scale3d * extent) | wide)
 
-        # Both halves of a split are alike but for their place, so they can be judged in their parent's row.
+        # Both halves of a split differ only in their place, so they can be judged in their parent's row.
         log_scales, logits = params["log_scales"], params["logit_opacities"]
         log_scales = jnp.where(split[:, None], row_plans.split_log_scales(log_scales), log_scales)
         if self.revised_opacity:
@@ -160,7 +191,7 @@ class DefaultStrategy(Strategy):
     def _within_limit(
         self, grows: Bool[Array, " n"], grads: Float[Array, " n"], alive: Bool[Array, " n"]
     ) -> Bool[Array, " n"]:
-        """The Gaussians of highest gradient among those that would grow, as many as there is room for."""
+        """The Gaussians of highest gradient among those that would grow, as many as the limit allows."""
         if self.max_gaussians is None:
             return grows
         order = jnp.argsort(jnp.where(grows, -grads, jnp.inf))
@@ -168,7 +199,10 @@ class DefaultStrategy(Strategy):
         return grows & jnp.zeros_like(grows).at[order].set(first, unique_indices=True)
 
     def _wider_on_image(self, state: State, limit: float, step: Step) -> Bool[Array, " n"]:
-        """Gaussians whose largest radius was above this share of the longer side, while that counts."""
+        """Gaussians whose largest radius was above ``limit``, a share of the image's longer side, [N] bool.
+
+        False for all from ``refine_scale2d_stop`` on.
+        """
         if "radius" not in state:
             return jnp.zeros_like(state["count"], bool)
         return (state["radius"] > limit) & (step < self.refine_scale2d_stop)

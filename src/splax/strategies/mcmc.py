@@ -24,22 +24,22 @@ class MCMCStrategy(Strategy):
 
     Kheradmand et al. 2024 (https://arxiv.org/abs/2404.09591), with the constants of gsplat. Every step adds
     noise to the centres, shaped like the Gaussian and fading as it becomes opaque (stochastic gradient Langevin
-    dynamics). At a refinement those that became transparent are put on top of others, drawn in proportion to
-    opacity, and their number grows by a share, up to a limit. Where several Gaussians then lie in one place, their
-    opacities and scales are set so that together they render as the one Gaussian did
+    dynamics). At a refinement the Gaussians that became transparent are put on top of others, drawn in proportion
+    to opacity, and the number of Gaussians grows by a share, up to a limit. Where several Gaussians then lie in
+    one place, their opacities and scales are set so that together they render as the one Gaussian did
     (:func:`splax.strategies.row_plans.share_among_copies`). Regularizers on opacities and scales make Gaussians
     that are not needed transparent.
 
     The authors start from Gaussians of opacity 0.5 and a tenth of the usual scale: :meth:`adapt_start`. Steps
-    count from 0; each setting in steps compares with the number of the step just made. Unlike in gsplat the
-    moves and the growth of one refinement are drawn at once, and all that land in one place start their
-    optimizer slots anew.
+    count from 0; each setting in steps compares with the number of the step just made. Unlike in gsplat, the
+    moves and the growth of one refinement are drawn at once, and the optimizer slots of all Gaussians that then
+    lie in one place are reset.
 
     Attributes:
-        max_gaussians: number up to which they grow.
-        growth: factor of their number from one refinement to the next, at least 1.
+        max_gaussians: number of Gaussians beyond which none is added.
+        growth: factor of the number of Gaussians from one refinement to the next, at least 1.
         min_opacity: opacity up to which a Gaussian is moved elsewhere, in (0, 0.5).
-        noise: learning rate of the noise, in present learning rates of the means.
+        noise: learning rate of the noise, as a multiple of the present learning rate of the means.
         opacity_weight: weight of the mean opacity in the loss.
         scale_weight: weight of the mean scale in the loss, per world unit.
         refine_start: last step without refinement.
@@ -48,6 +48,26 @@ class MCMCStrategy(Strategy):
 
     Raises:
         ValueError: on a setting out of range.
+
+    Example:
+        >>> import jax
+        >>> import numpy as np
+        >>> from flax import nnx
+        >>> import splax
+        >>> strategy = splax.MCMCStrategy(max_gaussians=3, growth=1.5)
+        >>> strategy.expected_count(2, steps=700)  # one refinement, after step 600
+        3
+
+        The second of two Gaussians is transparent; a refinement moves it onto the first, and adds a third there:
+
+        >>> gaussians = splax.Gaussians.from_points(np.eye(3)[:2]).with_capacity(3)
+        >>> gaussians.logit_opacities[...] = gaussians.logit_opacities[...].at[1].set(-9.0)
+        >>> params, alive = nnx.to_pure_dict(nnx.state(gaussians, nnx.Param)), gaussians.alive[...]
+        >>> row_plan, state = strategy.refine(
+        ...     params, alive, strategy.init(3), step=600, extent=1.0, key=jax.random.key(0)
+        ... )
+        >>> row_plan.source.tolist(), int(row_plan.num_rows)
+        ([0, 0, 0], 3)
     """
 
     max_gaussians: int = 1_000_000
@@ -75,7 +95,7 @@ class MCMCStrategy(Strategy):
         return self.max_gaussians
 
     def limited_to(self, num: int) -> MCMCStrategy:
-        """With ``max_gaussians`` lowered to ``num``."""
+        """The same strategy with ``max_gaussians`` lowered to ``num``."""
         return dataclasses.replace(self, max_gaussians=min(num, self.max_gaussians))
 
     def adapt_start(self, gaussians: Gaussians) -> None:
@@ -84,13 +104,13 @@ class MCMCStrategy(Strategy):
         gaussians.log_scales[...] = gaussians.log_scales[...] - math.log(10)
 
     def expected_count(self, num: int, steps: int) -> int:
-        """The number to which :meth:`refine` grows them: by ``growth`` each time, up to ``max_gaussians``."""
+        """The number that refinements lead to, each by the factor ``growth``, up to ``max_gaussians``."""
         for _ in filter(self.refines_after, range(steps)):
             num = max(num, min(self.max_gaussians, round(num * self.growth)))
         return num
 
     def penalty(self, params: Params, alive: Bool[Array, " n"]) -> Float[Array, ""]:
-        """Mean opacity and mean scale of the Gaussians alive, weighted."""
+        """Mean opacity and mean scale of the Gaussians that are alive, times their weights."""
         opacities = jax.nn.sigmoid(_finite(params["logit_opacities"]))
         scales = jnp.exp(_finite(params["log_scales"])).mean(axis=1)
         costs = self.opacity_weight * opacities + self.scale_weight * scales
@@ -99,7 +119,7 @@ class MCMCStrategy(Strategy):
     def move(
         self, params: Params, alive: Bool[Array, " n"], rate: Float[Array, ""], key: PRNGKeyArray
     ) -> Params:
-        """Adds noise to the centres: covariance times normal noise, most where Gaussians are transparent."""
+        """The Params with noise added to the centres: covariance times normal noise, more if transparent."""
         transparent = 1 - jax.nn.sigmoid(params["logit_opacities"])
         amount = self.noise * rate * jax.nn.sigmoid(_NOISE_STEEPNESS * (transparent - _NOISE_CENTER))
         rotations = quat_to_rotmat(jnp.where(alive[:, None], params["quats"], 1))
@@ -109,7 +129,7 @@ class MCMCStrategy(Strategy):
         return params | {"means": params["means"] + jnp.where(alive[:, None], noise, 0)}
 
     def refines_after(self, step: int) -> bool:
-        """Whether transparent Gaussians are moved, and new ones added, after this step."""
+        """True if transparent Gaussians are moved, and new ones added, after this step."""
         return self.refine_start < step < self.refine_stop and step % self.refine_every == 0
 
     def refine(
@@ -121,14 +141,14 @@ class MCMCStrategy(Strategy):
         extent: Length,
         key: PRNGKeyArray,
     ) -> tuple[RowPlan, dict[str, Array]]:
-        """Plans where the transparent go and where new ones come."""
+        """Plans onto which Gaussians the transparent ones are moved, and where new Gaussians are added."""
         del step, extent
         opacities = jax.nn.sigmoid(params["logit_opacities"])
-        kept = alive & (opacities > self.min_opacity)  # not those whose opacity is NaN
+        kept = alive & (opacities > self.min_opacity)  # false where the opacity is NaN
         num = alive.sum()
         target = jnp.minimum(self.max_gaussians, jnp.round(num * self.growth).astype(num.dtype))
         births = jnp.maximum(target - num, 0) + num - kept.sum()
-        births = jnp.where(kept.any(), births, 0)  # none is left to be born from
+        births = jnp.where(kept.any(), births, 0)  # no Gaussian is left to copy
 
         row_plan, copies = row_plans.copy_at_random(kept, jnp.where(kept, opacities, 0), births, key)
         logits, log_scales = row_plans.share_among_copies(
@@ -146,5 +166,5 @@ class MCMCStrategy(Strategy):
 
 
 def _finite(values: Array) -> Array:
-    """``values``, 0 where they are not finite, so that a row that is never drawn does not spoil a mean."""
+    """``values`` with 0 where they are not finite, so that a row that is never drawn does not spoil a mean."""
     return jnp.where(jnp.isfinite(values), values, 0)
