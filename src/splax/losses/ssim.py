@@ -62,7 +62,7 @@ def _rows_of(image: Array, target: Array) -> tuple[Rows, Rows]:
 def _value_and_gradients(
     x: Rows, y: Rows, channels: int, differentiated: tuple[int, ...]
 ) -> tuple[Float[Array, "*batch"], list[Rows]]:
-    """Mean SSIM, and its gradients by those of the two images whose numbers, 0 and 1, are in ``differentiated``."""
+    """Mean SSIM, and its gradients by the images whose numbers, 0 or 1, are in ``differentiated``."""
     return backends.mean_ssim(x, y, channels, differentiated)
 
 
