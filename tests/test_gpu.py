@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from splax.training.recovery.bucket_states import BucketStates
 
 import splax
 from splax.losses.ssim import mean_ssim
 from splax.ops.triton.binning.depth_sort import sort_by_depth
 from splax.ops.triton.lanes.warp import Warp
+from splax.training.recovery.checkpoints import Checkpoints
 from splax.training.refiner import split_fields
 
 pytestmark = pytest.mark.gpu
@@ -414,8 +414,8 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path):
     whole, first, second = make(), make(), make()
     whole.fit(200)
     first.fit(120)
-    first.save(BucketStates(tmp_path))
-    second.resume(BucketStates(tmp_path))
+    first.save(Checkpoints(tmp_path))
+    second.resume(Checkpoints(tmp_path))
     second.fit(80)
     assert int(whole.model.gaussians.num_alive) > 1_000
     states = (jax.tree.leaves(nnx.state(trainer.model)) for trainer in (second, whole))
