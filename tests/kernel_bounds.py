@@ -80,6 +80,6 @@ def _caller() -> str:
     """The line of splax's kernels that loads or stores, outside of warp.py."""
     for frame in inspect.stack()[2:]:
         path = Path(frame.filename)
-        if path.parent.name == "triton" and path.name != "warp.py":
+        if "triton" in path.parts and path.name != "warp.py":
             return f"{path.name}:{frame.lineno} ({frame.function})"
     return "a test"
