@@ -189,7 +189,8 @@ def test_no_name_has_a_word_that_the_glossary_forbids():
         for path in modules().values()
         for name in defined_names(path)
         for word in words
-        if contains(name, word) and not (path.name == "base.py" and name == "foresees")
+        if contains(name, word)
+        and not (path.name == "gaussians.py" and name == "drawable")  # says its new name
     }
     assert not wrong
 

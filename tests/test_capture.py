@@ -13,11 +13,11 @@ import pytest
 from helpers import write_image
 
 from splax.capture import dataset as dataset_module
-from splax.capture import structure
+from splax.capture import structure_from_motion
 from splax.capture.dataset import make_dataset
 from splax.capture.frames import count_frames, sharp_frames, sharpness, write_sharp_frames
 from splax.capture.progress import run_with_bar
-from splax.capture.structure import Reconstruction
+from splax.capture.structure_from_motion import Reconstruction
 from splax.cli import main as cli
 from splax.data.formats import load_dataset
 
@@ -336,4 +336,4 @@ def test_ctrl_c_cancels_the_work_and_waits_for_its_end():
 
 
 def test_a_database_that_is_not_there_counts_nothing(tmp_path):
-    assert structure._count(tmp_path / "none.db", "descriptors") == 0
+    assert structure_from_motion._count(tmp_path / "none.db", "descriptors") == 0

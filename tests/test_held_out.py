@@ -22,7 +22,7 @@ from splax.corrections.intrinsics import IntrinsicsRefinement
 from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera
 from splax.reports.images import to_uint8
-from splax.training.evaluation import scores_line
+from splax.training.view_scores import scores_line
 
 VIEWS, WIDTH, HEIGHT = 8, 32, 24
 SPLIT = [0, 2, 3, 5, 6, 8, 9, 11], [1, 4, 10]  # numbers in the sequence: training, held out

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import splax
@@ -86,6 +87,16 @@ def test_a_name_of_an_earlier_version_says_what_it_is_called_now(old, new):
     with pytest.raises(AttributeError, match=f"splax.{new} now"):
         getattr(splax, old)
     assert hasattr(splax, new.partition(".")[0])
+
+
+def test_methods_and_modules_of_earlier_versions_say_what_they_are_called_now():
+    gaussians = splax.Gaussians.from_points(np.zeros((1, 3)))
+    with pytest.raises(AttributeError, match=r"renderable_only\(\) now"):
+        _ = gaussians.drawable
+    with pytest.raises(ImportError, match="row_plans now"):
+        exec("from splax.strategies import ops")
+    with pytest.raises(TypeError, match="expected_count now"):
+        type("Old", (splax.Strategy,), {"foresees": lambda self, num, steps: num})
 
 
 def test_import_is_light():

@@ -16,7 +16,7 @@ from test_point_depth import world_points
 import splax
 from splax.corrections.poses import PoseRefinement
 from splax.corrections.rigid import move_camera
-from splax.corrections.tracks import ROBUST, reprojection_error
+from splax.corrections.track_penalty import ROBUST, reprojection_error
 from splax.data.colmap_lens import ColmapLens
 from splax.data.distortion import undistort_pixels, undistorted_intrinsics
 from splax.training.photos.loader import PhotoLoader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -275,6 +275,11 @@ class Gaussians(nnx.Module):
         params = jax.tree.leaves(nnx.as_pure(nnx.state(self, nnx.Param)))
         finite = finite_rows(*(p for p in params if jnp.issubdtype(p.dtype, jnp.floating)))
         return self.alive[...] & finite & (self.quats[...] != 0).any(axis=1)
+
+    @property
+    def drawable(self) -> NoReturn:
+        """The name that :meth:`renderable_only` had in earlier versions."""
+        raise AttributeError("Gaussians.drawable() is called renderable_only() now; use that name.")
 
     def renderable_only(self: GaussiansT) -> GaussiansT:
         """Returns a copy whose rows can all be computed with.

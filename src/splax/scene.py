@@ -215,7 +215,7 @@ class Scene:
         The extent is 1.1 times the largest distance of a training camera from the mean camera position, and 1 if
         all cameras stand in one place. It is the unit of depth errors and of camera motions. If the cameras
         surround the scene, the extent is about the distance from which they photographed it; otherwise it is
-        less. The unit of training is that distance itself, see :mod:`splax.training.distance`.
+        less. The unit of training is that distance itself, see :mod:`splax.training.photographed_distance`.
         """
         return self.bounds.extent
 

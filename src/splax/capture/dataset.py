@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from splax.capture.frames import write_sharp_frames
-from splax.capture.structure import Reconstruction, estimate_cameras, require_pycolmap
+from splax.capture.structure_from_motion import Reconstruction, estimate_cameras, require_pycolmap
 from splax.data.layout import EXTENSIONS, VIDEOS, find_mask, list_images
 from splax.files.image_header import ImageError, read_image_header
 

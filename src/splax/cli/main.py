@@ -24,8 +24,8 @@ from splax.cli.commands.process import Process
 from splax.cli.commands.render import Render
 from splax.cli.commands.train import Train
 from splax.cli.console import say_error, show_warning
+from splax.cli.option_hints import hints
 from splax.cli.options import Command
-from splax.cli.spellings import hints
 
 # The subcommands, in the order in which the help lists them.
 COMMANDS: dict[str, type[Command]] = {

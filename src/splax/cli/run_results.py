@@ -15,9 +15,9 @@ from splax.corrections.held_out import HeldOutViews
 from splax.metrics.lpips import Network
 from splax.reports.images import side_by_side
 from splax.scene import Scene
-from splax.training.evaluation import mean_scores, protocol
 from splax.training.evaluator import Evaluator
 from splax.training.trainer import Trainer
+from splax.training.view_scores import mean_scores, protocol
 
 MAX_SHEET_ROWS = 12
 # Names of scores in the metrics; older versions wrote cc_*.

@@ -28,11 +28,11 @@ from splax.gaussians import Gaussians
 from splax.reports.events import EventLog
 from splax.scene import Scene
 from splax.training.errors import NoGaussianError, NonFiniteError, OutOfMemoryError
-from splax.training.evaluation import scores_line
 from splax.training.progress import Progress
 from splax.training.recovery.checkpoints import Checkpoints, can_save
 from splax.training.start import Start
 from splax.training.trainer import Trainer
+from splax.training.view_scores import scores_line
 
 
 def train(data: Path, out: Path | None, options: Training, *, overwrite: bool) -> int:

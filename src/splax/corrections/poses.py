@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from splax.cameras import Camera
 from splax.corrections.base import Correction, ViewIndex
 from splax.corrections.rigid import move_camera
-from splax.corrections.tracks import reprojection_error
+from splax.corrections.track_penalty import reprojection_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PoseRefinement(Correction):
             (gsplat).
         weight_decay: pull towards the poses as given, added to the gradient (gsplat).
         track_weight: weight of the reprojection error of the tracks in the loss, see
-            :func:`splax.corrections.tracks.reprojection_error`; at 0 tracks are not used.
+            :func:`splax.corrections.track_penalty.reprojection_error`; at 0 tracks are not used.
 
     Raises:
         ValueError: on a rate that is not positive, or a weight that is negative or not finite.

@@ -252,7 +252,7 @@ class Strategy:
             state: state of this strategy.
             step: number of the step just made, counted from 0.
             extent: size of what is photographed, world units; see
-                :func:`splax.training.distance.photographed_distance`.
+                :func:`splax.training.photographed_distance.photographed_distance`.
             key: source of randomness.
 
         Returns:

@@ -20,9 +20,9 @@ from splax.rasterizer import RenderOutput
 from splax.scene import Scene, View
 from splax.training.batch import Batch, Loss
 from splax.training.color_renderer import ColorRenderer, color_of
-from splax.training.evaluation import ViewScores, draw_whole, evaluate_views, mean_scores
 from splax.training.photos.canvases import stack_cameras
 from splax.training.pose_alignment import PoseAligner
+from splax.training.view_scores import ViewScores, draw_whole, evaluate_views, mean_scores
 
 
 def _photometric(model: SplatModel, output: RenderOutput, batch: Batch) -> Float[Array, ""]:

@@ -33,11 +33,10 @@ from splax.training.batch import Batch
 from splax.training.checks import check_settings, uses_depth
 from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.config import TrainConfig
-from splax.training.distance import photographed_distance
-from splax.training.evaluation import ViewScores, mean_scores
 from splax.training.evaluator import Evaluator, without_missing_tracks
 from splax.training.guard import Guard
 from splax.training.loop import TrainingLoop
+from splax.training.photographed_distance import photographed_distance
 from splax.training.photos.loader import PhotoLoader
 from splax.training.progress import Progress, ProgressBar
 from splax.training.recovery.checkpoints import Checkpoints
@@ -49,6 +48,7 @@ from splax.training.runtime.isect_buffer import IsectBuffer
 from splax.training.runtime.memory import raise_if_out_of_memory
 from splax.training.runtime.stopwatch import Stopwatch
 from splax.training.state import TrainState
+from splax.training.view_scores import ViewScores, mean_scores
 from splax.training.watcher import Watcher
 
 

@@ -31,7 +31,7 @@ class Eval:
         from splax.cli.run_folder import EVAL, RunFolder
         from splax.cli.run_results import fitted_scores, write_evaluation
         from splax.cli.setup import check_networks
-        from splax.training.evaluation import scores_line
+        from splax.training.view_scores import scores_line
 
         folder = RunFolder.open(self.folder)
         check_networks(self.scores.lpips)

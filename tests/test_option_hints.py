@@ -7,7 +7,7 @@ import splax
 from splax.cli.commands.train import Train
 from splax.cli.flat_options import flag, types_of
 from splax.cli.main import COMMANDS
-from splax.cli.spellings import _SPELLINGS, hints
+from splax.cli.option_hints import _SPELLINGS, hints
 
 
 @pytest.mark.parametrize(

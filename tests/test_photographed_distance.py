@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import splax
-from splax.training.distance import photographed_distance
+from splax.training.photographed_distance import photographed_distance
 
 
 def make_view(position, target, name):
