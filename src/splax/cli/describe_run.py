@@ -52,7 +52,7 @@ def _given(options: Training) -> str:
     """The options that are not at their defaults, as flags."""
     defaults = flatten(Training())
     changed = [
-        f"{flag(name)} {_value(value)}"
+        flag(name) if value is True else f"{flag(name)} {_value(value)}"
         for name, value in flatten(options).items()
         if value != defaults[name] and name not in ("steps", "recipe")
     ]

@@ -170,7 +170,7 @@ class Strategy:
     def adapt_start(self, gaussians: Gaussians) -> None:
         """Changes new Gaussians, in place, into those that this strategy starts from; by default it keeps them.
 
-        ``splax train`` calls this method unless the start is a splat file. A :class:`splax.Trainer` does not: it
+        The command line calls this method unless the start is a splat file. A :class:`splax.Trainer` does not: it
         trains the Gaussians that it is given. Runs on the host.
 
         Args:
