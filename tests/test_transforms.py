@@ -310,6 +310,66 @@ def test_a_split_in_the_file_is_kept(tmp_path, meta, train, test):
     assert [view.name for view in scene.test] == test
 
 
+@pytest.mark.parametrize(
+    "spelled", ["images/{}.png", "images/{}", "images\\{}.png", "./images/{}.png", "{}.png", "images/x/../{}"]
+)
+@pytest.mark.parametrize("framed", ["images/{}.png", "images/{}", "images\\{}.png", "{}"])
+@pytest.mark.parametrize("lists", [("test",), ("train", "val"), ("train", "test", "val")])
+def test_a_split_may_spell_files_in_another_way_than_frames(tmp_path, spelled, framed, lists):
+    named = {"train": "ac", "test": "b", "val": "b"}
+    meta = {f"{key}_filenames": [spelled.format(name) for name in named[key]] for key in lists}
+    write_scene(tmp_path, [framed.format(name) for name in "abcd"], images=[], meta=meta)
+    for name in "abcd":
+        write_image(tmp_path / "images" / f"{name}.png")
+    scene = load_dataset(tmp_path)
+    assert [view.name for view in scene.test] == ["b.png"] and not scene.warnings
+    assert [view.name for view in scene.train] == [
+        f"{name}.png" for name in ("ac" if "train" in lists else "acd")
+    ]
+
+
+def test_a_listed_name_without_extension_means_all_images_of_that_name(tmp_path):
+    names = ["a.png", "a.jpg", "b.png", "c.png"]
+    scene = load_dataset(write_scene(tmp_path, names, meta={"test_filenames": ["a", "b.png"]}))
+    assert {view.name for view in scene.test} == {"a.png", "a.jpg", "b.png"}
+
+
+@pytest.mark.parametrize("key", ["train_filenames", "val_filenames", "test_filenames"])
+def test_listed_names_that_belong_to_no_frame_are_said(tmp_path, key):
+    meta = {
+        "test_filenames": ["a.png"],
+        key: ["images/9996.png", "a.png" if key != "train_filenames" else "b.png"],
+    }
+    write_scene(tmp_path, [f"{name}.png" for name in "abc"], meta=meta)
+    with pytest.warns(UserWarning, match=f"1 of the 2 names in {key} belong to no frame: 'images/9996.png'"):
+        scene = load_dataset(tmp_path)
+    assert [view.name for view in scene.test] == ["a.png"] and len(scene.warnings) == 1
+
+
+def test_a_list_that_names_no_frame_holds_out_every_eighth_view_and_is_said(tmp_path):
+    names = [f"{index}.png" for index in range(9)]
+    write_scene(tmp_path, names, meta={"test_filenames": ["x.png", "y.png"]})
+    with pytest.warns(
+        UserWarning, match="2 of the 2 names in test_filenames belong to no frame: 'x.png', 'y.png'"
+    ):
+        assert [view.name for view in load_dataset(tmp_path).test] == ["0.png", "8.png"]
+
+
+def test_listed_names_of_frames_without_an_image_are_said_once(tmp_path):
+    meta = {"test_filenames": ["a", "gone"]}
+    write_scene(tmp_path, ["a.png", "b.png", "gone.png"], images=["a.png", "b.png"], meta=meta)
+    with pytest.warns(UserWarning, match="no such file: gone.png"):
+        assert len(load_dataset(tmp_path).warnings) == 1
+
+
+def test_a_split_that_leaves_no_training_view_is_refused(tmp_path):
+    write_scene(tmp_path, meta={"test_filenames": ["a.png", "b.png"]})
+    with pytest.raises(
+        ValueError, match="no frame is left to train on: test_filenames names 2 of its 2 frames"
+    ):
+        load_dataset(tmp_path)
+
+
 # --- frames left out ---------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ import os
 from collections import ChainMap
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from splax.data.photo_reader import Photo
 from splax.data.points import PointCloud, make_point_cloud, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
+from splax.data.stated_split import split_of_file
 from splax.files.image_header import ImageError
 from splax.files.json import read_json, read_number
 from splax.files.limits import shorten
@@ -70,7 +71,7 @@ def load_transforms(json_path: Path, options: ReadOptions) -> Scene:
     meta, photos = read_frames(json_path, options, left_out)
     applied = _applied_transform(meta, json_path)
     points = _read_points(meta, applied, json_path, notes)
-    train, test = _split(meta, photos, json_path)
+    train, test = split_of_file(meta, photos, json_path, left_out, notes)
     return build_scene(
         train,
         options,
@@ -190,33 +191,6 @@ def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
     if path is None:
         raise ImageError(f"its {key} is no file")
     return path
-
-
-def _split(
-    meta: dict[str, Any], photos: list[Photo], json_path: Path
-) -> tuple[list[Photo], list[Photo] | None]:
-    """The training photos and the test photos that the file states; None if it states no test photos.
-
-    Test photos are those of nerfstudio's ``test_filenames``, or else of ``val_filenames``. If there is a
-    ``train_filenames``, training photos that it does not name are left out.
-    """
-    held_out = _named_views(meta, "test_filenames", json_path) or _named_views(
-        meta, "val_filenames", json_path
-    )
-    if not held_out:
-        return photos, None
-    trained_on = _named_views(meta, "train_filenames", json_path)
-    test = [photo for photo in photos if photo.name in held_out]
-    rest = [photo for photo in photos if photo.name not in held_out]
-    return [photo for photo in rest if not trained_on or photo.name in trained_on], test
-
-
-def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
-    """Names of the views in a list of file names."""
-    names = meta.get(key) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{json_path}: {key} must be a list of file names, got {shorten(names)}.")
-    return {PurePosixPath(name).as_posix().removeprefix("images/") for name in names}
 
 
 def _depth_unit(both: Mapping[str, Any], label: str) -> float:
