@@ -245,7 +245,7 @@ def _read_points(
         meta: top-level object of the file.
         applied: transform from COLMAP's world to that of the file, [4, 4], or None.
         json_path: path of the file.
-        notes: list to which a warning is appended if ``ply_file_path`` does not exist.
+        notes: list to which warnings are appended: if ``ply_file_path`` does not exist, and about colours.
     """
     root, name = json_path.parent, meta.get("ply_file_path")
     if name is not None:
@@ -256,7 +256,7 @@ def _read_points(
         except ImageError as error:
             raise ValueError(f"{json_path}: ply_file_path {error}.") from error
         if os.path.isfile(path):  # false, not an error, for a name that is too long
-            return read_ply_points(path)
+            return read_ply_points(path, notes)
         notes.append(f"ply_file_path {shorten(name)} is no file; the scene has no points.")
         return None
     model = find_model(root)
