@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from splax.data.blender import find_blender, load_blender
 from splax.data.colmap import find_colmap, load_colmap
-from splax.data.layout import EXTENSIONS, VIDEOS
+from splax.data.layout import EXTENSIONS, VIDEOS, is_hidden
 from splax.data.llff import find_llff, load_llff
 from splax.data.rgbd import find_rgbd, load_rgbd
 from splax.data.scene_builder import CACHE_BYTES, ReadOptions
@@ -134,7 +134,7 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
     if dataset_type is not None:
         others = [name for name in FORMATS if FORMATS[name].find(path) is not None]
         return f"{text} But it is one of type {' and '.join(map(repr, others))}." if others else text
-    children = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    children = sorted(folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder))
     below = [folder.name for folder in children if any(f.find(folder) is not None for f in FORMATS.values())]
     if below:
         return f"{text} There is one in {', '.join(below[:5])}: give that folder."
@@ -150,4 +150,6 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [file for file in folder.iterdir() if file.is_file() and not is_hidden(file)]
