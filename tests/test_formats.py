@@ -65,11 +65,41 @@ def test_blender_backgrounds(tmp_path, white, expected):
     assert scene.background == ((1.0,) * 3 if white else (0.0,) * 3)
 
 
-def test_a_file_of_one_split_is_read_alone(tmp_path):
-    scene = load_dataset(write_blender(tmp_path) / "transforms_train.json", test_every=0)
-    assert scene.dataset_type == "transforms" and not scene.test
-    scene = load_dataset(tmp_path / "transforms_train.json", dataset_type="blender")
-    assert len(scene.test) == 2
+@pytest.mark.parametrize("name", ["transforms_train.json", "transforms_test.json", "transforms_val.json"])
+def test_a_file_of_one_split_stands_for_all_of_them(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(write_blender(tmp_path))
+    for path in (tmp_path / name, Path(name)):
+        scene = load_dataset(path)
+        assert scene.dataset_type == "blender"
+        assert names(scene.train) == ["train/r_0.png", "train/r_1.png"]
+        assert names(scene.test) == ["test/r_0.png", "test/r_1.png"]
+    alone = load_dataset(tmp_path / name, dataset_type="transforms", test_every=0)
+    assert alone.dataset_type == "transforms" and len(alone.train) == 2 and not alone.test
+
+
+def test_a_file_of_one_split_is_preferred_to_a_transforms_json_next_to_it(tmp_path):
+    (write_blender(tmp_path) / "transforms.json").write_text((tmp_path / "transforms_val.json").read_text())
+    assert names(load_dataset(tmp_path / "transforms_train.json").test) == ["test/r_0.png", "test/r_1.png"]
+    assert load_dataset(tmp_path).dataset_type == "transforms"
+
+
+def test_a_split_without_the_training_file_is_read_alone(tmp_path):
+    write_blender(tmp_path, ("test",))
+    assert names(load_dataset(tmp_path / "transforms_test.json", test_every=0).train) == [
+        "test/r_0.png",
+        "test/r_1.png",
+    ]
+
+
+def test_blender_reads_points_that_the_training_file_names(tmp_path):
+    path = write_blender(tmp_path) / "transforms_train.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ply_file_path": "points.ply"}))
+    header = "ply\nformat ascii 1.0\nelement vertex 1\n" + "".join(f"property float {a}\n" for a in "xyz")
+    (tmp_path / "points.ply").write_text(f"{header}end_header\n0.3 0 1\n")
+    for given in (tmp_path, path):
+        points = load_dataset(given).points
+        assert points is not None
+        np.testing.assert_allclose(points, [[0.3, 0, 1]])
 
 
 def test_held_out_views_are_never_trained_on(tmp_path):

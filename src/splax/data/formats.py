@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from splax.data.blender import find_blender, load_blender
+from splax.data.blender import find_blender, is_split_file, load_blender
 from splax.data.colmap import find_colmap, load_colmap
 from splax.data.layout import EXTENSIONS, VIDEOS, is_hidden
 from splax.data.llff import find_llff, load_llff
@@ -113,7 +113,10 @@ def load_dataset(
     if not path.exists():
         raise ValueError(f"No such folder: {path}. Expected a folder with photos and their cameras.")
     options = ReadOptions(downscale, test_every, white_background, cache_bytes)
-    for name in FORMATS if dataset_type is None else (dataset_type,):
+    names = FORMATS if dataset_type is None else (dataset_type,)
+    if dataset_type is None and is_split_file(path):  # read alone, it would lose the other split
+        names = ("blender", *FORMATS)
+    for name in names:
         found = FORMATS[name].find(path)
         if found is not None:
             return FORMATS[name].load(found, options)

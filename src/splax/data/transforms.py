@@ -69,8 +69,8 @@ def load_transforms(json_path: Path, options: ReadOptions) -> Scene:
     left_out: LeftOut = []
     notes: list[str] = []
     meta, photos = read_frames(json_path, options, left_out)
-    applied = _applied_transform(meta, json_path)
-    points = _read_points(meta, applied, json_path, notes)
+    applied = read_applied_transform(meta, json_path)
+    points = read_scene_points(meta, applied, json_path, notes)
     train, test = split_of_file(meta, photos, json_path, left_out, notes)
     return build_scene(
         train,
@@ -226,7 +226,7 @@ def _read_matrix(matrix: object, label: str) -> Float[np.ndarray, "rows 4"]:
     return values
 
 
-def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarray, "4 4"] | None:
+def read_applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarray, "4 4"] | None:
     """The transform that nerfstudio applied to COLMAP's world, [4, 4]; None if the file states none."""
     applied = meta.get("applied_transform")
     if applied is None:
@@ -236,7 +236,7 @@ def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarra
     return matrix
 
 
-def _read_points(
+def read_scene_points(
     meta: dict[str, Any], applied: Float[np.ndarray, "4 4"] | None, json_path: Path, notes: list[str]
 ) -> PointCloud | None:
     """The points of ``ply_file_path``, or else of a COLMAP model next to the file; None if there is neither.
