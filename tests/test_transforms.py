@@ -370,6 +370,22 @@ def test_a_split_that_leaves_no_training_view_is_refused(tmp_path):
         load_dataset(tmp_path)
 
 
+def test_a_camera_that_is_far_off_is_named_once_and_stays(tmp_path):
+    path = write_scene(tmp_path, [f"{index}.png" for index in range(8)]) / "transforms.json"
+    meta = json.loads(path.read_text())
+    for index, frame in enumerate(meta["frames"]):
+        frame["transform_matrix"] = np.eye(4).tolist()
+        frame["transform_matrix"][0][3] = 5e4 if index == 3 else float(index)
+    path.write_text(json.dumps(meta))
+    with pytest.warns(
+        UserWarning, match=r"transforms.json: 1 of 8 training cameras .*: '3.png' \(5e\+04 away\)"
+    ):
+        scene = load_dataset(tmp_path, test_every=0)
+    assert len(scene.train) == 8 and len(scene.warnings) == 1
+    xs = np.array([0, 1, 2, 4, 5, 6, 7])
+    assert scene.extent == pytest.approx(1.1 * np.abs(xs - xs.mean()).max(), rel=1e-5)
+
+
 # --- frames left out ---------------------------------------------------------------------------------
 
 
