@@ -196,6 +196,48 @@ def test_truncated_llff_is_refused(tmp_path):
         load_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_llff_may_hold_only_smaller_copies(tmp_path, empty):
+    write_llff(tmp_path, llff_rows(3), ())
+    if empty:
+        (tmp_path / "images").mkdir()
+    for index, name in enumerate("abc"):
+        write_image(tmp_path / "images_4" / f"{name}.png", np.full((12, 16, 3), 50 * index, np.uint8))
+    (tmp_path / "images_4" / "._a.png").write_bytes(bytes(9))
+    scene = load_dataset(tmp_path, downscale=4, test_every=0)
+    assert names(scene.train) == ["a.png", "b.png", "c.png"]
+    assert [int(view.image[0, 0, 0]) for view in scene.train] == [0, 50, 100]
+    pixels = [project(view.camera, [0.5, 2.0, 0.25]) for view in scene.train]
+    np.testing.assert_allclose(pixels, np.array([[57, 11.5], [7, 11.5], [-43, 11.5]]) / 4, atol=1e-4)
+    for downscale in (1, 2, 4.5):
+        with pytest.raises(
+            ValueError, match="There are smaller copies in images_4: downscale by that number"
+        ):
+            load_dataset(tmp_path, downscale=downscale)
+
+
+@pytest.mark.parametrize("focal", [{}, {"camera_angle_x": None, "fl_x": 64.0}])
+def test_blender_may_hold_only_smaller_copies(tmp_path, focal):
+    write_blender(tmp_path)
+    for split in ("train", "val", "test"):
+        path = tmp_path / f"transforms_{split}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **focal}))
+        for index in range(2):
+            (tmp_path / split / f"r_{index}.png").unlink()
+            write_image(tmp_path / "images_2" / split / f"r_{index}.png", np.full((24, 32, 3), 90, np.uint8))
+    scene = load_dataset(tmp_path, downscale=2)
+    assert names(scene.train) == ["train/r_0.png", "train/r_1.png"]
+    assert names(scene.test) == ["test/r_0.png", "test/r_1.png"]
+    assert scene.train[0].image.shape == (24, 32, 3) and scene.train[0].image[0, 0, 0] == 90
+    # Half of the pixels of test_blender_splits_are_kept: the focal length of whole images is 64 pixels.
+    np.testing.assert_allclose(project(scene.train[0].camera, [0.3, 0.0, 1.0]), [16 + 3.2, 12], atol=1e-4)
+    for downscale in (1, 4):
+        with pytest.raises(
+            ValueError, match="There are smaller copies in images_2: downscale by that number"
+        ):
+            load_dataset(tmp_path, downscale=downscale)
+
+
 # --- RGB-D -------------------------------------------------------------------------------------------
 
 INTRINSICS = {"width": 64, "height": 48, "intrinsic_matrix": [100.0, 0, 0, 0, 100.0, 0, 31.5, 23.5, 1]}

@@ -386,6 +386,26 @@ def test_a_camera_that_is_far_off_is_named_once_and_stays(tmp_path):
     assert scene.extent == pytest.approx(1.1 * np.abs(xs - xs.mean()).max(), rel=1e-5)
 
 
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+@pytest.mark.parametrize("stated", [True, False])
+def test_smaller_copies_may_be_all_there_is(tmp_path, stated, extension):
+    size = {} if stated else {"w": None, "h": None, "cx": None, "cy": None}
+    write_scene(
+        tmp_path, ["images/a.png", "images/b.png"], images=[], meta={**size, "test_filenames": ["b.png"]}
+    )
+    for name, value in (("a", 10), ("b", 20)):
+        write_image(
+            tmp_path / "images_2" / f"{name}.{extension}",
+            np.full((HEIGHT // 2, WIDTH // 2, 3), value, np.uint8),
+        )
+    scene = load_dataset(tmp_path, downscale=2)
+    assert [view.name for view in (*scene.train, *scene.test)] == ["a.png", "b.png"]
+    assert [round(int(view.image[0, 0, 0]), -1) for view in (*scene.train, *scene.test)] == [10, 20]
+    np.testing.assert_allclose(scene.train[0].camera.K, [[50, 0, 16], [0, 50, 12], [0, 0, 1]])
+    with pytest.raises(ValueError, match="There are smaller copies in images_2: downscale by that number"):
+        load_dataset(tmp_path)
+
+
 # --- frames left out ---------------------------------------------------------------------------------
 
 

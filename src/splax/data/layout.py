@@ -58,6 +58,15 @@ def find_downscaled(root: Path, name: PurePosixPath, downscale: float) -> Path |
     return first_file([path, path.with_suffix("")])
 
 
+def downscaled_hint(root: Path) -> str:
+    """The end of an error about missing images: the folders of smaller copies in ``root``; empty if none."""
+    copies = [
+        folder.name for folder in root.glob("images_*") if folder.name[7:].isdecimal() and folder.is_dir()
+    ]
+    listed = ", ".join(sorted(copies, key=lambda name: int(name[7:])))
+    return f" There are smaller copies in {listed}: downscale by that number." if copies else ""
+
+
 def is_hidden(path: Path) -> bool:
     """Whether a name begins with a dot, as that of ``._a.png`` does, which macOS writes next to ``a.png``."""
     return path.name.startswith(".")

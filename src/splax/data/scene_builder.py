@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_lens import ColmapLens
+from splax.data.layout import downscaled_hint
 from splax.data.lazy_view import LazyView, PixelCache, Pixels
 from splax.data.photo_reader import OpenedPhoto, Photo, PhotoReader
 from splax.data.points import PointCloud
@@ -101,6 +102,7 @@ def build_scene(
         raise ValueError(
             f"{source}: none of its {total} frames has a usable image. {_listed(left_out)} "
             f"Expected image files relative to {source.parent}, or in its images/ folder."
+            f"{downscaled_hint(source.parent)}"
         )
     notes = [f"{source}: {note}" for note in (*notes, *of_times)]
     if left_out:

@@ -18,21 +18,22 @@ import os
 from collections import ChainMap
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_model import find_model, read_points
+from splax.data.decode import decoded_size
 from splax.data.intrinsics import read_lens, stated_size
-from splax.data.layout import find_downscaled, find_mask, first_file, relative_path
+from splax.data.layout import EXTENSIONS, find_downscaled, find_mask, first_file, relative_path
 from splax.data.photo_reader import Photo
 from splax.data.points import PointCloud, make_point_cloud, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
 from splax.data.stated_split import split_of_file
-from splax.files.image_header import ImageError
+from splax.files.image_header import ImageError, read_image_header
 from splax.files.json import read_json, read_number
 from splax.files.limits import shorten
 from splax.scene import Scene
@@ -143,10 +144,14 @@ def _make_photo(
     Raises:
         ImageError: if one of the files is missing or outside the folder.
     """
-    path = _find_image(root, entry["file_path"])
-    below_root = relative_path(path.relative_to(root).as_posix())
-    name = below_root.relative_to("images") if below_root.parts[0] == "images" else below_root
+    path, name = _find_image(root, entry["file_path"], options.downscale)
+    downscaled = find_downscaled(root, name, options.downscale)
     both = ChainMap(entry, meta)
+    if path == downscaled and stated_size(both, label) is None:
+        # The lens is that of the whole image, of which there is only the copy.
+        width, height = decoded_size(read_image_header(path), None)
+        entry = {**entry, "w": width * options.downscale, "h": height * options.downscale}
+        both = ChainMap(entry, meta)
     return Photo(
         name=name.as_posix(),
         path=path,
@@ -154,7 +159,7 @@ def _make_photo(
         lens=partial(read_lens, entry=entry, meta=meta, label=label),
         label=label,
         size=stated_size(both, label),
-        downscaled=find_downscaled(root, name, options.downscale),
+        downscaled=downscaled,
         mask=_named_file(root, entry, "mask_path") or find_mask(root, name),
         depth=_named_file(root, entry, "depth_file_path"),
         depth_unit=_depth_unit(both, label),
@@ -162,15 +167,30 @@ def _make_photo(
     )
 
 
-def _find_image(root: Path, file_path: str) -> Path:
+def _find_image(root: Path, file_path: str, downscale: float) -> tuple[Path, PurePosixPath]:
+    """The image file of a frame, or its smaller copy if that is all there is; and the name of its view.
+
+    Raises:
+        ImageError: if there is no such file, or it is outside the folder.
+    """
     relative = relative_path(file_path)
     candidates = [root / relative, root / "images" / relative]
     if relative.parts[:1] == ("images",):  # the json file may be among the images
         candidates.append(root / relative.relative_to("images"))
     path = first_file(candidates)
+    if path is not None:
+        return path, _view_name(relative_path(path.relative_to(root).as_posix()))
+    name = _view_name(relative)
+    path = find_downscaled(root, name, downscale)
     if path is None:
         raise ImageError("no such file")
-    return path
+    return path, name if name.suffix in EXTENSIONS else name.with_name(f"{name.name}{path.suffix}")
+
+
+def _view_name(relative: PurePosixPath) -> PurePosixPath:
+    """The name of the view of an image: its path below the dataset's folder, or below ``images`` there."""
+    below_images = relative.parts[0] == "images" and len(relative.parts) > 1
+    return relative.relative_to("images") if below_images else relative
 
 
 def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
