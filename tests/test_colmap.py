@@ -248,6 +248,15 @@ def test_copies_may_be_all_there_is(tmp_path):
         load_dataset(tmp_path)
 
 
+def test_an_error_names_copies_wherever_the_model_lies(tmp_path):
+    model = write_dataset(tmp_path) / "sparse"
+    (tmp_path / "images").rename(tmp_path / "images_8")
+    (tmp_path / "colmap").mkdir()
+    model.rename(tmp_path / "colmap" / "sparse")
+    with pytest.raises(ValueError, match="There are smaller copies in images_8: downscale by that number"):
+        load_dataset(tmp_path)
+
+
 # --- what is left out or refused ---------------------------------------------------------------------
 
 

@@ -65,11 +65,41 @@ def test_blender_backgrounds(tmp_path, white, expected):
     assert scene.background == ((1.0,) * 3 if white else (0.0,) * 3)
 
 
-def test_a_file_of_one_split_is_read_alone(tmp_path):
-    scene = load_dataset(write_blender(tmp_path) / "transforms_train.json", test_every=0)
-    assert scene.dataset_type == "transforms" and not scene.test
-    scene = load_dataset(tmp_path / "transforms_train.json", dataset_type="blender")
-    assert len(scene.test) == 2
+@pytest.mark.parametrize("name", ["transforms_train.json", "transforms_test.json", "transforms_val.json"])
+def test_a_file_of_one_split_stands_for_all_of_them(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(write_blender(tmp_path))
+    for path in (tmp_path / name, Path(name)):
+        scene = load_dataset(path)
+        assert scene.dataset_type == "blender"
+        assert names(scene.train) == ["train/r_0.png", "train/r_1.png"]
+        assert names(scene.test) == ["test/r_0.png", "test/r_1.png"]
+    alone = load_dataset(tmp_path / name, dataset_type="transforms", test_every=0)
+    assert alone.dataset_type == "transforms" and len(alone.train) == 2 and not alone.test
+
+
+def test_a_file_of_one_split_is_preferred_to_a_transforms_json_next_to_it(tmp_path):
+    (write_blender(tmp_path) / "transforms.json").write_text((tmp_path / "transforms_val.json").read_text())
+    assert names(load_dataset(tmp_path / "transforms_train.json").test) == ["test/r_0.png", "test/r_1.png"]
+    assert load_dataset(tmp_path).dataset_type == "transforms"
+
+
+def test_a_split_without_the_training_file_is_read_alone(tmp_path):
+    write_blender(tmp_path, ("test",))
+    assert names(load_dataset(tmp_path / "transforms_test.json", test_every=0).train) == [
+        "test/r_0.png",
+        "test/r_1.png",
+    ]
+
+
+def test_blender_reads_points_that_the_training_file_names(tmp_path):
+    path = write_blender(tmp_path) / "transforms_train.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ply_file_path": "points.ply"}))
+    header = "ply\nformat ascii 1.0\nelement vertex 1\n" + "".join(f"property float {a}\n" for a in "xyz")
+    (tmp_path / "points.ply").write_text(f"{header}end_header\n0.3 0 1\n")
+    for given in (tmp_path, path):
+        points = load_dataset(given).points
+        assert points is not None
+        np.testing.assert_allclose(points, [[0.3, 0, 1]])
 
 
 def test_held_out_views_are_never_trained_on(tmp_path):
@@ -136,6 +166,27 @@ def test_unusable_llff_is_refused_in_one_line(tmp_path, rows, message):
     assert "poses_bounds.npy" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_llff_does_not_count_hidden_files(tmp_path):
+    write_llff(tmp_path, llff_rows(3))
+    (tmp_path / "images" / "._a.png").write_bytes(b"\0\5\x16\7" + bytes(80))
+    scene = load_dataset(tmp_path, test_every=0)
+    assert names(scene.train) == ["a.png", "b.png", "c.png"]
+    pixels = [project(view.camera, [0.5, 2.0, 0.25]) for view in scene.train]
+    np.testing.assert_allclose(pixels, [[57, 11.5], [7, 11.5], [-43, 11.5]], atol=1e-4)
+    (tmp_path / "images" / "c.png").unlink()
+    with pytest.raises(ValueError, match="holds 3 poses, but there are 2 images in"):
+        load_dataset(tmp_path)
+
+
+def test_hidden_files_are_not_counted_as_photos(tmp_path):
+    for name in ("a.png", "images/b.png"):
+        write_image(tmp_path / name)
+    for name in ("._a.png", "images/._b.png", "images/.c.png"):
+        (tmp_path / name).write_bytes(bytes(9))
+    with pytest.raises(ValueError, match="It holds 2 photos without cameras"):
+        load_dataset(tmp_path)
+
+
 def test_truncated_llff_is_refused(tmp_path):
     path = write_llff(tmp_path, llff_rows(3)) / "poses_bounds.npy"
     path.write_bytes(path.read_bytes()[:-1])
@@ -143,6 +194,48 @@ def test_truncated_llff_is_refused(tmp_path):
         ValueError, match=r"poses_bounds.npy is truncated: it claims 51 numbers, but has 535 bytes"
     ):
         load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_llff_may_hold_only_smaller_copies(tmp_path, empty):
+    write_llff(tmp_path, llff_rows(3), ())
+    if empty:
+        (tmp_path / "images").mkdir()
+    for index, name in enumerate("abc"):
+        write_image(tmp_path / "images_4" / f"{name}.png", np.full((12, 16, 3), 50 * index, np.uint8))
+    (tmp_path / "images_4" / "._a.png").write_bytes(bytes(9))
+    scene = load_dataset(tmp_path, downscale=4, test_every=0)
+    assert names(scene.train) == ["a.png", "b.png", "c.png"]
+    assert [int(view.image[0, 0, 0]) for view in scene.train] == [0, 50, 100]
+    pixels = [project(view.camera, [0.5, 2.0, 0.25]) for view in scene.train]
+    np.testing.assert_allclose(pixels, np.array([[57, 11.5], [7, 11.5], [-43, 11.5]]) / 4, atol=1e-4)
+    for downscale in (1, 2, 4.5):
+        with pytest.raises(
+            ValueError, match="There are smaller copies in images_4: downscale by that number"
+        ):
+            load_dataset(tmp_path, downscale=downscale)
+
+
+@pytest.mark.parametrize("focal", [{}, {"camera_angle_x": None, "fl_x": 64.0}])
+def test_blender_may_hold_only_smaller_copies(tmp_path, focal):
+    write_blender(tmp_path)
+    for split in ("train", "val", "test"):
+        path = tmp_path / f"transforms_{split}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **focal}))
+        for index in range(2):
+            (tmp_path / split / f"r_{index}.png").unlink()
+            write_image(tmp_path / "images_2" / split / f"r_{index}.png", np.full((24, 32, 3), 90, np.uint8))
+    scene = load_dataset(tmp_path, downscale=2)
+    assert names(scene.train) == ["train/r_0.png", "train/r_1.png"]
+    assert names(scene.test) == ["test/r_0.png", "test/r_1.png"]
+    assert scene.train[0].image.shape == (24, 32, 3) and scene.train[0].image[0, 0, 0] == 90
+    # Half of the pixels of test_blender_splits_are_kept: the focal length of whole images is 64 pixels.
+    np.testing.assert_allclose(project(scene.train[0].camera, [0.3, 0.0, 1.0]), [16 + 3.2, 12], atol=1e-4)
+    for downscale in (1, 4):
+        with pytest.raises(
+            ValueError, match="There are smaller copies in images_2: downscale by that number"
+        ):
+            load_dataset(tmp_path, downscale=downscale)
 
 
 # --- RGB-D -------------------------------------------------------------------------------------------
@@ -186,6 +279,131 @@ def test_depth_images_of_other_names_go_by_order(tmp_path):
     np.testing.assert_allclose(
         [view.depth.mean() for view in scene.train if view.depth is not None], [1.5, 1.501], rtol=1e-6
     )
+
+
+APPLE_DOUBLE = b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(60)  # what macOS writes next to files
+
+
+def write_row(root: Path, name: str = "{:05d}", first: int = 0, ids=range(6), count: int = 6) -> Path:
+    """Open3D's files of cameras at y = 0, 1, 2 and so on; images and depth images hold the number of theirs."""
+    poses = np.tile(POSE, (count, 1, 1))
+    poses[:, 1, 3] = np.arange(count)
+    log = log_of(poses)
+    for index, number in reversed(list(enumerate(ids))):
+        log = log.replace(f"{index} {index} {index + 1}\n", f"{number} {number} {number + 1}\n", 1)
+    write_open3d(root, 0, log=log)
+    for index in range(count):
+        color, depth = root / "color" / f"{name}.png", root / "depth" / f"{name}.png"
+        write_image(Path(str(color).format(index + first)), np.full((48, 64, 3), 8 * index, np.uint8))
+        write_image(Path(str(depth).format(index + first)), np.full((48, 64), 1000 + index, np.uint16))
+    return root
+
+
+def row_of(scene) -> list[int]:
+    """Which images of :func:`write_row` a scene has; each must have its own pose and depth image."""
+    found = []
+    for view in scene.train:
+        index = int(view.image[0, 0, 0]) // 8
+        np.testing.assert_allclose(view.camera.camera_to_world[:3, 3], [3, index, 0], atol=1e-5)
+        if view.depth is not None:
+            np.testing.assert_allclose(view.depth, 1 + index / 1000, rtol=1e-6)
+        found.append(index)
+    return found
+
+
+@pytest.mark.parametrize("gone", [0, 2, 5])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("{:05d}", 0),
+        ("{:d}", 1),
+        ("{:05d}", 1),
+        ("frame-{:06d}.color", 0),
+        ("2024_{:04d}", 1),
+        ("{:04d}_end7", 0),
+    ],
+)
+def test_a_missing_image_moves_no_pose(tmp_path, name, first, gone):
+    write_row(tmp_path, name, first)
+    (tmp_path / "color" / f"{name.format(gone + first)}.png").unlink()
+    with pytest.warns(UserWarning, match=f"1 of its 6 poses belong to no image: {gone}"):
+        assert row_of(load_dataset(tmp_path, test_every=0)) == [index for index in range(6) if index != gone]
+
+
+@pytest.mark.parametrize("ids", [range(1, 7), range(6)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_frame_without_images_moves_no_pose(tmp_path, ids, first):
+    write_row(tmp_path, "{:05d}", first, ids)
+    for folder in ("color", "depth"):
+        (tmp_path / folder / f"{2 + first:05d}.png").unlink()
+    with pytest.warns(UserWarning, match=f"1 of its 6 poses belong to no image: {ids[2]}"):
+        assert row_of(load_dataset(tmp_path, test_every=0)) == [0, 1, 3, 4, 5]
+
+
+def test_images_of_a_part_of_the_recording_are_joined_by_number(tmp_path):
+    write_row(tmp_path, "{:05d}", count=30, ids=range(30))
+    for index in range(30):
+        if index % 10:
+            (tmp_path / "color" / f"{index:05d}.png").unlink()
+    with pytest.warns(UserWarning, match=r"27 of its 30 poses belong to no image: 1, 2, 3, .*\.\.\."):
+        scene = load_dataset(tmp_path, test_every=0)
+    ys = [float(view.camera.camera_to_world[1, 3]) for view in scene.train]
+    np.testing.assert_allclose(ys, [0, 10, 20], atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [6, 3])
+@pytest.mark.parametrize("names", ["abcdef", ["0", "10", "20", "30", "40", "50"]])
+def test_other_names_go_by_order_if_the_counts_are_equal(tmp_path, names, count):
+    write_row(tmp_path, count=count, ids=range(count))
+    for index, name in enumerate(names[:count]):
+        for folder in ("color", "depth"):
+            (tmp_path / folder / f"{index:05d}.png").rename(tmp_path / folder / f"_{name}.png")
+    assert row_of(load_dataset(tmp_path, test_every=0)) == list(range(count))
+    (tmp_path / "color" / f"_{names[0]}.png").unlink()
+    message = f"has {count} poses, but there are {count - 1} images in .*color, and the numbers"
+    with pytest.raises(ValueError, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(("first", "gone"), [(0, 0), (1, 5)])
+def test_numbers_that_fit_in_two_ways_are_refused(tmp_path, first, gone):
+    write_row(tmp_path, "{:05d}", first)
+    for folder in ("color", "depth"):
+        (tmp_path / folder / f"{gone + first:05d}.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"has 6 poses, but there are 5 images in .*counted from 0 or from 1"
+    ):
+        load_dataset(tmp_path)
+
+
+def test_depth_images_of_other_names_go_by_number(tmp_path):
+    write_row(tmp_path)
+    for index in range(6):
+        path = tmp_path / "depth" / f"{index:05d}.png"
+        path.rename(path.with_name(f"depth-{index + 1}.png"))
+    (tmp_path / "depth" / "depth-3.png").unlink()
+    scene = load_dataset(tmp_path, test_every=0)
+    assert row_of(scene) == list(range(6))
+    assert [view.has_depth for view in scene.train] == [True, True, False, True, True, True]
+
+
+def test_depth_images_that_nothing_joins_are_refused_with_both_counts(tmp_path):
+    write_row(tmp_path)
+    for index, letter in enumerate("abcdef"):
+        (tmp_path / "depth" / f"{index:05d}.png").rename(tmp_path / "depth" / f"{letter}.png")
+    assert row_of(load_dataset(tmp_path, test_every=0)) == list(range(6))
+    (tmp_path / "depth" / "c.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"There are 6 images in .*color, but 5 depth images in .*depth, and neither"
+    ):
+        load_dataset(tmp_path)
+
+
+def test_hidden_files_are_no_images_cameras_or_poses(tmp_path):
+    write_row(tmp_path)
+    for name in ("color/._00000.png", "depth/._00000.png", "._camera.json", ".a.log", "depth/.x.png"):
+        (tmp_path / name).write_bytes(APPLE_DOUBLE)
+    assert row_of(load_dataset(tmp_path, test_every=0)) == list(range(6))
 
 
 def test_images_without_pose_are_left_out(tmp_path):

@@ -51,6 +51,55 @@ def test_center_is_the_least_squares_point_of_the_axes():
         assert cost(center) < cost(center + step)
 
 
+def make_far(name: str, distance: float) -> View:
+    """A camera far along x that looks past the scene."""
+    return make_view(name, (distance, 0.0, 0.0), (distance, 50.0, 0.0))
+
+
+@pytest.mark.parametrize("distance", [60.0, -3e3, 6e4])
+@pytest.mark.parametrize("count", [5, 12, 100])
+def test_one_camera_that_is_far_off_does_not_count_and_is_named(count, distance):
+    ring = make_ring(count, np.zeros(3), radius=4.0, height=3.0)
+    scene = Scene([*ring[:2], make_far("far.png", distance), *ring[2:]], [])
+    with pytest.warns(
+        UserWarning, match=rf"1 of {count + 1} training cameras .* middle: 'far.png' \("
+    ) as caught:
+        assert scene.extent == pytest.approx(1.1 * 4.0, rel=1e-5)
+    np.testing.assert_allclose(scene.center, 0, atol=1e-4)
+    assert scene.radius == pytest.approx(5.0, rel=1e-5) and len(caught) == 1
+
+
+def test_a_tenth_of_the_cameras_may_be_far_off():
+    ring = make_ring(30, np.zeros(3), radius=4.0, height=0.0)
+    scene = Scene([*ring, make_far("a", 90.0), make_far("b", 7e4), make_far("c", -7e6)], [])
+    with pytest.warns(
+        UserWarning, match=r"3 of 33 .*: 'a' \(90 away\), 'b' \(7e\+04 away\), 'c' \(7e\+06 away\)"
+    ):
+        assert scene.extent == pytest.approx(1.1 * 4.0, rel=1e-5)
+
+
+def spread(positions) -> float:
+    """1.1 times the largest distance from the mean, as the extent of cameras that all count."""
+    positions = np.asarray(positions, float)
+    return 1.1 * np.linalg.norm(positions - positions.mean(0), axis=1).max()
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        [(3, 0, 0), (0, 3, 0), (60, 0, 0)],  # of three, each may be the odd one
+        [(3, 0, 0), (0, 3, 0), (0, 0, 3), (-3, 0, 0), (11, 0, 0)],
+        [(x, 0.1 * x**2, 0) for x in range(20)],
+        [(1.3**x, 0, 0) for x in range(20)],  # no gap
+        [(np.cos(a), np.sin(a), 0) for a in range(16)] + [(40, a, 0) for a in range(4)],  # a second group
+        [(0, 0, 0)] * 9 + [(1, 0, 0)],
+    ],
+)
+def test_cameras_of_one_recording_all_count(positions):
+    views = [make_view(str(i), np.array(p, float), np.add(p, (0.5, 1, 0))) for i, p in enumerate(positions)]
+    assert Scene(views, []).extent == pytest.approx(spread(positions), rel=1e-5)
+
+
 def test_only_training_views_count():
     ring = make_ring(12, np.zeros(3), radius=4.0, height=0.0)
     far = make_view("far", (100.0, 0.0, 0.0), (100.0, 50.0, 0.0))

@@ -310,6 +310,102 @@ def test_a_split_in_the_file_is_kept(tmp_path, meta, train, test):
     assert [view.name for view in scene.test] == test
 
 
+@pytest.mark.parametrize(
+    "spelled", ["images/{}.png", "images/{}", "images\\{}.png", "./images/{}.png", "{}.png", "images/x/../{}"]
+)
+@pytest.mark.parametrize("framed", ["images/{}.png", "images/{}", "images\\{}.png", "{}"])
+@pytest.mark.parametrize("lists", [("test",), ("train", "val"), ("train", "test", "val")])
+def test_a_split_may_spell_files_in_another_way_than_frames(tmp_path, spelled, framed, lists):
+    named = {"train": "ac", "test": "b", "val": "b"}
+    meta = {f"{key}_filenames": [spelled.format(name) for name in named[key]] for key in lists}
+    write_scene(tmp_path, [framed.format(name) for name in "abcd"], images=[], meta=meta)
+    for name in "abcd":
+        write_image(tmp_path / "images" / f"{name}.png")
+    scene = load_dataset(tmp_path)
+    assert [view.name for view in scene.test] == ["b.png"] and not scene.warnings
+    assert [view.name for view in scene.train] == [
+        f"{name}.png" for name in ("ac" if "train" in lists else "acd")
+    ]
+
+
+def test_a_listed_name_without_extension_means_all_images_of_that_name(tmp_path):
+    names = ["a.png", "a.jpg", "b.png", "c.png"]
+    scene = load_dataset(write_scene(tmp_path, names, meta={"test_filenames": ["a", "b.png"]}))
+    assert {view.name for view in scene.test} == {"a.png", "a.jpg", "b.png"}
+
+
+@pytest.mark.parametrize("key", ["train_filenames", "val_filenames", "test_filenames"])
+def test_listed_names_that_belong_to_no_frame_are_said(tmp_path, key):
+    meta = {
+        "test_filenames": ["a.png"],
+        key: ["images/9996.png", "a.png" if key != "train_filenames" else "b.png"],
+    }
+    write_scene(tmp_path, [f"{name}.png" for name in "abc"], meta=meta)
+    with pytest.warns(UserWarning, match=f"1 of the 2 names in {key} belong to no frame: 'images/9996.png'"):
+        scene = load_dataset(tmp_path)
+    assert [view.name for view in scene.test] == ["a.png"] and len(scene.warnings) == 1
+
+
+def test_a_list_that_names_no_frame_holds_out_every_eighth_view_and_is_said(tmp_path):
+    names = [f"{index}.png" for index in range(9)]
+    write_scene(tmp_path, names, meta={"test_filenames": ["x.png", "y.png"]})
+    with pytest.warns(
+        UserWarning, match="2 of the 2 names in test_filenames belong to no frame: 'x.png', 'y.png'"
+    ):
+        assert [view.name for view in load_dataset(tmp_path).test] == ["0.png", "8.png"]
+
+
+def test_listed_names_of_frames_without_an_image_are_said_once(tmp_path):
+    meta = {"test_filenames": ["a", "gone"]}
+    write_scene(tmp_path, ["a.png", "b.png", "gone.png"], images=["a.png", "b.png"], meta=meta)
+    with pytest.warns(UserWarning, match="no such file: gone.png"):
+        assert len(load_dataset(tmp_path).warnings) == 1
+
+
+def test_a_split_that_leaves_no_training_view_is_refused(tmp_path):
+    write_scene(tmp_path, meta={"test_filenames": ["a.png", "b.png"]})
+    with pytest.raises(
+        ValueError, match="no frame is left to train on: test_filenames names 2 of its 2 frames"
+    ):
+        load_dataset(tmp_path)
+
+
+def test_a_camera_that_is_far_off_is_named_once_and_stays(tmp_path):
+    path = write_scene(tmp_path, [f"{index}.png" for index in range(8)]) / "transforms.json"
+    meta = json.loads(path.read_text())
+    for index, frame in enumerate(meta["frames"]):
+        frame["transform_matrix"] = np.eye(4).tolist()
+        frame["transform_matrix"][0][3] = 5e4 if index == 3 else float(index)
+    path.write_text(json.dumps(meta))
+    with pytest.warns(
+        UserWarning, match=r"transforms.json: 1 of 8 training cameras .*: '3.png' \(5e\+04 away\)"
+    ):
+        scene = load_dataset(tmp_path, test_every=0)
+    assert len(scene.train) == 8 and len(scene.warnings) == 1
+    xs = np.array([0, 1, 2, 4, 5, 6, 7])
+    assert scene.extent == pytest.approx(1.1 * np.abs(xs - xs.mean()).max(), rel=1e-5)
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+@pytest.mark.parametrize("stated", [True, False])
+def test_smaller_copies_may_be_all_there_is(tmp_path, stated, extension):
+    size = {} if stated else {"w": None, "h": None, "cx": None, "cy": None}
+    write_scene(
+        tmp_path, ["images/a.png", "images/b.png"], images=[], meta={**size, "test_filenames": ["b.png"]}
+    )
+    for name, value in (("a", 10), ("b", 20)):
+        write_image(
+            tmp_path / "images_2" / f"{name}.{extension}",
+            np.full((HEIGHT // 2, WIDTH // 2, 3), value, np.uint8),
+        )
+    scene = load_dataset(tmp_path, downscale=2)
+    assert [view.name for view in (*scene.train, *scene.test)] == ["a.png", "b.png"]
+    assert [round(int(view.image[0, 0, 0]), -1) for view in (*scene.train, *scene.test)] == [10, 20]
+    np.testing.assert_allclose(scene.train[0].camera.K, [[50, 0, 16], [0, 50, 12], [0, 0, 1]])
+    with pytest.raises(ValueError, match="There are smaller copies in images_2: downscale by that number"):
+        load_dataset(tmp_path)
+
+
 # --- frames left out ---------------------------------------------------------------------------------
 
 

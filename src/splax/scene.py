@@ -11,6 +11,7 @@ cameras look; a random start uses them.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +24,12 @@ from splax.cameras import Camera
 
 # Factor of the 3D Gaussian splatting reference implementation.
 _EXTENT_MARGIN = 1.1
+# A camera is far off if it is this many times as far from the middle as the next nearer camera. Such cameras are a
+# tenth of all at most, or one of at least four: more are a part of the scene.
+_FAR_OFF = 5.0
+_MAX_FAR_OFF = 10
+_MIN_CAMERAS = 4
+_MAX_LISTED = 5
 # Camera axes whose mean squared sine to their common direction is below this value (about half a degree) count as
 # parallel: the point where they meet would be noise.
 _PARALLEL = 1e-4
@@ -139,6 +146,8 @@ class SceneBounds(NamedTuple):
         center: point nearest to all camera axes, [3].
         radius: median distance of the cameras from ``center``; positive.
         extent: 1.1 times the largest distance of a camera from the mean camera position; positive.
+
+    Cameras that are far off are left out of all three; see :func:`far_off_cameras`.
     """
 
     center: Float[np.ndarray, " 3"]
@@ -206,14 +215,18 @@ class Scene:
     @cached_property
     def bounds(self) -> SceneBounds:
         """Center, radius and extent of the training cameras; see :func:`splax.scene.scene_bounds`."""
-        return scene_bounds(np.stack([_camera_to_world(view.camera) for view in self.train]))
+        note = far_off_note(self.train)
+        if note and not any(note in warning for warning in self.warnings):  # else the reader has said it
+            warnings.warn(note, stacklevel=4)
+        return scene_bounds(_poses(self.train))
 
     @property
     def extent(self) -> float:
         """Size of the camera rig in world units; positive.
 
         The extent is 1.1 times the largest distance of a training camera from the mean camera position, and 1 if
-        all cameras stand in one place. It is the unit of depth errors and of camera motions. If the cameras
+        all cameras stand in one place. A camera that is far off, as a wrong pose puts it, does not count, and a
+        warning names it. The extent is the unit of depth errors and of camera motions. If the cameras
         surround the scene, the extent is about the distance from which they photographed it; otherwise it is
         less. The unit of training is that distance itself, see :mod:`splax.training.photographed_distance`.
         """
@@ -265,12 +278,13 @@ def scene_bounds(camera_to_world: Float[np.ndarray, "views 4 4"]) -> SceneBounds
     ``center`` minimises the sum of squared distances to the camera axes. If the axes are parallel, or there is
     only one view, no such point exists: then ``center`` is the mean camera position moved forward, along the mean
     viewing direction, by ``extent``. If all cameras stand in one place, ``extent`` is 1, since nothing fixes the
-    scale. A ``radius`` of zero is replaced by ``extent``.
+    scale. A ``radius`` of zero is replaced by ``extent``. Cameras of :func:`far_off_cameras` do not count.
 
     Args:
         camera_to_world: camera poses with OpenCV axes (+z forward), [V, 4, 4]; at least one.
     """
     poses = np.asarray(camera_to_world, np.float64)
+    poses = poses[~far_off_cameras(poses[:, :3, 3])]
     positions, forward = poses[:, :3, 3], poses[:, :3, 2]
     forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
     mean_position = positions.mean(0)
@@ -288,6 +302,50 @@ def scene_bounds(camera_to_world: Float[np.ndarray, "views 4 4"]) -> SceneBounds
         center = mean_position + extent * forward.mean(0) / max(np.linalg.norm(forward.mean(0)), 1e-12)
     radius = float(np.median(np.linalg.norm(positions - center, axis=-1)))
     return SceneBounds(center, radius if radius > 1e-6 * extent else extent, extent)
+
+
+def far_off_cameras(positions: Float[np.ndarray, "views 3"]) -> Bool[np.ndarray, " views"]:
+    """Which cameras stand so far from the others that their poses are probably wrong, [V].
+
+    Cameras are sorted by their distance from the median position. Those behind the first gap, where the distance
+    grows by a factor of 5 or more from one camera to the next, are far off if they are a tenth of all cameras at
+    most, or a single one. None of fewer than 4 cameras is far off, and none if the others are in one place.
+
+    Args:
+        positions: positions of the cameras in world units, [V, 3]; at least one.
+    """
+    middle = np.median(positions, axis=0)
+    distances = np.linalg.norm(positions - middle, axis=-1)
+    ordered = np.sort(distances)
+    if len(ordered) >= _MIN_CAMERAS:
+        rounding = 1e-6 * (1 + np.abs(middle).max())
+        for count in range(max(1, len(ordered) // _MAX_FAR_OFF), 0, -1):
+            near, far = ordered[-count - 1], ordered[-count]
+            if near > rounding and far >= _FAR_OFF * near:
+                return distances >= far
+    return np.zeros(len(ordered), bool)
+
+
+def far_off_note(views: Sequence[View]) -> str:
+    """The warning that names the views whose cameras are far off; empty if there are none."""
+    positions = _poses(views)[:, :3, 3]
+    far_off = far_off_cameras(positions)
+    if not far_off.any():
+        return ""
+    middle = positions[~far_off].mean(0)
+    distances = np.linalg.norm(positions - middle, axis=-1)
+    indices = np.flatnonzero(far_off)
+    listed = ", ".join(f"{views[i].name!r} ({distances[i]:,.4g} away)" for i in indices[:_MAX_LISTED])
+    more = f" and {len(indices) - _MAX_LISTED} more" if len(indices) > _MAX_LISTED else ""
+    return (
+        f"{len(indices)} of {len(views)} training cameras stand far from the others, which are up to "
+        f"{distances[~far_off].max():,.4g} from their middle: {listed}{more}. The scene's extent, center and "
+        "radius leave them out. Check their poses, or take the photos out."
+    )
+
+
+def _poses(views: Sequence[View]) -> Float[np.ndarray, "views 4 4"]:
+    return np.stack([_camera_to_world(view.camera) for view in views])
 
 
 def _camera_to_world(camera: Camera) -> Float[np.ndarray, "4 4"]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from splax.capture.frames import write_sharp_frames
 from splax.capture.structure_from_motion import Reconstruction, estimate_cameras, require_pycolmap
-from splax.data.layout import EXTENSIONS, VIDEOS, find_mask, list_images
+from splax.data.layout import EXTENSIONS, VIDEOS, find_mask, is_hidden, list_images
 from splax.files.image_header import ImageError, read_image_header
 
 # With fewer registered photos than this, there are too few to train on and to hold out.
@@ -159,7 +159,7 @@ def _copy_photos(source: Path, folder: Path) -> None:
     if not photos and (source / "images").is_dir():
         photos = list_images(source / "images")
     if not photos:
-        others = sorted({path.suffix for path in source.iterdir() if path.suffix})
+        others = sorted({path.suffix for path in source.iterdir() if path.suffix and not is_hidden(path)})
         found = f"; there are {', '.join(others[:8])}" if others else ""
         if any(suffix.lower() in VIDEOS for suffix in others):
             found += ": for a video give the file"

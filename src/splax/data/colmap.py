@@ -4,7 +4,7 @@ from pathlib import Path, PurePosixPath
 
 from splax.data.colmap_lens import ColmapLens
 from splax.data.colmap_model import ModelImage, find_model, is_model, read_cameras, read_images, read_points
-from splax.data.layout import find_downscaled, find_mask, first_file, relative_path
+from splax.data.layout import downscaled_hint, find_downscaled, find_mask, first_file, relative_path
 from splax.data.photo_reader import Photo
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
 from splax.data.tracks import points_of_photos
@@ -125,8 +125,8 @@ def _notes(model: Path) -> list[str]:
 def _no_images(root: Path, model: Path, images: list[ModelImage]) -> str:
     if not images:
         return f"{model} holds no image: the reconstruction is empty. Export another model."
-    smaller = sorted(folder.name for folder in root.glob("images_*") if folder.is_dir())
-    hint = f" There are smaller copies in {', '.join(smaller)}: downscale by that number." if smaller else ""
+    folders = (root, model, *model.absolute().parents[:3])  # without images, the dataset's folder is a guess
+    hint = next(filter(None, map(downscaled_hint, folders)), "")
     return (
         f"{model}: none of its {len(images)} images is there, such as {shorten(images[0].name)}. Expected them "
         f"in {root / 'images'}, or in {root}.{hint}"

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from splax.data.blender import find_blender, load_blender
+from splax.data.blender import find_blender, is_split_file, load_blender
 from splax.data.colmap import find_colmap, load_colmap
-from splax.data.layout import EXTENSIONS, VIDEOS
+from splax.data.layout import EXTENSIONS, VIDEOS, is_hidden
 from splax.data.llff import find_llff, load_llff
 from splax.data.rgbd import find_rgbd, load_rgbd
 from splax.data.scene_builder import CACHE_BYTES, ReadOptions
@@ -113,7 +113,10 @@ def load_dataset(
     if not path.exists():
         raise ValueError(f"No such folder: {path}. Expected a folder with photos and their cameras.")
     options = ReadOptions(downscale, test_every, white_background, cache_bytes)
-    for name in FORMATS if dataset_type is None else (dataset_type,):
+    names = FORMATS if dataset_type is None else (dataset_type,)
+    if dataset_type is None and is_split_file(path):  # read alone, it would lose the other split
+        names = ("blender", *FORMATS)
+    for name in names:
         found = FORMATS[name].find(path)
         if found is not None:
             return FORMATS[name].load(found, options)
@@ -134,7 +137,7 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
     if dataset_type is not None:
         others = [name for name in FORMATS if FORMATS[name].find(path) is not None]
         return f"{text} But it is one of type {' and '.join(map(repr, others))}." if others else text
-    children = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    children = sorted(folder for folder in path.iterdir() if folder.is_dir() and not is_hidden(folder))
     below = [folder.name for folder in children if any(f.find(folder) is not None for f in FORMATS.values())]
     if below:
         return f"{text} There is one in {', '.join(below[:5])}: give that folder."
@@ -150,4 +153,6 @@ def _not_found(path: Path, dataset_type: str | None) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [file for file in folder.iterdir() if file.is_file() and not is_hidden(file)]

@@ -58,13 +58,31 @@ def find_downscaled(root: Path, name: PurePosixPath, downscale: float) -> Path |
     return first_file([path, path.with_suffix("")])
 
 
+def downscaled_hint(root: Path) -> str:
+    """The end of an error about missing images: the folders of smaller copies in ``root``; empty if none."""
+    copies = [
+        folder.name for folder in root.glob("images_*") if folder.name[7:].isdecimal() and folder.is_dir()
+    ]
+    listed = ", ".join(sorted(copies, key=lambda name: int(name[7:])))
+    return f" There are smaller copies in {listed}: downscale by that number." if copies else ""
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a name begins with a dot, as that of ``._a.png`` does, which macOS writes next to ``a.png``."""
+    return path.name.startswith(".")
+
+
 def list_images(folder: Path) -> list[Path]:
-    """The image files in a folder, sorted by name.
+    """The image files in a folder, sorted by name, without hidden ones.
 
     Raises:
         ValueError: if the folder cannot be read; the message names it.
     """
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix in EXTENSIONS and path.is_file())
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if path.suffix in EXTENSIONS and not is_hidden(path) and path.is_file()
+        )
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror}.") from error

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_lens import ColmapLens
-from splax.data.layout import find_downscaled, find_mask, list_images
+from splax.data.layout import downscaled_hint, find_downscaled, find_mask, list_images
 from splax.data.photo_reader import Photo
 from splax.data.poses import LLFF, to_viewmat
 from splax.data.scene_builder import ReadOptions, build_scene, fixed_lens
@@ -33,7 +33,7 @@ def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
     """Reads the poses and the images in ``images``.
 
     For a whole ``downscale``, say 8, the copies in ``images_8`` are used if they are smaller by exactly that
-    factor.
+    factor. Without ``images`` they are all that is read.
 
     Args:
         poses_path: path of the file ``poses_bounds.npy``.
@@ -49,10 +49,11 @@ def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
     if rows.ndim != 2 or rows.shape[1] not in (15, 17):
         raise ValueError(f"{poses_path} must hold 17 numbers for each image, got shape {list(rows.shape)}.")
     root = poses_path.parent
-    paths = list_images(root / "images")
+    folder = _image_folder(root, options.downscale)
+    paths = list_images(folder)
     if len(paths) != len(rows):
         raise ValueError(
-            f"{poses_path} holds {len(rows)} poses, but there are {len(paths)} images in {root / 'images'}; only "
+            f"{poses_path} holds {len(rows)} poses, but there are {len(paths)} images in {folder}; only "
             f"the order of names joins them. Remove the images without a pose, or estimate the poses again."
         )
     photos = []
@@ -73,6 +74,19 @@ def load_llff(poses_path: Path, options: ReadOptions) -> Scene:
             )
         )
     return build_scene(photos, options, source=poses_path, dataset_type="llff", left_out=[])
+
+
+def _image_folder(root: Path, downscale: float) -> Path:
+    """The folder of images whose order is that of the poses: ``images``, or the copies if there is none.
+
+    Raises:
+        ValueError: if there are no images; the message names the folders of smaller copies.
+    """
+    copies = root / f"images_{downscale:g}"
+    for folder in (root / "images", copies):
+        if folder.is_dir() and list_images(folder):
+            return folder
+    raise ValueError(f"{root / 'images'} holds no images, or is no folder.{downscaled_hint(root)}")
 
 
 def _lens(row: Float[np.ndarray, " numbers"], label: str) -> ColmapLens:

@@ -2,7 +2,7 @@
 
 Open3D: ``color/``, ``depth/`` (16 bits, millimetres), ``trajectory.log`` (or another .log file) with a line of
 three numbers and a 4 x 4 camera-to-world matrix for each frame, and a json file with ``intrinsic_matrix``, column
-by column.
+by column. The first of the three is the number of the frame, which names of images hold too.
 
 TUM RGB-D: ``rgb/``, ``depth/`` (16 bits, 5000 for each metre), ``groundtruth.txt`` with lines ``time tx ty tz qx
 qy qz qw``, camera to world. File names are times in seconds; each image is joined to the nearest depth image and
@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 
 from splax.data.colmap_lens import ColmapLens
 from splax.data.layout import find_mask, list_images
+from splax.data.numbered_files import JoinError, fit_numbers, join_by_number, number_columns
 from splax.data.photo_reader import Photo
 from splax.data.poses import OPENCV, to_viewmat
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene, fixed_lens
@@ -37,6 +38,7 @@ _MAX_BYTES = 1 << 28
 _OPEN3D_UNIT = 1e-3
 _TUM_UNIT = 1 / 5000
 _TUM_TOLERANCE = 0.02  # seconds
+_MAX_LISTED = 10
 
 
 class _Frame(NamedTuple):
@@ -51,7 +53,7 @@ def find_rgbd(path: Path) -> Path | None:
         return path if path.name in (*_LOGS, _TUM_TRAJECTORY) else None
     if not (path / _DEPTH_FOLDER).is_dir() or _color_folder(path) is None:
         return None
-    names = (*_LOGS, _TUM_TRAJECTORY, *sorted(file.name for file in path.glob("*.log")))
+    names = (*_LOGS, _TUM_TRAJECTORY, *sorted(file.name for file in path.glob("[!.]*.log")))
     return next((path / name for name in names if (path / name).is_file()), None)
 
 
@@ -74,6 +76,7 @@ def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
     is_tum = trajectory.name == _TUM_TRAJECTORY
     lens, label = _read_intrinsics(root)
     left_out: LeftOut = []
+    notes: list[str] = []
     frames = _tum_frames if is_tum else _open3d_frames
     photos = [
         Photo(
@@ -87,31 +90,72 @@ def load_rgbd(trajectory: Path, options: ReadOptions) -> Scene:
             depth=frame.depth,
             depth_unit=_TUM_UNIT if is_tum else _OPEN3D_UNIT,
         )
-        for frame in frames(trajectory, list_images(folder), left_out)
+        for frame in frames(trajectory, list_images(folder), left_out, notes)
     ]
-    return build_scene(photos, options, source=trajectory, dataset_type="rgbd", left_out=left_out)
+    return build_scene(
+        photos, options, source=trajectory, dataset_type="rgbd", left_out=left_out, notes=notes
+    )
 
 
 def _color_folder(root: Path) -> Path | None:
     return next((root / name for name in _COLOR_FOLDERS if (root / name).is_dir()), None)
 
 
-def _open3d_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
-    """Frames of Open3D: the n-th image by name has pose n.
-
-    The depth image of a frame has the name of its colour image. If no names agree and there are as many depth
-    images as colour images, both are joined in the order of their names.
-    """
+def _open3d_frames(
+    trajectory: Path, colors: list[Path], left_out: LeftOut, notes: list[str]
+) -> Iterator[_Frame]:
+    """Frames of Open3D: the number in an image's name is that of its pose, and of its depth image."""
     poses = _read_log(trajectory)
     depths = list_images(trajectory.parent / _DEPTH_FOLDER)
-    by_stem = {path.stem: path for path in depths}
-    if not by_stem.keys() & {path.stem for path in colors} and len(depths) == len(colors):
-        by_stem = {color.stem: depth for color, depth in zip(colors, depths, strict=True)}
-    for index, color in enumerate(colors):
-        if index not in poses:
+    try:
+        ids = join_by_number(colors, poses, depths) if poses else [None] * len(colors)
+    except JoinError as error:
+        raise ValueError(
+            f"{trajectory} has {len(poses)} poses, but there are {len(colors)} images in {_parent(colors)}, "
+            f"{error}. Take out poses and images that belong to nothing, or name each image by its pose's number."
+        ) from error
+    unused = sorted(poses.keys() - set(ids))
+    if unused:
+        listed = ", ".join(map(str, unused[:_MAX_LISTED])) + (", ..." if len(unused) > _MAX_LISTED else "")
+        notes.append(f"{len(unused)} of its {len(poses)} poses belong to no image: {listed}.")
+    depth_of = _join_depths(colors, depths)
+    for color, number in zip(colors, ids, strict=True):
+        if number is None:
             left_out.append((color.name, "has no pose"))
         else:
-            yield _Frame(color, by_stem.get(color.stem), poses[index])
+            yield _Frame(color, depth_of.get(color), poses[number])
+
+
+def _join_depths(colors: list[Path], depths: list[Path]) -> dict[Path, Path]:
+    """The depth image of each colour image that has one: by name, by number, or by order if the counts are equal.
+
+    Raises:
+        ValueError: if neither names nor numbers join the images, and the counts differ.
+    """
+    by_stem = {path.stem: path for path in depths}
+    joined = {color: by_stem[color.stem] for color in colors if color.stem in by_stem}
+    if not depths or 2 * len(joined) > min(len(colors), len(depths)):
+        return joined
+    try:
+        for numbers in number_columns(depths):
+            ids = fit_numbers(colors, numbers)
+            if ids is not None:
+                by_number = dict(zip(numbers, depths, strict=True))
+                pairs = zip(colors, ids, strict=True)
+                return {color: by_number[number] for color, number in pairs if number is not None}
+        if len(depths) != len(colors):
+            raise JoinError("and neither names nor numbers say which belong together")
+    except JoinError as error:
+        raise ValueError(
+            f"There are {len(colors)} images in {_parent(colors)}, but {len(depths)} depth images in "
+            f"{_parent(depths)}, {error}. Name each depth image as its colour image."
+        ) from error
+    return dict(zip(colors, depths, strict=True))
+
+
+def _parent(paths: list[Path]) -> str:
+    """The folder of some files, for errors."""
+    return str(paths[0].parent) if paths else "the folder of colour images"
 
 
 def _read_log(path: Path) -> dict[int, Float[np.ndarray, "4 4"]]:
@@ -125,7 +169,9 @@ def _read_log(path: Path) -> dict[int, Float[np.ndarray, "4 4"]]:
     return {int(rows[start][0]): np.array(rows[start + 1 : start + 5]) for start in range(0, len(rows), 5)}
 
 
-def _tum_frames(trajectory: Path, colors: list[Path], left_out: LeftOut) -> Iterator[_Frame]:
+def _tum_frames(
+    trajectory: Path, colors: list[Path], left_out: LeftOut, notes: list[str]
+) -> Iterator[_Frame]:
     """Frames of TUM: each image with the depth image and the pose that are nearest in time."""
     rows = _read_table(trajectory)
     if not rows or any(len(row) != 8 for row in rows):
@@ -184,7 +230,7 @@ def _read_table(path: Path) -> list[list[float]]:
 
 def _read_intrinsics(root: Path) -> tuple[ColmapLens, str]:
     """The camera of Open3D's json file, and the file's path for errors."""
-    for path in sorted(root.glob("*.json")):
+    for path in sorted(root.glob("[!.]*.json")):
         meta = read_json(path)
         if "intrinsic_matrix" not in meta:
             continue

@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_lens import ColmapLens
+from splax.data.layout import downscaled_hint
 from splax.data.lazy_view import LazyView, PixelCache, Pixels
 from splax.data.photo_reader import OpenedPhoto, Photo, PhotoReader
 from splax.data.points import PointCloud
 from splax.files.image_header import ImageError
 from splax.files.limits import shorten
-from splax.scene import Scene, View, split_views
+from splax.scene import Scene, View, far_off_note, split_views
 
 # Bytes of decoded photos that are kept in memory.
 CACHE_BYTES = 2 << 30
@@ -101,14 +102,17 @@ def build_scene(
         raise ValueError(
             f"{source}: none of its {total} frames has a usable image. {_listed(left_out)} "
             f"Expected image files relative to {source.parent}, or in its images/ folder."
+            f"{downscaled_hint(source.parent)}"
         )
     notes = [f"{source}: {note}" for note in (*notes, *of_times)]
     if left_out:
         notes.append(f"{source}: {len(left_out)} of {total} frames left out. {_listed(left_out)}")
-    for note in notes:
-        warnings.warn(note, stacklevel=4)
     if test_photos is None:
         train, test = split_views(train, options.test_every)
+    if far_off := far_off_note(train):
+        notes.append(f"{source}: {far_off}")
+    for note in notes:
+        warnings.warn(note, stacklevel=4)
     background = (1.0, 1.0, 1.0) if options.white_background else (0.0, 0.0, 0.0)
     return Scene(
         train,

@@ -25,13 +25,15 @@ import numpy as np
 from jaxtyping import Float
 
 from splax.data.colmap_model import find_model, read_points
+from splax.data.decode import decoded_size
 from splax.data.intrinsics import read_lens, stated_size
-from splax.data.layout import find_downscaled, find_mask, first_file, relative_path
+from splax.data.layout import EXTENSIONS, find_downscaled, find_mask, first_file, relative_path
 from splax.data.photo_reader import Photo
 from splax.data.points import PointCloud, make_point_cloud, read_ply_points
 from splax.data.poses import OPENGL, to_viewmat
 from splax.data.scene_builder import LeftOut, ReadOptions, build_scene
-from splax.files.image_header import ImageError
+from splax.data.stated_split import split_of_file
+from splax.files.image_header import ImageError, read_image_header
 from splax.files.json import read_json, read_number
 from splax.files.limits import shorten
 from splax.scene import Scene
@@ -68,9 +70,9 @@ def load_transforms(json_path: Path, options: ReadOptions) -> Scene:
     left_out: LeftOut = []
     notes: list[str] = []
     meta, photos = read_frames(json_path, options, left_out)
-    applied = _applied_transform(meta, json_path)
-    points = _read_points(meta, applied, json_path, notes)
-    train, test = _split(meta, photos, json_path)
+    applied = read_applied_transform(meta, json_path)
+    points = read_scene_points(meta, applied, json_path, notes)
+    train, test = split_of_file(meta, photos, json_path, left_out, notes)
     return build_scene(
         train,
         options,
@@ -142,10 +144,14 @@ def _make_photo(
     Raises:
         ImageError: if one of the files is missing or outside the folder.
     """
-    path = _find_image(root, entry["file_path"])
-    below_root = relative_path(path.relative_to(root).as_posix())
-    name = below_root.relative_to("images") if below_root.parts[0] == "images" else below_root
+    path, name = _find_image(root, entry["file_path"], options.downscale)
+    downscaled = find_downscaled(root, name, options.downscale)
     both = ChainMap(entry, meta)
+    if path == downscaled and stated_size(both, label) is None:
+        # The lens is that of the whole image, of which there is only the copy.
+        width, height = decoded_size(read_image_header(path), None)
+        entry = {**entry, "w": width * options.downscale, "h": height * options.downscale}
+        both = ChainMap(entry, meta)
     return Photo(
         name=name.as_posix(),
         path=path,
@@ -153,7 +159,7 @@ def _make_photo(
         lens=partial(read_lens, entry=entry, meta=meta, label=label),
         label=label,
         size=stated_size(both, label),
-        downscaled=find_downscaled(root, name, options.downscale),
+        downscaled=downscaled,
         mask=_named_file(root, entry, "mask_path") or find_mask(root, name),
         depth=_named_file(root, entry, "depth_file_path"),
         depth_unit=_depth_unit(both, label),
@@ -161,15 +167,30 @@ def _make_photo(
     )
 
 
-def _find_image(root: Path, file_path: str) -> Path:
+def _find_image(root: Path, file_path: str, downscale: float) -> tuple[Path, PurePosixPath]:
+    """The image file of a frame, or its smaller copy if that is all there is; and the name of its view.
+
+    Raises:
+        ImageError: if there is no such file, or it is outside the folder.
+    """
     relative = relative_path(file_path)
     candidates = [root / relative, root / "images" / relative]
     if relative.parts[:1] == ("images",):  # the json file may be among the images
         candidates.append(root / relative.relative_to("images"))
     path = first_file(candidates)
+    if path is not None:
+        return path, _view_name(relative_path(path.relative_to(root).as_posix()))
+    name = _view_name(relative)
+    path = find_downscaled(root, name, downscale)
     if path is None:
         raise ImageError("no such file")
-    return path
+    return path, name if name.suffix in EXTENSIONS else name.with_name(f"{name.name}{path.suffix}")
+
+
+def _view_name(relative: PurePosixPath) -> PurePosixPath:
+    """The name of the view of an image: its path below the dataset's folder, or below ``images`` there."""
+    below_images = relative.parts[0] == "images" and len(relative.parts) > 1
+    return relative.relative_to("images") if below_images else relative
 
 
 def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
@@ -190,33 +211,6 @@ def _named_file(root: Path, source: dict[str, Any], key: str) -> Path | None:
     if path is None:
         raise ImageError(f"its {key} is no file")
     return path
-
-
-def _split(
-    meta: dict[str, Any], photos: list[Photo], json_path: Path
-) -> tuple[list[Photo], list[Photo] | None]:
-    """The training photos and the test photos that the file states; None if it states no test photos.
-
-    Test photos are those of nerfstudio's ``test_filenames``, or else of ``val_filenames``. If there is a
-    ``train_filenames``, training photos that it does not name are left out.
-    """
-    held_out = _named_views(meta, "test_filenames", json_path) or _named_views(
-        meta, "val_filenames", json_path
-    )
-    if not held_out:
-        return photos, None
-    trained_on = _named_views(meta, "train_filenames", json_path)
-    test = [photo for photo in photos if photo.name in held_out]
-    rest = [photo for photo in photos if photo.name not in held_out]
-    return [photo for photo in rest if not trained_on or photo.name in trained_on], test
-
-
-def _named_views(meta: dict[str, Any], key: str, json_path: Path) -> set[str]:
-    """Names of the views in a list of file names."""
-    names = meta.get(key) or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{json_path}: {key} must be a list of file names, got {shorten(names)}.")
-    return {PurePosixPath(name).as_posix().removeprefix("images/") for name in names}
 
 
 def _depth_unit(both: Mapping[str, Any], label: str) -> float:
@@ -252,7 +246,7 @@ def _read_matrix(matrix: object, label: str) -> Float[np.ndarray, "rows 4"]:
     return values
 
 
-def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarray, "4 4"] | None:
+def read_applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarray, "4 4"] | None:
     """The transform that nerfstudio applied to COLMAP's world, [4, 4]; None if the file states none."""
     applied = meta.get("applied_transform")
     if applied is None:
@@ -262,7 +256,7 @@ def _applied_transform(meta: dict[str, Any], json_path: Path) -> Float[np.ndarra
     return matrix
 
 
-def _read_points(
+def read_scene_points(
     meta: dict[str, Any], applied: Float[np.ndarray, "4 4"] | None, json_path: Path, notes: list[str]
 ) -> PointCloud | None:
     """The points of ``ply_file_path``, or else of a COLMAP model next to the file; None if there is neither.
@@ -271,7 +265,7 @@ def _read_points(
         meta: top-level object of the file.
         applied: transform from COLMAP's world to that of the file, [4, 4], or None.
         json_path: path of the file.
-        notes: list to which a warning is appended if ``ply_file_path`` does not exist.
+        notes: list to which warnings are appended: if ``ply_file_path`` does not exist, and about colours.
     """
     root, name = json_path.parent, meta.get("ply_file_path")
     if name is not None:
@@ -282,7 +276,7 @@ def _read_points(
         except ImageError as error:
             raise ValueError(f"{json_path}: ply_file_path {error}.") from error
         if os.path.isfile(path):  # false, not an error, for a name that is too long
-            return read_ply_points(path)
+            return read_ply_points(path, notes)
         notes.append(f"ply_file_path {shorten(name)} is no file; the scene has no points.")
         return None
     model = find_model(root)
