@@ -3,12 +3,18 @@
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import pytest
+from flax import nnx
 from helpers import write_transforms
 from test_cli import FAST, FILES, run
 
@@ -20,6 +26,13 @@ from splax.cli.run_folder import RunFolder
 def data(tmp_path_factory) -> Path:
     scene = splax.make_demo_scene(num_train=8, num_test=1, width=32, height=24)
     return write_transforms(tmp_path_factory.mktemp("data"), scene.train)
+
+
+def run_with_warnings(*arguments: object) -> int:
+    """The exit status of a command whose warnings are printed, as they are for users."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        return run(*arguments)
 
 
 # --- messages ------------------------------------------------------------------------------------------
@@ -74,3 +87,78 @@ def test_a_pipe_without_a_reader_is_no_error(data):
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- disks ---------------------------------------------------------------------------------------------
+
+
+def fill_the_disk(patch):
+    patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+
+
+def break_orbax(patch):
+    """Lets orbax fail as it does where a quota is used up, in the middle of its work."""
+
+    def fail(self, *args, **kwargs):
+        Path(self.directory, "1.orbax-checkpoint-tmp").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing '0000/0.0': Disk quota exceeded")
+
+    orbax = pytest.importorskip("orbax.checkpoint", reason="checkpoints need orbax-checkpoint")
+    patch.setattr(orbax.CheckpointManager, "save", fail)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"), [(fill_the_disk, "disk is full"), (break_orbax, "RESOURCE_EXHAUSTED")]
+)
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(tmp_path, monkeypatch, spoil, words):
+    scene = splax.make_demo_scene(num_train=4, num_test=1, width=32, height=24)
+
+    def make_trainer() -> splax.Trainer:
+        gaussians = splax.Gaussians.random(150, extent=scene.extent, center=scene.center, rngs=nnx.Rngs(0))
+        return splax.Trainer(splax.SplatModel(gaussians), scene, splax.TrainConfig(steps=12, guard=False))
+
+    trainer = make_trainer()
+    checkpoints = splax.Checkpoints(tmp_path / "checkpoints", every=1e-6)
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match=f"cannot be written: .*{words}"):
+        spoil(patch)
+        trainer.fit(6, checkpoints=checkpoints)
+    assert trainer.step == 6
+    assert list(checkpoints.folder.glob("*")) == []  # nothing that takes room
+    trainer.fit(checkpoints=checkpoints)
+    assert checkpoints.steps()[-1] > 6
+    other = make_trainer()
+    other.resume(checkpoints)
+    assert other.step == checkpoints.steps()[-1]
+
+
+def test_scores_and_other_images_survive_an_image_that_cannot_be_written(data, tmp_path, monkeypatch, capsys):
+    write_image, seen = RunFolder.write_image, []
+
+    def fail_once(self, name, image):
+        seen.append((self.path / "metrics.json").exists() and (self.path / "point_cloud.ply").exists())
+        if len(seen) == 1:
+            raise cv2.error("no room")
+        write_image(self, name, image)
+
+    monkeypatch.setattr(RunFolder, "write_image", fail_once)
+    out = tmp_path / "run"
+    assert run_with_warnings("train", data, "--out", out, "--test-every", 4, *FAST) == 0
+    assert seen == [True, True]
+    assert json.loads((out / "metrics.json").read_text())["views"] == 2
+    assert [path.name for path in (out / "eval").iterdir()] == ["train_004.png"]
+    assert "images of held-out views that could not be written: 1;" in capsys.readouterr().err
+
+
+def test_a_log_and_a_loss_curve_that_cannot_be_written_are_warnings(data, tmp_path, capsys):
+    (tmp_path / "run" / "train.log.jsonl").mkdir(parents=True)
+    (tmp_path / "run" / "loss.png").mkdir()
+    assert run_with_warnings("train", data, "--out", tmp_path / "run", "--test-every", 4, *FAST) == 0
+    said = capsys.readouterr().err
+    assert said.count("train.log.jsonl is a folder") == 1 and said.count("loss.png is a folder") == 1
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["steps"] == 20
+
+
+def test_scores_that_cannot_be_written_are_said(data, tmp_path, capsys):
+    (tmp_path / "run" / "metrics.json").mkdir(parents=True)
+    assert run("train", data, "--out", tmp_path / "run", "--test-every", 4, "--overwrite", *FAST) == 2
+    assert re.search(r"metrics\.json is a folder.* The scores were: .*PSNR \d", capsys.readouterr().err)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from splax.cli.argument_names import with_flags
 from splax.cli.compilation_cache import keep_programs
-from splax.cli.console import missing_package_is_an_error, say, say_error
+from splax.cli.console import failed_write_is_a_warning, missing_package_is_an_error, say, say_error
 from splax.cli.describe import describe_scene
 from splax.cli.flat_options import flatten
 from splax.cli.options import Running, Training
@@ -190,20 +190,23 @@ def _fit(
     def log(trainer: Trainer, progress: Progress) -> None:
         if math.isnan(progress.loss):  # the call before the first step; a loss that is not finite raises
             return
-        folder.write_log(trainer.history)
+        with failed_write_is_a_warning():
+            folder.write_log(trainer.history)
         if events is not None:
-            events.write(
-                progress.step, {f"train/{k}": v for k, v in progress._asdict().items() if k != "step"}
-            )
+            numbers = {f"train/{k}": v for k, v in progress._asdict().items() if k != "step"}
+            with failed_write_is_a_warning():
+                events.write(progress.step, numbers)
 
     def score() -> None:
         if not every or not trainer.scene.test or (trainer.step % every and trainer.step != end):
             return
         scores = trainer.evaluate()
-        folder.write_scores(trainer.step, scores)
+        with failed_write_is_a_warning():
+            folder.write_scores(trainer.step, scores)
         say(f"Step {trainer.step:,}. {scores_line(scores)}")
         if events is not None:
-            events.write(trainer.step, {f"test/{name}": scores[name] for name in ("psnr", "ssim")})
+            with failed_write_is_a_warning():
+                events.write(trainer.step, {f"test/{name}": scores[name] for name in ("psnr", "ssim")})
 
     end = trainer.config.steps
     if trainer.step:
