@@ -162,3 +162,46 @@ def test_scores_that_cannot_be_written_are_said(data, tmp_path, capsys):
     (tmp_path / "run" / "metrics.json").mkdir(parents=True)
     assert run("train", data, "--out", tmp_path / "run", "--test-every", 4, "--overwrite", *FAST) == 2
     assert re.search(r"metrics\.json is a folder.* The scores were: .*PSNR \d", capsys.readouterr().err)
+
+
+def test_a_folder_that_is_deleted_in_mid_run_is_made_again_with_its_settings(
+    data, tmp_path, monkeypatch, capsys
+):
+    write_log, configs = RunFolder.write_log, []
+
+    def delete_once(self, history):
+        if not configs:
+            configs.append((self.path / "config.json").read_bytes())
+            shutil.rmtree(self.path)
+        write_log(self, history)
+
+    monkeypatch.setattr(RunFolder, "write_log", delete_once)
+    out = tmp_path / "run"
+    assert run_with_warnings("train", data, "--out", out, "--test-every", 4, *FAST) == 0
+    assert {path.name for path in out.iterdir()} == FILES
+    assert (out / "config.json").read_bytes() == configs[0]
+    assert f"{out} was deleted while the run was writing to it" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_deleted_at_the_end_is_made_again_too(data, tmp_path, monkeypatch):
+    write_gaussians = RunFolder.write_gaussians
+
+    def delete(self, gaussians, **options):
+        shutil.rmtree(self.path)
+        write_gaussians(self, gaussians, **options)
+
+    monkeypatch.setattr(RunFolder, "write_gaussians", delete)
+    out = tmp_path / "run"
+    assert run_with_warnings("train", data, "--out", out, "--test-every", 4, *FAST) == 0
+    assert {path.name for path in out.iterdir()} == FILES - {"train.log.jsonl"}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_convert_overwrite_keeps_the_permissions_of_the_file(tmp_path, mode):
+    source, out = tmp_path / "a.ply", tmp_path / "b.ply"
+    splax.save_ply(source, splax.Gaussians.random(5, rngs=nnx.Rngs(0)))
+    out.touch()
+    out.chmod(mode)
+    assert run("convert", source, out, "--overwrite") == 0
+    assert out.stat().st_mode & 0o777 == mode
+    assert out.read_bytes()[:4] == b"ply\n"

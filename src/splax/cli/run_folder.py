@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._config: bytes | None = (
+            None  # of the run that is written, for a folder that is deleted meanwhile
+        )
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
@@ -105,7 +109,9 @@ class RunFolder:
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"--resume {path}: no run was begun there; it has no {CONFIG}.")
-        return cls(path)
+        folder = cls(path)
+        folder._config = (path / CONFIG).read_bytes()
+        return folder
 
     @staticmethod
     def is_run(path: Path) -> bool:
@@ -142,6 +148,7 @@ class RunFolder:
         if (self.path / CHECKPOINTS).is_dir():
             shutil.rmtree(self.path / CHECKPOINTS)
         self._write_json(CONFIG, {**config, "versions": versions()})
+        self._config = (self.path / CONFIG).read_bytes()
 
     def read_config(self) -> dict[str, Any]:
         """The settings of the run, as :meth:`begin` wrote them.
@@ -153,6 +160,7 @@ class RunFolder:
 
     def write_log(self, history: Sequence[Progress]) -> None:
         """Writes one line for each compiled call."""
+        self._write_config_again()
         lines = [json.dumps(_plain(progress._asdict())) for progress in history]
         write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
 
@@ -197,6 +205,7 @@ class RunFolder:
             gaussians: the Gaussians to write, those alive.
             antialiased: whether the Gaussians were trained with ``TileRasterizer(antialiased=True)``.
         """
+        self._write_config_again()
         save_ply(self.path / POINT_CLOUD, gaussians, antialiased=antialiased)
 
     def write_correction(self, name: str, params: np.ndarray) -> None:
@@ -278,6 +287,14 @@ class RunFolder:
             ValueError: if a file is damaged, or belongs to another number of training views.
         """
         return read_corrections(self.path / CORRECTIONS, num_views)
+
+    def _write_config_again(self) -> None:
+        """Writes the settings of the run once more if its folder was deleted: other files need them."""
+        if self._config is not None and not (self.path / CONFIG).exists():
+            warnings.warn(
+                f"{self.path} was deleted while the run was writing to it; it is made again.", stacklevel=2
+            )
+            write_whole(self.path / CONFIG, self._config)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(_plain(content), indent=2) + "\n").encode())
