@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 from flax import nnx
 from helpers import write_transforms
@@ -205,3 +206,34 @@ def test_convert_overwrite_keeps_the_permissions_of_the_file(tmp_path, mode):
     assert run("convert", source, out, "--overwrite") == 0
     assert out.stat().st_mode & 0o777 == mode
     assert out.read_bytes()[:4] == b"ply\n"
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+def test_held_out_views_of_any_name_have_scores_and_an_image_each(data, tmp_path):
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    transforms = json.loads((folder / "transforms.json").read_text())
+    names = ["左.png", "右.png", "a/b.png", "a_b.png", "x.PNG", "d" * 150 + "/" + "e" * 150 + ".png"]
+    for frame, name in zip(transforms["frames"], names, strict=False):
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(folder / frame["file_path"], folder / "images" / name)
+        frame["file_path"] = f"images/{name}"
+    transforms["test_filenames"] = [f"images/{name}" for name in names]
+    (folder / "transforms.json").write_text(json.dumps(transforms))
+    out = tmp_path / "run"
+    assert run("train", folder, "--out", out, *FAST) == 0
+    per_view = json.loads((out / "metrics.json").read_text())["per_view"]
+    assert sorted(view["name"] for view in per_view) == sorted(names)
+    assert all(view["psnr"] > 0 for view in per_view)
+    for view in per_view:
+        # The left third of an image is the photo.
+        truth = decode(out / view["image"])[:, :32]
+        np.testing.assert_array_equal(truth, decode(folder / "images" / view["name"]))
+
+
+def decode(path: Path) -> np.ndarray:
+    """The pixels of a file of any name, in OpenCV's order of channels."""
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from splax.cli.run_folder import CONTACT_SHEET, EVAL, RunFolder, image_name
+from splax.cli.image_names import ImageNames
+from splax.cli.run_folder import CONTACT_SHEET, EVAL, RunFolder
 from splax.reports.images import side_by_side
 from splax.training.view_scores import ViewScores
 
@@ -25,14 +26,18 @@ class HeldOutImages:
     """
 
     def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+        self._folder, self._names = folder, ImageNames()
         self._waiting: list[tuple[str, np.ndarray]] = []
         self._sheet: list[np.ndarray] = []
         self._failures: list[str] = []
 
-    def add(self, scores: ViewScores) -> None:
-        """Makes the image of a view: truth, rendering and error side by side."""
-        name = image_name(scores.view.name)
+    def add(self, scores: ViewScores) -> str:
+        """Makes the image of a view: truth, rendering and error side by side.
+
+        Returns:
+            The path of the image in the run's folder.
+        """
+        name = self._names.take(scores.view.name)
         with self._failure_is_noted(f"{EVAL}/{name}"):
             image = side_by_side(scores.view.image, scores.image)
             self._waiting.append((name, image))
@@ -40,6 +45,7 @@ class HeldOutImages:
                 self._sheet.append(image)
         if sum(image.nbytes for _, image in self._waiting) > _MAX_WAITING_BYTES:
             self._write_waiting()
+        return f"{EVAL}/{name}"
 
     def write(self) -> None:
         """Writes all images and the contact sheet; one warning says which could not be written, and why."""

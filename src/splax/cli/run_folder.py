@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -229,7 +228,7 @@ class RunFolder:
         """Writes the image of a held-out view.
 
         Args:
-            name: name of the file, from :func:`image_name`.
+            name: name of the file, from :class:`splax.cli.image_names.ImageNames`.
             image: the image, [H, W, 3].
         """
         save_png(self.path / EVAL / name, image)
@@ -323,12 +322,6 @@ def default_folder(data: Path, overwrite: bool) -> Path:
 
 def _is_finished(path: Path) -> bool:
     return any((path / name).exists() for name in (POINT_CLOUD, METRICS))
-
-
-def image_name(view_name: str) -> str:
-    """The name of the file for a view's image, without folders, whatever the view is called."""
-    stem = re.sub(r"\.(png|jpe?g)$", "", view_name, flags=re.IGNORECASE)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
 
 
 def _plain(value: Any) -> Any:

@@ -124,8 +124,7 @@ def write_evaluation(
         _write_cameras(folder, held_out)
     per_view, images = [], HeldOutImages(folder)
     for scores in evaluator.evaluate_views(networks=networks, held_out=held_out, **asked):
-        per_view.append({"name": scores.view.name, **scores.numbers()})
-        images.add(scores)
+        per_view.append({"name": scores.view.name, "image": images.add(scores), **scores.numbers()})
     metrics = {
         **{name: fact for name, fact in facts.items() if not SCORE.match(name)},
         "world": describe_world(evaluator.scene, held_out),
