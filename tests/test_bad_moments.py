@@ -20,6 +20,7 @@ from helpers import write_transforms
 from test_cli import FAST, FILES, run
 
 import splax
+from splax.cli import folder_lock
 from splax.cli.run_folder import RunFolder
 
 
@@ -206,6 +207,65 @@ def test_convert_overwrite_keeps_the_permissions_of_the_file(tmp_path, mode):
     assert run("convert", source, out, "--overwrite") == 0
     assert out.stat().st_mode & 0o777 == mode
     assert out.read_bytes()[:4] == b"ply\n"
+
+
+# --- two runs, one folder --------------------------------------------------------------------------------
+
+
+def hold(path: Path) -> subprocess.Popen:
+    """A process that writes a run to the folder until it is killed."""
+    program = (
+        "import sys, pathlib, time\n"
+        "from splax.cli.run_folder import RunFolder\n"
+        "folder = RunFolder.create(pathlib.Path(sys.argv[1]), overwrite=True)\n"
+        "folder.begin({'data': 'x', 'steps': 1})\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    return process
+
+
+def test_a_folder_that_a_run_writes_to_is_refused_until_that_process_is_dead(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    with hold(out) as process:
+        for options in (["--out", out], ["--out", out, "--overwrite"]):
+            assert run("train", data, *options, *FAST) == 2
+            assert f"another process is writing a run to {out}; wait" in capsys.readouterr().err
+        assert run("train", "--resume", out) == 2
+        assert "another process is writing a run" in capsys.readouterr().err
+        process.kill()
+    assert {path.name for path in out.iterdir()} == {"config.json"}
+    assert run("train", data, "--out", out, "--test-every", 4, *FAST) == 0
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_a_run_that_another_one_overtook_does_not_replace_it(tmp_path):
+    out = tmp_path / "run"
+    with RunFolder.create(out, overwrite=False) as late:
+        with RunFolder.create(out, overwrite=False) as first:
+            first.begin({"data": "x", "steps": 1})
+            with pytest.raises(ValueError, match="another process is writing"):
+                late.begin({"data": "y", "steps": 1})
+            first.write_metrics({"psnr": 30.0})
+        with pytest.raises(ValueError, match="already holds a run"):
+            late.begin({"data": "y", "steps": 1})
+        assert late.read_metrics() == {"psnr": 30.0} and late.read_config()["data"] == "x"
+
+
+@pytest.mark.parametrize("spoil", ["no module", "no locks"])
+def test_without_locks_a_run_does_without(tmp_path, monkeypatch, spoil):
+    def fail(*args):
+        raise OSError("no locks available")
+
+    if spoil == "no module":
+        monkeypatch.setattr(folder_lock, "fcntl", None)
+    else:
+        monkeypatch.setattr(folder_lock.fcntl, "flock", fail)
+    with RunFolder.create(tmp_path / "run", overwrite=False) as folder:
+        folder.begin({"data": "x", "steps": 1})
+        assert folder.read_config()["steps"] == 1
 
 
 # --- names ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from splax.cli.folder_lock import FolderLock
 from splax.cli.provenance import versions
 from splax.cli.saved_corrections import read_corrections
 from splax.corrections.base import Correction
@@ -42,15 +43,26 @@ CHECKPOINTS = "checkpoints"
 class RunFolder:
     """The files of a run. Their names are the constants of this module.
 
+    A run that writes to the folder locks it, until the end of the ``with`` block of the RunFolder.
+
     Attributes:
         path: path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._config: bytes | None = (
-            None  # of the run that is written, for a folder that is deleted meanwhile
-        )
+        self._lock: FolderLock | None = None
+        self._overwrite = True
+        # The settings of the run that is written, for a folder that is deleted meanwhile.
+        self._config: bytes | None = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
@@ -61,10 +73,25 @@ class RunFolder:
             overwrite: whether to replace a run that the folder holds.
 
         Raises:
-            ValueError: if the path is that of a file, or the folder holds a run that must not be replaced.
+            ValueError: if the path is that of a file, the folder holds a run that must not be replaced, or another
+                process is writing a run to it.
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"--out {path} is a file; give the path of a folder for the run.")
+        folder = cls(path)
+        folder._overwrite = overwrite
+        if path.is_dir():
+            folder._lock = FolderLock(path)
+        try:
+            folder._check_replaceable()
+        except ValueError:
+            folder.__exit__()
+            raise
+        return folder
+
+    def _check_replaceable(self) -> None:
+        """Raises ValueError if the folder holds a run that must not be replaced."""
+        path, overwrite = self.path, self._overwrite
         if not overwrite and (path / CHECKPOINTS).exists() and not (path / METRICS).exists():
             raise ValueError(
                 f"--out {path} holds a run that was stopped; resume it with `splax train --resume {path}`, "
@@ -75,7 +102,6 @@ class RunFolder:
                 f"--out {path} already holds a run; choose another folder, or replace the run with `splax train "
                 "--overwrite`."
             )
-        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -104,11 +130,12 @@ class RunFolder:
             path: path of the folder.
 
         Raises:
-            ValueError: if no run was begun there.
+            ValueError: if no run was begun there, or another process is writing to it.
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"--resume {path}: no run was begun there; it has no {CONFIG}.")
         folder = cls(path)
+        folder._lock = FolderLock(path)
         folder._config = (path / CONFIG).read_bytes()
         return folder
 
@@ -129,8 +156,12 @@ class RunFolder:
             config: settings of the run; versions are added to them.
 
         Raises:
-            ValueError: if the folder cannot be written to.
+            ValueError: if the folder cannot be written to, or another run was begun there in the meantime.
         """
+        if self._lock is None:
+            self._make_folder()
+            self._lock = FolderLock(self.path)
+            self._check_replaceable()
         old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE, SCORES, CONTACT_SHEET)]
         old += [
             *(self.path / EVAL).glob("*.png"),
@@ -148,6 +179,12 @@ class RunFolder:
             shutil.rmtree(self.path / CHECKPOINTS)
         self._write_json(CONFIG, {**config, "versions": versions()})
         self._config = (self.path / CONFIG).read_bytes()
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be made: {error.strerror or error}.") from error
 
     def read_config(self) -> dict[str, Any]:
         """The settings of the run, as :meth:`begin` wrote them.
