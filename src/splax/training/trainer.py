@@ -208,7 +208,7 @@ class Trainer(TrainingLoop):
                 to an earlier state with smaller updates; the message names the step, the view and the Param.
             OutOfMemoryError: if the device has too little memory; the message says what would help.
             NoGaussianError: if pruning would leave no Gaussian alive.
-            KeyboardInterrupt: after Ctrl-C or SIGTERM, when the compiled call under way has ended.
+            KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when the compiled call under way has ended.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         self._stop.clear()
