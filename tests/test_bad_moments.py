@@ -229,13 +229,16 @@ def hold(path: Path) -> subprocess.Popen:
 
 def test_a_folder_that_a_run_writes_to_is_refused_until_that_process_is_dead(data, tmp_path, capsys):
     out = tmp_path / "run"
-    with hold(out) as process:
+    process = hold(out)
+    try:
         for options in (["--out", out], ["--out", out, "--overwrite"]):
             assert run("train", data, *options, *FAST) == 2
             assert f"another process is writing a run to {out}; wait" in capsys.readouterr().err
         assert run("train", "--resume", out) == 2
         assert "another process is writing a run" in capsys.readouterr().err
+    finally:
         process.kill()
+        process.communicate()
     assert {path.name for path in out.iterdir()} == {"config.json"}
     assert run("train", data, "--out", out, "--test-every", 4, *FAST) == 0
     assert {path.name for path in out.iterdir()} == FILES
