@@ -21,8 +21,9 @@ from splax.cli import main as cli
 from splax.cli import scenes
 from splax.cli import setup as training_setup
 from splax.cli.flat_options import unflatten
+from splax.cli.image_names import ImageNames
 from splax.cli.options import Training
-from splax.cli.run_folder import RunFolder, image_name
+from splax.cli.run_folder import RunFolder
 from splax.cli.strategy import strategy_of
 from splax.training.runtime import memory
 
@@ -552,10 +553,31 @@ def test_every_option_is_explained(capsys):
         (".hidden", "hidden.png"),
         ("a b\nc.jpeg", "a_b_c.png"),
         ("v1.5", "v1.5.png"),
+        ("links/größe 左.JPG", "links_größe_左.png"),
+        ("e\u0301.png", "\u00e9.png"),
+        ("bytes\udcff.png", "bytes_.png"),
+        ("/", "_.png"),
+        ("d" * 120 + "/" + "左" * 140 + ".png", "d" * 120 + "_" + "左" * 40 + ".png"),
     ],
 )
 def test_image_names_stay_in_their_folder(view, picture):
-    assert image_name(view) == picture
+    assert ImageNames().take(view) == picture
+    assert len(picture.encode()) <= 255
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        ("左.png", "右.png", "\udcfe.png", "\udcff.png"),
+        ("a/b.png", "a_b.png", "a b.png"),
+        ("x.png", "x.jpg", "X.PNG", "x-2.png", "x.png"),
+        ("\u00e9.png", "e\u0301.png"),
+        ("d" * 300 + "1.png", "d" * 300 + "2.png"),
+    ],
+)
+def test_no_two_views_share_a_file(views):
+    names = ImageNames()
+    assert len({names.take(view).casefold() for view in views}) == len(views)
 
 
 @pytest.mark.slow

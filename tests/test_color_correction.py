@@ -130,6 +130,7 @@ def test_metrics_say_what_the_correction_is(trainer, tmp_path):
     assert json.loads((folder.path / "metrics.json").read_text()) == metrics
     assert metrics["per_view"][0].keys() == {
         "name",
+        "image",
         "psnr",
         "ssim",
         "psnr_identity",

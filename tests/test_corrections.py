@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from scipy.ndimage import map_coordinates
@@ -86,6 +87,42 @@ def test_a_correction_begins_as_the_identity(scene, correction):
 def test_two_of_one_name_are_refused(scene):
     with pytest.raises(ValueError, match="different names"):
         Corrections([Exposure(), Exposure(rate=0.1)], cameras_of(scene), steps=10, extent=1.0)
+
+
+class Offset(Correction):
+    """Somebody's own, who forgot its optimizer."""
+
+    name = "offset"
+
+    def init(self, cameras):
+        return jnp.ones(3)
+
+    def penalty(self, params):
+        return (params**2).sum()
+
+
+class OptimizedOffset(Offset):
+    def optimizer(self, steps, extent):
+        return optax.sgd(0.1)
+
+
+class OffsetOptimizedByCameras(Offset):
+    def optimizer_of(self, cameras, steps, extent):
+        return optax.sgd(0.1)
+
+
+def test_a_correction_without_an_optimizer_does_not_climb_and_is_named(scene):
+    def loss(corrections, params):
+        return corrections.penalty(params)
+
+    with pytest.warns(
+        UserWarning, match=r"correction 'offset' has Params and no optimizer.*Offset\.optimizer"
+    ):
+        found = fit_alone(Offset(), cameras_of(scene), loss, steps=10)
+    np.testing.assert_array_equal(found, np.ones(3))
+    for kind in (OptimizedOffset, OffsetOptimizedByCameras):
+        found = fit_alone(kind(), cameras_of(scene), loss, steps=10)
+        np.testing.assert_allclose(found, np.full(3, 0.8**10), rtol=1e-5)  # each step takes a fifth away
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,7 +129,7 @@ def test_a_run_folder_says_by_which_protocol_and_shows_views_side_by_side(traine
     assert json.loads((folder.path / "metrics.json").read_text()) == metrics
     assert "AlexNet" in metrics["protocol"]["lpips_alex"]
     assert {"images", "color_space", "crop", "mask", "ssim"} <= metrics["protocol"].keys()
-    assert metrics["per_view"][0].keys() == {"name", "psnr", "ssim", "psnr_identity", "lpips_alex"}
+    assert metrics["per_view"][0].keys() == {"name", "psnr", "ssim", "psnr_identity", "lpips_alex", "image"}
     sheet = cv2.imread(str(folder.path / "contact_sheet.png"))
     assert sheet is not None and sheet.shape == (2 * 36 + 4, 3 * 48 + 2 * 4, 3)
 

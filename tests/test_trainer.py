@@ -534,7 +534,7 @@ def test_nan_stops_before_it_spreads(scene, kind):
 
 
 @pytest.mark.parametrize("step", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference, number, step):
     handler = signal.getsignal(number)
 
@@ -553,15 +553,26 @@ def test_ctrl_c_stops_between_steps_and_training_can_go_on(scene, reference, num
     assert_same(params_of(trainer), reference.params)
 
 
-def test_a_sigterm_that_somebody_handles_is_theirs():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_sigterm_that_somebody_handles_is_theirs(number):
     seen = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    before = signal.signal(number, lambda number, frame: seen.append(number))
     try:
         with deferred_interrupt() as interrupted:
-            signal.raise_signal(signal.SIGTERM)
-        assert seen == [signal.SIGTERM] and not interrupted.is_set()
+            signal.raise_signal(number)
+        assert seen == [number] and not interrupted.is_set()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
+
+
+def test_nohup_keeps_a_run_going_without_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with deferred_interrupt() as interrupted:
+            signal.raise_signal(signal.SIGHUP)
+        assert not interrupted.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_pruning_everything_is_an_error(scene):

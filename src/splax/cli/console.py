@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterator
 
 
@@ -21,6 +22,15 @@ def show_warning(message, category, filename, lineno, file=None, line=None) -> N
     """Prints a warning in one line, without the place in the source of splax; for ``warnings.showwarning``."""
     del category, filename, lineno, file, line
     print(f"splax: warning: {message}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def failed_write_is_a_warning() -> Iterator[None]:
+    """A ``with`` block that writes a file without which the command can continue; a failure becomes a warning."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        warnings.warn(f"{error} The run continues without it.", stacklevel=3)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -26,6 +26,7 @@ from splax.cli.commands.train import Train
 from splax.cli.console import say_error, show_warning
 from splax.cli.option_hints import hints
 from splax.cli.options import Command
+from splax.cli.tolerant_output import tolerant_output
 
 # The subcommands, in the order in which the help lists them.
 COMMANDS: dict[str, type[Command]] = {
@@ -45,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: the command line without the name of the program; that of this process if None.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with tolerant_output():
+        _run(sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: Sequence[str]) -> NoReturn:
+    """Runs the command and exits with its status."""
     if arguments and arguments[0] == "--version":
         print(f"splax {splax.__version__}")
         sys.exit(0)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from splax.cli.folder_lock import FolderLock
 from splax.cli.provenance import versions
 from splax.cli.saved_corrections import read_corrections
 from splax.corrections.base import Correction
@@ -42,12 +43,26 @@ CHECKPOINTS = "checkpoints"
 class RunFolder:
     """The files of a run. Their names are the constants of this module.
 
+    A run that writes to the folder locks it, until the end of the ``with`` block of the RunFolder.
+
     Attributes:
         path: path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: FolderLock | None = None
+        self._overwrite = True
+        # The settings of the run that is written, for a folder that is deleted meanwhile.
+        self._config: bytes | None = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool) -> RunFolder:
@@ -58,10 +73,25 @@ class RunFolder:
             overwrite: whether to replace a run that the folder holds.
 
         Raises:
-            ValueError: if the path is that of a file, or the folder holds a run that must not be replaced.
+            ValueError: if the path is that of a file, the folder holds a run that must not be replaced, or another
+                process is writing a run to it.
         """
         if path.exists() and not path.is_dir():
             raise ValueError(f"--out {path} is a file; give the path of a folder for the run.")
+        folder = cls(path)
+        folder._overwrite = overwrite
+        if path.is_dir():
+            folder._lock = FolderLock(path)
+        try:
+            folder._check_replaceable()
+        except ValueError:
+            folder.__exit__()
+            raise
+        return folder
+
+    def _check_replaceable(self) -> None:
+        """Raises ValueError if the folder holds a run that must not be replaced."""
+        path, overwrite = self.path, self._overwrite
         if not overwrite and (path / CHECKPOINTS).exists() and not (path / METRICS).exists():
             raise ValueError(
                 f"--out {path} holds a run that was stopped; resume it with `splax train --resume {path}`, "
@@ -72,7 +102,6 @@ class RunFolder:
                 f"--out {path} already holds a run; choose another folder, or replace the run with `splax train "
                 "--overwrite`."
             )
-        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -101,11 +130,14 @@ class RunFolder:
             path: path of the folder.
 
         Raises:
-            ValueError: if no run was begun there.
+            ValueError: if no run was begun there, or another process is writing to it.
         """
         if not (path / CONFIG).is_file():
             raise ValueError(f"--resume {path}: no run was begun there; it has no {CONFIG}.")
-        return cls(path)
+        folder = cls(path)
+        folder._lock = FolderLock(path)
+        folder._config = (path / CONFIG).read_bytes()
+        return folder
 
     @staticmethod
     def is_run(path: Path) -> bool:
@@ -124,8 +156,12 @@ class RunFolder:
             config: settings of the run; versions are added to them.
 
         Raises:
-            ValueError: if the folder cannot be written to.
+            ValueError: if the folder cannot be written to, or another run was begun there in the meantime.
         """
+        if self._lock is None:
+            self._make_folder()
+            self._lock = FolderLock(self.path)
+            self._check_replaceable()
         old = [self.path / name for name in (POINT_CLOUD, METRICS, LOG, LOSS_CURVE, SCORES, CONTACT_SHEET)]
         old += [
             *(self.path / EVAL).glob("*.png"),
@@ -142,6 +178,13 @@ class RunFolder:
         if (self.path / CHECKPOINTS).is_dir():
             shutil.rmtree(self.path / CHECKPOINTS)
         self._write_json(CONFIG, {**config, "versions": versions()})
+        self._config = (self.path / CONFIG).read_bytes()
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.path} cannot be made: {error.strerror or error}.") from error
 
     def read_config(self) -> dict[str, Any]:
         """The settings of the run, as :meth:`begin` wrote them.
@@ -153,6 +196,7 @@ class RunFolder:
 
     def write_log(self, history: Sequence[Progress]) -> None:
         """Writes one line for each compiled call."""
+        self._write_config_again()
         lines = [json.dumps(_plain(progress._asdict())) for progress in history]
         write_whole(self.path / LOG, ("\n".join(lines) + "\n").encode())
 
@@ -197,6 +241,7 @@ class RunFolder:
             gaussians: the Gaussians to write, those alive.
             antialiased: whether the Gaussians were trained with ``TileRasterizer(antialiased=True)``.
         """
+        self._write_config_again()
         save_ply(self.path / POINT_CLOUD, gaussians, antialiased=antialiased)
 
     def write_correction(self, name: str, params: np.ndarray) -> None:
@@ -220,7 +265,7 @@ class RunFolder:
         """Writes the image of a held-out view.
 
         Args:
-            name: name of the file, from :func:`image_name`.
+            name: name of the file, from :class:`splax.cli.image_names.ImageNames`.
             image: the image, [H, W, 3].
         """
         save_png(self.path / EVAL / name, image)
@@ -279,6 +324,14 @@ class RunFolder:
         """
         return read_corrections(self.path / CORRECTIONS, num_views)
 
+    def _write_config_again(self) -> None:
+        """Writes the settings of the run once more if its folder was deleted: other files need them."""
+        if self._config is not None and not (self.path / CONFIG).exists():
+            warnings.warn(
+                f"{self.path} was deleted while the run was writing to it; it is made again.", stacklevel=2
+            )
+            write_whole(self.path / CONFIG, self._config)
+
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
         write_whole(self.path / name, (json.dumps(_plain(content), indent=2) + "\n").encode())
 
@@ -306,12 +359,6 @@ def default_folder(data: Path, overwrite: bool) -> Path:
 
 def _is_finished(path: Path) -> bool:
     return any((path / name).exists() for name in (POINT_CLOUD, METRICS))
-
-
-def image_name(view_name: str) -> str:
-    """The name of the file for a view's image, without folders, whatever the view is called."""
-    stem = re.sub(r"\.(png|jpe?g)$", "", view_name, flags=re.IGNORECASE)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip(".") + ".png"
 
 
 def _plain(value: Any) -> Any:

@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from splax.cli.console import failed_write_is_a_warning
+from splax.cli.held_out_images import HeldOutImages
 from splax.cli.options import Scores
 from splax.cli.provenance import device_name, versions
-from splax.cli.run_folder import RunFolder, image_name
+from splax.cli.run_folder import RunFolder
 from splax.corrections.held_out import HeldOutViews
 from splax.metrics.lpips import Network
-from splax.reports.images import side_by_side
 from splax.scene import Scene
 from splax.training.evaluator import Evaluator
 from splax.training.trainer import Trainer
-from splax.training.view_scores import mean_scores, protocol
+from splax.training.view_scores import mean_scores, protocol, scores_line
 
-MAX_SHEET_ROWS = 12
 # Names of scores in the metrics; older versions wrote cc_*.
 SCORE = re.compile(r"(psnr|ssim|lpips|cc)(_|$)")
 # Corrections with which photos look as no held-out view can: its exposure, or its exact camera, is not known.
@@ -52,7 +52,9 @@ def write_results(
     color_correct: bool = False,
     pose_align: bool = False,
 ) -> dict[str, Any]:
-    """Writes the point cloud first, then scores and images of the held-out views; returns the metrics.
+    """Writes the splat first, then the scores of the held-out views, then images; returns the metrics.
+
+    A correction or an image that cannot be written is a warning: it must not cost the scores.
 
     Args:
         folder: the run's folder.
@@ -63,12 +65,13 @@ def write_results(
         pose_align: whether to score once more with cameras fitted to the photos.
 
     Raises:
-        ValueError: if a file cannot be written.
+        ValueError: if the splat or the scores cannot be written.
         ImportError: if the weights of a network are not installed.
     """
     folder.write_gaussians(trainer.model.gaussians, antialiased=trainer.model.rasterizer.antialiased)
     for name, params in trainer.corrections.items():
-        folder.write_correction(name, np.asarray(params))
+        with failed_write_is_a_warning():
+            folder.write_correction(name, np.asarray(params))
     # Times differ from run to run.
     seconds = None if trainer.config.deterministic else trainer.seconds
     facts = {
@@ -81,9 +84,11 @@ def write_results(
         "device": device_name(),
         "versions": versions(),
     }
-    folder.write_loss_curve(trainer.history)
     asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-    return write_evaluation(folder, trainer, facts, networks, **asked)
+    metrics = write_evaluation(folder, trainer, facts, networks, **asked)
+    with failed_write_is_a_warning():
+        folder.write_loss_curve(trainer.history)
+    return metrics
 
 
 def write_evaluation(
@@ -95,7 +100,7 @@ def write_evaluation(
     color_correct: bool = False,
     pose_align: bool = False,
 ) -> dict[str, Any]:
-    """Writes scores and images of the held-out views, and the training cameras if they were refined.
+    """Writes the training cameras if they were refined, the scores of the held-out views, and then their images.
 
     Args:
         folder: the run's folder.
@@ -110,20 +115,16 @@ def write_evaluation(
         The metrics: ``facts``, the scores, and how they were computed.
 
     Raises:
-        ValueError: if a file cannot be written.
+        ValueError: if the scores cannot be written; the message has their means.
         ImportError: if the weights of a network are not installed.
     """
     asked: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
     held_out = evaluator.held_out()
-    _write_cameras(folder, held_out)
-    per_view, images = [], []
+    with failed_write_is_a_warning():
+        _write_cameras(folder, held_out)
+    per_view, images = [], HeldOutImages(folder)
     for scores in evaluator.evaluate_views(networks=networks, held_out=held_out, **asked):
-        per_view.append({"name": scores.view.name, **scores.numbers()})
-        image = side_by_side(scores.view.image, scores.image)
-        folder.write_image(image_name(scores.view.name), image)
-        if len(images) < MAX_SHEET_ROWS:
-            images.append(image)
-    folder.write_contact_sheet(images)
+        per_view.append({"name": scores.view.name, "image": images.add(scores), **scores.numbers()})
     metrics = {
         **{name: fact for name, fact in facts.items() if not SCORE.match(name)},
         "world": describe_world(evaluator.scene, held_out),
@@ -131,7 +132,11 @@ def write_evaluation(
         "per_view": per_view,
         "protocol": protocol(held_out, networks, **asked),
     }
-    folder.write_metrics(metrics)
+    try:
+        folder.write_metrics(metrics)
+    except ValueError as error:
+        raise ValueError(f"{error} The scores were: {scores_line(metrics)}") from error
+    images.write()
     return metrics
 
 

@@ -13,7 +13,7 @@ from flax import nnx
 
 from splax.cli.argument_names import with_flags
 from splax.cli.compilation_cache import keep_programs
-from splax.cli.console import missing_package_is_an_error, say, say_error
+from splax.cli.console import failed_write_is_a_warning, missing_package_is_an_error, say, say_error
 from splax.cli.describe import describe_scene
 from splax.cli.flat_options import flatten
 from splax.cli.options import Running, Training
@@ -47,13 +47,14 @@ def train(data: Path, out: Path | None, options: Training, *, overwrite: bool) -
     Raises:
         ValueError: on an option out of range, or data or a folder that cannot be used.
     """
-    folder = RunFolder.create(default_folder(data, overwrite) if out is None else out, overwrite=overwrite)
-    say(f"Run folder: {folder.path}")
-    _use_fixed_order(options.computation.deterministic)
-    keep_programs()
-    scene = load_scene(data, options.downscale, options.photos)
-    say(describe_scene(scene))
-    return _begin(scene, str(data), folder, options, lambda: start_of(scene, options))
+    path = default_folder(data, overwrite) if out is None else out
+    with RunFolder.create(path, overwrite=overwrite) as folder:
+        say(f"Run folder: {folder.path}")
+        _use_fixed_order(options.computation.deterministic)
+        keep_programs()
+        scene = load_scene(data, options.downscale, options.photos)
+        say(describe_scene(scene))
+        return _begin(scene, str(data), folder, options, lambda: start_of(scene, options))
 
 
 def demo(out: Path, options: Training) -> int:
@@ -66,12 +67,12 @@ def demo(out: Path, options: Training) -> int:
     Raises:
         ValueError: on an option out of range, or a folder that cannot be used.
     """
-    folder = RunFolder.create(out, overwrite=_holds_demo(out))
-    say(f"Run folder: {folder.path}")
-    keep_programs()
-    say("Ray tracing 48 images for training and 8 held-out ones ...")
-    scene = load_scene(DEMO, options.downscale, options.photos)
-    return _begin(scene, DEMO, folder, options, lambda: start_of_demo(scene, options))
+    with RunFolder.create(out, overwrite=_holds_demo(out)) as folder:
+        say(f"Run folder: {folder.path}")
+        keep_programs()
+        say("Ray tracing 48 images for training and 8 held-out ones ...")
+        scene = load_scene(DEMO, options.downscale, options.photos)
+        return _begin(scene, DEMO, folder, options, lambda: start_of_demo(scene, options))
 
 
 def resume(path: Path, given: Training, *, data: Path | None, out: Path | None) -> int:
@@ -86,24 +87,24 @@ def resume(path: Path, given: Training, *, data: Path | None, out: Path | None) 
     Raises:
         ValueError: if there is no run to resume, it is damaged, or the command line asks for another run.
     """
-    folder = RunFolder.reopen(path)
-    config = folder.read_config()
-    began_with = read_data(config, path / CONFIG)
-    options = read_options(config, path / CONFIG)
-    if out is not None and out != path:
-        raise ValueError(f"--resume {path} writes to that folder; leave --out {out} out.")
-    check_unchanged(given, options, data=data, began_with=began_with)
-    options = dataclasses.replace(options, running=given.running)
-    _use_fixed_order(options.computation.deterministic)
-    keep_programs()
-    # One Gaussian anywhere is enough: the checkpoint has the number and the Params of all.
-    stand_in = Gaussians.random(1, sh_degree=read_sh_degree(config, path / CONFIG), rngs=nnx.Rngs(0))
-    scene = load_scene(began_with, options.downscale, options.photos)
-    trainer = make_trainer(scene, options, stand_in)
-    trainer.resume(Checkpoints(folder.path / CHECKPOINTS))
-    say(f"Resuming after {trainer.step:,} steps.")
-    folder.forget_scores_from(trainer.step)
-    return _train(trainer, folder, options)
+    with RunFolder.reopen(path) as folder:
+        config = folder.read_config()
+        began_with = read_data(config, path / CONFIG)
+        options = read_options(config, path / CONFIG)
+        if out is not None and out != path:
+            raise ValueError(f"--resume {path} writes to that folder; leave --out {out} out.")
+        check_unchanged(given, options, data=data, began_with=began_with)
+        options = dataclasses.replace(options, running=given.running)
+        _use_fixed_order(options.computation.deterministic)
+        keep_programs()
+        # One Gaussian anywhere is enough: the checkpoint has the number and the Params of all.
+        stand_in = Gaussians.random(1, sh_degree=read_sh_degree(config, path / CONFIG), rngs=nnx.Rngs(0))
+        scene = load_scene(began_with, options.downscale, options.photos)
+        trainer = make_trainer(scene, options, stand_in)
+        trainer.resume(Checkpoints(folder.path / CHECKPOINTS))
+        say(f"Resuming after {trainer.step:,} steps.")
+        folder.forget_scores_from(trainer.step)
+        return _train(trainer, folder, options)
 
 
 def _begin(
@@ -190,20 +191,23 @@ def _fit(
     def log(trainer: Trainer, progress: Progress) -> None:
         if math.isnan(progress.loss):  # the call before the first step; a loss that is not finite raises
             return
-        folder.write_log(trainer.history)
+        with failed_write_is_a_warning():
+            folder.write_log(trainer.history)
         if events is not None:
-            events.write(
-                progress.step, {f"train/{k}": v for k, v in progress._asdict().items() if k != "step"}
-            )
+            numbers = {f"train/{k}": v for k, v in progress._asdict().items() if k != "step"}
+            with failed_write_is_a_warning():
+                events.write(progress.step, numbers)
 
     def score() -> None:
         if not every or not trainer.scene.test or (trainer.step % every and trainer.step != end):
             return
         scores = trainer.evaluate()
-        folder.write_scores(trainer.step, scores)
+        with failed_write_is_a_warning():
+            folder.write_scores(trainer.step, scores)
         say(f"Step {trainer.step:,}. {scores_line(scores)}")
         if events is not None:
-            events.write(trainer.step, {f"test/{name}": scores[name] for name in ("psnr", "ssim")})
+            with failed_write_is_a_warning():
+                events.write(trainer.step, {f"test/{name}": scores[name] for name in ("psnr", "ssim")})
 
     end = trainer.config.steps
     if trainer.step:

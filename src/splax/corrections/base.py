@@ -8,6 +8,7 @@ saved holds nothing of a correction.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -84,14 +85,14 @@ class Correction:
         return {}
 
     def optimizer(self, steps: int, extent: float) -> optax.GradientTransformation:
-        """The optimizer of the Params; by default one that leaves them as they are.
+        """The optimizer of the Params; by default one that leaves them as they are, of which a run warns.
 
         Args:
             steps: number of steps of the run.
             extent: extent of the scene, world units.
         """
         del steps, extent
-        return optax.identity()
+        return optax.set_to_zero()  # not optax.identity(), which would add the gradients to the Params
 
     def optimizer_of(self, cameras: Camera, steps: int, extent: float) -> optax.GradientTransformation:
         """The optimizer of the Params where it depends on the cameras; by default that of :meth:`optimizer`.
@@ -222,6 +223,14 @@ class Corrections:
     def init(self) -> CorrectionsState:
         """The state at the start of a run."""
         params = {name: part.init(self._cameras) for name, part in self.parts.items()}
+        for name, part in self.parts.items():
+            if jax.tree.leaves(params[name]) and _has_no_optimizer(part):
+                warnings.warn(
+                    f"correction {name!r} has Params and no optimizer, so training leaves them as they are. "
+                    f"Define {type(part).__name__}.optimizer(self, steps, extent), which returns for example "
+                    "optax.adam(1e-3), or optax.set_to_zero() if that is what you want.",
+                    stacklevel=2,
+                )
         return CorrectionsState(
             params, {name: optimizer.init(params[name]) for name, optimizer in self._optimizers.items()}
         )
@@ -268,6 +277,12 @@ class Corrections:
             updates = scaled(updates, step_scale)
             params[name] = part.project(optax.apply_updates(old, updates), self._cameras)
         return CorrectionsState(params, opt_state)
+
+
+def _has_no_optimizer(correction: Correction) -> bool:
+    """Whether the class of a correction overrides neither of the methods that return its optimizer."""
+    kind = type(correction)
+    return kind.optimizer is Correction.optimizer and kind.optimizer_of is Correction.optimizer_of
 
 
 def scaled(updates: PyTree[Array], factor: Float[Array, ""]) -> PyTree[Array]:

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path to write to; the file is renamed to ``path`` when the block ends without an error.
 
     Missing parent folders are made. The temporary file is in the folder of ``path`` and has its suffix. On an
-    error it is removed, and a file that was at ``path`` stays.
+    error it is removed, and a file that was at ``path`` stays. A file that is replaced keeps its permissions.
 
     Args:
         path: file to write.
@@ -28,6 +29,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise ValueError(f"{path} is a folder; give the path of a file in it.")
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with suppress(OSError):  # there is no file to replace, or its owner is another
+            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"{path} cannot be written: {target.parent} is not a folder.") from error

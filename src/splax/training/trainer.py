@@ -197,7 +197,7 @@ class Trainer(TrainingLoop):
                 compiled and then after every compiled call. A callback that reads ``trainer.model`` gets the
                 latest Params, which are copied for it; others cost no copy. ``trainer.stop()`` ends the run.
             checkpoints: checkpoints to save the run to, as often as they ask for it, and when the run is stopped
-                or interrupted or fails.
+                or interrupted or fails; one that cannot be written is a warning, and training goes on.
             profile: whether to print the time spent on each part of the work; see :attr:`profile`.
 
         Returns:
@@ -208,7 +208,7 @@ class Trainer(TrainingLoop):
                 to an earlier state with smaller updates; the message names the step, the view and the Param.
             OutOfMemoryError: if the device has too little memory; the message says what would help.
             NoGaussianError: if pruning would leave no Gaussian alive.
-            KeyboardInterrupt: after Ctrl-C or SIGTERM, when the compiled call under way has ended.
+            KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP, when the compiled call under way has ended.
             ValueError: if the model's arrays changed shape since the Trainer was made.
         """
         self._stop.clear()
@@ -232,7 +232,7 @@ class Trainer(TrainingLoop):
                     if self._stop.is_set():
                         break
                     if checkpoints is not None and checkpoints.due:
-                        self.save(checkpoints)
+                        self._save_if_possible(checkpoints)
                 if self._stop.is_set() and checkpoints is not None:
                     self._save_if_possible(checkpoints)
             except BaseException as error:
@@ -288,9 +288,7 @@ class Trainer(TrainingLoop):
     def _save_if_possible(self, checkpoints: Checkpoints) -> None:
         try:
             self.save(checkpoints)
-        except (
-            ValueError
-        ) as error:  # an error of training is being raised already, or the user stopped the run
+        except ValueError as error:  # e.g. the disk is full: training is worth more than its checkpoints
             warnings.warn(str(error), stacklevel=3)
 
     def resume(self, checkpoints: Checkpoints) -> None:

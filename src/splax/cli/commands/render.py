@@ -30,7 +30,8 @@ class Render:
         """Writes the held-out views and an orbit around the scene, and a film of the orbit."""
         from splax.cli.console import say
         from splax.cli.finished_run import load_evaluator
-        from splax.cli.run_folder import RENDER, RunFolder, image_name
+        from splax.cli.image_names import ImageNames
+        from splax.cli.run_folder import RENDER, RunFolder
         from splax.reports.images import save_png
         from splax.trajectories import orbit
 
@@ -43,9 +44,10 @@ class Render:
         evaluator = load_evaluator(folder, self.data)
         scene, held_out = evaluator.scene, evaluator.held_out()
         cameras = orbit(scene, self.frames)
+        names = ImageNames()
         for view in scene.test:
             save_png(
-                out / "test" / image_name(view.name),
+                out / "test" / names.take(view.name),
                 evaluator.draw(held_out, held_out.of(view.name, view.camera)),
             )
         frames = []

@@ -7,8 +7,11 @@ is first used.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import logging
+import shutil
 import time
 import warnings
 import zlib
@@ -113,12 +116,19 @@ class Checkpoints:
         named = {f"{index:04d}": a for index, a in enumerate(arrays.values()) if a.size}
         orbax = _orbax()
         try:
+            self._remove_unfinished()
+            self._check_room(sum(a.nbytes for a in arrays.values()))
             with self._manager() as manager:
                 state, facts = orbax.args.StandardSave(named), orbax.args.JsonSave(facts)
                 manager.save(step, args=orbax.args.Composite(state=state, facts=facts), force=True)
             self._list_files()
-        except OSError as error:
-            raise ValueError(f"the checkpoint in {self.folder} cannot be written: {error}.") from error
+        # Orbax and tensorstore raise errors of a dozen types where a disk is full.
+        except Exception as error:
+            self._remove_unfinished()
+            reason = error.strerror if isinstance(error, OSError) else shorten(str(error))
+            raise ValueError(
+                f"the checkpoint in {self.folder} cannot be written: {reason or error}."
+            ) from error
 
     def load(self, expect: Callable[[dict[str, Any]], Shapes]) -> Checkpoint:
         """The newest checkpoint that is not damaged; warns of newer ones that are.
@@ -149,6 +159,22 @@ class Checkpoints:
                     damage = str(error)
             warnings.warn(f"the checkpoint of step {step} is damaged ({damage}).", stacklevel=2)
         raise ValueError(f"no checkpoint in {self.folder} can be read: all of {steps} are damaged.")
+
+    def _check_room(self, size: int) -> None:
+        """Checks that a disk has room for ``size`` bytes: orbax does not stop cleanly where it runs full.
+
+        Raises:
+            OSError: if there is less room.
+        """
+        place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+        if (free := shutil.disk_usage(place).free) < size:
+            reason = f"the disk is full: it needs {size / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free"
+            raise OSError(errno.ENOSPC, reason)
+
+    def _remove_unfinished(self) -> None:
+        """Removes what is left of checkpoints that were not written to the end, as it takes room on the disk."""
+        for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def _list_files(self) -> None:
         """Writes a list of files, with size and checksum of each, for every checkpoint that has no list yet."""
@@ -236,7 +262,15 @@ def _orbax() -> Any:
         raise ValueError(
             f"checkpoints need orbax: `pip install orbax-checkpoint`, or train without checkpoints. {error}"
         ) from error
+    log = logging.getLogger("absl")
+    if _is_not_of_an_orbax_thread not in log.filters:
+        log.addFilter(_is_not_of_an_orbax_thread)
     return orbax
+
+
+def _is_not_of_an_orbax_thread(record: logging.LogRecord) -> bool:
+    """Whether a line of a log is not the traceback of a thread of orbax, whose error is raised as well."""
+    return "_SignalingThread" not in str(record.msg)
 
 
 def can_save() -> bool:

@@ -1,4 +1,4 @@
-"""Delays Ctrl-C, and the signal with which clusters end jobs, until no state can be lost."""
+"""Delays Ctrl-C, and the signals of clusters and closed connections that end jobs, until no state can be lost."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGTERM: a cluster ends a job. SIGHUP: a terminal or a connection was closed; Windows has no such signal.
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """A ``with`` block in which the first Ctrl-C or SIGTERM only sets the event; a second one acts as usual.
+    """A ``with`` block in which the first Ctrl-C, SIGTERM or SIGHUP only sets the event; a second acts as usual.
 
-    A SIGTERM that already has a handler is left to that handler.
+    A SIGTERM or SIGHUP that already has a handler, or is ignored (``nohup``), is left as it is.
     """
     event = threading.Event()
     previous = {}
     if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.getsignal(number) for number in _SIGNALS}
-        if previous[signal.SIGTERM] is not signal.SIG_DFL:
-            del previous[signal.SIGTERM]
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+        for number in _ENDING:
+            if previous[number] is not signal.SIG_DFL:
+                del previous[number]
 
     def restore() -> None:
         for number, handler in previous.items():
