@@ -184,7 +184,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"{self.path} cannot be made: {error.strerror or error}.") from error
+            raise ValueError(f"{self.path} cannot be written: {error.strerror or error}.") from error
 
     def read_config(self) -> dict[str, Any]:
         """The settings of the run, as :meth:`begin` wrote them.
