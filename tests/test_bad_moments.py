@@ -300,3 +300,19 @@ def decode(path: Path) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
     return image
+
+
+def test_an_opencv_that_cannot_be_loaded_is_said_with_its_cure(data, tmp_path):
+    """As on a server without the libraries of a desktop."""
+    (tmp_path / "cv2.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    command = [sys.executable, "-m", "splax.cli.main", "info", str(data)]
+    run = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith("splax: error: OpenCV cannot be loaded: libGL.so.1")
+    assert "pip install opencv-python-headless" in run.stderr and "apt install libgl1" in run.stderr
+    assert "Traceback" not in run.stderr + run.stdout

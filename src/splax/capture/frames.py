@@ -32,7 +32,7 @@ def write_sharp_frames(video: Path, folder: Path, num_frames: int, *, progress: 
     Raises:
         ValueError: if there is no frame, or the disk is full.
     """
-    import cv2
+    from splax.files.opencv import cv2
 
     total = count_frames(video)
     if total == 0:
@@ -80,7 +80,7 @@ def sharp_frames(
 
 def sharpness(frame: _Frame) -> float:
     """Sharpness of a frame: the variance of the Laplacian of its brightness (Pech-Pacheco et al. 2000)."""
-    import cv2
+    from splax.files.opencv import cv2
 
     grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
     scale = _LONG_SIDE / max(grey.shape)
@@ -91,7 +91,7 @@ def sharpness(frame: _Frame) -> float:
 
 def count_frames(video: Path) -> int:
     """Number of frames that a video states, or that are counted if it states none; 0 if it cannot be read."""
-    import cv2
+    from splax.files.opencv import cv2
 
     capture = cv2.VideoCapture(str(video))
     try:
@@ -109,7 +109,7 @@ def count_frames(video: Path) -> int:
 
 
 def _frames(video: Path) -> Iterator[_Frame]:
-    import cv2
+    from splax.files.opencv import cv2
 
     capture = cv2.VideoCapture(str(video))
     try:

@@ -59,7 +59,11 @@ def _run(arguments: Sequence[str]) -> NoReturn:
     warnings.showwarning = show_warning
     try:
         sys.exit(command.run())
-    except (ValueError, OSError) as error:
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+    ) as error:  # ImportError: a package that is missing, with its cure
         say_error(with_flags(str(error), type(command)))
         sys.exit(2)
     except KeyboardInterrupt:

@@ -100,7 +100,7 @@ def read_depth(path: Path, unit: float) -> Float32[np.ndarray, "h w"]:
 
 def _decode(data: bytes) -> UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w *c"]:
     """The pixels of an image file as they are stored, with the channels in OpenCV's order."""
-    import cv2
+    from splax.files.opencv import cv2
 
     header = parse_image_header(data)
     try:
@@ -121,7 +121,7 @@ def _to_rgb(
         pixels: grey [H, W], BGR [H, W, 3] or BGRA [H, W, 4] pixels of 8 or 16 bits.
         white_background: whether to composite transparent pixels on white instead of black.
     """
-    import cv2
+    from splax.files.opencv import cv2
 
     pixels = _to_bytes(pixels)
     if pixels.ndim == 3 and pixels.shape[-1] == 3:
@@ -153,7 +153,7 @@ def downscale_image(
     image: UInt8[np.ndarray, "h w *c"], width: int, height: int
 ) -> UInt8[np.ndarray, "height width *c"]:
     """Averages the image over the area of each new pixel."""
-    import cv2
+    from splax.files.opencv import cv2
 
     if image.shape[:2] == (height, width):
         return image
@@ -164,7 +164,7 @@ def downscale_mask(
     mask: Bool[np.ndarray, "h w"], width: int, height: int
 ) -> Bool[np.ndarray, "height width"]:
     """Makes a mask smaller: a new pixel is true where its whole area is."""
-    import cv2
+    from splax.files.opencv import cv2
 
     if mask.shape == (height, width):
         return mask

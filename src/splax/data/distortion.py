@@ -35,7 +35,7 @@ class Undistorter:
 
     def image(self, image: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
         """The photo, or its alpha, as a pinhole camera with ``self.K`` would have taken it."""
-        import cv2
+        from splax.files.opencv import cv2
 
         # Border pixels are replicated, as rounding may lead out of the photo by a ten-thousandth of a pixel.
         undistorted = cv2.remap(image, *self._map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -43,7 +43,7 @@ class Undistorter:
 
     def mask(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
         """The mask of the undistorted photo: a pixel is true if all pixels of the mask that it mixes are true."""
-        import cv2
+        from splax.files.opencv import cv2
 
         bytes_ = mask.astype(np.uint8) * 255
         undistorted = cv2.remap(bytes_, *self._map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -51,7 +51,7 @@ class Undistorter:
 
     def depth(self, depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
         """The depth of the undistorted photo, from the nearest pixel, as depths of two surfaces must not mix."""
-        import cv2
+        from splax.files.opencv import cv2
 
         undistorted = cv2.remap(depth, *self._map, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(undistorted, np.float32)

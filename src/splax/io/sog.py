@@ -203,7 +203,7 @@ def _image(
 
 
 def _decode(data: bytes, size: tuple[int, int], file: str) -> UInt8[np.ndarray, "h w 4"]:
-    import cv2
+    from splax.files.opencv import cv2
 
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -37,7 +37,7 @@ def save_png(path: str | os.PathLike[str], image: ArrayLike) -> None:
     Raises:
         ValueError: if the image has another shape, or the file cannot be written.
     """
-    import cv2
+    from splax.files.opencv import cv2
 
     pixels = to_uint8(image)
     if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or pixels.size == 0:
@@ -60,7 +60,7 @@ def side_by_side(truth: ArrayLike, render: ArrayLike) -> UInt8[np.ndarray, "h w2
     Raises:
         ValueError: if the arguments are not two images of one shape.
     """
-    import cv2
+    from splax.files.opencv import cv2
 
     images = [to_uint8(truth), to_uint8(render)]
     if images[0].shape != images[1].shape or images[0].ndim != 3 or images[0].shape[-1] != 3:
@@ -83,7 +83,7 @@ def contact_sheet(images: Sequence[ArrayLike], width: int = 1200) -> UInt8[np.nd
     Raises:
         ValueError: if there is no image.
     """
-    import cv2
+    from splax.files.opencv import cv2
 
     pixels = [to_uint8(image) for image in images]
     if not pixels:

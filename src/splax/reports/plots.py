@@ -73,7 +73,7 @@ def plot_curve(
     Raises:
         ValueError: if ``x`` and ``y`` are not series of one length.
     """
-    import cv2
+    from splax.files.opencv import cv2
 
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.shape != y.shape or x.ndim != 1:
@@ -124,7 +124,7 @@ def _running_mean(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 
 def _draw_axes(canvas: UInt8[np.ndarray, "h w 3"], across: _Axis, up: _Axis) -> None:
-    import cv2
+    from splax.files.opencv import cv2
 
     for tick in across.ticks():
         column = int(across.pixels(np.array([tick]))[0])
@@ -147,7 +147,7 @@ def _write(
     align_right: bool = False,
 ) -> None:
     """Writes text with its baseline at ``row``, either centred on ``column`` or ending there."""
-    import cv2
+    from splax.files.opencv import cv2
 
     (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     left = column - width if align_right else column - width // 2
