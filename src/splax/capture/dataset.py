@@ -60,10 +60,10 @@ def make_dataset(
         num_frames: number of frames to take from a video: it is divided into that many equal parts, and the
             sharpest frame of each part is taken.
         min_registered: least share of the photos whose cameras must be found, in [0, 1].
-        one_camera: whether one camera took all photos at one zoom; None: true if all photos have one size.
+        one_camera: whether one camera took all photos at one zoom; None assumes it where all photos have one size.
         max_size: longer side, in pixels, to which photos are reduced for finding cameras; the copies are not made
             smaller.
-        progress: whether to show progress bars; None: true if standard error is a terminal.
+        progress: whether to show progress bars; None shows them only on a terminal.
 
     Returns:
         The folder of the dataset, the number of photos, and the cameras that were found.

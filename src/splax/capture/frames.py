@@ -24,7 +24,7 @@ def write_sharp_frames(video: Path, folder: Path, num_frames: int, *, progress: 
         video: video file.
         folder: folder to write to; must exist.
         num_frames: number of parts.
-        progress: whether to show a progress bar; None: true if standard error is a terminal.
+        progress: whether to show a progress bar; None shows it only on a terminal.
 
     Returns:
         The number of files written, which is less than ``num_frames`` if the video has fewer frames.
@@ -59,7 +59,7 @@ def sharp_frames(
         video: video file.
         total: number of frames of the video.
         num_frames: number of parts.
-        progress: whether to show a progress bar; None: true if standard error is a terminal.
+        progress: whether to show a progress bar; None shows it only on a terminal.
 
     Yields:
         The number of the frame in the video, and its pixels in OpenCV's order of channels, [H, W, 3].

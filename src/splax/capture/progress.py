@@ -20,7 +20,7 @@ def progress_bar(what: str, total: int | None, show: bool | None) -> tqdm:
     Args:
         what: name of the work, for people to read.
         total: value at the end; None if unknown.
-        show: whether to show the bar; None: true if standard error is a terminal.
+        show: whether to show the bar; None shows it only on a terminal.
     """
     return tqdm(desc=what, total=total, disable=None if show is None else not show, dynamic_ncols=True)
 
@@ -42,7 +42,7 @@ def run_with_bar(
         work: function to run; it must release the interpreter lock.
         done: function that returns the progress so far.
         cancel: function that makes ``work`` return soon; called if the wait is interrupted.
-        show: whether to show the bar; None: true if standard error is a terminal.
+        show: whether to show the bar; None shows it only on a terminal.
 
     Returns:
         The result of ``work``.

@@ -74,7 +74,7 @@ def estimate_cameras(
         is_video: whether the photos are frames of a video, in the order of time.
         one_camera: whether one camera took all photos at one zoom and one size.
         max_size: longer side, in pixels, to which photos are reduced before features are extracted.
-        progress: whether to show progress bars; None: true if standard error is a terminal.
+        progress: whether to show progress bars; None shows them only on a terminal.
 
     Returns:
         The largest reconstruction; None if no two photos match.

@@ -22,7 +22,7 @@ from splax.training.batch import Batch, Loss
 from splax.training.color_renderer import ColorRenderer, color_of
 from splax.training.photos.canvases import stack_cameras
 from splax.training.pose_alignment import PoseAligner
-from splax.training.view_scores import ViewScores, draw_whole, evaluate_views, mean_scores
+from splax.training.view_scores import ViewScores, draw_whole, evaluate_views
 
 
 def _photometric(model: SplatModel, output: RenderOutput, batch: Batch) -> Float[Array, ""]:
@@ -112,19 +112,6 @@ class Evaluator:
         """
         output = draw_whole(self.model, self.render, appearance.camera, self.background)
         return jnp.clip(held_out.image(appearance.params, color_of(output)), 0, 1)
-
-    def evaluate(
-        self,
-        views: Sequence[View] | None = None,
-        *,
-        networks: Sequence[Network] = (),
-        color_correct: bool = False,
-        pose_align: bool = False,
-    ) -> dict[str, Any]:
-        """Mean scores over views; see :meth:`splax.Trainer.evaluate`."""
-        options: dict[str, Any] = {"color_correct": color_correct, "pose_align": pose_align}
-        scores = self.evaluate_views(views, networks=networks, **options)
-        return mean_scores([score.numbers() for score in scores], networks, **options)
 
     def evaluate_views(
         self,
